@@ -1,0 +1,1 @@
+"""What runs at the operator's: the ServerApp, its loop and its checkpoints."""

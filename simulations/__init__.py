@@ -1,0 +1,1 @@
+"""The in-process engine, experiments, reports and benchmarks of the researcher."""

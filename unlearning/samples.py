@@ -1,0 +1,51 @@
+"""Labelled samples held in memory: decoded once, kept as tensors, normalised a batch at a time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Inputs [N, ...] as uint8 (0..255) or float32, and integer labels [N].
+
+    uint8 inputs are read as `x / 127.5 - 1`, so in [-1, 1]; float inputs are used as they are.
+
+    >>> samples = Samples(torch.tensor([[0], [255]], dtype=torch.uint8), torch.tensor([3, 1]))
+    >>> samples.batch(torch.tensor([1, 0]))
+    (tensor([[ 1.],
+            [-1.]]), tensor([1, 3]))
+    """
+
+    inputs: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Return the inputs, normalised to float32, and the labels at `index`."""
+        inputs = self.inputs[index]
+        if inputs.dtype == torch.uint8:
+            inputs = inputs.float().div_(127.5).sub_(1.0)
+        return inputs, self.labels[index]
+
+    def subset(self, index: Tensor) -> "Samples":
+        """Return the samples at the integer `index` [M], in that order."""
+        return Samples(self.inputs[index], self.labels[index])
+
+
+def shuffled_batches(size: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield index tensors that cover `range(size)` once, in an order drawn from `generator`.
+
+    A trailing batch of one joins the batch before it: batch normalisation cannot train on one sample.
+
+    >>> [len(b) for b in shuffled_batches(9, 4, torch.Generator().manual_seed(0))]
+    [4, 5]
+    """
+    batches = list(torch.randperm(size, generator=generator).split(batch_size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    yield from batches
