@@ -1,0 +1,203 @@
+"""What a run is told: every setting once, with its range, for the command line, TOML files and Flower's run config.
+
+A setting belongs here when it changes the result. How a run is carried out (workers, engine, folder) does not.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from fedquit.errors import InputError, unknown
+
+Scalar = bool | int | float | str
+
+
+def _clients(given: object) -> object:
+    """Read "0,3", 3 or [0, 3] as a tuple of client ids."""
+    if isinstance(given, str):
+        given = [part.strip() for part in given.split(",") if part.strip()]
+    if isinstance(given, int) and not isinstance(given, bool):
+        given = [given]
+    return tuple(dict.fromkeys(given)) if isinstance(given, list | tuple) else given
+
+
+def _pairs(given: object) -> object:
+    """Read "lr=0.001,epochs=2" as {"lr": 0.001, "epochs": 2}."""
+    if not isinstance(given, str):
+        return given
+    pairs: dict[str, Scalar] = {}
+    for part in filter(None, (part.strip() for part in given.split(","))):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise ValueError(f"'{part}' is not KEY=VALUE")
+        pairs[key.strip().replace("-", "_")] = _scalar(value.strip())
+    return pairs
+
+
+def _scalar(text: str) -> Scalar:
+    try:
+        value = tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return value if isinstance(value, bool | int | float | str) else text
+
+
+class Settings(BaseModel):
+    """One run: which data, which federation, who is forgotten and how; defaults are the embedded example.
+
+    >>> Settings(clients=4, forget="0,2").forget
+    (0, 2)
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        alias_generator=lambda name: name.replace("_", "-"),
+        allow_inf_nan=False,
+    )
+
+    dataset: Annotated[
+        str,
+        Field(description="digits, fashion-mnist, mnist, cifar10, cifar100, a folder, FILE.npz or package.module:factory"),
+    ] = "digits"
+    data_root: Annotated[str, Field(description="folder to look for data in first")] = ""
+    download: Annotated[bool, Field(description="allow downloading data that is not found")] = False
+    image_size: Annotated[int, Field(ge=0, description="resize images of a folder to this many pixels; 0: as they are")] = 0
+    samples: Annotated[int, Field(ge=0, description="use this many training samples; 0: all")] = 0
+    model: Annotated[
+        str, Field(description="mlp, cnn, resnet18, a torchvision classifier or package.module:factory")
+    ] = "cnn"
+
+    clients: Annotated[int, Field(ge=1, description="number of clients")] = 10
+    partition: Annotated[str, Field(description="JSON file of client -> training indices, in place of a scheme")] = ""
+    scheme: Annotated[
+        Literal["dirichlet", "iid", "shards", "pathological", "column"], Field(description="how the data is split")
+    ] = "dirichlet"
+    alpha: Annotated[float, Field(gt=0, description="Dirichlet concentration; smaller is more skewed")] = 0.3
+    shards_per_client: Annotated[int, Field(ge=1, description="for scheme shards")] = 2
+    classes_per_client: Annotated[int, Field(ge=1, description="for scheme pathological")] = 2
+    column: Annotated[str, Field(description="for scheme column: the column that names the client")] = ""
+
+    rounds: Annotated[int, Field(ge=1, description="rounds of training before the request")] = 15
+    fraction: Annotated[float, Field(gt=0, le=1, description="share of clients that train in a round")] = 1.0
+    local_epochs: Annotated[int, Field(ge=1, description="epochs a client trains in a round")] = 1
+    batch_size: Annotated[int, Field(ge=1, description="samples in a batch")] = 32
+    lr: Annotated[float, Field(gt=0, description="learning rate of local SGD")] = 0.05
+    momentum: Annotated[float, Field(ge=0, lt=1, description="momentum of local SGD")] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, description="weight decay of local SGD")] = 0.0
+    lr_decay: Annotated[float, Field(gt=0, le=1, description="factor on the learning rate after every round")] = 1.0
+
+    forget: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...],
+        BeforeValidator(_clients),
+        Field(min_length=1, description="clients that ask to be forgotten, such as 0 or 0,3"),
+    ] = (0,)
+    method: Annotated[str, Field(description="fedquit, continue, retrain, or an installed plug-in")] = "fedquit"
+    teacher: Annotated[str, Field(description="FedQUIT's virtual teacher: min, fixed, entropy, incompetent, ...")] = "min"
+    method_settings: Annotated[
+        dict[str, Scalar], BeforeValidator(_pairs), Field(description="the method's own settings, such as lr=0.001,epochs=2")
+    ] = {}
+    recover: Annotated[
+        Literal["utility", "oracle", "budget"], Field(description="when recovery stops")
+    ] = "utility"
+    tolerance: Annotated[float, Field(ge=0, lt=1, description="utility: how far below the old held-out accuracy is near enough")] = 0.01
+    patience: Annotated[int, Field(ge=1, description="utility: for how many rounds in a row")] = 1
+    recover_rounds: Annotated[int, Field(ge=1, description="rounds of recovery: at most, or exactly with recover=budget")] = 30
+    recover_bytes: Annotated[int, Field(ge=0, description="budget: stop recovery at this many bytes; 0: no limit")] = 0
+
+    reference: Annotated[
+        Literal["retrain", "none"], Field(description="train models without the clients, to compare with")
+    ] = "retrain"
+    references: Annotated[
+        int, Field(ge=1, le=20, description="retrained models of different seeds; two give the verdict its noise floor")
+    ] = 2
+    holdout: Annotated[
+        int, Field(ge=1, description="test samples the server keeps for stop rules, at most half; results use the others")
+    ] = 2000
+    seed: Annotated[int, Field(ge=0, lt=2**31, description="decides the run, bit for bit")] = 0
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any], source: str = "settings") -> Self:
+        """Check kebab- or snake-case `given` and return the settings.
+
+        Raises:
+            InputError: an unknown key, a value out of range, or settings that exclude each other; `source`
+                says where it came from.
+        """
+        names = {name.replace("-", "_"): value for name, value in given.items()}
+        for name in names:
+            if name not in cls.model_fields:
+                shown = [field.replace("_", "-") for field in cls.model_fields]
+                raise InputError(f"{source}: {unknown('key', name.replace('_', '-'), shown)}")
+        try:
+            settings = cls.model_validate(names)
+        except ValidationError as error:
+            raise InputError(f"{source}: {_reason(error)}") from None
+        settings._check(source)
+        return settings
+
+    def _check(self, source: str) -> None:
+        beyond = [client for client in self.forget if client >= self.clients]
+        if beyond:
+            raise InputError(
+                f"{source}: forget: there is no client {beyond[0]}; clients are 0..{self.clients - 1} (clients = {self.clients})"
+            )
+        if len(self.forget) == self.clients:
+            raise InputError(f"{source}: forget: all {self.clients} clients would leave; at least one must stay")
+        if self.recover == "oracle" and self.reference == "none":
+            raise InputError(f"{source}: recover = oracle compares with a retrained model: set reference = retrain")
+        if self.method != "fedquit" and self.teacher != "min":
+            raise InputError(f"{source}: teacher is a setting of method fedquit, not of {self.method}")
+        if self.scheme == "column" and not self.column:
+            raise InputError(f"{source}: scheme = column needs column = NAME")
+
+    def method_options(self) -> dict[str, Scalar]:
+        """Return what the method is built with; `teacher` is FedQUIT's."""
+        return {"teacher": self.teacher, **self.method_settings} if self.method == "fedquit" else dict(self.method_settings)
+
+    def run_config(self) -> dict[str, Scalar]:
+        """Return the settings as Flower's run config: kebab-case keys, scalars only."""
+        config: dict[str, Scalar] = {}
+        for key, value in self.model_dump(by_alias=True).items():
+            if isinstance(value, tuple):
+                value = ",".join(map(str, value))
+            elif isinstance(value, dict):
+                value = ",".join(f"{name}={_shown(part)}" for name, part in value.items())
+            config[key] = value
+        return config
+
+    def key(self) -> tuple[tuple[str, Scalar], ...]:
+        """Return the settings as something hashable, to cache by."""
+        return tuple(sorted(self.run_config().items()))
+
+
+def _shown(value: Scalar) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _reason(error: ValidationError) -> str:
+    """Say in one line what the first failed check wanted."""
+    first = error.errors()[0]
+    key = str(first["loc"][0]).replace("_", "-") if first["loc"] else "settings"
+    wanted = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    return f"{key}: {wanted}, got {first['input']!r}"
+
+
+def load_settings_file(path: Path) -> dict[str, Any]:
+    """Return the keys of a TOML file, unchecked.
+
+    Raises:
+        InputError: the file is not there or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"no such config file: {path}") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder; give a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not TOML: {error}") from None

@@ -1,0 +1,84 @@
+"""The command line: finds a command's module only when that command is called, so that help comes at once.
+
+Exit codes: 0 done, 1 refused or failed, 2 cannot reach or not allowed, 3 timed out, 4 bad arguments, 5 our bug.
+"""
+
+import json
+import sys
+import traceback
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from fedquit import __version__
+from fedquit.errors import FedquitError
+
+# name -> (where the command is, one line of help)
+COMMANDS = {
+    "simulate": ("fedquit.simulations.commands:simulate", "Train, forget, recover and compare with retraining, on this machine."),
+    "report": ("fedquit.simulations.commands:report", "Show the report of a finished run again."),
+    "methods": ("fedquit.simulations.commands:methods", "List the methods of forgetting and what each needs."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands, in the order of `COMMANDS`."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="fedquit")
+def fedquit() -> None:
+    """Federated learning that can forget.
+
+    Start with `fedquit simulate`: it trains a small federation on real data, has a client forgotten, and shows
+    what that did beside a model trained without the client.
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    as_json = "--json" in sys.argv[1:]
+    try:
+        code = fedquit.main(standalone_mode=False) or 0
+    except FedquitError as error:
+        code = _fail(str(error), error.exit_code, as_json)
+    except click.UsageError as error:
+        where = f"; see {error.ctx.command_path} --help" if error.ctx else ""
+        code = _fail(error.format_message() + where, 4, as_json)
+    except (KeyboardInterrupt, click.Abort):
+        code = _fail("stopped; what was finished is kept: continue with --resume", 1, as_json)
+    except BrokenPipeError:
+        code = 1
+    except Exception:
+        traceback.print_exc()
+        code = _fail("this is a bug in fedquit; please report it with the lines above", 5, as_json)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(text: str, code: int, as_json: bool) -> int:
+    """Say what went wrong in one line, and with --json also as a document."""
+    print(f"fedquit: {' '.join(text.split())}", file=sys.stderr)  # noqa: T201
+    if as_json:
+        print(json.dumps({"error": text, "exit_code": code}))  # noqa: T201
+    return code

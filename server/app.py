@@ -1,0 +1,63 @@
+"""The ServerApp: trains, forgets, recovers and compares, with whatever clients its grid reaches."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedquit.client.settings import Settings
+from fedquit.server.folder import RunFolder
+from fedquit.server.loop import Listener, Loop
+from fedquit.server.state import State
+from fedquit.strategies.metered import MeteredGrid
+
+
+def run_in(grid: Grid, settings: Settings, folder: RunFolder, listener: Listener) -> State:
+    """Carry out, or go on with, the run of `folder`."""
+    return Loop(MeteredGrid(grid), settings, folder, listener).run()
+
+
+def make_app(folder: RunFolder, listener: Listener) -> ServerApp:
+    """Return a ServerApp that works in `folder` and tells `listener`."""
+    server_app = ServerApp()
+
+    @server_app.main()
+    def main(grid: Grid, context: Context) -> None:
+        del context
+        run_in(grid, folder.settings(), folder, listener)
+
+    return server_app
+
+
+def _print(event: Mapping[str, Any]) -> None:
+    """Say what `flwr log` should show."""
+    if event["event"] == "round":
+        measures = "  ".join(f"{name} {event[name]:.4f}" for name in ("holdout_accuracy", "forget_accuracy"))
+        print(f"{event['phase']} round {event['round']}: {measures}", flush=True)  # noqa: T201
+    elif event["event"] == "phase-end":
+        print(f"{event['stage']} model: sha256 {event['model_sha256']} ({event['reason']})", flush=True)  # noqa: T201
+
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run what the run config says: `flwr run .`; `out` names a folder to keep (a temporary one if empty).
+
+    The number of clients is the number of nodes.
+    """
+    config = dict(context.run_config)
+    out = str(config.pop("out", ""))
+    settings = Settings.read({**config, "clients": len(list(grid.get_node_ids()))}, "run config")
+    with tempfile.TemporaryDirectory(prefix="fedquit-") as temporary:
+        path = Path(out).expanduser() if out else Path(temporary) / "run"
+        resuming = (path / "settings.json").is_file()
+        folder = RunFolder.open(path) if resuming else RunFolder.create(path, settings)
+        try:
+            run_in(grid, settings, folder, _print)
+        finally:
+            folder.release()

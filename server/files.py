@@ -1,0 +1,58 @@
+"""Files that are whole or not there: written beside their place, flushed to disk, then renamed into it."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fedquit.errors import FedquitError
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn an error of the file system into one line that names `path` and the way out."""
+    try:
+        yield
+    except OSError as error:
+        raise FedquitError(
+            f"cannot write {path}: {error.strerror or error}; make room or choose another folder "
+            "(what was finished is kept: continue with --resume)"
+        ) from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, so that a reader or a crash sees the old file or the new one.
+
+    Raises:
+        FedquitError: it could not be written; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    with explained(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable, where the platform lets a folder be opened."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a JSON document whole."""
+    write_whole(path, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())

@@ -1,0 +1,180 @@
+"""The folder of a run: everything that a killed run needs to go on, and that a report is made from.
+
+    settings.json     what the run was told
+    partition.json    client -> indices into the training set
+    state.json        how far it is; replaced whole after every round
+    events.jsonl      what happened, a line each
+    checkpoints/      models, each named by the SHA-256 of its file
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+from fedquit.client.settings import Settings
+from fedquit.errors import FedquitError, InputError
+from fedquit.server.files import explained, write_json, write_whole
+from fedquit.server.state import State
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def model_bytes(arrays: Arrays) -> bytes:
+    """Return the safetensors file of a model; the same arrays give the same bytes."""
+    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+
+
+class RunFolder:
+    """A run's folder, locked for as long as this object holds it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = filelock.FileLock(str(path / ".lock"), timeout=0)
+
+    @classmethod
+    def create(cls, path: Path, settings: Settings, *, overwrite: bool = False) -> "RunFolder":
+        """Make a new folder at `path` and write the settings into it.
+
+        Raises:
+            InputError: there is something at `path`, and it may not be overwritten.
+            FedquitError: the folder cannot be written.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if not overwrite:
+                raise InputError(f"{path} exists; continue it with --resume, replace it with --overwrite, or give another --out")
+            if not (path / "settings.json").is_file():
+                raise InputError(f"{path} is not the folder of a run: it will not be overwritten; give another --out")
+            with explained(path):
+                shutil.rmtree(path)
+        with explained(path):
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        folder = cls(path)
+        folder.lock()
+        write_json(path / "settings.json", settings.run_config())
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Open the folder of an earlier run to go on with it.
+
+        Raises:
+            InputError: it is not the folder of a run.
+            FedquitError: another process is at work in it.
+        """
+        read_settings(path)
+        folder = cls(path)
+        folder.lock()
+        return folder
+
+    def lock(self) -> None:
+        """Keep other processes out; the lock ends with this process, however it ends."""
+        with explained(self.path):
+            try:
+                self._lock.acquire()
+            except filelock.Timeout:
+                raise FedquitError(f"another process is at work in {self.path}") from None
+
+    def release(self) -> None:
+        """Let other processes in."""
+        self._lock.release()
+
+    @property
+    def partition_file(self) -> Path:
+        """The split of the data, if it was saved."""
+        return self.path / "partition.json"
+
+    def settings(self) -> Settings:
+        """Return what the run was told, its split being the saved one."""
+        settings = read_settings(self.path)
+        if self.partition_file.exists():
+            settings = settings.model_copy(update={"partition": str(self.partition_file.resolve())})
+        return settings
+
+    def load_state(self) -> State:
+        """Return how far the run is, and cut events off that came after it."""
+        state = read_state(self.path)
+        events = self.path / "events.jsonl"
+        if events.exists() and events.stat().st_size > state.events_size:
+            with explained(events), events.open("r+b") as file:
+                file.truncate(state.events_size)
+        return state
+
+    def save_state(self, state: State) -> None:
+        """Make `state` the point from which a killed run goes on, and drop models that nothing names any more."""
+        write_json(self.path / "state.json", state.to_json())
+        for path in (self.path / "checkpoints").iterdir():
+            if path.stem not in state.named_models():
+                path.unlink()
+
+    def append_event(self, event: Mapping[str, Any]) -> int:
+        """Add a line to events.jsonl and return the file's size."""
+        path = self.path / "events.jsonl"
+        with explained(path), path.open("ab") as file:
+            file.write((json.dumps(event, allow_nan=False) + "\n").encode())
+            file.flush()
+            return file.tell()
+
+    def save_model(self, arrays: Arrays) -> str:
+        """Write a model named by the SHA-256 of its file, and return that."""
+        content = model_bytes(arrays)
+        name = hashlib.sha256(content).hexdigest()
+        path = self.checkpoint(name)
+        if not path.exists():
+            write_whole(path, content)
+        return name
+
+    def load_model(self, name: str) -> dict[str, NDArray[Any]]:
+        """Return the model of that name.
+
+        Raises:
+            FedquitError: the file is missing or was altered.
+        """
+        path = self.checkpoint(name)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise FedquitError(f"checkpoint {path} is missing; the run cannot go on from here") from None
+        if hashlib.sha256(content).hexdigest() != name:
+            raise FedquitError(f"checkpoint {path} is damaged: its SHA-256 is not its name")
+        return load(content)
+
+    def checkpoint(self, name: str) -> Path:
+        """Return the file of the model of that name."""
+        return self.path / "checkpoints" / f"{name}.safetensors"
+
+
+def read_settings(path: Path) -> Settings:
+    """Return what the run in the folder `path` was told.
+
+    Raises:
+        InputError: it is not the folder of a run.
+    """
+    file = path / "settings.json"
+    if not file.is_file():
+        raise InputError(f"{path} is not the folder of a run (it has no settings.json)")
+    return Settings.read(_read_json(file), str(file))
+
+
+def read_state(path: Path) -> State:
+    """Return how far the run in the folder `path` is.
+
+    Raises:
+        InputError: its state.json cannot be read.
+    """
+    file = path / "state.json"
+    return State.from_json(_read_json(file), str(file)) if file.exists() else State()
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None

@@ -1,0 +1,99 @@
+"""How far a run is: all that a checkpoint must hold beside the models."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Self
+
+from fedquit.errors import InputError
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One finished round: what it measured and what it cost.
+
+    Attributes:
+        phase: train, forget, recover, retrain, retrain-1, ...
+        number: the round's number since the first round of training.
+        clients: how many replies went into the model; `refused` of them did not.
+        loss: mean training loss (nats) over their samples.
+        measures: accuracies of the new model, such as `holdout_accuracy`.
+        bytes_down: payload from the server; `bytes_up`: to the server.
+        seconds: from the first message to the new model.
+    """
+
+    phase: str
+    number: int
+    clients: int
+    refused: int
+    loss: float
+    measures: dict[str, float]
+    bytes_down: int
+    bytes_up: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Finished rounds, the models that matter (by the SHA-256 of their files), and how each phase ended.
+
+    Attributes:
+        models: name of a stage (initial, original, unlearned, recovered, retrained, ...) -> SHA-256.
+        current: SHA-256 of the model that the unfinished phase has reached.
+        ended: phase -> why it ended, in words; `reached`: phase -> whether its goal was met.
+        events_size: bytes of events.jsonl that belong to this state.
+    """
+
+    rounds: tuple[Round, ...] = ()
+    models: dict[str, str] = field(default_factory=dict)
+    current: str | None = None
+    ended: dict[str, str] = field(default_factory=dict)
+    reached: dict[str, bool] = field(default_factory=dict)
+    events_size: int = 0
+
+    def of(self, phase: str) -> tuple[Round, ...]:
+        """Return the finished rounds of a phase."""
+        return tuple(r for r in self.rounds if r.phase == phase)
+
+    def named_models(self) -> set[str]:
+        """Return the models that must be kept."""
+        return {*self.models.values(), *([self.current] if self.current else [])}
+
+    def with_round(self, finished: Round, model: str) -> Self:
+        """Return the state after a round that ended in `model`."""
+        return replace(self, rounds=(*self.rounds, finished), current=model)
+
+    def with_model(self, stage: str, model: str) -> Self:
+        """Return the state in which `stage` is `model`."""
+        return replace(self, models={**self.models, stage: model})
+
+    def with_end(self, phase: str, stage: str, model: str, reason: str, *, reached: bool) -> Self:
+        """Return the state in which `phase` is over and its outcome is known as `stage`."""
+        return replace(
+            self.with_model(stage, model),
+            current=None,
+            ended={**self.ended, phase: reason},
+            reached={**self.reached, phase: reached},
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any], source: str) -> Self:
+        """Return the state of a document that `to_json` made.
+
+        Raises:
+            InputError: it was made by another version, or is no state.
+        """
+        try:
+            fields = dict(document)
+            version = fields.pop("schema_version")
+            if version != SCHEMA_VERSION:
+                raise InputError(f"{source} has schema version {version}, this fedquit reads {SCHEMA_VERSION}")
+            rounds = tuple(Round(**finished) for finished in fields.pop("rounds"))
+            return cls(rounds=rounds, **fields)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise InputError(f"{source} is not the state of a run: {error!r}") from None

@@ -1,0 +1,145 @@
+"""The researcher's commands: each parses, makes one call, prints."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fedquit.client.settings import Settings
+from fedquit.errors import InputError
+
+
+def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command a flag for every setting; only those that were given reach it, as text."""
+    for name, field in reversed(Settings.model_fields.items()):
+        default = Settings().run_config()[name.replace("_", "-")]
+        if field.annotation is bool:
+            flag = f"--{name.replace('_', '-')}"
+            option = click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=field.description)
+        else:
+            shown = f" [{default}]" if default != "" else ""
+            option = click.option(f"--{name.replace('_', '-')}", name, metavar=_metavar(field), help=f"{field.description}{shown}")
+        command = option(command)
+    return click.option("--iid", is_flag=True, help="the same as --scheme iid")(command)
+
+
+def _metavar(field: Any) -> str:
+    choices = getattr(field.annotation, "__args__", None)
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return "|".join(choices)
+    return {int: "N", float: "X"}.get(field.annotation, "TEXT")
+
+
+@click.command()
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@settings_options
+@click.option("--engine", type=click.Choice(["inprocess", "flower"]), default="inprocess", show_default=True, help="what carries the messages")
+@click.option("--workers", type=click.IntRange(min=1), help="clients at work at once [as many as cores]")
+@click.option("--out", type=click.Path(path_type=Path), help="folder for the results [runs/DATE-TIME]")
+@click.option("--resume", is_flag=True, help="go on with the run in --out")
+@click.option("--overwrite", is_flag=True, help="replace the run in --out")
+@click.option("--start", type=click.Path(path_type=Path), help="take training from this finished run: the same start for several requests")
+@click.option("--json", "as_json", is_flag=True, help="print the report as JSON, and nothing else")
+def simulate(
+    config: Path | None,
+    iid: bool,
+    engine: str,
+    workers: int | None,
+    out: Path | None,
+    resume: bool,
+    overwrite: bool,
+    start: Path | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    r"""Train, forget, recover, and compare with retraining.
+
+    CONFIG is a TOML file of the settings below, without the dashes; flags win over it.
+
+    \b
+    fedquit simulate                                         real 8x8 digits, under a minute
+    fedquit simulate --dataset fashion-mnist --samples 10000 --forget 3
+    fedquit simulate --resume --out runs/mine                go on where it was killed
+    """
+    from fedquit.client.settings import load_settings_file
+    from fedquit.simulations.progress import Progress
+    from fedquit.simulations.simulate import run_simulation
+    from fedquit.simulations.table import print_report
+
+    flags = {name: value for name, value in given.items() if value is not None}
+    if iid:
+        if flags.setdefault("scheme", "iid") != "iid":
+            raise InputError("--iid and --scheme exclude each other")
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite exclude each other")
+    with Progress() as progress:
+        path, document = run_simulation(
+            {**(load_settings_file(config) if config else {}), **flags},
+            source=str(config) if config else "settings",
+            engine=engine,
+            workers=workers,
+            out=out,
+            resume=resume,
+            overwrite=overwrite,
+            start=start,
+            listener=progress,
+        )
+    _print(document, as_json, print_report)
+    if not as_json:
+        click.echo(f"Report, models and figures: {path}")
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="print the report as JSON, and nothing else")
+def report(folder: Path, as_json: bool) -> None:
+    """Show the report of the finished run in FOLDER again; written anew if it is not there."""
+    from fedquit.simulations.table import print_report
+
+    _print(read_report(folder), as_json, print_report)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="print as JSON, and nothing else")
+def methods(as_json: bool) -> None:
+    """List the methods of forgetting and what each needs."""
+    from fedquit.simulations.table import print_methods
+    from fedquit.unlearning.methods import all_methods
+
+    rows = [
+        {
+            "name": name,
+            "runs_at": method.traits.runs_at,
+            "granularities": sorted(method.traits.granularities),
+            "server_keeps": method.traits.server_keeps,
+            "needs_device": method.traits.needs_device,
+            "secure_aggregation": method.traits.secure_aggregation,
+            "summary": method.traits.summary,
+            "paper": method.traits.paper,
+        }
+        for name, method in all_methods().items()
+    ]
+    _print(rows, as_json, print_methods)
+
+
+def _print(document: Any, as_json: bool, for_people: Callable[[Any], None]) -> None:
+    if as_json:
+        click.echo(json.dumps(document, indent=1))
+    else:
+        for_people(document)
+
+
+def read_report(path: Path) -> Any:
+    """Return the report of a finished run, made if it is not there yet (as after `flwr run`)."""
+    if (path / "report.json").is_file():
+        return json.loads((path / "report.json").read_text(encoding="utf-8"))
+    from fedquit.server.folder import RunFolder
+    from fedquit.simulations.report import write_report
+
+    folder = RunFolder.open(path)
+    try:
+        return write_report(folder)
+    finally:
+        folder.release()

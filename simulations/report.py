@@ -1,0 +1,171 @@
+"""The report of a finished run: every stage measured on D_f, D_r and D_t, every phase costed, and a verdict.
+
+`report.json` is what other programs read; its keys are described in docs/report.md.
+"""
+
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fedquit
+from fedquit.client.device import initial_model
+from fedquit.client.settings import Settings
+from fedquit.errors import FedquitError
+from fedquit.server.files import explained, write_json
+from fedquit.server.folder import RunFolder
+from fedquit.server.judge import Sets, load_arrays, sets_of
+from fedquit.server.loop import phases, reference_name
+from fedquit.server.state import State
+from fedquit.unlearning.evaluation import accuracy, losses, per_class_accuracy, predict_log, threshold_attacks, yeom
+from fedquit.unlearning.verdict import judge
+
+SCHEMA_VERSION = 1
+STAGES = ("original", "unlearned", "recovered", "retrained")
+PHASES = ("train", "forget", "recover", "retrain")
+
+Document = dict[str, Any]
+Answers = tuple[torch.Tensor, torch.Tensor]
+
+
+def write_report(folder: RunFolder) -> Document:
+    """Measure the models of a finished run; write models, figures and report.json; return the report.
+
+    Raises:
+        FedquitError: the run is not finished.
+    """
+    from fedquit.simulations.figures import draw_all
+
+    state = folder.load_state()
+    left = [phase.name for phase in phases(folder.settings()) if phase.name not in state.ended]
+    if left:
+        raise FedquitError(
+            f"the run in {folder.path} is not finished ({left[0]} is left): fedquit simulate --resume --out {folder.path}"
+        )
+    document = make_report(folder, state)
+    _write_models(folder, state)
+    draw_all(folder, state, document)
+    write_json(folder.path / "report.json", document)
+    return document
+
+
+def make_report(folder: RunFolder, state: State) -> Document:
+    """Return the report as a document."""
+    settings = folder.settings()
+    sets = sets_of(settings)
+    names = [name for name in state.models if not name.startswith("initial")]
+    measured = {name: _measure(folder, state.models[name], settings, sets) for name in names}
+    costs = {name: _costs(state, name) for name in PHASES}
+    references = [measured[name] for name in map(reference_name, range(settings.references)) if name in measured]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "config": {**settings.run_config(), "partition": str(folder.partition_file.name)},
+        "versions": _versions(),
+        "samples": {name: len(getattr(sets, name)) for name in ("forget", "retain", "holdout", "test")},
+        "stages": {name: measured.get(name) for name in STAGES},
+        "references": [{"seed": settings.seed + number, **stage} for number, stage in enumerate(references)],
+        "phases": costs,
+        "ended": {name: {"reason": reason, "goal_reached": state.reached[name]} for name, reason in state.ended.items()},
+        "ratios_to_retraining": _ratios(costs),
+        "verdict": _verdict(measured["recovered"], references, sets),
+    }
+
+
+def _measure(folder: RunFolder, name: str, settings: Settings, sets: Sets) -> Document:
+    """Return accuracies, losses and attacks of one model."""
+    model = load_arrays(initial_model(settings, settings.seed), folder.load_model(name))
+    log_p = {part: predict_log(model, getattr(sets, part)) for part in ("forget", "retain", "test")}
+    labels = {part: getattr(sets, part).labels for part in log_p}
+    forget_losses = losses(log_p["forget"], labels["forget"])
+    retain_loss = float(losses(log_p["retain"], labels["retain"]).mean())
+    return {
+        **{f"{part}_accuracy": accuracy(log_p[part].exp(), labels[part]) for part in log_p},
+        "forget_loss": float(forget_losses.mean()),
+        "retain_loss": retain_loss,
+        "test_loss": float(losses(log_p["test"], labels["test"]).mean()),
+        "worst_class_accuracy": _worst(per_class_accuracy(log_p["test"].exp(), labels["test"])),
+        "attacks": {
+            **_attacks({part: (log_p[part].exp(), labels[part]) for part in log_p}),
+            "yeom": {"member_rate": yeom(forget_losses, retain_loss)},
+        },
+        "model_sha256": name,
+    }
+
+
+def _attacks(answers: Mapping[str, Answers]) -> dict[str, dict[str, float]]:
+    """Attack the forgotten samples: is each called a member, going by what retained and test samples look like?
+
+    Members and non-members to learn from are as many as there are; every second test sample is kept to attack.
+    """
+    p, y = answers["test"]
+    return threshold_attacks(answers["retain"], (p[::2], y[::2]), answers["forget"], (p[1::2], y[1::2]))
+
+
+def _worst(by_class: torch.Tensor) -> float:
+    return float(by_class[~by_class.isnan()].min())
+
+
+def _costs(state: State, phase: str) -> Document | None:
+    rounds = state.of(phase)
+    if not rounds:
+        return None
+    return {
+        "rounds": len(rounds),
+        "bytes_down": sum(r.bytes_down for r in rounds),
+        "bytes_up": sum(r.bytes_up for r in rounds),
+        "seconds": sum(r.seconds for r in rounds),
+    }
+
+
+def _ratios(costs: Mapping[str, Document | None]) -> dict[str, float] | None:
+    """Return what forgetting and recovery cost together, as shares of what retraining costs."""
+    retrain = costs["retrain"]
+    if retrain is None:
+        return None
+    spent = [costs[name] or {} for name in ("forget", "recover")]
+
+    def total(cost: Document, key: str) -> float:
+        return cost.get("bytes_down", 0) + cost.get("bytes_up", 0) if key == "bytes" else cost.get(key, 0)
+
+    return {key: sum(total(cost, key) for cost in spent) / total(retrain, key) for key in ("bytes", "rounds", "seconds")}
+
+
+def _verdict(recovered: Document, references: list[Document], sets: Sets) -> Document:
+    """Hold the recovered model against the retrained ones, on what each says of D_f, D_r and D_t."""
+    counts = {
+        "forget_accuracy": len(sets.forget),
+        "retain_accuracy": len(sets.retain),
+        "test_accuracy": len(sets.test),
+        "attacked_as_member": len(sets.forget),
+    }
+
+    def rates(stage: Document) -> dict[str, float]:
+        member_rate = stage["attacks"]["modified_entropy"]["member_rate"]
+        return {**{name: stage[name] for name in counts if name in stage}, "attacked_as_member": member_rate}
+
+    return asdict(judge(rates(recovered), [rates(r) for r in references], len(sets.forget), measures=counts))
+
+
+def _versions() -> dict[str, str]:
+    packages = ("flwr", "torch", "torchvision", "numpy")
+    return {
+        "fedquit": fedquit.__version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _write_models(folder: RunFolder, state: State) -> None:
+    """Put the models of the stages beside the report under names that people know."""
+    target = folder.path / "models"
+    with explained(target):
+        target.mkdir(exist_ok=True)
+        for stage, name in state.models.items():
+            if not stage.startswith("initial"):
+                shutil.copyfile(folder.checkpoint(name), Path(target) / f"{stage}.safetensors")

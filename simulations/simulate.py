@@ -1,0 +1,133 @@
+"""`fedquit simulate`: settings in, a folder and a report out."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fedquit.client.settings import Settings
+from fedquit.errors import InputError
+
+Run = Callable[[Any], None]
+Listener = Callable[[Mapping[str, Any]], None]
+Document = dict[str, Any]
+
+
+def run_simulation(
+    given: Mapping[str, Any],
+    *,
+    source: str = "settings",
+    engine: str = "inprocess",
+    workers: int | None = None,
+    out: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    start: Path | None = None,
+    listener: Listener = lambda _event: None,
+) -> tuple[Path, Document]:
+    """Carry out a run, or go on with one; return its folder and its report.
+
+    Args:
+        given: the settings that differ from the defaults.
+        source: where they come from, for errors.
+        engine: "inprocess" or "flower".
+        workers: clients at work at once; as many as cores if None.
+        out: the run's folder; runs/DATE-TIME if None.
+        resume: go on with the run in `out`.
+        overwrite: replace the run in `out`.
+        start: folder of a finished run whose training is taken over.
+        listener: told of every event.
+
+    Raises:
+        InputError: something given cannot be used; nothing was written.
+        FedquitError: the run could not be finished; what was finished is kept.
+    """
+    if resume and out is None:
+        raise InputError("--resume needs --out DIR, the folder of the run to go on with")
+    path = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    settings = _settings_to_resume(path, given, source) if resume else Settings.read(given, source)
+    engine_of = {"inprocess": _in_process, "flower": _on_flower}[engine]
+    with engine_of(settings, path, workers or os.cpu_count() or 1) as run:
+        parts = _try_out(settings)
+        folder = _folder(path, settings, parts, resume=resume, overwrite=overwrite, start=start)
+        try:
+            from fedquit.server.app import make_app
+            from fedquit.simulations.report import write_report
+
+            run(make_app(folder, listener))
+            listener({"event": "report"})
+            return path, write_report(folder)
+        finally:
+            folder.release()
+
+
+def _settings_to_resume(path: Path, given: Mapping[str, Any], source: str) -> Settings:
+    """Return the settings of the run in `path`; what is given beside it must say the same."""
+    from fedquit.server.folder import read_settings
+
+    kept = read_settings(path)
+    config = kept.run_config()
+    asked = Settings.read({**config, **{key.replace("_", "-"): value for key, value in given.items()}}, source)
+    for key, value in asked.run_config().items():
+        if value != config[key]:
+            raise InputError(f"{key}: the run in {path} has {config[key]!r}, not {value!r}; it goes on as it began")
+    return kept
+
+
+def _try_out(settings: Settings) -> tuple[Any, ...]:
+    """Load the data, split it, build the model and the method once, so that mistakes show before anything is written."""
+    from fedquit.client.device import initial_model, split
+    from fedquit.unlearning.methods import make_method
+
+    make_method(settings.method, **settings.method_options())
+    parts = split(settings.key())
+    initial_model(settings, settings.seed)
+    return parts
+
+
+def _folder(
+    path: Path, settings: Settings, parts: tuple[Any, ...], *, resume: bool, overwrite: bool, start: Path | None
+) -> Any:
+    """Open or make the run's folder, with its split and, if `start` says so, the training of another run."""
+    from fedquit.client.partition import save_partition
+    from fedquit.server.files import explained
+    from fedquit.server.folder import RunFolder
+    from fedquit.simulations.start import check_start, take_over
+
+    if resume:
+        return RunFolder.open(path)
+    if start is not None:
+        check_start(start, settings)
+    folder = RunFolder.create(path, settings, overwrite=overwrite)
+    with explained(folder.partition_file):
+        save_partition(folder.partition_file, list(parts))
+    if start is not None:
+        take_over(start, folder)
+    return folder
+
+
+def _run_config(settings: Settings, path: Path) -> dict[str, Any]:
+    """Return what the clients are told: the split is read from the run's folder."""
+    return {**settings.run_config(), "partition": str((path / "partition.json").resolve())}
+
+
+@contextmanager
+def _in_process(settings: Settings, path: Path, workers: int) -> Iterator[Run]:
+    """Yield what runs a ServerApp on the in-process engine; the workers start at once, and end at the end."""
+    from flwr.app import Context, RecordDict
+
+    from fedquit.simulations.engine.inprocess import RUN_ID, InProcessGrid
+
+    config = _run_config(settings, path)
+    with InProcessGrid(settings.clients, config, workers=min(workers, settings.clients)) as grid:
+        yield lambda server_app: server_app(grid, Context(RUN_ID, 1, {}, RecordDict(), config))
+
+
+@contextmanager
+def _on_flower(settings: Settings, path: Path, workers: int) -> Iterator[Run]:
+    """Yield what runs a ServerApp on Flower's simulation runtime."""
+    from fedquit.simulations.engine.flower import run_on_flower
+
+    yield lambda server_app: run_on_flower(server_app, settings.clients, _run_config(settings, path), workers=workers)

@@ -1,0 +1,58 @@
+"""Start from the training of an earlier run: several requests, or several methods, on one trained model."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from fedquit.client.settings import Settings
+from fedquit.errors import InputError
+from fedquit.server.files import explained
+from fedquit.server.folder import RunFolder, read_settings, read_state
+
+# Settings that training does not depend on; all others must be the same in both runs.
+AFTER_TRAINING = {
+    "forget", "method", "teacher", "method-settings", "recover", "tolerance", "patience", "recover-rounds",
+    "recover-bytes", "reference", "references", "download", "data-root", "partition",
+}  # fmt: skip
+
+
+def check_start(start: Path, settings: Settings) -> None:
+    """Check that the run in `start` trained as `settings` would.
+
+    Raises:
+        InputError: it is not a run, its training is not finished, or it was told otherwise.
+    """
+    theirs, ours = read_settings(start).run_config(), settings.run_config()
+    for key in ours:
+        if key not in AFTER_TRAINING and ours[key] != theirs[key]:
+            raise InputError(f"--start: {key} is {theirs[key]!r} in {start}, {ours[key]!r} here; training must be the same")
+    if settings.partition or read_settings(start).partition:
+        raise InputError("--start takes the split of the earlier run as well: leave --partition out in both")
+    if "train" not in read_state(start).ended:
+        raise InputError(f"--start: training is not finished in {start}")
+
+
+def take_over(start: Path, folder: RunFolder) -> None:
+    """Put the rounds and models of training in `start` into `folder`.
+
+    What was measured on the samples of that run's clients to forget is left out: they are others here.
+    """
+    theirs = read_state(start)
+    models = {stage: theirs.models[stage] for stage in ("initial", "original")}
+    rounds = tuple(
+        replace(r, measures={name: value for name, value in r.measures.items() if name != "forget_accuracy"})
+        for r in theirs.of("train")
+    )
+    for name in models.values():
+        with explained(folder.checkpoint(name)):
+            shutil.copyfile(start / "checkpoints" / f"{name}.safetensors", folder.checkpoint(name))
+        folder.load_model(name)
+    folder.save_state(
+        replace(
+            folder.load_state(),
+            rounds=rounds,
+            models=models,
+            ended={"train": theirs.ended["train"]},
+            reached={"train": theirs.reached["train"]},
+        )
+    )

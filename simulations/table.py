@@ -1,0 +1,81 @@
+"""Documents as tables for people."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+STAGE_ROWS = (
+    ("forget accuracy", lambda stage: _percent(stage["forget_accuracy"])),
+    ("retain accuracy", lambda stage: _percent(stage["retain_accuracy"])),
+    ("test accuracy", lambda stage: _percent(stage["test_accuracy"])),
+    ("worst class, test", lambda stage: _percent(stage["worst_class_accuracy"])),
+    ("forget loss", lambda stage: f"{stage['forget_loss']:.3f}"),
+    ("called members (confidence)", lambda stage: _percent(stage["attacks"]["confidence"]["member_rate"])),
+    ("called members (mod. entropy)", lambda stage: _percent(stage["attacks"]["modified_entropy"]["member_rate"])),
+    ("model SHA-256", lambda stage: stage["model_sha256"][:12]),
+)
+PHASE_OF = {"original": "train", "unlearned": "forget", "recovered": "recover", "retrained": "retrain"}
+COST_ROWS = (
+    ("rounds", lambda cost: str(cost["rounds"])),
+    ("bytes down", lambda cost: _bytes(cost["bytes_down"])),
+    ("bytes up", lambda cost: _bytes(cost["bytes_up"])),
+    ("seconds", lambda cost: f"{cost['seconds']:.1f}"),
+)
+
+
+def print_report(document: dict[str, Any]) -> None:
+    """Print the stages of a run beside each other, what each cost, the ratios to retraining and the verdict."""
+    console = Console()
+    config, samples = document["config"], document["samples"]
+    table = Table(
+        title=f"{config['dataset']}, {config['model']}: client {config['forget']} of {config['clients']} "
+        f"forgotten by {config['method']} ({samples['forget']} samples)",
+        title_justify="left",
+    )
+    stages = {name: stage for name, stage in document["stages"].items() if stage}
+    table.add_column("")
+    for name in stages:
+        table.add_column(name, justify="right")
+    for label, shown in STAGE_ROWS:
+        table.add_row(label, *(shown(stage) for stage in stages.values()))
+    table.add_section()
+    costs = [document["phases"][PHASE_OF[name]] for name in stages]
+    for label, shown in COST_ROWS:
+        table.add_row(label, *(shown(cost) if cost else "-" for cost in costs))
+    console.print(table)
+    ratios = document["ratios_to_retraining"]
+    if ratios:
+        console.print(
+            "Forgetting and recovery cost, as shares of retraining: "
+            + ", ".join(f"{name} {share:.2f}" for name, share in ratios.items())
+        )
+    ended = document["ended"]["recover"]
+    console.print(f"Recovery stopped: {ended['reason']}")
+    verdict = document["verdict"]
+    console.print(f"Verdict: [bold]{verdict['outcome']}[/bold]: {verdict['reason']}", soft_wrap=True, highlight=False)
+
+
+def print_methods(rows: list[dict[str, Any]]) -> None:
+    """Print the methods and what each needs."""
+    table = Table(title="Methods of forgetting", title_justify="left")
+    for column in ("method", "forgets", "server keeps", "device needed", "secure aggregation", "what it does"):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(
+            row["name"],
+            ", ".join(row["granularities"]),
+            row["server_keeps"],
+            "yes" if row["needs_device"] else "no",
+            "yes" if row["secure_aggregation"] else "no",
+            f"{row['summary']} ({row['paper']})" if row["paper"] else row["summary"],
+        )
+    Console().print(table)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"

@@ -1,0 +1,51 @@
+"""Everything of Flower's that is not its public interface, in one place: a new Flower breaks this file or none."""
+
+from typing import Any
+
+from flwr.clientapp import ClientApp
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import ServerApp
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+__all__ = ["NodeInfo", "Run", "become_server_task", "simulate"]
+
+TASK_ID = 1
+
+
+def become_server_task(run_id: int) -> Run:
+    """Let this process build messages outside a run of Flower's, and return the run they belong to."""
+    TaskIdentity.task_id = TASK_ID
+    TaskIdentity.run_id = run_id
+    TaskIdentity.node_id = SUPERLINK_NODE_ID
+    run = Run.create_empty(run_id)
+    run.primary_task_id = TASK_ID
+    return run
+
+
+def simulate(server_app: ServerApp, client_app: ClientApp, clients: int, *, app_folder: str, workers: int) -> None:
+    """Run two apps on Flower's simulation runtime, with the run config of `app_folder`'s pyproject.toml.
+
+    Flower's public `run_simulation` is deprecated and hands no run config to the clients.
+    """
+    from flwr.simulation.run_simulation import _run_simulation
+    from flwr.supercore.constant import NOOP_FEDERATION_ID
+    from flwr.supercore.telemetry import EventType
+
+    run = become_server_task(run_id=1)
+    run.federation_id = NOOP_FEDERATION_ID
+    backend: dict[str, Any] = {
+        "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+        "init_args": {"num_cpus": workers},
+    }
+    _run_simulation(
+        num_supernodes=clients,
+        exit_event=EventType.PYTHON_API_RUN_SIMULATION_LEAVE,
+        client_app=client_app,
+        server_app=server_app,
+        backend_config=backend,
+        app_dir=app_folder,
+        is_app=True,
+        run=run,
+    )

@@ -1,0 +1,72 @@
+"""What a reply must be before it may touch the model.
+
+Stock FedAvg adopts NaN, infinities, broadcast shapes and absurd sample counts. A reply that fails here is
+left out of the round, with its sender and the reason named; the round goes on.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, Message
+from numpy.typing import NDArray
+
+MAX_EXAMPLES = 10**9
+
+
+class BadReplyError(Exception):
+    """A reply that must not be used; the text says why."""
+
+
+def checked_arrays(message: Message, expected: ArrayRecord) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a reply that fit `expected` in names, shapes and dtypes and are finite.
+
+    Raises:
+        BadReplyError: an error reply, or arrays that do not fit.
+    """
+    if message.has_error():
+        raise BadReplyError(message.error.reason or f"error {message.error.code}")
+    records = list(message.content.array_records.values())
+    if len(records) != 1:
+        raise BadReplyError(f"{len(records)} array records where one is expected")
+    record = records[0]
+    if set(record) != set(expected):
+        raise BadReplyError(f"other arrays than the model's: {_difference(record, expected)}")
+    arrays = {}
+    for name, reference in expected.items():
+        array = record[name].numpy()
+        if array.shape != tuple(reference.shape) or str(array.dtype) != reference.dtype:
+            raise BadReplyError(f"'{name}' is {array.dtype} {array.shape}, not {reference.dtype} {tuple(reference.shape)}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise BadReplyError(f"'{name}' holds NaN or infinity")
+        arrays[name] = array
+    return arrays
+
+
+def checked_metrics(message: Message) -> tuple[int, dict[str, float]]:
+    """Return the number of samples of a reply, and its other metrics.
+
+    Raises:
+        BadReplyError: a count that is no integer in 1..10^9, or a metric that is not a finite number.
+    """
+    records = list(message.content.metric_records.values())
+    if len(records) != 1:
+        raise BadReplyError(f"{len(records)} metric records where one is expected")
+    metrics = dict(records[0])
+    count = metrics.pop("num-examples", None)
+    if not isinstance(count, int) or not 1 <= count <= MAX_EXAMPLES:
+        raise BadReplyError(f"num-examples is {count!r}, not an integer in 1..{MAX_EXAMPLES}")
+    numbers = {}
+    for name, value in metrics.items():
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise BadReplyError(f"metric '{name}' is {value!r}, not a finite number")
+        numbers[name] = float(value)
+    return count, numbers
+
+
+def _difference(record: Mapping[str, object], expected: Mapping[str, object]) -> str:
+    missing, extra = sorted(set(expected) - set(record)), sorted(set(record) - set(expected))
+    return "; ".join(
+        f"{word} {', '.join(names[:3])}" for word, names in (("missing", missing), ("unexpected", extra)) if names
+    )

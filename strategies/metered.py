@@ -1,0 +1,131 @@
+"""A proxy round any Flower Grid: it knows who the nodes are, leaves some out, and counts what travels.
+
+Wrapping the grid and not the strategy keeps every strategy of Flower's usable as it is.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedquit.errors import FedquitError
+from fedquit.strategies.costs import Costs
+from fedquit.strategies.flower_internals import NodeInfo, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A node of the federation: who it is, whatever Flower numbers it, and how many samples it has."""
+
+    client: int
+    num_examples: int
+
+
+class MeteredGrid(Grid):
+    """Show the members that take part, in the order of their identity, and account every message.
+
+    Args:
+        grid: what carries the messages.
+        timeout: seconds to wait for the members to say who they are.
+    """
+
+    def __init__(self, grid: Grid, *, timeout: float = 3600.0) -> None:
+        self._grid = grid
+        self.costs = Costs()
+        self.phase = "join"
+        self.server_round = 0
+        self.excluded: frozenset[int] = frozenset()
+        self.members: dict[int, Member] = {}
+        self._join(timeout)
+
+    def _join(self, timeout: float) -> None:
+        """Ask every node who it is."""
+        questions = [Message(RecordDict(), node_id, "query") for node_id in self._grid.get_node_ids()]
+        for reply in self._grid.send_and_receive(questions, timeout=timeout):
+            if reply.has_error():
+                raise FedquitError(f"a node could not join: {reply.error.reason}")
+            metrics = next(iter(reply.content.metric_records.values()))
+            member = Member(int(metrics["partition-id"]), int(metrics["num-examples"]))  # type: ignore[arg-type]
+            self.members[reply.metadata.src_node_id] = member
+
+    def begin(self, phase: str, server_round: int, excluded: Iterable[int] = ()) -> None:
+        """Account what follows to this round, and hide the `excluded` clients."""
+        self.phase, self.server_round, self.excluded = phase, server_round, frozenset(excluded)
+
+    def node_of(self, client: int) -> int:
+        """Return the node that is `client` at present."""
+        for node_id, member in self.members.items():
+            if member.client == client:
+                return node_id
+        raise FedquitError(f"client {client} is not connected")
+
+    def get_node_ids(self) -> list[int]:
+        """Return the nodes that take part, ordered by client."""
+        taking_part = [(m.client, node_id) for node_id, m in self.members.items() if m.client not in self.excluded]
+        return [node_id for _, node_id in sorted(taking_part)]
+
+    def get_nodes(self) -> list[NodeInfo]:
+        """Return what Flower knows of the nodes that take part, ordered by client."""
+        known = {node.node_id: node for node in self._grid.get_nodes()}
+        return [known[node_id] for node_id in self.get_node_ids() if node_id in known]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """Send `messages`, and yield each reply as it comes, accounted to the client that was asked.
+
+        The sender is known by the message it answers: the error that stands in for a lost node's reply names
+        another node.
+        """
+        sent = list(messages)
+        for message in sent:
+            self._account(message, message.metadata.dst_node_id, up=False)
+        asked: dict[str, int] = {}
+        for reply in self._grid.send_and_receive(sent, timeout=timeout):
+            if not asked:
+                asked = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
+            node_id = asked[reply.metadata.reply_to_message_id]
+            self._account(reply, node_id, up=True)
+            reply.metadata.__dict__["_src_node_id"] = node_id
+            yield reply
+
+    def client_of(self, reply: Message) -> int:
+        """Return the client that a reply of `send_and_receive` came from."""
+        return self.members[reply.metadata.src_node_id].client
+
+    def _account(self, message: Message, node_id: int, *, up: bool) -> None:
+        if message.has_content():
+            self.costs.record(
+                self.phase,
+                self.server_round,
+                client=self.members[node_id].client,
+                direction="up" if up else "down",
+                num_bytes=sum(record.count_bytes() for record in message.content.values()),
+            )
+
+    def set_run(self, run: Run) -> None:
+        """Pass on."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        """The run of the grid beneath."""
+        return self._grid.run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Build a message; Flower asks to use `Message` instead."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Account and send, without waiting."""
+        sent = list(messages)
+        for message in sent:
+            self._account(message, message.metadata.dst_node_id, up=False)
+        return self._grid.push_messages(sent)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
+        """Yield and account the replies that have come."""
+        for reply in self._grid.pull_messages(message_ids):
+            self._account(reply, reply.metadata.src_node_id, up=True)
+            yield reply
