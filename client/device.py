@@ -12,7 +12,8 @@ from torch import nn
 
 from fedquit.client.datasets import Dataset, load_dataset
 from fedquit.client.models import build_model
-from fedquit.client.partition import load_partition, partition
+from fedquit.client.partition import partition
+from fedquit.client.partition_file import load_partition
 from fedquit.client.settings import Scalar, Settings
 from fedquit.errors import InputError
 from fedquit.unlearning.samples import Samples
@@ -39,7 +40,7 @@ class Device:
 
 def simulated_device(run_config: Mapping[str, Scalar], partition_id: int, clients: int) -> Device:
     """Return client `partition_id` of `clients`, its data cut from the whole training set."""
-    settings = Settings.read({**run_config, "clients": clients}, "run config")
+    settings = Settings.from_run_config(run_config, clients)
     index = split(settings.key())[partition_id]
     return Device(partition_id, settings, _share(settings.key(), partition_id, index.tobytes()))
 

@@ -72,21 +72,21 @@ class Settings(BaseModel):
         str, Field(description="mlp, cnn, resnet18, a torchvision classifier or package.module:factory")
     ] = "cnn"
 
-    clients: Annotated[int, Field(ge=1, description="number of clients")] = 10
+    clients: Annotated[int, Field(ge=1, description="number of clients")] = 5
     partition: Annotated[str, Field(description="JSON file of client -> training indices, in place of a scheme")] = ""
     scheme: Annotated[
         Literal["dirichlet", "iid", "shards", "pathological", "column"], Field(description="how the data is split")
     ] = "dirichlet"
-    alpha: Annotated[float, Field(gt=0, description="Dirichlet concentration; smaller is more skewed")] = 0.3
+    alpha: Annotated[float, Field(gt=0, description="Dirichlet concentration; smaller is more skewed")] = 0.1
     shards_per_client: Annotated[int, Field(ge=1, description="for scheme shards")] = 2
     classes_per_client: Annotated[int, Field(ge=1, description="for scheme pathological")] = 2
     column: Annotated[str, Field(description="for scheme column: the column that names the client")] = ""
 
-    rounds: Annotated[int, Field(ge=1, description="rounds of training before the request")] = 15
+    rounds: Annotated[int, Field(ge=1, description="rounds of training before the request")] = 20
     fraction: Annotated[float, Field(gt=0, le=1, description="share of clients that train in a round")] = 1.0
     local_epochs: Annotated[int, Field(ge=1, description="epochs a client trains in a round")] = 1
     batch_size: Annotated[int, Field(ge=1, description="samples in a batch")] = 32
-    lr: Annotated[float, Field(gt=0, description="learning rate of local SGD")] = 0.05
+    lr: Annotated[float, Field(gt=0, description="learning rate of local SGD")] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1, description="momentum of local SGD")] = 0.0
     weight_decay: Annotated[float, Field(ge=0, description="weight decay of local SGD")] = 0.0
     lr_decay: Annotated[float, Field(gt=0, le=1, description="factor on the learning rate after every round")] = 1.0
@@ -139,6 +139,12 @@ class Settings(BaseModel):
             raise InputError(f"{source}: {_reason(error)}") from None
         settings._check(source)
         return settings
+
+    @classmethod
+    def from_run_config(cls, config: Mapping[str, Scalar], clients: int) -> Self:
+        """Return the settings in Flower's run config, where `out` is the ServerApp's and the nodes are the clients."""
+        told = {key: value for key, value in config.items() if key != "out"}
+        return cls.read({**told, "clients": clients}, "run config")
 
     def _check(self, source: str) -> None:
         beyond = [client for client in self.forget if client >= self.clients]

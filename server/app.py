@@ -50,9 +50,8 @@ def main(grid: Grid, context: Context) -> None:
 
     The number of clients is the number of nodes.
     """
-    config = dict(context.run_config)
-    out = str(config.pop("out", ""))
-    settings = Settings.read({**config, "clients": len(list(grid.get_node_ids()))}, "run config")
+    out = str(context.run_config.get("out", ""))
+    settings = Settings.from_run_config(context.run_config, len(list(grid.get_node_ids())))
     with tempfile.TemporaryDirectory(prefix="fedquit-") as temporary:
         path = Path(out).expanduser() if out else Path(temporary) / "run"
         resuming = (path / "settings.json").is_file()

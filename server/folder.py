@@ -21,7 +21,7 @@ from safetensors.numpy import load, save
 
 from fedquit.client.settings import Settings
 from fedquit.errors import FedquitError, InputError
-from fedquit.server.files import explained, write_json, write_whole
+from fedquit.files import explained, write_json, write_whole
 from fedquit.server.state import State
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -72,6 +72,8 @@ class RunFolder:
         read_settings(path)
         folder = cls(path)
         folder.lock()
+        for left in path.glob(".*.partial"):
+            left.unlink()
         return folder
 
     def lock(self) -> None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from fedquit.client.device import dataset_of, split
 from fedquit.client.partition import label_counts
-from fedquit.server.files import explained
+from fedquit.files import explained
 from fedquit.server.folder import RunFolder
 from fedquit.server.state import State
 

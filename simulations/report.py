@@ -17,7 +17,7 @@ import fedquit
 from fedquit.client.device import initial_model
 from fedquit.client.settings import Settings
 from fedquit.errors import FedquitError
-from fedquit.server.files import explained, write_json
+from fedquit.files import explained, write_json
 from fedquit.server.folder import RunFolder
 from fedquit.server.judge import Sets, load_arrays, sets_of
 from fedquit.server.loop import phases, reference_name

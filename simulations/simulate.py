@@ -91,8 +91,7 @@ def _folder(
     path: Path, settings: Settings, parts: tuple[Any, ...], *, resume: bool, overwrite: bool, start: Path | None
 ) -> Any:
     """Open or make the run's folder, with its split and, if `start` says so, the training of another run."""
-    from fedquit.client.partition import save_partition
-    from fedquit.server.files import explained
+    from fedquit.client.partition_file import save_partition
     from fedquit.server.folder import RunFolder
     from fedquit.simulations.start import check_start, take_over
 
@@ -101,8 +100,7 @@ def _folder(
     if start is not None:
         check_start(start, settings)
     folder = RunFolder.create(path, settings, overwrite=overwrite)
-    with explained(folder.partition_file):
-        save_partition(folder.partition_file, list(parts))
+    save_partition(folder.partition_file, parts)
     if start is not None:
         take_over(start, folder)
     return folder

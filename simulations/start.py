@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedquit.client.settings import Settings
 from fedquit.errors import InputError
-from fedquit.server.files import explained
+from fedquit.files import explained
 from fedquit.server.folder import RunFolder, read_settings, read_state
 
 # Settings that training does not depend on; all others must be the same in both runs.

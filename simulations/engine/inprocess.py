@@ -90,14 +90,18 @@ class InProcessGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Hand `messages` to the workers and return their ids."""
-        ids = []
-        for message in messages:
-            message.metadata.__dict__["_message_id"] = str(next(self._ids))
-            ids.append(message.metadata.message_id)
-            self._waiting[ids[-1]] = self._submit(message, self._contexts[message.metadata.dst_node_id])
-        return ids
+        submitted = {message.metadata.message_id: self._submit(message) for message in self._numbered(messages)}
+        self._waiting.update(submitted)
+        return list(submitted)
 
-    def _submit(self, message: Message, context: Context) -> Future[Answer]:
+    def _numbered(self, messages: Iterable[Message]) -> list[Message]:
+        numbered = list(messages)
+        for message in numbered:
+            message.metadata.__dict__["_message_id"] = str(next(self._ids))
+        return numbered
+
+    def _submit(self, message: Message) -> Future[Answer]:
+        context = self._contexts[message.metadata.dst_node_id]
         if self._pool is None:
             done: Future[Answer] = Future()
             done.set_result(_call(self._app, message, context))
@@ -119,12 +123,11 @@ class InProcessGrid(Grid):
             TimeoutError: `timeout` seconds have passed.
             FedquitError: a worker process died.
         """
+        numbered = self._numbered(messages)
         if self._pool is None:
-            for message in messages:
-                (name,) = self.push_messages([message])
-                yield self._take(self._waiting.pop(name))
+            yield from (self._take(self._submit(message)) for message in numbered)
             return
-        futures = {self._waiting.pop(name) for name in self.push_messages(messages)}
+        futures = {self._submit(message) for message in numbered}
         for future in as_completed(futures, timeout):
             futures.discard(future)
             yield self._take(future)

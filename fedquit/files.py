@@ -28,7 +28,7 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         FedquitError: it could not be written; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with explained(path):
         try:
             with temporary.open("wb") as file:
