@@ -45,7 +45,7 @@ def shuffled_batches(size: int, batch_size: int, generator: torch.Generator) -> 
     >>> [len(b) for b in shuffled_batches(9, 4, torch.Generator().manual_seed(0))]
     [4, 5]
     """
-    batches = list(torch.randperm(size, generator=generator).split(batch_size))
+    batches = list(torch.split(torch.randperm(size, generator=generator), batch_size))
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
     yield from batches

@@ -1,0 +1,41 @@
+"""Checks of single settings: each names the field, what was given, and what would be right."""
+
+import math
+
+from fedquit.errors import InputError
+
+
+def is_number(value: object) -> bool:
+    """Return whether `value` is a finite int or float (a truth value is none).
+
+    >>> is_number(0.5), is_number("0.5"), is_number(True), is_number(math.nan)
+    (True, False, False, False)
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_positive(field: str, value: float) -> None:
+    """Refuse what is no finite number above 0.
+
+    >>> check_positive("lr", 1e-4)
+    """
+    if not (is_number(value) and value > 0):
+        raise InputError(f"{field} is {value!r}; it must be a finite number above 0")
+
+
+def check_count(field: str, value: int) -> None:
+    """Refuse what is no whole number of at least 1.
+
+    >>> check_count("epochs", 1)
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{field} is {value!r}; it must be a whole number of at least 1")
+
+
+def check_share(field: str, value: float) -> None:
+    """Refuse what is no number between 0 and 1.
+
+    >>> check_share("tolerance", 0.01)
+    """
+    if not (is_number(value) and 0 <= value <= 1):
+        raise InputError(f"{field} is {value!r}; it must be between 0 and 1")
