@@ -1,14 +1,12 @@
 """The ClientApp: what a device does when the server asks. Glue only; the work is in plain functions."""
 
-from typing import cast
-
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedquit.client.device import Device, simulated_device
 from fedquit.client.training import deterministic, evaluate, fit
-from fedquit.unlearning.methods import make_method
+from fedquit.unlearning.methods import device_method
 
 app = ClientApp()
 
@@ -24,31 +22,31 @@ def describe(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the global model on this device's samples for one round."""
-    device, config, settings = _device(context), _config(message), _device(context).settings
+    device, seed = _device(context), int(_told(message, "seed"))
     model = device.model(_arrays(message))
-    with deterministic(config["seed"]):
+    with deterministic(seed):
         loss = fit(
             model,
             device.samples,
-            lr=cast(float, message.content.config_records["config"]["lr"]),
-            epochs=settings.local_epochs,
-            batch_size=settings.batch_size,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            seed=config["seed"],
+            lr=_told(message, "lr"),
+            epochs=device.settings.local_epochs,
+            batch_size=device.settings.batch_size,
+            momentum=device.settings.momentum,
+            weight_decay=device.settings.weight_decay,
+            seed=seed,
         )
-    return _reply(message, model, {"num-examples": len(device.samples), "loss": loss})
+    return _reply(message, model, device, loss)
 
 
 @app.train("forget")
 def forget(message: Message, context: Context) -> Message:
     """Make the global model forget this device's samples, and hand it back as the new global model."""
-    device, config = _device(context), _config(message)
+    device, seed = _device(context), int(_told(message, "seed"))
     model = device.model(_arrays(message))
-    method = make_method(device.settings.method, **device.settings.method_options())
-    with deterministic(config["seed"]):
-        losses = method.forget(model, device.samples, seed=config["seed"])
-    return _reply(message, model, {"num-examples": len(device.samples), "loss": losses[-1]})
+    method = device_method(device.settings.method, **device.settings.method_options())
+    with deterministic(seed):
+        losses = method.forget(model, device.samples, seed=seed)
+    return _reply(message, model, device, losses[-1])
 
 
 @app.evaluate()
@@ -66,14 +64,18 @@ def _device(context: Context) -> Device:
     return simulated_device(context.run_config, int(node["partition-id"]), int(node["num-partitions"]))
 
 
-def _config(message: Message) -> ConfigRecord:
-    return message.content.config_records["config"]
+def _told(message: Message, key: str) -> float:
+    """Return a number that the server sent along with the model."""
+    value = message.content.config_records["config"][key]
+    if not isinstance(value, int | float):
+        raise TypeError(f"config '{key}' is {value!r}, not a number")
+    return value
 
 
 def _arrays(message: Message) -> dict[str, torch.Tensor]:
     return dict(message.content.array_records["arrays"].to_torch_state_dict())
 
 
-def _reply(message: Message, model: torch.nn.Module, metrics: dict[str, int | float]) -> Message:
-    content = RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": MetricRecord(metrics)})
-    return Message(content, reply_to=message)
+def _reply(message: Message, model: torch.nn.Module, device: Device, loss: float) -> Message:
+    metrics = MetricRecord({"num-examples": len(device.samples), "loss": loss})
+    return Message(RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics}), reply_to=message)

@@ -47,7 +47,7 @@ def simulated_device(run_config: Mapping[str, Scalar], partition_id: int, client
 
 @lru_cache(maxsize=128)
 def _share(key: Key, partition_id: int, index: bytes) -> Samples:
-    """Cut out a client's samples once in a process (kept apart from the whole set, so that batches are near in memory)."""
+    """Cut out a client's samples once in a process, so that its batches lie near each other in memory."""
     del partition_id
     return dataset_of(settings_of(key)).train.subset(torch.from_numpy(np.frombuffer(index, dtype=np.int64).copy()))
 
@@ -86,7 +86,9 @@ def split(key: Key) -> tuple[np.ndarray, ...]:
     if settings.scheme == "column":
         columns = dataset_of(settings).columns
         if settings.column not in columns:
-            raise InputError(f"column: the data has no column '{settings.column}'; it has: {', '.join(columns) or 'none'}")
+            raise InputError(
+                f"column: the data has no column '{settings.column}'; it has: {', '.join(columns) or 'none'}"
+            )
         column = columns[settings.column]
     return tuple(
         partition(

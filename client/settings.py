@@ -62,11 +62,15 @@ class Settings(BaseModel):
 
     dataset: Annotated[
         str,
-        Field(description="digits, fashion-mnist, mnist, cifar10, cifar100, a folder, FILE.npz or package.module:factory"),
+        Field(
+            description="digits, fashion-mnist, mnist, cifar10, cifar100, a folder, FILE.npz or package.module:factory"
+        ),
     ] = "digits"
     data_root: Annotated[str, Field(description="folder to look for data in first")] = ""
     download: Annotated[bool, Field(description="allow downloading data that is not found")] = False
-    image_size: Annotated[int, Field(ge=0, description="resize images of a folder to this many pixels; 0: as they are")] = 0
+    image_size: Annotated[
+        int, Field(ge=0, description="resize images of a folder to this many pixels; 0: as they are")
+    ] = 0
     samples: Annotated[int, Field(ge=0, description="use this many training samples; 0: all")] = 0
     model: Annotated[
         str, Field(description="mlp, cnn, resnet18, a torchvision classifier or package.module:factory")
@@ -97,16 +101,22 @@ class Settings(BaseModel):
         Field(min_length=1, description="clients that ask to be forgotten, such as 0 or 0,3"),
     ] = (0,)
     method: Annotated[str, Field(description="fedquit, continue, retrain, or an installed plug-in")] = "fedquit"
-    teacher: Annotated[str, Field(description="FedQUIT's virtual teacher: min, fixed, entropy, incompetent, ...")] = "min"
+    teacher: Annotated[str, Field(description="FedQUIT's virtual teacher: min, fixed, entropy, incompetent, ...")] = (
+        "min"
+    )
     method_settings: Annotated[
-        dict[str, Scalar], BeforeValidator(_pairs), Field(description="the method's own settings, such as lr=0.001,epochs=2")
+        dict[str, Scalar],
+        BeforeValidator(_pairs),
+        Field(description="the method's own settings, such as lr=0.001,epochs=2"),
     ] = {}
-    recover: Annotated[
-        Literal["utility", "oracle", "budget"], Field(description="when recovery stops")
-    ] = "utility"
-    tolerance: Annotated[float, Field(ge=0, lt=1, description="utility: how far below the old held-out accuracy is near enough")] = 0.01
+    recover: Annotated[Literal["utility", "oracle", "budget"], Field(description="when recovery stops")] = "utility"
+    tolerance: Annotated[
+        float, Field(ge=0, lt=1, description="utility: how far below the old held-out accuracy is near enough")
+    ] = 0.01
     patience: Annotated[int, Field(ge=1, description="utility: for how many rounds in a row")] = 1
-    recover_rounds: Annotated[int, Field(ge=1, description="rounds of recovery: at most, or exactly with recover=budget")] = 30
+    recover_rounds: Annotated[
+        int, Field(ge=1, description="rounds of recovery: at most, or exactly with recover=budget")
+    ] = 30
     recover_bytes: Annotated[int, Field(ge=0, description="budget: stop recovery at this many bytes; 0: no limit")] = 0
 
     reference: Annotated[
@@ -116,7 +126,8 @@ class Settings(BaseModel):
         int, Field(ge=1, le=20, description="retrained models of different seeds; two give the verdict its noise floor")
     ] = 2
     holdout: Annotated[
-        int, Field(ge=1, description="test samples the server keeps for stop rules, at most half; results use the others")
+        int,
+        Field(ge=1, description="test samples the server keeps for stop rules, at most half; results use the others"),
     ] = 2000
     seed: Annotated[int, Field(ge=0, lt=2**31, description="decides the run, bit for bit")] = 0
 
@@ -150,7 +161,8 @@ class Settings(BaseModel):
         beyond = [client for client in self.forget if client >= self.clients]
         if beyond:
             raise InputError(
-                f"{source}: forget: there is no client {beyond[0]}; clients are 0..{self.clients - 1} (clients = {self.clients})"
+                f"{source}: forget: there is no client {beyond[0]}; "
+                f"clients are 0..{self.clients - 1} (clients = {self.clients})"
             )
         if len(self.forget) == self.clients:
             raise InputError(f"{source}: forget: all {self.clients} clients would leave; at least one must stay")
@@ -163,7 +175,11 @@ class Settings(BaseModel):
 
     def method_options(self) -> dict[str, Scalar]:
         """Return what the method is built with; `teacher` is FedQUIT's."""
-        return {"teacher": self.teacher, **self.method_settings} if self.method == "fedquit" else dict(self.method_settings)
+        return (
+            {"teacher": self.teacher, **self.method_settings}
+            if self.method == "fedquit"
+            else dict(self.method_settings)
+        )
 
     def run_config(self) -> dict[str, Scalar]:
         """Return the settings as Flower's run config: kebab-case keys, scalars only."""

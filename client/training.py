@@ -56,7 +56,7 @@ def fit(
             inputs, labels = samples.batch(index)
             optimizer.zero_grad(set_to_none=True)
             loss = F.cross_entropy(model(inputs), labels)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             total += loss.detach() * len(index)
         mean = float(total) / len(samples)

@@ -16,7 +16,10 @@ from fedquit.errors import FedquitError
 
 # name -> (where the command is, one line of help)
 COMMANDS = {
-    "simulate": ("fedquit.simulations.commands:simulate", "Train, forget, recover and compare with retraining, on this machine."),
+    "simulate": (
+        "fedquit.simulations.commands:simulate",
+        "Train, forget, recover and compare with retraining, on this machine.",
+    ),
     "report": ("fedquit.simulations.commands:report", "Show the report of a finished run again."),
     "methods": ("fedquit.simulations.commands:methods", "List the methods of forgetting and what each needs."),
 }

@@ -1,10 +1,10 @@
 """The folder of a run: everything that a killed run needs to go on, and that a report is made from.
 
-    settings.json     what the run was told
-    partition.json    client -> indices into the training set
-    state.json        how far it is; replaced whole after every round
-    events.jsonl      what happened, a line each
-    checkpoints/      models, each named by the SHA-256 of its file
+settings.json     what the run was told
+partition.json    client -> indices into the training set
+state.json        how far it is; replaced whole after every round
+events.jsonl      what happened, a line each
+checkpoints/      models, each named by the SHA-256 of its file
 """
 
 import hashlib
@@ -49,7 +49,9 @@ class RunFolder:
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             if not overwrite:
-                raise InputError(f"{path} exists; continue it with --resume, replace it with --overwrite, or give another --out")
+                raise InputError(
+                    f"{path} exists; continue it with --resume, replace it with --overwrite, or give another --out"
+                )
             if not (path / "settings.json").is_file():
                 raise InputError(f"{path} is not the folder of a run: it will not be overwritten; give another --out")
             with explained(path):

@@ -1,5 +1,6 @@
 """What the server measures after every round, on data it holds: its held-out samples, and in a simulation also D_f."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +18,18 @@ from fedquit.unlearning.seeds import derive_seed
 
 def load_arrays(model: nn.Module, arrays: Mapping[str, NDArray[Any]]) -> nn.Module:
     """Fill `model` with `arrays` and return it."""
-    model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
+    model.load_state_dict(tensors_of(arrays))
     return model
+
+
+def tensors_of(arrays: Mapping[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
+    """Return `arrays` as tensors of their own."""
+    return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Sets:
-    """The four sets of a simulated run: forget D_f, retain D_r, held-out (stop rules only) and test D_t (results only)."""
+    """The four sets of a simulated run: D_f to forget, D_r to retain, held-out for stop rules, D_t for results."""
 
     forget: Samples
     retain: Samples
@@ -32,7 +38,7 @@ class Sets:
 
 
 def sets_of(settings: Settings) -> Sets:
-    """Return the sets of a run; held-out and test samples are cut from the data set's test part, the same for every seed."""
+    """Return the sets of a run; held-out and test samples share the test part, the same way for every seed."""
     data = dataset_of(settings)
     order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(derive_seed(0, "holdout")))
     held_out = max(1, min(settings.holdout, len(data.test) // 2))
@@ -50,8 +56,6 @@ class Judge:
     """Measure models on the held-out samples and on D_f."""
 
     def __init__(self, settings: Settings) -> None:
-        import copy
-
         self._model = copy.deepcopy(empty_model(settings.key()))
         self._sets = sets_of(settings)
 

@@ -17,14 +17,13 @@ from fedquit.client.device import initial_model
 from fedquit.client.settings import Settings
 from fedquit.errors import InputError
 from fedquit.server.folder import RunFolder
-from fedquit.server.judge import Judge
+from fedquit.server.judge import Judge, tensors_of
 from fedquit.server.state import Round, State
 from fedquit.strategies.forget import Forget
 from fedquit.strategies.metered import MeteredGrid
 from fedquit.strategies.train import Train
-from fedquit.unlearning.methods import Kept, make_method
+from fedquit.unlearning.methods import Kept, make_method, server_method
 from fedquit.unlearning.recovery import Budget, Oracle, StopRule, Utility
-from fedquit.unlearning.seeds import derive_seed
 
 Arrays = Mapping[str, NDArray[Any]]
 Listener = Callable[[Mapping[str, Any]], None]
@@ -65,7 +64,7 @@ def phases(settings: Settings) -> list[Phase]:
     The oracle rule compares recovery with the retrained model, which must then come first.
     """
     leavers = settings.forget
-    restarts = _restarts(settings)
+    restarts = make_method(settings.method, **settings.method_options()).traits.restarts
     references = [
         Phase(
             name="retrain" if number == 0 else f"retrain-{number}",
@@ -102,7 +101,7 @@ class Loop:
 
     def __init__(self, grid: MeteredGrid, settings: Settings, folder: RunFolder, listener: Listener) -> None:
         self.settings, self.folder, self.listener = settings, folder, listener
-        self.method = make_method(settings.method, **settings.method_options())
+        self.traits = make_method(settings.method, **settings.method_options()).traits
         self.phases = phases(settings)
         self.state = folder.load_state()
         self.judge = Judge(settings)
@@ -139,10 +138,12 @@ class Loop:
             self.grid, seed=phase.seed, fraction=self.settings.fraction, on_reply=self._on_reply(phase.name)
         )
         arrays: Arrays = self.folder.load_model(self.state.current or self.state.models[phase.start])
-        self._tell("phase", phase=phase.name, at_most=_at_most(rule), done=len(self.state.of(phase.name)))
+        self._tell("phase", phase=phase.name, at_most=rule.max_rounds, done=len(self.state.of(phase.name)))
         while True:
             done = self.state.of(phase.name)
-            stopped = rule.stop([r.measures["holdout_accuracy"] for r in done], sum(r.bytes_down + r.bytes_up for r in done))
+            stopped = rule.stop(
+                [r.measures["holdout_accuracy"] for r in done], sum(r.bytes_down + r.bytes_up for r in done)
+            )
             if stopped:
                 break
             number = phase.rounds_before + len(done) + 1
@@ -172,7 +173,7 @@ class Loop:
         """Carry out the request, on the devices that ask or at the server, as the method says."""
         current = self.folder.load_model(self.state.models[phase.start])
         self._tell("phase", phase=phase.name, at_most=1, done=0, clients=list(self.settings.forget))
-        if self.method.traits.needs_device:
+        if self.traits.runs_at == "device":
             strategy = Forget(self.grid, self.settings.forget, seed=phase.seed, on_reply=self._on_reply(phase.name))
             arrays, finished = self._round(strategy, phase, phase.rounds_before, current, {})
         else:
@@ -181,12 +182,11 @@ class Loop:
         self._end(phase, self.state.current or "", f"{self.settings.method} done", reached=True)
 
     def _forget_at_server(self, phase: Phase, current: Arrays) -> tuple[Arrays, Round]:
-        import torch
-
         started = time.perf_counter()
-        kept = Kept(initial=_tensors(self.folder.load_model(self.state.models["initial"])))
-        unlearned = self.method.forget(_tensors(current), kept)
-        arrays = {name: torch.as_tensor(tensor).numpy() for name, tensor in unlearned.items()}
+        method = server_method(self.settings.method, **self.settings.method_options())
+        kept = Kept(initial=tensors_of(self.folder.load_model(self.state.models["initial"])))
+        unlearned = method.forget(tensors_of(current), kept)
+        arrays = {name: tensor.numpy() for name, tensor in unlearned.items()}
         seconds = time.perf_counter() - started
         return arrays, Round(phase.name, phase.rounds_before, 0, 0, 0.0, self.judge(arrays), 0, 0, seconds)
 
@@ -213,7 +213,13 @@ class Loop:
 
     def _end(self, phase: Phase, model: str, reason: str, *, reached: bool) -> None:
         state = self.state.with_end(phase.name, phase.result, model, reason, reached=reached)
-        event = {"phase": phase.name, "stage": phase.result, "model_sha256": model, "reason": reason, "reached": reached}
+        event = {
+            "phase": phase.name,
+            "stage": phase.result,
+            "model_sha256": model,
+            "reason": reason,
+            "reached": reached,
+        }
         self._save(state, self._tell("phase-end", **event))
 
     def _checkpoint(self, state: State, finished: Round) -> None:
@@ -250,18 +256,3 @@ class Loop:
                 self.listener({"event": "reply", "phase": phase, "client": client})
 
         return told
-
-
-def _at_most(rule: StopRule) -> int | None:
-    return rule.rounds if isinstance(rule, Budget) else rule.max_rounds
-
-
-def _tensors(arrays: Arrays) -> dict[str, Any]:
-    import torch
-
-    return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
-
-
-def _restarts(settings: Settings) -> bool:
-    """Say whether the method starts again from the untrained model, so that its recovery is a training."""
-    return settings.method == "retrain"

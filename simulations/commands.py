@@ -20,7 +20,9 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
             option = click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=field.description)
         else:
             shown = f" [{default}]" if default != "" else ""
-            option = click.option(f"--{name.replace('_', '-')}", name, metavar=_metavar(field), help=f"{field.description}{shown}")
+            option = click.option(
+                f"--{name.replace('_', '-')}", name, metavar=_metavar(field), help=f"{field.description}{shown}"
+            )
         command = option(command)
     return click.option("--iid", is_flag=True, help="the same as --scheme iid")(command)
 
@@ -35,12 +37,22 @@ def _metavar(field: Any) -> str:
 @click.command()
 @click.argument("config", required=False, type=click.Path(path_type=Path))
 @settings_options
-@click.option("--engine", type=click.Choice(["inprocess", "flower"]), default="inprocess", show_default=True, help="what carries the messages")
+@click.option(
+    "--engine",
+    type=click.Choice(["inprocess", "flower"]),
+    default="inprocess",
+    show_default=True,
+    help="what carries the messages",
+)
 @click.option("--workers", type=click.IntRange(min=1), help="clients at work at once [as many as cores]")
 @click.option("--out", type=click.Path(path_type=Path), help="folder for the results [runs/DATE-TIME]")
 @click.option("--resume", is_flag=True, help="go on with the run in --out")
 @click.option("--overwrite", is_flag=True, help="replace the run in --out")
-@click.option("--start", type=click.Path(path_type=Path), help="take training from this finished run: the same start for several requests")
+@click.option(
+    "--start",
+    type=click.Path(path_type=Path),
+    help="take training from this finished run: the same start for several requests",
+)
 @click.option("--json", "as_json", is_flag=True, help="print the report as JSON, and nothing else")
 def simulate(
     config: Path | None,
@@ -69,9 +81,8 @@ def simulate(
     from fedquit.simulations.table import print_report
 
     flags = {name: value for name, value in given.items() if value is not None}
-    if iid:
-        if flags.setdefault("scheme", "iid") != "iid":
-            raise InputError("--iid and --scheme exclude each other")
+    if iid and flags.setdefault("scheme", "iid") != "iid":
+        raise InputError("--iid and --scheme exclude each other")
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other")
     with Progress() as progress:

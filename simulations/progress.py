@@ -1,7 +1,7 @@
 """Live progress on standard error: a bar for people at a terminal, a line a round elsewhere."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -39,7 +39,7 @@ class Progress:
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Show an event."""
-        show = {
+        shows: dict[str, Callable[[Mapping[str, Any]], None]] = {
             "resume": self._resume,
             "phase": self._phase,
             "reply": self._reply,
@@ -47,9 +47,9 @@ class Progress:
             "round": self._round,
             "phase-end": self._phase_end,
             "report": lambda _event: self._line("measuring the models"),
-        }.get(event["event"])
-        if show:
-            show(event)
+        }
+        if event["event"] in shows:
+            shows[event["event"]](event)
 
     def _resume(self, event: Mapping[str, Any]) -> None:
         self._say(f"going on after {event['rounds']} finished rounds")

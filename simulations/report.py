@@ -45,7 +45,8 @@ def write_report(folder: RunFolder) -> Document:
     left = [phase.name for phase in phases(folder.settings()) if phase.name not in state.ended]
     if left:
         raise FedquitError(
-            f"the run in {folder.path} is not finished ({left[0]} is left): fedquit simulate --resume --out {folder.path}"
+            f"the run in {folder.path} is not finished ({left[0]} is left): "
+            f"fedquit simulate --resume --out {folder.path}"
         )
     document = make_report(folder, state)
     _write_models(folder, state)
@@ -70,7 +71,9 @@ def make_report(folder: RunFolder, state: State) -> Document:
         "stages": {name: measured.get(name) for name in STAGES},
         "references": [{"seed": settings.seed + number, **stage} for number, stage in enumerate(references)],
         "phases": costs,
-        "ended": {name: {"reason": reason, "goal_reached": state.reached[name]} for name, reason in state.ended.items()},
+        "ended": {
+            name: {"reason": reason, "goal_reached": state.reached[name]} for name, reason in state.ended.items()
+        },
         "ratios_to_retraining": _ratios(costs),
         "verdict": _verdict(measured["recovered"], references, sets),
     }
@@ -130,9 +133,10 @@ def _ratios(costs: Mapping[str, Document | None]) -> dict[str, float] | None:
     spent = [costs[name] or {} for name in ("forget", "recover")]
 
     def total(cost: Document, key: str) -> float:
-        return cost.get("bytes_down", 0) + cost.get("bytes_up", 0) if key == "bytes" else cost.get(key, 0)
+        return float(cost.get("bytes_down", 0) + cost.get("bytes_up", 0) if key == "bytes" else cost.get(key, 0))
 
-    return {key: sum(total(cost, key) for cost in spent) / total(retrain, key) for key in ("bytes", "rounds", "seconds")}
+    names = ("bytes", "rounds", "seconds")
+    return {name: sum(total(cost, name) for cost in spent) / total(retrain, name) for name in names}
 
 
 def _verdict(recovered: Document, references: list[Document], sets: Sets) -> Document:

@@ -77,7 +77,7 @@ def _settings_to_resume(path: Path, given: Mapping[str, Any], source: str) -> Se
 
 
 def _try_out(settings: Settings) -> tuple[Any, ...]:
-    """Load the data, split it, build the model and the method once, so that mistakes show before anything is written."""
+    """Load and split the data, build model and method once, so that mistakes show before anything is written."""
     from fedquit.client.device import initial_model, split
     from fedquit.unlearning.methods import make_method
 
@@ -114,13 +114,10 @@ def _run_config(settings: Settings, path: Path) -> dict[str, Any]:
 @contextmanager
 def _in_process(settings: Settings, path: Path, workers: int) -> Iterator[Run]:
     """Yield what runs a ServerApp on the in-process engine; the workers start at once, and end at the end."""
-    from flwr.app import Context, RecordDict
+    from fedquit.simulations.engine.inprocess import InProcessGrid
 
-    from fedquit.simulations.engine.inprocess import RUN_ID, InProcessGrid
-
-    config = _run_config(settings, path)
-    with InProcessGrid(settings.clients, config, workers=min(workers, settings.clients)) as grid:
-        yield lambda server_app: server_app(grid, Context(RUN_ID, 1, {}, RecordDict(), config))
+    with InProcessGrid(settings.clients, _run_config(settings, path), workers=min(workers, settings.clients)) as grid:
+        yield grid.serve
 
 
 @contextmanager

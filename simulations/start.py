@@ -25,7 +25,9 @@ def check_start(start: Path, settings: Settings) -> None:
     theirs, ours = read_settings(start).run_config(), settings.run_config()
     for key in ours:
         if key not in AFTER_TRAINING and ours[key] != theirs[key]:
-            raise InputError(f"--start: {key} is {theirs[key]!r} in {start}, {ours[key]!r} here; training must be the same")
+            raise InputError(
+                f"--start: {key} is {theirs[key]!r} in {start}, {ours[key]!r} here; training must be the same"
+            )
     if settings.partition or read_settings(start).partition:
         raise InputError("--start takes the split of the earlier run as well: leave --partition out in both")
     if "train" not in read_state(start).ended:

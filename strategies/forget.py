@@ -45,5 +45,7 @@ class Forget(Train):
         """
         arrays, metrics = super().aggregate_train(server_round, replies)
         if metrics is None or metrics["clients"] != len(self.clients):
-            raise FedquitError(f"forget: only {metrics and metrics['clients']} of clients {self.clients} handed back a model")
+            raise FedquitError(
+                f"forget: only {metrics and metrics['clients']} of clients {self.clients} handed back a model"
+            )
         return arrays, metrics

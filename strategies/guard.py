@@ -37,7 +37,9 @@ def checked_arrays(message: Message, expected: ArrayRecord) -> dict[str, NDArray
     for name, reference in expected.items():
         array = record[name].numpy()
         if array.shape != tuple(reference.shape) or str(array.dtype) != reference.dtype:
-            raise BadReplyError(f"'{name}' is {array.dtype} {array.shape}, not {reference.dtype} {tuple(reference.shape)}")
+            raise BadReplyError(
+                f"'{name}' is {array.dtype} {array.shape}, not {reference.dtype} {tuple(reference.shape)}"
+            )
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise BadReplyError(f"'{name}' holds NaN or infinity")
         arrays[name] = array

@@ -113,7 +113,9 @@ class Train(FedAvg):
             losses.append(metrics.get("loss", 0.0) * count)
             self.on_reply(client, None)
         if not losses:
-            raise FedquitError(f"{self.grid.phase} round {server_round}: no reply to use ({'; '.join(refused) or 'none came'})")
+            raise FedquitError(
+                f"{self.grid.phase} round {server_round}: no reply to use ({'; '.join(refused) or 'none came'})"
+            )
         summary = {"loss": math.fsum(losses) / mean.weight, "num-examples": mean.weight, "clients": len(losses)}
         return record_of(mean.result()), MetricRecord({**summary, "refused": len(refused)})
 

@@ -9,7 +9,7 @@ import importlib.metadata
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 from torch import Tensor, nn
 
@@ -34,6 +34,7 @@ class Traits:
         secure_aggregation: whether training can stay under secure aggregation: no single training update is read.
         summary: one line for people.
         paper: where it comes from; "" if nowhere in particular.
+        restarts: whether what follows is training from scratch, as long as the first one, and not recovery.
     """
 
     granularities: frozenset[str]
@@ -43,6 +44,7 @@ class Traits:
     secure_aggregation: bool
     summary: str
     paper: str = ""
+    restarts: bool = False
 
     def __post_init__(self) -> None:
         for granularity in self.granularities:
@@ -121,6 +123,38 @@ def make_method(name: str, **settings: Any) -> DeviceMethod | ServerMethod:
         raise InputError(f"method '{name}' needs these settings: {', '.join(missing)}")
     made: DeviceMethod | ServerMethod = cls(**settings)
     return made
+
+
+def device_method(name: str, **settings: Any) -> DeviceMethod:
+    """Return a method that runs on the device that asks.
+
+    Raises:
+        InputError: as `make_method`, or the method runs at the server.
+
+    >>> device_method("continue")
+    Traceback (most recent call last):
+    fedquit.errors.InputError: method 'continue' runs at the server, not on a device
+    """
+    made = make_method(name, **settings)
+    if made.traits.runs_at != "device":
+        raise InputError(f"method '{name}' runs at the server, not on a device")
+    return cast(DeviceMethod, made)
+
+
+def server_method(name: str, **settings: Any) -> ServerMethod:
+    """Return a method that runs at the server.
+
+    Raises:
+        InputError: as `make_method`, or the method runs on a device.
+
+    >>> server_method("fedquit")
+    Traceback (most recent call last):
+    fedquit.errors.InputError: method 'fedquit' runs on a device, not at the server
+    """
+    made = make_method(name, **settings)
+    if made.traits.runs_at != "server":
+        raise InputError(f"method '{name}' runs on a device, not at the server")
+    return cast(ServerMethod, made)
 
 
 def all_methods() -> dict[str, type[Any]]:

@@ -27,6 +27,11 @@ class Stopped:
 class StopRule(Protocol):
     """Decides after every recovery round."""
 
+    @property
+    def max_rounds(self) -> int | None:
+        """Rounds after which it stops at the latest, if that is known."""
+        ...
+
     def stop(self, accuracies: Sequence[float], num_bytes: int) -> Stopped | None:
         """Return why to stop, or None to go on.
 
@@ -56,6 +61,11 @@ class Budget:
         for field, value in (("rounds", self.rounds), ("num_bytes", self.num_bytes)):
             if value is not None:
                 check_count(field, value)
+
+    @property
+    def max_rounds(self) -> int | None:
+        """See `StopRule.max_rounds`."""
+        return self.rounds
 
     def stop(self, accuracies: Sequence[float], num_bytes: int) -> Stopped | None:
         """See `StopRule.stop`."""

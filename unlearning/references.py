@@ -51,6 +51,7 @@ class Retrain:
         needs_device=False,
         secure_aggregation=True,
         summary="train again from scratch without the data; exact",
+        restarts=True,
     )
 
     def forget(self, current: StateDict, kept: Kept) -> StateDict:  # noqa: ARG002 - the interface

@@ -33,12 +33,14 @@ class Verdict:
 def sampling_noise(rate: float, num_samples: int) -> float:
     """Return the 95 % half width of the difference of two shares of `num_samples` each, both truly `rate`.
 
-    `1.96 sqrt(2 p (1-p) / n)`, the normal approximation: it is 0 at a rate of exactly 0 or 1.
+    `1.96 sqrt(2 p (1-p) / (n+2))`, p being the rate with one success and one failure added (Agresti & Caffo, The
+    American Statistician 54(4), 2000): the plain formula says 0 where every sample was right, as if more could not be.
 
-    >>> round(sampling_noise(0.5, 200), 3)
-    0.098
+    >>> round(sampling_noise(0.5, 200), 3), round(sampling_noise(1.0, 200), 3)
+    (0.098, 0.014)
     """
-    return 1.96 * math.sqrt(2 * rate * (1 - rate) / num_samples)
+    p = (rate * num_samples + 1) / (num_samples + 2)
+    return 1.96 * math.sqrt(2 * p * (1 - p) / (num_samples + 2))
 
 
 def fix_thresholds(references: Sequence[Rates], measures: Mapping[str, int]) -> dict[str, float]:
@@ -83,7 +85,7 @@ def judge(
 
     >>> references = [{"forget_accuracy": 0.70}, {"forget_accuracy": 0.72}]
     >>> judge({"forget_accuracy": 0.99}, references, num_forget=400, measures={"forget_accuracy": 400}).reason
-    'forget_accuracy is 0.2800 from retraining (at most 0.0629)'
+    'forget_accuracy is 0.2800 from retraining (at most 0.0628)'
     """
     _check(candidate, references, measures)
     thresholds = fix_thresholds(references, measures)

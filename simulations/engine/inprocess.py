@@ -14,17 +14,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from importlib import import_module
+from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Self
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid
+from flwr.serverapp import Grid, ServerApp
 
 from fedquit.client.settings import Scalar
 from fedquit.errors import FedquitError
 from fedquit.strategies.flower_internals import Run, become_server_task
 
+SERVER_NODE_ID = 1
 FIRST_NODE_ID = 1000
 RUN_ID = 1
 CLIENT_APP_FAILED = 2
@@ -83,6 +85,11 @@ class InProcessGrid(Grid):
             self._pool.shutdown(wait=False, cancel_futures=True)
             for process in processes:
                 process.terminate()
+
+    def serve(self, server_app: ServerApp) -> None:
+        """Run a ServerApp on this grid until it returns."""
+        context = next(iter(self._contexts.values()))
+        server_app(self, Context(RUN_ID, SERVER_NODE_ID, {}, RecordDict(), dict(context.run_config)))
 
     def get_node_ids(self) -> list[int]:
         """Return the nodes, in the order of their clients."""
@@ -176,7 +183,7 @@ def _load(app: ClientApp | str) -> ClientApp:
 
 
 def _pool(workers: int, client_app: str) -> ProcessPoolExecutor:
-    """Start worker processes from a clean one that has imported the ClientApp (forking a process with threads can hang)."""
+    """Start worker processes from a clean one that has the ClientApp: to fork a process with threads can hang it."""
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
@@ -192,7 +199,12 @@ def _begin_worker() -> None:
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(0)), daemon=True).start()
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(0)
 
 
 def _died() -> FedquitError:

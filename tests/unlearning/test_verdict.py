@@ -35,8 +35,8 @@ def test_over_forgetting_is_not_consistent_either() -> None:
 def test_a_threshold_is_the_spread_of_the_references_but_no_less_than_chance() -> None:
     assert fix_thresholds(REFERENCES, MEASURES)["forget_accuracy"] == pytest.approx(0.06)  # the widest pair
     few = fix_thresholds(REFERENCES, {"forget_accuracy": 50})["forget_accuracy"]
-    rate = (0.70 + 0.76 + 0.72) / 3
-    assert few == pytest.approx(1.96 * math.sqrt(2 * rate * (1 - rate) / 50))
+    smoothed = ((0.70 + 0.76 + 0.72) / 3 * 50 + 1) / 52
+    assert few == pytest.approx(1.96 * math.sqrt(2 * smoothed * (1 - smoothed) / 52))
     assert few > 0.06
 
 
@@ -48,8 +48,14 @@ def test_the_thresholds_do_not_depend_on_the_candidate() -> None:
 
 
 def test_sampling_noise_shrinks_with_the_sample() -> None:
-    assert sampling_noise(0.5, 100) == pytest.approx(0.13859, abs=1e-5)
-    assert sampling_noise(0.5, 400) == pytest.approx(sampling_noise(0.5, 100) / 2)
+    assert sampling_noise(0.5, 98) == pytest.approx(0.13859, abs=1e-5)
+    assert sampling_noise(0.5, 398) == pytest.approx(sampling_noise(0.5, 98) / 2)
+
+
+def test_one_error_among_many_is_within_chance_even_where_every_reference_is_perfect() -> None:
+    perfect = [{"retain_accuracy": 1.0}, {"retain_accuracy": 1.0}]
+    verdict = judge({"retain_accuracy": 0.999}, perfect, num_forget=1000, measures={"retain_accuracy": 1000})
+    assert verdict.outcome == "consistent with retraining"
 
 
 @pytest.mark.parametrize("references", [[], REFERENCES[:1]])
