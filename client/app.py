@@ -13,10 +13,14 @@ app = ClientApp()
 
 @app.query()
 def describe(message: Message, context: Context) -> Message:
-    """Say which client this is and how many samples it has."""
+    """Say which client this is, of how many, and how many samples it has."""
     device = _device(context)
-    metrics = MetricRecord({"partition-id": device.partition_id, "num-examples": len(device.samples)})
-    return Message(RecordDict({"metrics": metrics}), reply_to=message)
+    said = {
+        "partition-id": device.partition_id,
+        "num-partitions": device.settings.clients,
+        "num-examples": len(device.samples),
+    }
+    return Message(RecordDict({"metrics": MetricRecord(said)}), reply_to=message)
 
 
 @app.train()

@@ -11,13 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedquit.client.settings import Settings
 from fedquit.server.folder import RunFolder
 from fedquit.server.loop import Listener, Loop
-from fedquit.server.state import State
 from fedquit.strategies.metered import MeteredGrid
-
-
-def run_in(grid: Grid, settings: Settings, folder: RunFolder, listener: Listener) -> State:
-    """Carry out, or go on with, the run of `folder`."""
-    return Loop(MeteredGrid(grid), settings, folder, listener).run()
 
 
 def make_app(folder: RunFolder, listener: Listener) -> ServerApp:
@@ -27,7 +21,7 @@ def make_app(folder: RunFolder, listener: Listener) -> ServerApp:
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
         del context
-        run_in(grid, folder.settings(), folder, listener)
+        Loop(MeteredGrid(grid), folder.settings(), folder, listener).run()
 
     return server_app
 
@@ -51,12 +45,13 @@ def main(grid: Grid, context: Context) -> None:
     The number of clients is the number of nodes.
     """
     out = str(context.run_config.get("out", ""))
-    settings = Settings.from_run_config(context.run_config, len(list(grid.get_node_ids())))
+    metered = MeteredGrid(grid)
+    settings = Settings.from_run_config(context.run_config, len(metered.members))
     with tempfile.TemporaryDirectory(prefix="fedquit-") as temporary:
         path = Path(out).expanduser() if out else Path(temporary) / "run"
         resuming = (path / "settings.json").is_file()
         folder = RunFolder.open(path) if resuming else RunFolder.create(path, settings)
         try:
-            run_in(grid, settings, folder, _print)
+            Loop(metered, settings, folder, _print).run()
         finally:
             folder.release()

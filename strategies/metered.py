@@ -3,6 +3,7 @@
 Wrapping the grid and not the strategy keeps every strategy of Flower's usable as it is.
 """
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from flwr.serverapp import Grid
 from fedquit.errors import FedquitError
 from fedquit.strategies.costs import Costs
 from fedquit.strategies.flower_internals import NodeInfo, Run
+
+JOIN_PAUSE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +43,28 @@ class MeteredGrid(Grid):
         self._join(timeout)
 
     def _join(self, timeout: float) -> None:
-        """Ask every node who it is."""
-        questions = [Message(RecordDict(), node_id, "query") for node_id in self._grid.get_node_ids()]
-        for reply in self._grid.send_and_receive(questions, timeout=timeout):
-            if reply.has_error():
-                raise FedquitError(f"a node could not join: {reply.error.reason}")
-            metrics = next(iter(reply.content.metric_records.values()))
-            member = Member(int(metrics["partition-id"]), int(metrics["num-examples"]))  # type: ignore[arg-type]
-            self.members[reply.metadata.src_node_id] = member
+        """Ask every node who it is, until all of the federation have said so.
+
+        Nodes say how many they are; on Flower's simulation runtime the ServerApp starts before they are registered.
+        """
+        deadline, size = time.monotonic() + timeout, 1
+        while len(self.members) < size:
+            if time.monotonic() > deadline:
+                raise FedquitError(f"{len(self.members)} of {size} clients joined within {timeout:.0f} s")
+            strangers = [node_id for node_id in self._grid.get_node_ids() if node_id not in self.members]
+            if not strangers:
+                time.sleep(JOIN_PAUSE)
+                continue
+            questions = [Message(RecordDict(), node_id, "query") for node_id in strangers]
+            for reply in self._grid.send_and_receive(questions, timeout=timeout):
+                if reply.has_error():
+                    raise FedquitError(f"a node could not join: {reply.error.reason}")
+                said = reply.content.metric_records["metrics"]
+                client, num_examples, size = (
+                    int(said[key])  # type: ignore[arg-type]
+                    for key in ("partition-id", "num-examples", "num-partitions")
+                )
+                self.members[reply.metadata.src_node_id] = Member(client, num_examples)
 
     def begin(self, phase: str, server_round: int, excluded: Iterable[int] = ()) -> None:
         """Account what follows to this round, and hide the `excluded` clients."""

@@ -1,0 +1,49 @@
+# Bare `make` explains itself. Every target makes what it needs in .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= runs/$(shell date +%Y%m%d-%H%M%S)
+
+.DEFAULT_GOAL := help
+.PHONY: help simulate test check format lint types contract bench clean
+
+help: ## show this help
+	@echo "fedquit: federated learning that can forget"
+	@echo
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(VENV)/run.stamp: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $(VENV)/run.stamp $@
+
+simulate: $(VENV)/run.stamp ## train, forget, recover and compare on real digits; OUT=folder for the results
+	$(BIN)/fedquit simulate --out $(OUT)
+
+test: $(VENV)/dev.stamp ## run every test and every example in the documentation of the code
+	$(BIN)/python -m pytest
+
+check: format lint types contract test ## all that a change must pass
+
+format: $(VENV)/dev.stamp ## is the code formatted?
+	$(BIN)/ruff format --check .
+
+lint: $(VENV)/dev.stamp ## does the linter object?
+	$(BIN)/ruff check .
+
+types: $(VENV)/dev.stamp ## do the types fit, strictly?
+	$(BIN)/mypy
+
+contract: $(VENV)/dev.stamp ## do dependencies point one way?
+	$(BIN)/lint-imports
+
+bench: $(VENV)/dev.stamp ## time a round beside bare PyTorch and beside Flower's Ray engine
+	$(BIN)/python -m fedquit.simulations.bench
+
+clean: ## remove what the tools left (not runs/)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,55 @@
+"""Several runs together: mean and spread of every stage over targets or seeds."""
+
+from collections.abc import Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from fedquit.errors import InputError
+
+MEASURES = ("forget_accuracy", "retain_accuracy", "test_accuracy", "worst_class_accuracy")
+STAGES = ("original", "unlearned", "recovered", "retrained")
+
+Document = dict[str, Any]
+
+
+def summarise(reports: Sequence[Document]) -> Document:
+    """Return a row for each run, and mean and standard deviation over them.
+
+    Args:
+        reports: documents of `report.json`.
+
+    Raises:
+        InputError: there are none.
+    """
+    if not reports:
+        raise InputError("no reports to summarise")
+    rows = [_row(report) for report in reports]
+    numbers = [name for name, value in rows[0].items() if isinstance(value, int | float)]
+    columns = {name: [row[name] for row in rows if row.get(name) is not None] for name in numbers}
+    return {
+        "runs": rows,
+        "mean": {name: fmean(values) for name, values in columns.items()},
+        "standard_deviation": {name: stdev(values) if len(values) > 1 else 0.0 for name, values in columns.items()},
+    }
+
+
+def _row(report: Document) -> Document:
+    row: Document = {
+        "forget": report["config"]["forget"],
+        "method": report["config"]["method"],
+        "seed": report["config"]["seed"],
+        "samples_to_forget": report["samples"]["forget"],
+        "recovery_rounds": report["phases"]["recover"]["rounds"],
+        "goal_reached": report["ended"]["recover"]["goal_reached"],
+        "verdict": report["verdict"]["outcome"],
+    }
+    for stage in STAGES:
+        for measure in MEASURES:
+            row[f"{stage}_{measure}"] = report["stages"][stage] and report["stages"][stage][measure]
+    retrained = report["stages"]["retrained"]
+    if retrained:
+        recovered = report["stages"]["recovered"]
+        row["forget_accuracy_gap"] = abs(recovered["forget_accuracy"] - retrained["forget_accuracy"])
+        row["bytes_ratio"] = report["ratios_to_retraining"]["bytes"]
+        row["seconds_ratio"] = report["ratios_to_retraining"]["seconds"]
+    return row
