@@ -21,6 +21,10 @@ COMMANDS = {
         "Train, forget, recover and compare with retraining, on this machine.",
     ),
     "report": ("fedquit.simulations.commands:report", "Show the report of a finished run again."),
+    "summary": (
+        "fedquit.simulations.commands:summary",
+        "Show several finished runs in one table, with mean and spread.",
+    ),
     "methods": ("fedquit.simulations.commands:methods", "List the methods of forgetting and what each needs."),
 }
 

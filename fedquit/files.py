@@ -1,6 +1,7 @@
 """Files that are whole or not there: written beside their place, flushed to disk, then renamed into it."""
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from typing import Any
 
 from fedquit.errors import FedquitError
 
+FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
@@ -16,10 +19,9 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise FedquitError(
-            f"cannot write {path}: {error.strerror or error}; make room or choose another folder "
-            "(what was finished is kept: continue with --resume)"
-        ) from error
+        full = error.errno in FULL
+        way_out = "make room, then go on with --resume: what was finished is kept" if full else "choose another folder"
+        raise FedquitError(f"cannot write {path}: {error.strerror or error}; {way_out}") from error
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -192,17 +192,18 @@ def _told(document: dict[str, Any]) -> str:
     def median(name: str) -> str:
         return f"{statistics.median(document[name]):6.2f} s a round (median of {len(document[name])})"
 
+    def first(name: str) -> str:
+        return f"{median(name + '_seconds')}, first done after {document[name + '_first_round_seconds']:.1f} s"
+
     lines = [
         "One round: " + ", ".join(f"{name} {value}" for name, value in document["settings"].items()),
-        f"  in-process     {median('inprocess_seconds')}, first done after {document['inprocess_first_round_seconds']:.1f} s",
+        f"  in-process     {first('inprocess')}",
         f"  bare processes {median('bare_seconds')}",
         f"  in-process / bare, median of pairs: {document['inprocess_to_bare']:.3f}",
         f"  largest difference of the two models: {document['largest_difference_of_models']:.1e}",
     ]
     if "ray_seconds" in document:
-        lines.append(
-            f"  Flower on Ray  {median('ray_seconds')}, first done after {document['ray_first_round_seconds']:.1f} s"
-        )
+        lines.append(f"  Flower on Ray  {first('ray')}")
     return "\n".join(lines)
 
 

@@ -66,7 +66,7 @@ def simulate(
     as_json: bool,
     **given: Any,
 ) -> None:
-    r"""Train, forget, recover, and compare with retraining.
+    """Train, forget, recover, and compare with retraining.
 
     CONFIG is a TOML file of the settings below, without the dashes; flags win over it.
 
@@ -74,7 +74,7 @@ def simulate(
     fedquit simulate                                         real 8x8 digits, under a minute
     fedquit simulate --dataset fashion-mnist --samples 10000 --forget 3
     fedquit simulate --resume --out runs/mine                go on where it was killed
-    """
+    """  # noqa: D301 - click's sign that lines stay as they are
     from fedquit.client.settings import load_settings_file
     from fedquit.simulations.progress import Progress
     from fedquit.simulations.simulate import run_simulation
@@ -110,6 +110,16 @@ def report(folder: Path, as_json: bool) -> None:
     from fedquit.simulations.table import print_report
 
     _print(read_report(folder), as_json, print_report)
+
+
+@click.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="print as JSON, and nothing else")
+def summary(folders: tuple[Path, ...], as_json: bool) -> None:
+    """Show several finished runs in one Markdown table, with mean and standard deviation over them."""
+    from fedquit.simulations.summary import markdown, summarise
+
+    _print(summarise([read_report(folder) for folder in folders]), as_json, lambda found: click.echo(markdown(found)))
 
 
 @click.command()

@@ -24,8 +24,10 @@ def summarise(reports: Sequence[Document]) -> Document:
     if not reports:
         raise InputError("no reports to summarise")
     rows = [_row(report) for report in reports]
-    numbers = [name for name, value in rows[0].items() if isinstance(value, int | float)]
-    columns = {name: [row[name] for row in rows if row.get(name) is not None] for name in numbers}
+    numbers = [
+        name for name, value in rows[0].items() if isinstance(value, int | float) and not isinstance(value, bool)
+    ]
+    columns = {name: [row[name] for row in rows if row.get(name) is not None] for name in numbers if name != "seed"}
     return {
         "runs": rows,
         "mean": {name: fmean(values) for name, values in columns.items()},
@@ -53,3 +55,33 @@ def _row(report: Document) -> Document:
         row["bytes_ratio"] = report["ratios_to_retraining"]["bytes"]
         row["seconds_ratio"] = report["ratios_to_retraining"]["seconds"]
     return row
+
+
+COLUMNS = (
+    ("client", "forget", "{}"),
+    ("samples", "samples_to_forget", "{:.0f}"),
+    ("forget: original", "original_forget_accuracy", "{:.1%}"),
+    ("unlearned", "unlearned_forget_accuracy", "{:.1%}"),
+    ("recovered", "recovered_forget_accuracy", "{:.1%}"),
+    ("retrained", "retrained_forget_accuracy", "{:.1%}"),
+    ("test: original", "original_test_accuracy", "{:.1%}"),
+    ("unlearned", "unlearned_test_accuracy", "{:.1%}"),
+    ("recovered", "recovered_test_accuracy", "{:.1%}"),
+    ("retrained", "retrained_test_accuracy", "{:.1%}"),
+    ("recovery rounds", "recovery_rounds", "{:.1f}"),
+    ("bytes / retraining", "bytes_ratio", "{:.2f}"),
+    ("verdict", "verdict", "{}"),
+)
+
+
+def markdown(summary: Document) -> str:
+    """Return the runs as a Markdown table, mean and standard deviation last."""
+    rows = [*summary["runs"], {"forget": "**mean**", **summary["mean"]}]
+    rows.append({"forget": "**standard deviation**", **summary["standard_deviation"]})
+    lines = ["| " + " | ".join(title for title, _, _ in COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    lines += ["| " + " | ".join(_cell(row.get(name), form) for _, name, form in COLUMNS) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(value: Any, form: str) -> str:
+    return "" if value is None else form.format(value)

@@ -58,16 +58,16 @@ def print_report(document: dict[str, Any]) -> None:
 
 def print_methods(rows: list[dict[str, Any]]) -> None:
     """Print the methods and what each needs."""
-    table = Table(title="Methods of forgetting", title_justify="left")
-    for column in ("method", "forgets", "server keeps", "device needed", "secure aggregation", "what it does"):
-        table.add_column(column)
+    table = Table(box=None, pad_edge=False)
+    for column in ("method", "forgets", "server keeps", "device", "sec. agg.", "what it does"):
+        table.add_column(column, no_wrap=column in ("method", "device", "sec. agg."))
     for row in rows:
         table.add_row(
             row["name"],
             ", ".join(row["granularities"]),
             row["server_keeps"],
-            "yes" if row["needs_device"] else "no",
-            "yes" if row["secure_aggregation"] else "no",
+            "needed" if row["needs_device"] else "-",
+            "works" if row["secure_aggregation"] else "-",
             f"{row['summary']} ({row['paper']})" if row["paper"] else row["summary"],
         )
     Console().print(table)

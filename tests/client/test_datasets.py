@@ -158,7 +158,7 @@ def test_cifar_is_downloaded_by_torchvision_with_its_checksum(tmp_path: Path, mo
     asked: list[tuple[str, str]] = []
 
     def fetch(url: str, root: Path, *, filename: str, md5: str) -> None:
-        print("what torchvision prints")  # noqa: T201
+        print("what torchvision prints")
         asked.append((filename, md5))
         write_cifar(root / "cifar-100-python", "cifar100")
 
@@ -171,7 +171,7 @@ def test_a_failed_download_is_one_line_and_keeps_stdout_clean(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fetch(_: object) -> None:
-        print("Downloading")  # noqa: T201
+        print("Downloading")
         raise RuntimeError("Error downloading:\nTried one mirror\nTried another")
 
     monkeypatch.setattr("torchvision.datasets.MNIST.download", fetch)

@@ -1,0 +1,231 @@
+"""Settings: one line that names the key for every mistake, and the same settings whichever way they travel."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedquit.client.settings import Settings, load_settings_file
+from fedquit.errors import InputError
+
+
+def read(**given: Any) -> Settings:
+    return Settings.read(given)
+
+
+def refusal(given: dict[str, Any], source: str = "run.toml") -> str:
+    with pytest.raises(InputError) as caught:
+        Settings.read(given, source)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.startswith(f"{source}: ")
+    return text
+
+
+def test_kebab_and_snake_case_are_the_same_keys() -> None:
+    assert Settings.read({"local-epochs": 3}) == Settings.read({"local_epochs": 3}) == Settings(local_epochs=3)
+
+
+def test_one_key_written_both_ways_is_refused_not_guessed() -> None:
+    assert "local-epochs" in refusal({"local-epochs": 2, "local_epochs": 3})
+
+
+def test_what_is_not_given_is_the_default() -> None:
+    assert Settings.read({"rounds": 3}) == Settings().model_copy(update={"rounds": 3})
+
+
+@pytest.mark.parametrize(("key", "near"), [("round", "rounds"), ("local_epoch", "local-epochs"), ("aplha", "alpha")])
+def test_an_unknown_key_names_the_nearest_one_and_all_others(key: str, near: str) -> None:
+    text = refusal({key: 1})
+    assert f"unknown key '{key.replace('_', '-')}'" in text
+    assert f"did you mean '{near}'?" in text
+    assert "method-settings" in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("rounds", 0),
+        ("rounds", 2.5),
+        ("rounds", "many"),
+        ("clients", 0),
+        ("fraction", 0),
+        ("fraction", 1.01),
+        ("alpha", 0),
+        ("alpha", float("nan")),
+        ("alpha", float("inf")),
+        ("lr", -0.1),
+        ("lr-decay", 1.5),
+        ("momentum", 1),
+        ("tolerance", -0.01),
+        ("references", 21),
+        ("seed", -1),
+        ("seed", 2**31),
+        ("scheme", "diri"),
+        ("recover", "never"),
+        ("download", "perhaps"),
+        ("dataset", 3),
+        ("forget", ""),
+        ("forget", -1),
+        ("forget", "one"),
+        ("forget", 1.5),
+        ("forget", [[0]]),
+        ("forget", {"client": 0}),
+        ("forget", None),
+        ("rounds", [1, 2]),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_its_key_in_one_line(key: str, value: Any) -> None:
+    text = refusal({key: value})
+    assert text.startswith(f"run.toml: {key}: ")
+    assert "got" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "clients"),
+    [("0,3", (0, 3)), (3, (3,)), ([0, 3], (0, 3)), ("3, 0", (3, 0)), ("2,", (2,)), ("0,3,0", (0, 3)), ([1, 1], (1,))],
+)
+def test_who_is_forgotten_is_read_from_text_a_number_or_a_list(given: Any, clients: tuple[int, ...]) -> None:
+    assert read(forget=given).forget == clients
+
+
+@pytest.mark.parametrize("twice", ["0,00", "0, 0", [0, "0"]])
+def test_the_same_client_written_in_two_ways_is_forgotten_once(twice: Any) -> None:
+    assert read(forget=twice).forget == (0,)
+
+
+def test_a_client_to_forget_that_is_not_there_is_named_with_those_that_are() -> None:
+    assert "there is no client 5; clients are 0..4" in refusal({"forget": "0,5"})
+    assert read(forget=4).forget == (4,)
+
+
+def test_somebody_must_stay() -> None:
+    assert "all 2 clients would leave" in refusal({"clients": 2, "forget": "0,1"})
+    assert "all 1 clients would leave" in refusal({"clients": 1})
+
+
+def test_the_oracle_needs_a_reference_to_look_at() -> None:
+    assert "reference = retrain" in refusal({"recover": "oracle", "reference": "none"})
+
+
+def test_a_teacher_without_fedquit_is_refused() -> None:
+    assert "method fedquit, not of retrain" in refusal({"method": "retrain", "teacher": "fixed"})
+
+
+def test_scheme_column_needs_its_column() -> None:
+    assert "column = NAME" in refusal({"scheme": "column"})
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs"),
+    [
+        ("", {}),
+        ("lr=0.001,epochs=2", {"lr": 0.001, "epochs": 2}),
+        ("lr=-1e-3, batch-size = 8", {"lr": -0.001, "batch_size": 8}),
+        ("lr=.5", {"lr": 0.5}),
+        ("quick=true,slow=false", {"quick": True, "slow": False}),
+        ("teacher=fixed,", {"teacher": "fixed"}),
+        ("path=a=b", {"path": "a=b"}),
+        ({"lr": 0.5}, {"lr": 0.5}),
+        ({"batch-size": 8}, {"batch_size": 8}),
+    ],
+)
+def test_a_methods_own_settings_are_read_with_their_types(text: Any, pairs: dict[str, Any]) -> None:
+    got = Settings.read({"method-settings": text}).method_settings
+    assert got == pairs
+    assert [type(value) for value in got.values()] == [type(value) for value in pairs.values()]
+
+
+@pytest.mark.parametrize("bad", ["lr", "=3", "lr=0.1,,epochs", "lr=nan", "lr=inf", {"lr": [1, 2]}, 3, {"lr": None}])
+def test_method_settings_that_are_none_are_refused(bad: Any) -> None:
+    assert "method-settings" in refusal({"method-settings": bad})
+
+
+def test_the_teacher_reaches_fedquit_and_no_other_method() -> None:
+    assert read(teacher="fixed", method_settings="lr=1").method_options() == {"teacher": "fixed", "lr": 1}
+    assert read(method="retrain").method_options() == {}
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"], exclude_characters=",="), max_size=8)
+SCALARS = st.one_of(
+    st.booleans(),
+    st.integers(-(2**53), 2**53),
+    st.floats(allow_nan=False, allow_infinity=False),
+    TEXT.map(str.strip).filter(bool),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    forget=st.sets(st.integers(0, 6), min_size=1, max_size=6),
+    lr=st.floats(1e-300, 1e300),
+    download=st.booleans(),
+    dataset=TEXT,
+    options=st.dictionaries(st.from_regex(r"[a-z][a-z_]{0,8}", fullmatch=True), SCALARS, max_size=3),
+)
+def test_settings_survive_the_way_through_flowers_run_config(
+    forget: set[int], lr: float, download: bool, dataset: str, options: dict[str, Any]
+) -> None:
+    told = Settings.read(
+        {
+            "clients": 7,
+            "forget": sorted(forget),
+            "lr": lr,
+            "download": download,
+            "dataset": dataset,
+            "method-settings": options,
+        }
+    )
+    config = told.run_config()
+    assert all(isinstance(value, bool | int | float | str) and "_" not in key for key, value in config.items())
+    back = Settings.read(config)
+    assert back == told
+    assert back.key() == told.key()
+    assert [type(v) for v in back.method_settings.values()] == [type(v) for v in told.method_settings.values()]
+
+
+@pytest.mark.parametrize("text", ["true", "5", "1e3", "-0.5", "", " spaced ", "x,y", "1,b=2", "'", '"', "a=b"])
+def test_a_text_among_method_settings_stays_that_text_or_is_refused(text: str) -> None:
+    try:
+        told = Settings.read({"method-settings": {"name": text}})
+    except InputError:
+        return
+    assert Settings.read(told.run_config()).method_settings == {"name": text}
+
+
+def test_flowers_run_config_may_name_a_folder_and_the_nodes_are_the_clients() -> None:
+    assert Settings.from_run_config({"out": "x", "rounds": 2}, 9) == Settings(rounds=2, clients=9)
+
+
+def test_the_apps_own_run_config_is_the_defaults() -> None:
+    app = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    config = app["tool"]["flwr"]["app"]["config"]
+    assert Settings.from_run_config(config, Settings().clients) == Settings()
+
+
+def test_a_toml_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("rounds = 3\nforget = [0, 2]\n[method-settings]\nlr = 0.5\nbatch-size = 8\n", encoding="utf-8")
+    got = Settings.read(load_settings_file(path))
+    assert (got.rounds, got.forget, got.method_settings) == (3, (0, 2), {"lr": 0.5, "batch_size": 8})
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "not TOML", "not text", "under a file"])
+def test_a_file_that_cannot_be_read_is_named_in_one_line(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "run.toml"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "not TOML":
+        path.write_text("rounds = = 3", encoding="utf-8")
+    elif kind == "not text":
+        path.write_bytes(b"rounds = 3 # \xff\xfe")
+    elif kind == "under a file":
+        path.write_text("", encoding="utf-8")
+        path = path / "more.toml"
+    with pytest.raises(InputError) as caught:
+        load_settings_file(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)

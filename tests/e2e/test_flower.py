@@ -1,0 +1,103 @@
+"""The same two apps on Flower's own runtime: the same models, bit for bit, as on the in-process engine."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SMALL = {"model": "mlp", "alpha": 1.0, "rounds": 2, "recover": "budget", "recover-rounds": 1, "references": 1}
+FLAGS = [part for key, value in {**SMALL, "clients": 3}.items() for part in (f"--{key}", str(value))]
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+def simulate(out: Path, *flags: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "fedquit", "simulate", *FLAGS, *flags, "--out", str(out), "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def models(document: dict[str, Any]) -> dict[str, str]:
+    return {stage: measured["model_sha256"] for stage, measured in document["stages"].items()}
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return models(simulate(tmp_path_factory.mktemp("inprocess") / "run", "--workers", "1"))
+
+
+def test_flowers_simulation_engine_gives_the_same_models(expected: dict[str, str], tmp_path: Path) -> None:
+    assert models(simulate(tmp_path / "run", "--engine", "flower")) == expected
+
+
+@contextmanager
+def own_flower(home: Path) -> Iterator[dict[str, str]]:
+    """Yield an environment with a Flower of its own, and end what it started, by pid."""
+    home.mkdir()
+    environment = {
+        **os.environ,
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(free_port()),
+    }
+    try:
+        yield environment
+    finally:
+        for pid in started_with(home):
+            os.kill(pid, signal.SIGTERM)
+
+
+def started_with(home: Path) -> list[int]:
+    """Return the processes whose environment names this Flower's home."""
+    listed = subprocess.run(["ps", "axeww", "-o", "pid=,command="], capture_output=True, text=True, check=True).stdout
+    lines = [line for line in listed.splitlines() if f"FLWR_HOME={home}" in line and "flower-super" in line]
+    return [int(line.split()[0]) for line in lines]
+
+
+def test_flwr_run_at_the_root_gives_the_same_models(expected: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    config = [f'{key}="{value}"' if isinstance(value, str) else f"{key}={value}" for key, value in SMALL.items()]
+    with own_flower(tmp_path / "flower") as environment:
+        ran = subprocess.run(
+            [
+                str(BIN / "flwr"), "run", str(ROOT), "--federation-config", "num-supernodes=3",
+                "--run-config", f'{" ".join(config)} out="{out}"', "--stream",
+            ],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        shown = dict(re.findall(r"(\w+) model: sha256 ([0-9a-f]{64})", ran.stdout + ran.stderr))
+    assert shown == expected, ran.stdout + ran.stderr
+    report = subprocess.run(
+        [sys.executable, "-m", "fedquit", "report", str(out), "--json"], capture_output=True, text=True, check=True
+    )
+    assert models(json.loads(report.stdout)) == expected
+    deadline = time.monotonic() + 20
+    while started_with(tmp_path / "flower") and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not started_with(tmp_path / "flower")

@@ -1,0 +1,200 @@
+"""What the command line promises: for a mistake one clear line and an exit code, with --json one JSON document."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedquit.cli import main
+
+Run = Callable[..., tuple[int, str, str]]
+TINY = ["--model", "mlp", "--clients", "3", "--alpha", "1", "--rounds", "1", "--recover", "budget"]
+TINY += ["--recover-rounds", "1", "--references", "1", "--workers", "1"]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def called(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fedquit", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return called
+
+
+def one_line(err: str) -> str:
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("fedquit: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--dataset", "digitz"], "unknown dataset 'digitz' (did you mean 'digits'?)"),
+        (["--model", "resnet81"], "unknown model 'resnet81' (did you mean 'resnet18'?)"),
+        (["--method", "fedquitt"], "unknown method 'fedquitt' (did you mean 'fedquit'?)"),
+        (["--teacher", "mim"], "(did you mean 'min'?)"),
+        (["--clients", "0"], "clients: "),
+        (["--forget", "7"], "there is no client 7; clients are 0..4"),
+        (["--forget", "0,1,2,3,4"], "all 5 clients would leave"),
+        (["--clients", "5000"], "5000 clients cannot share 1438 samples"),
+        (["--alpha", "-1"], "alpha: "),
+        (["--lr", "fast"], "lr: "),
+        (["--recover", "hope"], "recover: "),
+        (["--recover", "oracle", "--reference", "none"], "recover = oracle"),
+        (["--method-settings", "lr=0"], "lr"),
+        (["--method-settings", "speed=3"], "speed"),
+        (["--iid", "--scheme", "shards"], "exclude each other"),
+        (["--partition", "nowhere.json"], "nowhere.json"),
+        (["--model", "alexnet"], "perhaps too small"),
+        (["--resume"], "--resume needs --out"),
+        (["nowhere.toml"], "no such config file: nowhere.toml"),
+        (["--colour", "red"], "No such option"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_gets_one_line_and_exit_code_4_and_writes_nothing(
+    run: Run, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    code, out, err = (
+        run("simulate", "--workers", "1", "--out", str(tmp_path / "run"), *arguments)
+        if ("--resume" not in arguments)
+        else run("simulate", *arguments)
+    )
+    assert code == 4
+    assert said in one_line(err)
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_key_in_a_config_file_is_named_with_its_file(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("rouns = 3\n")
+    code, _, err = run("simulate", str(file), "--out", str(tmp_path / "run"))
+    assert code == 4
+    assert "run.toml: unknown key 'rouns' (did you mean 'rounds'?)" in one_line(err)
+    assert not (tmp_path / "run").exists()
+
+
+def write_npz(path: Path, **arrays: object) -> Path:
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+def test_a_file_without_classes_and_a_truncated_one_are_named(run: Run, tmp_path: Path) -> None:
+    no_labels = write_npz(tmp_path / "a.npz", x=np.zeros((20, 4), dtype=np.float32))
+    one_class = write_npz(tmp_path / "b.npz", x=np.zeros((20, 4), dtype=np.float32), y=np.zeros(20, dtype=int))
+    cut = write_npz(tmp_path / "c.npz", x=np.zeros((20, 400), dtype=np.float32), y=np.arange(20) % 2)
+    cut.write_bytes(cut.read_bytes()[:1000])
+    for file in (no_labels, one_class, cut):
+        code, _, err = run("simulate", "--dataset", str(file), "--out", str(tmp_path / "run"), "--workers", "1")
+        assert code == 4
+        assert file.name in one_line(err)
+        assert not (tmp_path / "run").exists()
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('model = "mlp"\nclients = 3\nalpha = 1.0\nrounds = 2\nreferences = 1\nrecover-rounds = 1\n')
+    code, out, _ = run("simulate", str(file), "--rounds", "1", "--workers", "1", "--out", str(tmp_path / "o"), "--json")
+    config = json.loads(out)["config"]
+    assert code == 0
+    assert (config["rounds"], config["clients"], config["lr"]) == (1, 3, 0.1)
+
+
+def test_with_json_standard_output_is_the_report_and_nothing_else(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("simulate", *TINY, "--out", str(tmp_path / "run"), "--json")
+    assert code == 0
+    assert json.loads(out) == json.loads((tmp_path / "run" / "report.json").read_text())
+    assert json.loads(run("report", str(tmp_path / "run"), "--json")[1]) == json.loads(out)
+    summary = json.loads(run("summary", str(tmp_path / "run"), str(tmp_path / "run"), "--json")[1])
+    assert summary["mean"]["recovered_test_accuracy"] == json.loads(out)["stages"]["recovered"]["test_accuracy"]
+    assert summary["standard_deviation"]["recovered_test_accuracy"] == 0
+
+
+def test_with_json_a_mistake_is_a_document_too(run: Run) -> None:
+    code, out, err = run("simulate", "--dataset", "digitz", "--json")
+    assert json.loads(out)["exit_code"] == code == 4
+    assert "digitz" in json.loads(out)["error"]
+    one_line(err)
+
+
+def test_without_json_people_get_a_table_and_the_place_of_the_files(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("simulate", *TINY, "--out", str(tmp_path / "run"))
+    assert code == 0
+    for word in ("original", "unlearned", "recovered", "retrained", "forget accuracy", "Verdict", str(tmp_path)):
+        assert word in out
+    assert "train 1/1" in err
+
+
+def test_an_existing_folder_is_not_overwritten_unless_told(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert run("simulate", *TINY, "--out", str(out))[0] == 0
+    before = (out / "report.json").read_bytes()
+    code, _, err = run("simulate", *TINY, "--seed", "1", "--out", str(out))
+    assert code == 4
+    assert "--resume" in one_line(err)
+    assert (out / "report.json").read_bytes() == before
+    assert run("simulate", *TINY, "--seed", "1", "--out", str(out), "--overwrite")[0] == 0
+    assert (out / "report.json").read_bytes() != before
+
+
+def test_a_folder_of_something_else_is_never_overwritten(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    code, _, err = run("simulate", *TINY, "--out", str(tmp_path), "--overwrite")
+    assert code == 4
+    assert "not the folder of a run" in one_line(err)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def fedquit(*arguments: str, before: list[str] | None = None, **how: object) -> subprocess.CompletedProcess[str]:
+    command = [*(before or []), sys.executable, "-m", "fedquit", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **how)  # type: ignore[call-overload,no-any-return]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    locked.chmod(0o555)
+    # root may write everywhere unless it gives that right up
+    as_anyone = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
+    done = fedquit("simulate", *TINY, "--out", str(locked / "run"), before=as_anyone)
+    assert done.returncode == 1, done.stderr
+    assert f"cannot write {locked / 'run'}: Permission denied" in one_line(done.stderr)
+    assert list(locked.iterdir()) == []
+
+
+def test_a_full_disk_is_said_and_what_was_finished_goes_on_later(tmp_path: Path) -> None:
+    import resource
+
+    def small_files() -> None:  # as a full disk: the mlp's model is some 210 kB
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    done = fedquit("simulate", *TINY, "--out", str(tmp_path / "run"), preexec_fn=small_files)
+    assert done.returncode == 1, done.stderr
+    assert "cannot write" in done.stderr.splitlines()[-1]
+    assert "--resume" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("*.partial"))
+    assert fedquit("simulate", "--resume", "--out", str(tmp_path / "run"), "--workers", "1").returncode == 0
+
+
+def test_help_needs_neither_torch_nor_flower() -> None:
+    heavy = "import sys; sys.argv = ['fedquit', {args}]\n"
+    heavy += "from fedquit.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    heavy += "print(sorted({{'torch', 'flwr', 'numpy', 'matplotlib', 'datasets'}} & set(sys.modules)), file=sys.stderr)"
+    for arguments in ("'--help'", "'--version'", "'simulate', '--help'"):
+        done = subprocess.run(
+            [sys.executable, "-c", heavy.format(args=arguments)], capture_output=True, text=True, check=True
+        )
+        assert done.stderr.strip() == "[]"
+        assert "fedquit" in done.stdout

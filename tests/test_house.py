@@ -1,0 +1,78 @@
+"""What keeps the house in order: one version, one list of settings, links and bundle that find the same code."""
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import fedquit
+from fedquit.client.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+FOLDERS = ("client", "server", "simulations", "strategies", "unlearning")
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    assert PROJECT["project"]["version"] == fedquit.__version__
+    assert f"## {fedquit.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_flowers_run_config_lists_every_setting_with_its_default() -> None:
+    expected = {key: value for key, value in Settings().run_config().items() if key != "clients"}
+    assert PROJECT["tool"]["flwr"]["app"]["config"] == {"out": "", **expected}
+
+
+def test_every_folder_with_code_is_packaged() -> None:
+    found = {
+        ".".join(["fedquit", *path.parent.relative_to(ROOT).parts])
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("__init__.py")
+    }
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == {"fedquit", *found}
+
+
+def test_the_links_point_at_the_folders() -> None:
+    for folder in FOLDERS:
+        assert (ROOT / "fedquit" / folder).resolve() == ROOT / folder
+
+
+def test_a_bundle_carries_what_the_apps_import_and_works_without_links(tmp_path: Path) -> None:
+    built = subprocess.run(
+        [sys.executable, "-c", "from flwr.cli.app import app; app()", "build", "--app", str(ROOT)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    (bundle,) = tmp_path.glob("*.fab")
+    with zipfile.ZipFile(bundle) as archive:
+        archive.extractall(tmp_path / "app")
+    assert not (tmp_path / "app" / "fedquit" / "server").exists()
+    code = "import fedquit.client.app, fedquit.server.app; print(fedquit.server.app.__file__)"
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path / "app",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert Path(ran.stdout.strip()) == tmp_path / "app" / "server" / "app.py"
+
+
+def test_the_readme_names_only_commands_and_targets_that_exist() -> None:
+    from fedquit.cli import COMMANDS
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    blocks = "\n".join(re.findall(r"```(?:sh|console|bash)\n(.*?)```", readme, flags=re.DOTALL))
+    commands = set(re.findall(r"^(?:\.venv/bin/)?fedquit ([a-z]+)", blocks, flags=re.MULTILINE))
+    targets = set(re.findall(r"^make ([a-z]+)", blocks, flags=re.MULTILINE))
+    assert {"simulate", "test"} <= targets
+    assert "simulate" in commands
+    assert commands <= set(COMMANDS)
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
