@@ -48,7 +48,7 @@ def accuracy_over_rounds(state: State) -> Figure:
     axes.annotate("forget", (moment + 0.5, 0.02), xycoords=("data", "axes fraction"), rotation=90, color=GREY,
                   ha="right")  # fmt: skip
     axes.set_ylim(0, 1.02)
-    axes.legend(loc="lower left", fontsize=8, frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, fontsize=8, frameon=False)
     return figure
 
 
@@ -89,7 +89,7 @@ def cost_against_retraining(document: dict[str, Any]) -> Figure:
     axes.axvline(1, color=GREY, linestyle="--")
     axes.set_xlim(0, max(1.1, *(share * 1.1 for share in start)))
     axes.invert_yaxis()
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, fontsize=8, frameon=False)
     return figure
 
 
