@@ -15,12 +15,14 @@ app = ClientApp()
 def describe(message: Message, context: Context) -> Message:
     """Say which client this is, of how many, and how many samples it has."""
     device = _device(context)
-    said = {
-        "partition-id": device.partition_id,
-        "num-partitions": device.settings.clients,
-        "num-examples": len(device.samples),
-    }
-    return Message(RecordDict({"metrics": MetricRecord(said)}), reply_to=message)
+    metrics = MetricRecord(
+        {
+            "partition-id": device.partition_id,
+            "num-partitions": device.settings.clients,
+            "num-examples": len(device.samples),
+        }
+    )
+    return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
 
 @app.train()

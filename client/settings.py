@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from fedquit.errors import InputError, unknown
 
@@ -21,28 +21,36 @@ def _clients(given: object) -> object:
         given = [part.strip() for part in given.split(",") if part.strip()]
     if isinstance(given, int) and not isinstance(given, bool):
         given = [given]
-    return tuple(dict.fromkeys(given)) if isinstance(given, list | tuple) else given
+    return given
 
 
 def _pairs(given: object) -> object:
     """Read "lr=0.001,epochs=2" as {"lr": 0.001, "epochs": 2}."""
+    if isinstance(given, Mapping):
+        for value in given.values():
+            if isinstance(value, str) and (_scalar(value) != value or "," in value or value != value.strip()):
+                raise ValueError(f"the text {value!r} cannot be told from a number or a list")
+        return {str(key).replace("-", "_"): value for key, value in given.items()}
     if not isinstance(given, str):
         return given
     pairs: dict[str, Scalar] = {}
     for part in filter(None, (part.strip() for part in given.split(","))):
         key, equals, value = part.partition("=")
-        if not equals:
+        if not equals or not key.strip():
             raise ValueError(f"'{part}' is not KEY=VALUE")
         pairs[key.strip().replace("-", "_")] = _scalar(value.strip())
     return pairs
 
 
 def _scalar(text: str) -> Scalar:
-    try:
-        value = tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
-        return text
-    return value if isinstance(value, bool | int | float | str) else text
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
 
 
 class Settings(BaseModel):
@@ -98,6 +106,7 @@ class Settings(BaseModel):
     forget: Annotated[
         tuple[Annotated[int, Field(ge=0)], ...],
         BeforeValidator(_clients),
+        AfterValidator(lambda clients: tuple(dict.fromkeys(clients))),
         Field(min_length=1, description="clients that ask to be forgotten, such as 0 or 0,3"),
     ] = (0,)
     method: Annotated[str, Field(description="fedquit, continue, retrain, or an installed plug-in")] = "fedquit"
@@ -140,6 +149,9 @@ class Settings(BaseModel):
                 says where it came from.
         """
         names = {name.replace("-", "_"): value for name, value in given.items()}
+        if len(names) < len(given):
+            twice = next(name for name in names if name in given and name.replace("_", "-") in given and "_" in name)
+            raise InputError(f"{source}: {twice.replace('_', '-')} is given twice")
         for name in names:
             if name not in cls.model_fields:
                 shown = [field.replace("_", "-") for field in cls.model_fields]
@@ -221,5 +233,7 @@ def load_settings_file(path: Path) -> dict[str, Any]:
         raise InputError(f"no such config file: {path}") from None
     except IsADirectoryError:
         raise InputError(f"{path} is a folder; give a TOML file") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not TOML: {error}") from None

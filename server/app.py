@@ -9,6 +9,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedquit.client.settings import Settings
+from fedquit.errors import InputError
 from fedquit.server.folder import RunFolder
 from fedquit.server.loop import Listener, Loop
 from fedquit.strategies.metered import MeteredGrid
@@ -51,6 +52,8 @@ def main(grid: Grid, context: Context) -> None:
         path = Path(out).expanduser() if out else Path(temporary) / "run"
         resuming = (path / "settings.json").is_file()
         folder = RunFolder.open(path) if resuming else RunFolder.create(path, settings)
+        if folder.settings().run_config() | {"partition": ""} != settings.run_config() | {"partition": ""}:
+            raise InputError(f"out: the run in {path} was told other settings; give another folder to begin anew")
         try:
             Loop(metered, settings, folder, _print).run()
         finally:

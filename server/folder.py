@@ -9,6 +9,7 @@ checkpoints/      models, each named by the SHA-256 of its file
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 def model_bytes(arrays: Arrays) -> bytes:
     """Return the safetensors file of a model; the same arrays give the same bytes."""
-    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    return save({name: np.asarray(array, order="C") for name, array in arrays.items()})
 
 
 class RunFolder:
@@ -54,13 +55,22 @@ class RunFolder:
                 )
             if not (path / "settings.json").is_file():
                 raise InputError(f"{path} is not the folder of a run: it will not be overwritten; give another --out")
-            with explained(path):
-                shutil.rmtree(path)
         with explained(path):
-            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
         folder.lock()
-        write_json(path / "settings.json", settings.run_config())
+        try:
+            with explained(path):
+                for old in path.iterdir():
+                    if old.name != ".lock":
+                        shutil.rmtree(old) if old.is_dir() else old.unlink()
+                (path / "checkpoints").mkdir()
+            write_json(path / "settings.json", settings.run_config())
+        except BaseException:
+            shutil.rmtree(path / "checkpoints", ignore_errors=True)
+            folder.release()
+            (path / ".lock").unlink(missing_ok=True)
+            raise
         return folder
 
     @classmethod
@@ -124,6 +134,7 @@ class RunFolder:
         with explained(path), path.open("ab") as file:
             file.write((json.dumps(event, allow_nan=False) + "\n").encode())
             file.flush()
+            os.fsync(file.fileno())
             return file.tell()
 
     def save_model(self, arrays: Arrays) -> str:
@@ -164,7 +175,10 @@ def read_settings(path: Path) -> Settings:
     file = path / "settings.json"
     if not file.is_file():
         raise InputError(f"{path} is not the folder of a run (it has no settings.json)")
-    return Settings.read(_read_json(file), str(file))
+    document = _read_json(file)
+    if not isinstance(document, dict):
+        raise InputError(f"{file} is not the settings of a run")
+    return Settings.read(document, str(file))
 
 
 def read_state(path: Path) -> State:

@@ -171,15 +171,20 @@ class Loop:
 
     def _forget(self, phase: Phase) -> None:
         """Carry out the request, on the devices that ask or at the server, as the method says."""
+        done = len(self.state.of(phase.name))
+        self._tell("phase", phase=phase.name, at_most=1, done=done, clients=list(self.settings.forget))
+        if not done:
+            self._carry_out(phase)
+        self._end(phase, self.state.current or "", f"{self.settings.method} done", reached=True)
+
+    def _carry_out(self, phase: Phase) -> None:
         current = self.folder.load_model(self.state.models[phase.start])
-        self._tell("phase", phase=phase.name, at_most=1, done=0, clients=list(self.settings.forget))
         if self.traits.runs_at == "device":
             strategy = Forget(self.grid, self.settings.forget, seed=phase.seed, on_reply=self._on_reply(phase.name))
             arrays, finished = self._round(strategy, phase, phase.rounds_before, current, {})
         else:
             arrays, finished = self._forget_at_server(phase, current)
         self._checkpoint(self.state.with_round(finished, self.folder.save_model(arrays)), finished)
-        self._end(phase, self.state.current or "", f"{self.settings.method} done", reached=True)
 
     def _forget_at_server(self, phase: Phase, current: Arrays) -> tuple[Arrays, Round]:
         started = time.perf_counter()

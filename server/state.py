@@ -95,5 +95,7 @@ class State:
                 raise InputError(f"{source} has schema version {version}, this fedquit reads {SCHEMA_VERSION}")
             rounds = tuple(Round(**finished) for finished in fields.pop("rounds"))
             return cls(rounds=rounds, **fields)
-        except (TypeError, KeyError, AttributeError) as error:
+        except InputError:
+            raise
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise InputError(f"{source} is not the state of a run: {error!r}") from None

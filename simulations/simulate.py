@@ -95,13 +95,12 @@ def _folder(
     from fedquit.server.folder import RunFolder
     from fedquit.simulations.start import check_start, take_over
 
-    if resume:
-        return RunFolder.open(path)
     if start is not None:
         check_start(start, settings)
-    folder = RunFolder.create(path, settings, overwrite=overwrite)
-    save_partition(folder.partition_file, parts)
-    if start is not None:
+    folder = RunFolder.open(path) if resume else RunFolder.create(path, settings, overwrite=overwrite)
+    if not folder.partition_file.exists():  # also where a run was killed between the two
+        save_partition(folder.partition_file, parts)
+    if start is not None and not (folder.path / "state.json").exists():
         take_over(start, folder)
     return folder
 

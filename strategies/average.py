@@ -1,10 +1,9 @@
 """The weighted mean of models, summed as they come, with the same bits in whatever order they come.
 
 Floating-point addition is not associative, so a plain running sum depends on who answers first. Here every
-weighted value is cut into two parts on fixed grids (multiples of 2^-14 and of 2^-50). Sums of numbers on one
-grid are exact in float64 while they stay below 2^53 grid steps, and exact sums do not depend on order
-(the idea of Demmel and Nguyen, "Fast Reproducible Floating-Point Summation", ARITH 2013). The finer grid
-leaves room for 2^18 clients.
+weighted value is cut into parts on fixed grids (multiples of 2^22, 2^-14 and 2^-50). Sums of numbers on one grid
+are exact in float64 while they stay below 2^53 grid steps, and exact sums do not depend on order (the idea of
+Demmel and Nguyen, "Fast Reproducible Floating-Point Summation", ARITH 2013). There is room for 2^18 clients.
 """
 
 from collections.abc import Mapping
@@ -13,15 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-COARSE = 2.0**-14
-FINE = 2.0**-50
-LIMIT = COARSE * 2.0**53  # what the sum of |value| * weight must stay below to be exact
+GRIDS = (2.0**22, 2.0**-14, 2.0**-50)
+SMALL = GRIDS[0] / 4  # values below it have no part on the widest grid
+LIMIT = 2.0**57  # of one |value| * weight: 2^18 of them stay below 2^53 steps of the widest grid
 
 
 def _round_to(values: NDArray[np.float64], grid: float) -> NDArray[np.float64]:
     """Round to multiples of `grid`, ties to even: adding 1.5 * 2^52 grid steps leaves no room for finer bits."""
     shift = 1.5 * 2.0**52 * grid
-    rounded: NDArray[np.float64] = values + shift
+    rounded = np.asarray(values + shift)
     rounded -= shift
     return rounded
 
@@ -29,7 +28,8 @@ def _round_to(values: NDArray[np.float64], grid: float) -> NDArray[np.float64]:
 class ExactMean:
     """A weighted mean of named arrays that any order of arrival leaves the same, bit for bit.
 
-    Weights are positive integers (numbers of samples). Memory: two float64 arrays a parameter, however many are added.
+    Weights are positive integers (numbers of samples). Memory: two float64 arrays a parameter (three
+    where values are large), however many are added.
 
     >>> mean = ExactMean()
     >>> mean.add({"w": np.array([1.0, 2.0], dtype=np.float32)}, 3)
@@ -41,37 +41,36 @@ class ExactMean:
     def __init__(self) -> None:
         self.weight = 0
         self._only: dict[str, NDArray[Any]] | None = None
-        self._sums: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
-        self._bounds: dict[str, float] = {}
+        self._sums: dict[str, dict[float, NDArray[np.float64]]] = {}
         self._dtypes: dict[str, np.dtype[Any]] = {}
 
     def add(self, arrays: Mapping[str, NDArray[Any]], weight: int) -> None:
         """Add `arrays` with `weight`; on an error nothing is added.
 
         Raises:
-            OverflowError: the weighted values add up to 2^39 or more, so that the sum would not be exact.
+            OverflowError: a weighted value is 2^57 or more, so that the sum would not be exact.
         """
-        bounds = {name: self._bounds.get(name, 0.0) + _largest(array) * weight for name, array in arrays.items()}
+        bounds = {name: _largest(array) * weight for name, array in arrays.items()}
         for name, bound in bounds.items():
             if not bound < LIMIT:
                 raise OverflowError(f"'{name}' holds a value too large to average")
         self._only = dict(arrays) if self.weight == 0 else None
-        self._bounds = bounds
         self.weight += weight
         for name, array in arrays.items():
-            self._add(name, array, weight)
-
-    def _add(self, name: str, array: NDArray[Any], weight: int) -> None:
-        rest = np.multiply(array, weight, dtype=np.float64)
-        coarse = _round_to(rest, COARSE)
-        rest -= coarse
-        fine = _round_to(rest, FINE)
-        if name in self._sums:
-            self._sums[name][0][...] += coarse
-            self._sums[name][1][...] += fine
-        else:
-            self._sums[name] = (coarse, fine)
             self._dtypes[name] = array.dtype
+            self._add(name, array, weight, GRIDS if bounds[name] >= SMALL else GRIDS[1:])
+
+    def _add(self, name: str, array: NDArray[Any], weight: int, grids: tuple[float, ...]) -> None:
+        rest = np.empty(array.shape)
+        np.multiply(array, weight, out=rest, dtype=np.float64)
+        sums = self._sums.setdefault(name, {})
+        for grid in grids:
+            part = _round_to(rest, grid)
+            rest -= part
+            if grid in sums:
+                sums[grid] += part
+            else:
+                sums[grid] = part
 
     def result(self) -> dict[str, NDArray[Any]]:
         """Return the mean in the dtypes that were added; integers (such as BatchNorm's counter) are rounded.
@@ -81,12 +80,14 @@ class ExactMean:
         if self._only is not None:
             return self._only
         means = {}
-        for name, (coarse, fine) in self._sums.items():
-            mean = (coarse + fine) / self.weight
-            dtype = self._dtypes[name]
+        for name, sums in self._sums.items():
+            total = np.zeros_like(sums[GRIDS[-1]])
+            for grid in GRIDS:
+                total += sums.get(grid, 0.0)
+            mean, dtype = np.asarray(total / self.weight), self._dtypes[name]
             means[name] = (mean if dtype.kind == "f" else np.rint(mean)).astype(dtype)
         return means
 
 
 def _largest(array: NDArray[Any]) -> float:
-    return float(np.abs(array).max()) if array.size else 0.0
+    return max(abs(float(array.max())), abs(float(array.min()))) if array.size else 0.0

@@ -45,7 +45,6 @@ class Forget(Train):
         """
         arrays, metrics = super().aggregate_train(server_round, replies)
         if metrics is None or metrics["clients"] != len(self.clients):
-            raise FedquitError(
-                f"forget: only {metrics and metrics['clients']} of clients {self.clients} handed back a model"
-            )
+            said = "; ".join(self.refused) or "the others did not answer"
+            raise FedquitError(f"forget: not every one of clients {self.clients} handed back a model ({said})")
         return arrays, metrics

@@ -4,7 +4,6 @@ Stock FedAvg adopts NaN, infinities, broadcast shapes and absurd sample counts. 
 left out of the round, with its sender and the reason named; the round goes on.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from flwr.app import ArrayRecord, Message
 from numpy.typing import NDArray
 
 MAX_EXAMPLES = 10**9
+LARGEST = 1e100
 
 
 class BadReplyError(Exception):
@@ -26,7 +26,7 @@ def checked_arrays(message: Message, expected: ArrayRecord) -> dict[str, NDArray
         BadReplyError: an error reply, or arrays that do not fit.
     """
     if message.has_error():
-        raise BadReplyError(message.error.reason or f"error {message.error.code}")
+        raise BadReplyError(" ".join((message.error.reason or "").split()) or f"error {message.error.code}")
     records = list(message.content.array_records.values())
     if len(records) != 1:
         raise BadReplyError(f"{len(records)} array records where one is expected")
@@ -35,7 +35,19 @@ def checked_arrays(message: Message, expected: ArrayRecord) -> dict[str, NDArray
         raise BadReplyError(f"other arrays than the model's: {_difference(record, expected)}")
     arrays = {}
     for name, reference in expected.items():
-        array = record[name].numpy()
+        claimed = record[name]
+        if (
+            claimed.shape != reference.shape
+            or claimed.dtype != reference.dtype
+            or len(claimed.data) > len(reference.data) + 1024
+        ):
+            raise BadReplyError(
+                f"'{name}' is {claimed.dtype} {claimed.shape}, not {reference.dtype} {tuple(reference.shape)}"
+            )
+        try:
+            array = np.asarray(claimed.numpy())
+        except Exception as error:
+            raise BadReplyError(f"'{name}' cannot be read: {type(error).__name__}") from None
         if array.shape != tuple(reference.shape) or str(array.dtype) != reference.dtype:
             raise BadReplyError(
                 f"'{name}' is {array.dtype} {array.shape}, not {reference.dtype} {tuple(reference.shape)}"
@@ -61,7 +73,7 @@ def checked_metrics(message: Message) -> tuple[int, dict[str, float]]:
         raise BadReplyError(f"num-examples is {count!r}, not an integer in 1..{MAX_EXAMPLES}")
     numbers = {}
     for name, value in metrics.items():
-        if not isinstance(value, int | float) or not math.isfinite(value):
+        if not isinstance(value, int | float) or not -LARGEST <= value <= LARGEST:
             raise BadReplyError(f"metric '{name}' is {value!r}, not a finite number")
         numbers[name] = float(value)
     return count, numbers

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fedquit.errors import FedquitError
@@ -59,11 +59,14 @@ class MeteredGrid(Grid):
             for reply in self._grid.send_and_receive(questions, timeout=timeout):
                 if reply.has_error():
                     raise FedquitError(f"a node could not join: {reply.error.reason}")
-                said = reply.content.metric_records["metrics"]
-                client, num_examples, size = (
-                    int(said[key])  # type: ignore[arg-type]
-                    for key in ("partition-id", "num-examples", "num-partitions")
-                )
+                try:
+                    said = reply.content.metric_records["metrics"]
+                    client, num_examples, size = (
+                        int(said[key])  # type: ignore[arg-type]
+                        for key in ("partition-id", "num-examples", "num-partitions")
+                    )
+                except (KeyError, TypeError, ValueError, OverflowError) as error:
+                    raise FedquitError(f"a node could not join: {error!r}") from None
                 self.members[reply.metadata.src_node_id] = Member(client, num_examples)
 
     def begin(self, phase: str, server_round: int, excluded: Iterable[int] = ()) -> None:
@@ -116,7 +119,7 @@ class MeteredGrid(Grid):
                 self.server_round,
                 client=self.members[node_id].client,
                 direction="up" if up else "down",
-                num_bytes=sum(record.count_bytes() for record in message.content.values()),
+                num_bytes=sum(map(_num_bytes, message.content.values())),
             )
 
     def set_run(self, run: Run) -> None:
@@ -146,3 +149,11 @@ class MeteredGrid(Grid):
         for reply in self._grid.pull_messages(message_ids):
             self._account(reply, reply.metadata.src_node_id, up=True)
             yield reply
+
+
+def _num_bytes(record: ArrayRecord | ConfigRecord | MetricRecord) -> int:
+    """Count a record's payload; Flower's own count refuses empty texts."""
+    try:
+        return record.count_bytes()
+    except ValueError:
+        return len(record.deflate())

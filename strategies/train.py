@@ -51,6 +51,8 @@ class Train(FedAvg):
     def sample(self, server_round: int) -> list[int]:
         """Return the nodes of a round, those with most samples first so that none is left to wait for."""
         node_ids = self.grid.get_node_ids()
+        if not node_ids:
+            raise FedquitError(f"{self.grid.phase} round {server_round}: no client is left to ask")
         size = max(1, round(self.fraction_train * len(node_ids)))
         chosen = random.Random(derive_seed(self.seed, "sample", server_round)).sample(node_ids, size)
         return sorted(chosen, key=lambda node: (-self.grid.members[node].num_examples, self.grid.members[node].client))
@@ -112,6 +114,7 @@ class Train(FedAvg):
                 continue
             losses.append(metrics.get("loss", 0.0) * count)
             self.on_reply(client, None)
+        self.refused = refused
         if not losses:
             raise FedquitError(
                 f"{self.grid.phase} round {server_round}: no reply to use ({'; '.join(refused) or 'none came'})"
@@ -127,4 +130,4 @@ def arrays_of(record: ArrayRecord) -> dict[str, NDArray[Any]]:
 
 def record_of(arrays: Arrays) -> ArrayRecord:
     """Return arrays as Flower's record, names in order."""
-    return ArrayRecord({name: Array(np.ascontiguousarray(arrays[name])) for name in arrays})
+    return ArrayRecord({name: Array(np.asarray(arrays[name], order="C")) for name in arrays})

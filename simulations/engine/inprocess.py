@@ -167,8 +167,11 @@ class InProcessGrid(Grid):
 def _call(app: ClientApp | str, message: Message, context: Context) -> Answer:
     """Call a ClientApp as Flower does: what it raises becomes an error reply."""
     try:
-        return _load(app)(message, context), context.state
-    except Exception as error:
+        reply = _load(app)(message, context)
+        if not isinstance(reply, Message):
+            raise TypeError(f"the ClientApp returned {reply!r}, not a Message")
+        return reply, context.state
+    except (Exception, SystemExit) as error:
         return Message(Error(CLIENT_APP_FAILED, f"{type(error).__name__}: {error}"), reply_to=message), context.state
 
 

