@@ -25,6 +25,7 @@ COMMANDS = {
         "fedquit.simulations.commands:summary",
         "Show several finished runs in one table, with mean and spread.",
     ),
+    "audit": ("fedquit.simulations.audit_command:audit", "Judge any model file against retrained ones."),
     "methods": ("fedquit.simulations.commands:methods", "List the methods of forgetting and what each needs."),
 }
 

@@ -6,12 +6,8 @@
 import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import torch
 
 import fedquit
 from fedquit.client.device import initial_model
@@ -22,15 +18,11 @@ from fedquit.server.folder import RunFolder
 from fedquit.server.judge import Sets, load_arrays, sets_of
 from fedquit.server.loop import phases, reference_name
 from fedquit.server.state import State
-from fedquit.unlearning.evaluation import accuracy, losses, per_class_accuracy, predict_log, threshold_attacks, yeom
-from fedquit.unlearning.verdict import judge
+from fedquit.simulations.measure import Document, ask, measure, verdict
 
 SCHEMA_VERSION = 1
 STAGES = ("original", "unlearned", "recovered", "retrained")
 PHASES = ("train", "forget", "recover", "retrain")
-
-Document = dict[str, Any]
-Answers = tuple[torch.Tensor, torch.Tensor]
 
 
 def write_report(folder: RunFolder) -> Document:
@@ -75,42 +67,14 @@ def make_report(folder: RunFolder, state: State) -> Document:
             name: {"reason": reason, "goal_reached": state.reached[name]} for name, reason in state.ended.items()
         },
         "ratios_to_retraining": _ratios(costs),
-        "verdict": _verdict(measured["recovered"], references, sets),
+        "verdict": verdict(measured["recovered"], references, sets),
     }
 
 
 def _measure(folder: RunFolder, name: str, settings: Settings, sets: Sets) -> Document:
-    """Return accuracies, losses and attacks of one model."""
+    """Return what is measured of one model."""
     model = load_arrays(initial_model(settings, settings.seed), folder.load_model(name))
-    log_p = {part: predict_log(model, getattr(sets, part)) for part in ("forget", "retain", "test")}
-    labels = {part: getattr(sets, part).labels for part in log_p}
-    forget_losses = losses(log_p["forget"], labels["forget"])
-    retain_loss = float(losses(log_p["retain"], labels["retain"]).mean())
-    return {
-        **{f"{part}_accuracy": accuracy(log_p[part].exp(), labels[part]) for part in log_p},
-        "forget_loss": float(forget_losses.mean()),
-        "retain_loss": retain_loss,
-        "test_loss": float(losses(log_p["test"], labels["test"]).mean()),
-        "worst_class_accuracy": _worst(per_class_accuracy(log_p["test"].exp(), labels["test"])),
-        "attacks": {
-            **_attacks({part: (log_p[part].exp(), labels[part]) for part in log_p}),
-            "yeom": {"member_rate": yeom(forget_losses, retain_loss)},
-        },
-        "model_sha256": name,
-    }
-
-
-def _attacks(answers: Mapping[str, Answers]) -> dict[str, dict[str, float]]:
-    """Attack the forgotten samples: is each called a member, going by what retained and test samples look like?
-
-    Members and non-members to learn from are as many as there are; every second test sample is kept to attack.
-    """
-    p, y = answers["test"]
-    return threshold_attacks(answers["retain"], (p[::2], y[::2]), answers["forget"], (p[1::2], y[1::2]))
-
-
-def _worst(by_class: torch.Tensor) -> float:
-    return float(by_class[~by_class.isnan()].min())
+    return {**measure(ask(model, sets)), "model_sha256": name}
 
 
 def _costs(state: State, phase: str) -> Document | None:
@@ -137,22 +101,6 @@ def _ratios(costs: Mapping[str, Document | None]) -> dict[str, float] | None:
 
     names = ("bytes", "rounds", "seconds")
     return {name: sum(total(cost, name) for cost in spent) / total(retrain, name) for name in names}
-
-
-def _verdict(recovered: Document, references: list[Document], sets: Sets) -> Document:
-    """Hold the recovered model against the retrained ones, on what each says of D_f, D_r and D_t."""
-    counts = {
-        "forget_accuracy": len(sets.forget),
-        "retain_accuracy": len(sets.retain),
-        "test_accuracy": len(sets.test),
-        "attacked_as_member": len(sets.forget),
-    }
-
-    def rates(stage: Document) -> dict[str, float]:
-        member_rate = stage["attacks"]["modified_entropy"]["member_rate"]
-        return {**{name: stage[name] for name in counts if name in stage}, "attacked_as_member": member_rate}
-
-    return asdict(judge(rates(recovered), [rates(r) for r in references], len(sets.forget), measures=counts))
 
 
 def _versions() -> dict[str, str]:

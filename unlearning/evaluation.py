@@ -1,10 +1,13 @@
 """What a model says and how far that is from a retrained one: accuracy, loss, distances of distributions, ToW.
 
-Measured on three sets, forget, retain and test; the target is the retrained model's value, never 0. The attacks that
-ask whether a sample was trained on are in `attacks.py` and can be imported from here.
+Measured on three sets, forget, retain and test; the target is the retrained model's value, never 0. What needs more
+than the answers has a file of its own and can be imported from here: attacks on the population (`attacks.py`), which
+overstate privacy, on single samples (`likelihood.py`), to report where a claim is made, `completeness.py`,
+`relearn.py` and `backdoor.py`.
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,22 +15,36 @@ from torch import Tensor, nn
 from fedquit.errors import InputError
 from fedquit.unlearning.arrays import Array, as_pair, as_probabilities, of_true_class
 from fedquit.unlearning.attacks import modified_entropy, svc_attack, threshold_attacks, yeom
+from fedquit.unlearning.backdoor import attack_success_rate
+from fedquit.unlearning.completeness import iam, position
 from fedquit.unlearning.inference import logits
+from fedquit.unlearning.likelihood import auc, likelihood_ratios, logit_confidence, tpr_at_fpr
+from fedquit.unlearning.relearn import relearn
 from fedquit.unlearning.samples import Samples
 
 __all__ = [
     "accuracy",
     "activation_distance",
+    "attack_success_rate",
+    "auc",
+    "group_accuracy",
+    "iam",
     "js_divergence",
+    "likelihood_ratios",
+    "logit_confidence",
     "loss",
     "losses",
     "modified_entropy",
     "per_class_accuracy",
+    "position",
     "predict",
     "predict_log",
+    "relearn",
     "svc_attack",
     "threshold_attacks",
     "tow",
+    "tpr_at_fpr",
+    "worst_group",
     "yeom",
 ]
 
@@ -69,6 +86,30 @@ def per_class_accuracy(probabilities: Array, labels: Array) -> Tensor:
     p, y = as_pair("accuracy per class", probabilities, labels)
     right = y[p.argmax(dim=1) == y]
     return right.bincount(minlength=p.shape[1]).double() / y.bincount(minlength=p.shape[1]).double()
+
+
+def group_accuracy(log_probabilities: Tensor, labels: Tensor, groups: Tensor) -> dict[int, float]:
+    """Return the accuracy of each group that has samples, such as each client's; groups are whole numbers [N].
+
+    >>> group_accuracy(torch.tensor([[0.9, 0.1], [0.2, 0.8]]).log(), torch.tensor([0, 0]), torch.tensor([3, 5]))
+    {3: 1.0, 5: 0.0}
+    """
+    if not labels.shape == groups.shape == log_probabilities.shape[:1]:
+        shapes = ", ".join(str(list(given.shape)) for given in (log_probabilities, labels, groups))
+        raise InputError(f"log-probabilities, labels and groups have shapes {shapes}; they must be [N, C], [N] and [N]")
+    right = (log_probabilities.argmax(dim=1) == labels).double()
+    return {group: right[groups == group].mean().item() for group in sorted(set(groups.tolist()))}
+
+
+def worst_group(accuracies: Mapping[int, float]) -> tuple[int, float]:
+    """Return the group of lowest accuracy, and that; of equal ones the first.
+
+    >>> worst_group({0: 0.9, 1: 0.5, 2: 0.7})
+    (1, 0.5)
+    """
+    if not accuracies:
+        raise InputError("there are no groups; at least 1 is needed")
+    return min(accuracies.items(), key=lambda item: item[1])
 
 
 def losses(log_probabilities: Tensor, labels: Tensor) -> Tensor:

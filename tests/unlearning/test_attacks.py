@@ -6,10 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from fedquit.errors import InputError
+from fedquit.unlearning import Samples
 from fedquit.unlearning.attacks import best_threshold, modified_entropy
-from fedquit.unlearning.evaluation import svc_attack, threshold_attacks, yeom
+from fedquit.unlearning.backdoor import plant, stamp
+from fedquit.unlearning.evaluation import attack_success_rate, svc_attack, threshold_attacks, yeom
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -147,3 +150,51 @@ def test_svc_calls_what_looks_unseen_a_non_member() -> None:
 def test_svc_is_not_swayed_by_the_size_of_a_set() -> None:
     """Without cutting, twenty times as many members would make it call everything a member."""
     assert svc_attack(draw(0, 1200, 0.6), draw(1, 60, 0.0), draw(2, 300, 0.0)) > 0.4
+
+
+def images(dtype: torch.dtype = torch.uint8) -> Samples:
+    pixels = torch.randint(0, 200, (6, 1, 5, 5), generator=torch.Generator().manual_seed(0))
+    return Samples(pixels.to(dtype), torch.tensor([0, 1, 2, 0, 1, 2]))
+
+
+class SeesThePatch(nn.Module):
+    """Calls class 2 what is white in the lower right corner, and class 0 the rest."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        white = (inputs[:, 0, -2:, -2:] > 0.99).all(dim=2).all(dim=1)
+        return torch.stack([1 - white.float(), torch.zeros(len(inputs)), white.float()], dim=1)
+
+
+@pytest.mark.parametrize(("dtype", "white"), [(torch.uint8, 255), (torch.float32, 1.0)])
+def test_a_stamp_changes_its_corner_and_nothing_else_and_not_what_it_was_given(dtype: torch.dtype, white: int) -> None:
+    given = images(dtype).inputs
+    before = given.clone()
+    stamped = stamp(given, size=2)
+    assert torch.equal(given, before)
+    assert bool((stamped[:, :, 3:, 3:] == white).all())
+    stamped[:, :, 3:, 3:] = given[:, :, 3:, 3:]
+    assert torch.equal(stamped, given)
+    assert bool((stamp(given, size=5, value=7) == 7).all())
+
+
+def test_the_success_rate_counts_samples_of_other_classes_that_bear_the_trigger() -> None:
+    model, samples = SeesThePatch(), images()
+    assert attack_success_rate(model, samples, stamp, target_class=2) == 1.0
+    assert attack_success_rate(model, samples, lambda x: x, target_class=2) == 0.0
+    assert attack_success_rate(model, samples, lambda x: x, target_class=0) == 1.0  # without any trigger: never ask 0
+    half = samples.subset(torch.tensor([0, 1, 2]))
+    one = lambda x: torch.cat([stamp(x[:1]), x[1:]])  # noqa: E731
+    assert attack_success_rate(model, half, one, target_class=2) == 0.5  # of classes 0 and 1 only
+
+
+def test_planted_samples_bear_the_trigger_and_the_target_label() -> None:
+    planted = plant(images(), stamp, 2)
+    assert planted.labels.tolist() == [2] * 6
+    assert torch.equal(planted.inputs, stamp(images().inputs))
+
+
+def test_a_trigger_refuses_what_it_cannot_show() -> None:
+    with pytest.raises(InputError, match="size 6 does not fit"):
+        stamp(images().inputs, size=6)
+    with pytest.raises(InputError, match="of the target class 2"):
+        attack_success_rate(SeesThePatch(), images().subset(torch.tensor([2, 5])), stamp, target_class=2)

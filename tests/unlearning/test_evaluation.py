@@ -13,6 +13,7 @@ from fedquit.unlearning import Samples
 from fedquit.unlearning.evaluation import (
     accuracy,
     activation_distance,
+    group_accuracy,
     js_divergence,
     loss,
     losses,
@@ -20,6 +21,7 @@ from fedquit.unlearning.evaluation import (
     predict,
     predict_log,
     tow,
+    worst_group,
 )
 
 
@@ -57,6 +59,27 @@ def test_accuracy_and_loss_hand_computed() -> None:
     per_class = per_class_accuracy(p, y)
     assert per_class[:2].tolist() == [1.0, 0.5]
     assert per_class[2].isnan()
+
+
+def test_group_accuracy_hand_computed() -> None:
+    log_p = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.6, 0.4]]).log()
+    got = group_accuracy(log_p, torch.tensor([0, 1, 1, 0]), torch.tensor([4, 2, 2, 4]))
+    assert got == {2: 0.5, 4: 1.0}
+    assert worst_group(got) == (2, 0.5)
+
+
+def test_groups_weighted_by_size_give_the_whole() -> None:
+    p, labels, groups = distributions(0, rows=50), torch.arange(50) % 4, torch.arange(50) % 7
+    sizes = groups.bincount()
+    parts = group_accuracy(p.log(), labels, groups)
+    assert sum(share * int(sizes[group]) for group, share in parts.items()) / 50 == pytest.approx(accuracy(p, labels))
+
+
+def test_groups_refuse_what_does_not_fit() -> None:
+    with pytest.raises(InputError, match="no groups"):
+        worst_group({})
+    with pytest.raises(InputError, match=r"\[N, C\], \[N\] and \[N\]"):
+        group_accuracy(torch.zeros(3, 2), torch.zeros(3), torch.zeros(2))
 
 
 def test_js_is_the_true_one() -> None:

@@ -1,0 +1,121 @@
+"""A model file that is put to the test: read, checked against the run's architecture, asked once and measured."""
+
+import copy
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load
+from torch import Tensor, nn
+
+from fedquit.client.device import empty_model, split
+from fedquit.client.settings import Settings
+from fedquit.errors import InputError
+from fedquit.server.judge import Sets, load_arrays
+from fedquit.simulations.measure import Answers, Document, ask, measure, shares
+from fedquit.unlearning.arrays import of_true_class
+from fedquit.unlearning.evaluation import (
+    group_accuracy,
+    logit_confidence,
+    per_class_accuracy,
+    svc_attack,
+    worst_group,
+)
+
+SVC_SAMPLES = 2000  # of each kind; a support vector machine takes time in their square
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model that was asked, where it came from, and its measures."""
+
+    file: Path
+    sha256: str
+    model: nn.Module
+    answers: Answers
+    measures: Document
+
+    def confidence(self) -> Tensor:
+        """Return its probability of the true class on D_f, [N]."""
+        return of_true_class(*self.answers.pair("forget"))
+
+    def logit_confidence(self) -> Tensor:
+        """Return the same as a logit, exact however sure it is."""
+        return logit_confidence(self.answers.log_p["forget"], self.answers.labels["forget"])
+
+    def document(self) -> Document:
+        """Return what the audit says of it."""
+        return {"file": str(self.file), **self.measures, "model_sha256": self.sha256}
+
+
+def read_model(path: Path, settings: Settings) -> tuple[nn.Module, str]:
+    """Return the model in a safetensors file, and the SHA-256 of the file.
+
+    Raises:
+        InputError: there is no such file, it is damaged, or it holds another kind of model.
+    """
+    try:
+        content = path.read_bytes()
+        arrays = load(content)
+    except OSError as error:
+        raise InputError(f"cannot read the model {path} ({error.strerror or error})") from None
+    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} is no safetensors file that can be read, or is damaged ({error})") from None
+    model = copy.deepcopy(empty_model(settings.key()))
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    given = {name: array.shape for name, array in arrays.items()}
+    for name in [*wanted, *given]:
+        if wanted.get(name) != given.get(name):
+            raise InputError(
+                f"{path} does not fit model '{settings.model}' on {settings.dataset}: "
+                f"'{name}' is {_shape(given.get(name))}, should be {_shape(wanted.get(name))}"
+            )
+    load_arrays(model, arrays)
+    if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
+        raise InputError(f"{path} holds NaN or infinity: there is nothing to judge")
+    return model, hashlib.sha256(content).hexdigest()
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else str(list(shape))
+
+
+def read_judged(path: Path, settings: Settings, sets: Sets) -> Judged:
+    """Read a model, ask it about every sample of the sets, and measure its answers."""
+    model, sha256 = read_model(path, settings)
+    answers = ask(model, sets)
+    measures = {**measure(answers), **_groups(answers, settings)}
+    p, y = answers.pair("test")
+    retain, forget = answers.pair("retain"), answers.pair("forget")
+    share = svc_attack(retain, (p[:SVC_SAMPLES], y[:SVC_SAMPLES]), forget, seed=settings.seed)
+    measures["attacks"]["svc"] = {"member_rate": 1 - share}
+    return Judged(path, sha256, model, answers, measures)
+
+
+def _groups(answers: Answers, settings: Settings) -> Document:
+    """Return the accuracy of each class on D_t, and of each client on its own training samples."""
+    clients = _clients(settings)
+    by_client = {
+        part: group_accuracy(answers.log_p[part], answers.labels[part], clients[part]) for part in ("forget", "retain")
+    }
+    worst, lowest = worst_group(by_client["retain"])
+    return {
+        "per_class_accuracy": shares(per_class_accuracy(*answers.pair("test"))),
+        "per_client_accuracy": {
+            str(client): share for client, share in sorted({**by_client["forget"], **by_client["retain"]}.items())
+        },
+        "worst_client": worst,
+        "worst_client_accuracy": lowest,
+    }
+
+
+def _clients(settings: Settings) -> dict[str, Tensor]:
+    """Return whose each sample of D_f and D_r is, in the order of `sets_of`."""
+    sizes = [len(part) for part in split(settings.key())]
+    stay = [client for client in range(len(sizes)) if client not in settings.forget]
+    return {
+        part: torch.repeat_interleave(torch.tensor(those), torch.tensor([sizes[client] for client in those]))
+        for part, those in (("forget", list(settings.forget)), ("retain", stay))
+    }

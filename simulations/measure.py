@@ -1,0 +1,85 @@
+"""One model on D_f, D_r and D_t: what it answers, the measures of that, and the verdict against retrained models.
+
+Shared by the report of a run and by `fedquit audit`, so that both mean the same by the same name.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from fedquit.server.judge import Sets
+from fedquit.unlearning.evaluation import accuracy, losses, per_class_accuracy, predict_log, threshold_attacks, yeom
+from fedquit.unlearning.verdict import judge
+
+PARTS = ("forget", "retain", "test")
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """A model's log-probabilities [N, C] and the labels [N] of each of `PARTS`."""
+
+    log_p: dict[str, Tensor]
+    labels: dict[str, Tensor]
+
+    def pair(self, part: str) -> tuple[Tensor, Tensor]:
+        """Return probabilities and labels of a part."""
+        return self.log_p[part].exp(), self.labels[part]
+
+
+def ask(model: nn.Module, sets: Sets) -> Answers:
+    """Ask a model about each sample once."""
+    parts = {part: getattr(sets, part) for part in PARTS}
+    log_p = {part: predict_log(model, samples) for part, samples in parts.items()}
+    return Answers(log_p, {part: samples.labels for part, samples in parts.items()})
+
+
+def measure(answers: Answers) -> Document:
+    """Return accuracies, losses and attacks on the population, which overstate privacy."""
+    loss = {part: losses(answers.log_p[part], answers.labels[part]) for part in PARTS}
+    retain_loss = float(loss["retain"].mean())
+    by_class = per_class_accuracy(*answers.pair("test"))
+    return {
+        **{f"{part}_accuracy": accuracy(*answers.pair(part)) for part in PARTS},
+        **{f"{part}_loss": float(loss[part].mean()) for part in PARTS},
+        "worst_class_accuracy": float(by_class[~by_class.isnan()].min()),
+        "attacks": {**_attacks(answers), "yeom": {"member_rate": yeom(loss["forget"], retain_loss)}},
+    }
+
+
+def _attacks(answers: Answers) -> dict[str, dict[str, float]]:
+    """Attack the forgotten samples: is each called a member, going by what retained and test samples look like?
+
+    Members and non-members to learn from are as many as there are; every second test sample is kept to attack.
+    """
+    p, y = answers.pair("test")
+    return threshold_attacks(answers.pair("retain"), (p[::2], y[::2]), answers.pair("forget"), (p[1::2], y[1::2]))
+
+
+def verdict(candidate: Document, references: Sequence[Document], sets: Sets) -> Document:
+    """Hold a measured model against measured retrained ones, on what each says of D_f, D_r and D_t."""
+    counts = {
+        "forget_accuracy": len(sets.forget),
+        "retain_accuracy": len(sets.retain),
+        "test_accuracy": len(sets.test),
+        "attacked_as_member": len(sets.forget),
+    }
+
+    def rates(measured: Document) -> dict[str, float]:
+        member_rate = measured["attacks"]["modified_entropy"]["member_rate"]
+        return {**{name: measured[name] for name in counts if name in measured}, "attacked_as_member": member_rate}
+
+    held = [rates(reference) for reference in references]
+    return asdict(judge(rates(candidate), held, len(sets.forget), measures=counts))
+
+
+def shares(by_class: Tensor) -> list[float | None]:
+    """Return accuracies per class as JSON has them: None for a class without samples.
+
+    >>> shares(Tensor([0.5, float("nan")]))
+    [0.5, None]
+    """
+    return [None if value != value else value for value in by_class.tolist()]

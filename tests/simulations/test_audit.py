@@ -1,0 +1,306 @@
+"""Any model file judged against retrained ones: what the document says, and that mistakes are told in one line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from safetensors.numpy import load_file, save_file
+
+from fedquit.client.device import split
+from fedquit.client.settings import Settings
+from fedquit.errors import InputError
+from fedquit.server.folder import RunFolder
+from fedquit.server.judge import sets_of
+from fedquit.simulations.audit import audit
+from fedquit.simulations.audit_command import audit as command
+from fedquit.simulations.simulate import run_simulation
+from fedquit.unlearning.evaluation import accuracy, predict, svc_attack
+
+Document = dict[str, Any]
+TINY = {
+    "dataset": "digits",
+    "model": "mlp",
+    "clients": 3,
+    "alpha": 1.0,
+    "rounds": 2,
+    "forget": "1",
+    "recover": "budget",
+    "recover_rounds": 1,
+    "references": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Document]:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return out, run_simulation(TINY, out=out, workers=1)[1]
+
+
+@pytest.fixture(scope="module")
+def run(finished: tuple[Path, Document]) -> Path:
+    return finished[0]
+
+
+@pytest.fixture(scope="module")
+def whole(run: Path) -> Document:
+    """The recovered model of the run, judged with all that can be given, its shadows aside."""
+    return judged(run, "recovered", original="original")
+
+
+def file(run: Path, stage: str) -> Path:
+    return run / "models" / f"{stage}.safetensors"
+
+
+def judged(
+    run: Path,
+    model: str,
+    references: tuple[str, ...] = ("retrained", "retrained-1"),
+    original: str | None = None,
+    **how: Any,
+) -> Document:
+    return audit(
+        file(run, model),
+        reference_files=[file(run, reference) for reference in references],
+        original_file=file(run, original) if original else None,
+        settings=RunFolder(run).settings(),
+        **{"relearn_steps": 10, **how},
+    )
+
+
+def varied(run: Path, stage: str, seed: int, target: Path) -> Path:
+    """A model near that of a stage, as if trained with another seed."""
+    rng = np.random.default_rng(seed)
+    arrays = load_file(file(run, stage))
+    save_file({name: a + rng.normal(0, 0.01, a.shape).astype(a.dtype) for name, a in arrays.items()}, target)
+    return target
+
+
+def test_the_measures_are_those_of_the_runs_report(finished: tuple[Path, Document], whole: Document) -> None:
+    _, report = finished
+    for stage, audited in (
+        (report["stages"]["recovered"], whole["model"]),
+        (report["stages"]["original"], whole["original"]),
+        (report["references"][1], whole["references"][1]),
+    ):
+        for name, value in stage.items():
+            if name not in ("attacks", "seed"):
+                assert audited[name] == pytest.approx(value), name
+        for attack, rates in stage["attacks"].items():
+            assert audited["attacks"][attack] == pytest.approx(rates)
+    assert whole["verdict"] == report["verdict"]
+
+
+def test_the_document_is_json_and_says_what_it_could_not_measure(run: Path, whole: Document) -> None:
+    assert json.loads(json.dumps(whole, allow_nan=False)) == whole
+    assert set(whole["not_measured"]) == {"u_lira"}
+    bare = judged(run, "recovered", ("retrained",))
+    assert set(bare["not_measured"]) == {"relearn", "completeness", "u_lira"}
+    assert bare["relearn"] is bare["completeness"] is bare["u_lira"] is bare["original"] is None
+    assert bare["verdict"]["outcome"] == "undetermined"
+    assert bare["distances"]["js_divergence"]["forget"]["references"] is None
+
+
+def test_equal_models_have_no_gap_and_no_distance(run: Path) -> None:
+    document = judged(run, "retrained", ("retrained",))
+    assert document["gaps"] == {"forget_accuracy": 0, "retain_accuracy": 0, "test_accuracy": 0}
+    assert document["tow"] == 1
+    for parts in document["distances"].values():
+        assert all(values["model"] == 0 for values in parts.values())
+
+
+def test_a_retrained_model_is_consistent_and_one_that_forgot_everything_is_not(run: Path, tmp_path: Path) -> None:
+    settings = RunFolder(run).settings()
+    references = [file(run, "retrained"), file(run, "retrained-1")]
+    twin = varied(run, "retrained", 0, tmp_path / "twin.safetensors")
+    empty = tmp_path / "empty.safetensors"
+    save_file({name: np.zeros_like(a) for name, a in load_file(file(run, "retrained")).items()}, empty)
+    verdicts = [audit(model, reference_files=references, settings=settings)["verdict"] for model in (twin, empty)]
+    assert [verdict["outcome"] for verdict in verdicts] == ["consistent with retraining", "not consistent"]
+
+
+def test_groups_are_counted_by_class_and_by_client(run: Path, whole: Document) -> None:
+    settings = RunFolder(run).settings()
+    sets, sizes = sets_of(settings), [len(part) for part in split(settings.key())]
+    for measured in (whole["model"], whole["original"]):
+        clients = {int(client): share for client, share in measured["per_client_accuracy"].items()}
+        assert clients[1] == pytest.approx(measured["forget_accuracy"])
+        mean = (clients[0] * sizes[0] + clients[2] * sizes[2]) / len(sets.retain)
+        assert mean == pytest.approx(measured["retain_accuracy"])
+        assert measured["worst_client_accuracy"] == min(clients[0], clients[2])
+        assert clients[measured["worst_client"]] == measured["worst_client_accuracy"]
+        assert min(measured["per_class_accuracy"]) == measured["worst_class_accuracy"]
+
+
+def test_the_svc_share_is_the_measures_own(run: Path, whole: Document) -> None:
+    from fedquit.simulations.judged import read_model
+
+    settings = RunFolder(run).settings()
+    sets, (model, _) = sets_of(settings), read_model(file(run, "recovered"), settings)
+    answers = [(predict(model, samples), samples.labels) for samples in (sets.retain, sets.test, sets.forget)]
+    assert whole["model"]["attacks"]["svc"]["member_rate"] == pytest.approx(1 - svc_attack(*answers))
+    assert whole["model"]["test_accuracy"] == accuracy(*answers[1])
+
+
+def test_the_original_is_where_completeness_and_relearning_begin(run: Path) -> None:
+    document = judged(run, "original", original="original")
+    completeness = document["completeness"]
+    assert completeness["model"] == completeness["original"]
+    assert completeness["original"]["position"] == 0
+    assert len(completeness["references"]) == 2
+    assert all(0.5 < reference["position"] < 1.5 for reference in completeness["references"])
+    assert min(reference["iam"] for reference in completeness["references"]) > completeness["original"]["iam"]
+    assert document["relearn"]["model"] == {"on_forget": 0, "on_retain": 0}
+    assert document["relearn"]["target_accuracy"] == document["original"]["forget_accuracy"]
+    assert document["relearn"]["references"][0]["on_forget"] != 0
+
+
+def test_an_audit_repeated_says_the_same(run: Path, whole: Document) -> None:
+    assert judged(run, "recovered", original="original") == whole
+
+
+def write_shadows(run: Path, folder: Path, inside: str, outside: str) -> Path:
+    """Four shadows beside a list: two that had D_f, two that never did."""
+    forget = [int(sample) for sample in split(RunFolder(run).settings().key())[1]]
+    models = []
+    for number in range(4):
+        name = f"shadow-{number}.safetensors"
+        varied(run, inside if number < 2 else outside, number, folder / name)
+        had, never = (forget, []) if number < 2 else ([], forget)
+        models.append({"file": name, "in": had, "out": never})
+    path = folder / "shadows.json"
+    path.write_text(json.dumps({"models": models}), encoding="utf-8")
+    return path
+
+
+def test_u_lira_tells_the_original_from_retrained_models(run: Path, tmp_path: Path) -> None:
+    shadows = write_shadows(run, tmp_path, "original", "retrained")
+    found = judged(run, "original", shadows_file=shadows)["u_lira"]
+    size = len(sets_of(RunFolder(run).settings()).forget)
+    assert (found["samples"], found["shadow_models"]) == (size, 4)
+    assert found["auc"] > 0.8
+    assert len(found["auc_of_references"]) == 2
+    for rate, needed in (("0.001", 1000), ("0.01", 100)):
+        value, reason = found["tpr_at_fpr"][rate].values()
+        assert (value is None) == (2 * size < needed) == bool(reason)
+
+
+def test_u_lira_judges_only_samples_that_enough_shadows_know(run: Path, tmp_path: Path) -> None:
+    path = write_shadows(run, tmp_path, "original", "retrained")
+    listed = json.loads(path.read_text())
+    listed["models"][0]["in"] = listed["models"][0]["in"][:40]
+    path.write_text(json.dumps(listed))
+    assert judged(run, "original", shadows_file=path)["u_lira"]["samples"] == 40
+    listed["models"][0]["in"] = []
+    path.write_text(json.dumps(listed))
+    document = judged(run, "original", shadows_file=path)
+    assert document["u_lira"] is None
+    assert "no sample to forget" in document["not_measured"]["u_lira"]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("{", "does not list shadow models"),
+        ('{"models": 3}', "does not list shadow models"),
+        ('{"models": [{"file": "a"}]}', "does not list shadow models"),
+        ('{"models": [{"file": "a", "in": [0.5], "out": []}]}', "whole numbers from 0"),
+        ('{"models": [{"file": "a", "in": [3, 4], "out": [4]}]}', "sample 4 is in 'in' and in 'out'"),
+        ('{"models": [{"file": "a", "in": [3], "out": []}]}', "cannot read the model"),
+    ],
+)
+def test_a_list_of_shadows_that_is_wrong_is_refused(run: Path, tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "shadows.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=complaint):
+        judged(run, "recovered", shadows_file=path)
+
+
+def test_what_is_judged_cannot_be_its_own_shadow(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "shadows.json"
+    path.write_text(json.dumps({"models": [{"file": str(file(run, "retrained")), "in": [], "out": [0]}]}))
+    with pytest.raises(InputError, match="cannot be its own shadow"):
+        judged(run, "recovered", shadows_file=path)
+
+
+def test_the_same_reference_twice_is_no_noise_floor(run: Path) -> None:
+    with pytest.raises(InputError, match="are the same model"):
+        judged(run, "recovered", ("retrained", "retrained"))
+    with pytest.raises(InputError, match="at least one --reference"):
+        judged(run, "recovered", ())
+
+
+def spoiled(run: Path, target: Path, how: str) -> Path:
+    arrays = dict(load_file(file(run, "recovered")))
+    first = next(iter(arrays))
+    if how == "cut":
+        target.write_bytes(file(run, "recovered").read_bytes()[:-7])
+    elif how == "text":
+        target.write_text("not a model")
+    elif how == "folder":
+        target.mkdir()
+    elif how != "missing":
+        if how == "name":
+            arrays["other"] = arrays.pop(first)
+        elif how == "extra":
+            arrays["other"] = arrays[first]
+        elif how == "shape":
+            arrays[first] = arrays[first][:-1]
+        elif how == "nan":
+            arrays[first] = arrays[first] * np.float32("nan")
+        save_file(arrays, target)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("how", "complaint"),
+    [
+        ("cut", "damaged"),
+        ("text", "damaged"),
+        ("missing", "cannot read the model"),
+        ("folder", "cannot read the model"),
+        ("name", "is absent, should be"),
+        ("extra", "'other' is .*, should be absent"),
+        ("shape", "does not fit model 'mlp' on digits"),
+        ("nan", "NaN or infinity"),
+    ],
+)
+def test_a_file_that_is_no_such_model_is_refused_in_one_line(
+    run: Path, tmp_path: Path, how: str, complaint: str
+) -> None:
+    target = spoiled(run, tmp_path / "model.safetensors", how)
+    with pytest.raises(InputError, match=complaint) as caught:
+        audit(target, reference_files=[file(run, "retrained")], settings=Settings.read(TINY))
+    assert "\n" not in str(caught.value)
+    assert str(target) in str(caught.value)
+
+
+def invoke(run: Path, *more: str) -> Result:
+    given = [str(file(run, "recovered")), "--reference", str(file(run, "retrained")), "--run", str(run)]
+    return CliRunner().invoke(command, [*given, "--relearn-steps", "10", *more], catch_exceptions=True)
+
+
+def test_the_command_prints_one_document(run: Path, whole: Document) -> None:
+    result = invoke(
+        run, "--reference", str(file(run, "retrained-1")), "--original", str(file(run, "original")), "--json"
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == whole
+
+
+def test_the_command_shows_people_every_measure(run: Path, tmp_path: Path) -> None:
+    shadows = write_shadows(run, tmp_path, "original", "retrained")
+    result = invoke(run, "--original", str(file(run, "original")), "--shadows", str(shadows))
+    assert result.exit_code == 0, result.output
+    for text in ("forget accuracy", "worst client", "SVC", "tug of war", "js divergence", "relearn", "IAM", "U-LiRA"):
+        assert text in result.output
+    assert "Verdict: undetermined" in result.output
+    assert "Not measured: relearn" in invoke(run).output
+
+
+def test_the_command_refuses_a_folder_that_is_no_run(run: Path, tmp_path: Path) -> None:
+    result = invoke(run, "--run", str(tmp_path / "nowhere"))
+    assert isinstance(result.exception, InputError)
+    assert "is not the folder of a run" in str(result.exception)
