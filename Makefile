@@ -43,7 +43,7 @@ contract: $(VENV)/dev.stamp ## do dependencies point one way?
 	$(BIN)/lint-imports
 
 bench: $(VENV)/dev.stamp ## time a round beside bare PyTorch and beside Flower's Ray engine
-	$(BIN)/python -m fedquit.simulations.bench
+	$(BIN)/python -m fedquit.simulations.engine.bench
 
 clean: ## remove what the tools left (not runs/)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,6 +1,6 @@
 """Time one round of federated averaging three ways in one run: this engine, bare PyTorch processes, Flower on Ray.
 
-    python -m fedquit.simulations.bench [--dataset fashion-mnist --samples 12000 --runs 5 --no-ray --json]
+    python -m fedquit.simulations.engine.bench [--dataset fashion-mnist --samples 12000 --runs 5 --no-ray --json]
 
 All three do the same work: every client trains one epoch from the same model with the same batches, and the results
 are averaged. The bare processes are a plain training loop with clients dealt by size, no Flower, no messages. The
