@@ -16,8 +16,9 @@ from fedquit.server.folder import RunFolder
 from fedquit.server.judge import sets_of
 from fedquit.simulations.audit import audit
 from fedquit.simulations.audit_command import audit as command
+from fedquit.simulations.judged import read_model
 from fedquit.simulations.simulate import run_simulation
-from fedquit.unlearning.evaluation import accuracy, predict, svc_attack
+from fedquit.unlearning.evaluation import accuracy, logit_confidence, position, predict, predict_log, svc_attack
 
 Document = dict[str, Any]
 TINY = {
@@ -135,8 +136,6 @@ def test_groups_are_counted_by_class_and_by_client(run: Path, whole: Document) -
 
 
 def test_the_svc_share_is_the_measures_own(run: Path, whole: Document) -> None:
-    from fedquit.simulations.judged import read_model
-
     settings = RunFolder(run).settings()
     sets, (model, _) = sets_of(settings), read_model(file(run, "recovered"), settings)
     answers = [(predict(model, samples), samples.labels) for samples in (sets.retain, sets.test, sets.forget)]
@@ -155,6 +154,17 @@ def test_the_original_is_where_completeness_and_relearning_begin(run: Path) -> N
     assert document["relearn"]["model"] == {"on_forget": 0, "on_retain": 0}
     assert document["relearn"]["target_accuracy"] == document["original"]["forget_accuracy"]
     assert document["relearn"]["references"][0]["on_forget"] != 0
+
+
+def test_a_reference_is_placed_by_the_others_never_by_itself(run: Path, whole: Document) -> None:
+    settings = RunFolder(run).settings()
+    forget = sets_of(settings).forget
+    first, second, original = (
+        logit_confidence(predict_log(read_model(file(run, stage), settings)[0], forget), forget.labels)
+        for stage in ("retrained", "retrained-1", "original")
+    )
+    found = [reference["position"] for reference in whole["completeness"]["references"]]
+    assert found == pytest.approx([position(original, second, first), position(original, first, second)])
 
 
 def test_an_audit_repeated_says_the_same(run: Path, whole: Document) -> None:
