@@ -8,6 +8,8 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedquit.client.device import split
+from fedquit.client.partition_file import save_partition
 from fedquit.client.settings import Settings
 from fedquit.errors import InputError
 from fedquit.server.folder import RunFolder
@@ -52,6 +54,8 @@ def main(grid: Grid, context: Context) -> None:
         path = Path(out).expanduser() if out else Path(temporary) / "run"
         resuming = (path / "settings.json").is_file()
         folder = RunFolder.open(path) if resuming else RunFolder.create(path, settings)
+        if not folder.partition_file.exists():
+            save_partition(folder.partition_file, split(settings.key()))
         if folder.settings().run_config() | {"partition": ""} != settings.run_config() | {"partition": ""}:
             raise InputError(f"out: the run in {path} was told other settings; give another folder to begin anew")
         try:

@@ -48,7 +48,7 @@ class RunFolder:
             InputError: there is something at `path`, and it may not be overwritten.
             FedquitError: the folder cannot be written.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or not all(_unbegun(left) for left in path.iterdir())):
             if not overwrite:
                 raise InputError(
                     f"{path} exists; continue it with --resume, replace it with --overwrite, or give another --out"
@@ -164,6 +164,12 @@ class RunFolder:
     def checkpoint(self, name: str) -> Path:
         """Return the file of the model of that name."""
         return self.path / "checkpoints" / f"{name}.safetensors"
+
+
+def _unbegun(path: Path) -> bool:
+    """Say whether a file is all that a run killed before its settings were written can have left."""
+    empty = path.name == "checkpoints" and path.is_dir() and not any(path.iterdir())
+    return empty or path.name == ".lock" or path.name.endswith(".partial")
 
 
 def read_settings(path: Path) -> Settings:

@@ -76,3 +76,19 @@ def test_the_readme_names_only_commands_and_targets_that_exist() -> None:
     assert commands <= set(COMMANDS)
     for target in targets:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+
+
+def test_the_method_in_the_documents_works() -> None:
+    import torch
+
+    from fedquit.client.models import build_model
+    from fedquit.unlearning import Samples
+
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    names: dict[str, object] = {"__name__": "example"}
+    exec(example, names)
+    model = build_model("mlp", input_shape=(1, 4, 4), num_classes=3, seed=0)
+    samples = Samples(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]))
+    names["ZeroHead"]().forget(model, samples, seed=0)  # type: ignore[operator]
+    assert not list(model.parameters())[-2].any()

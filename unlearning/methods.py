@@ -135,10 +135,7 @@ def device_method(name: str, **settings: Any) -> DeviceMethod:
     Traceback (most recent call last):
     fedquit.errors.InputError: method 'continue' runs at the server, not on a device
     """
-    made = make_method(name, **settings)
-    if made.traits.runs_at != "device":
-        raise InputError(f"method '{name}' runs at the server, not on a device")
-    return cast(DeviceMethod, made)
+    return cast(DeviceMethod, _made_for("device", name, settings))
 
 
 def server_method(name: str, **settings: Any) -> ServerMethod:
@@ -151,10 +148,14 @@ def server_method(name: str, **settings: Any) -> ServerMethod:
     Traceback (most recent call last):
     fedquit.errors.InputError: method 'fedquit' runs on a device, not at the server
     """
-    made = make_method(name, **settings)
-    if made.traits.runs_at != "server":
-        raise InputError(f"method '{name}' runs on a device, not at the server")
-    return cast(ServerMethod, made)
+    return cast(ServerMethod, _made_for("server", name, settings))
+
+
+def _made_for(place: str, name: str, settings: Mapping[str, Any]) -> DeviceMethod | ServerMethod:
+    made, where = make_method(name, **settings), {"device": "on a device", "server": "at the server"}
+    if made.traits.runs_at != place:
+        raise InputError(f"method '{name}' runs {where[made.traits.runs_at]}, not {where[place]}")
+    return made
 
 
 def all_methods() -> dict[str, type[Any]]:

@@ -189,3 +189,12 @@ def test_models_that_nothing_names_are_dropped_and_the_others_kept(folder: RunFo
     (folder.path / "checkpoints" / f".{old}.safetensors.1.partial").write_bytes(b"half")
     folder.save_state(State(models={"initial": kept}, current=current))
     assert {path.stem for path in (folder.path / "checkpoints").iterdir()} == {kept, current}
+
+
+def test_a_run_killed_before_its_settings_were_written_can_be_begun_again(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    (out / "checkpoints").mkdir(parents=True)
+    (out / ".lock").touch()
+    (out / ".settings.json.123.partial").write_text('{"rou')
+    RunFolder.create(out, Settings()).release()
+    assert sorted(path.name for path in out.iterdir()) == [".lock", "checkpoints", "settings.json"]
