@@ -5,6 +5,7 @@ A setting belongs here when it changes the result. How a run is carried out (wor
 
 import tomllib
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -13,15 +14,29 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from fedquit.errors import InputError, unknown
 
 Scalar = bool | int | float | str
+Key = tuple[tuple[str, Scalar], ...]
+Numbers = tuple[Annotated[int, Field(ge=0)], ...]
 
 
-def _clients(given: object) -> object:
-    """Read "0,3", 3 or [0, 3] as a tuple of client ids."""
+def _requests(given: object) -> object:
+    """Read "0,3;5" as [["0", "3"], ["5"]]: two requests, one after the other; 3 and [0, 3] are one request."""
     if isinstance(given, str):
-        given = [part.strip() for part in given.split(",") if part.strip()]
+        return [[part.strip() for part in request.split(",") if part.strip()] for request in given.split(";") if given]
     if isinstance(given, int) and not isinstance(given, bool):
-        given = [given]
+        return [[given]]
+    if isinstance(given, list | tuple) and given and not any(isinstance(part, list | tuple) for part in given):
+        return [given]
     return given
+
+
+def _each_once(requests: tuple[Numbers, ...]) -> tuple[Numbers, ...]:
+    """Name nobody twice in one request, and refuse a request of nobody."""
+    if not all(requests):
+        raise ValueError("a request names nobody")
+    return tuple(tuple(dict.fromkeys(request)) for request in requests)
+
+
+Requests = Annotated[tuple[Numbers, ...], BeforeValidator(_requests), AfterValidator(_each_once)]
 
 
 def _pairs(given: object) -> object:
@@ -56,8 +71,8 @@ def _scalar(text: str) -> Scalar:
 class Settings(BaseModel):
     """One run: which data, which federation, who is forgotten and how; defaults are the embedded example.
 
-    >>> Settings(clients=4, forget="0,2").forget
-    (0, 2)
+    >>> Settings(clients=4, forget="0,2;3").forget  # clients 0 and 2 at once, then client 3
+    ((0, 2), (3,))
     """
 
     model_config = ConfigDict(
@@ -104,12 +119,30 @@ class Settings(BaseModel):
     lr_decay: Annotated[float, Field(gt=0, le=1, description="factor on the learning rate after every round")] = 1.0
 
     forget: Annotated[
-        tuple[Annotated[int, Field(ge=0)], ...],
-        BeforeValidator(_clients),
-        AfterValidator(lambda clients: tuple(dict.fromkeys(clients))),
-        Field(min_length=1, description="clients that ask to be forgotten, such as 0 or 0,3"),
-    ] = (0,)
-    method: Annotated[str, Field(description="fedquit, continue, retrain, or an installed plug-in")] = "fedquit"
+        Requests,
+        Field(
+            min_length=1, description="clients that ask to be forgotten: 0, or 0,3 at once, or 0;3 one after the other"
+        ),
+    ] = ((0,),)
+    granularity: Annotated[
+        Literal["client", "sample", "class"],
+        Field(description="what is forgotten: all of those clients, some of their samples, or a class of everybody's"),
+    ] = "client"
+    forget_share: Annotated[
+        float,
+        Field(gt=0, lt=1, description="granularity sample: the share of each client's samples, drawn by the seed"),
+    ] = 0.1
+    forget_samples: Annotated[
+        str,
+        Field(
+            description="granularity sample: JSON file of client -> training indices, or package.module:predicate, "
+            "in place of a share"
+        ),
+    ] = ""
+    forget_class: Annotated[
+        Requests, Field(description="granularity class: the labels to forget, such as 3, or 3,5 at once, or 3;5")
+    ] = ()
+    method: Annotated[str, Field(description="a name that `fedquit methods` lists")] = "fedquit"
     teacher: Annotated[str, Field(description="FedQUIT's virtual teacher: min, fixed, entropy, incompetent, ...")] = (
         "min"
     )
@@ -128,6 +161,18 @@ class Settings(BaseModel):
     ] = 30
     recover_bytes: Annotated[int, Field(ge=0, description="budget: stop recovery at this many bytes; 0: no limit")] = 0
 
+    budget: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="after recovery go on until the bytes of this many rounds are spent on the request, forgetting "
+            "included: methods at equal cost, and what resurfaces; 0: end with recovery",
+        ),
+    ] = 0
+    history_bytes: Annotated[
+        int, Field(ge=0, description="keep at most so much of training on disk for methods that replay it")
+    ] = 20_000_000_000
+
     reference: Annotated[
         Literal["retrain", "none"], Field(description="train models without the clients, to compare with")
     ] = "retrain"
@@ -139,6 +184,10 @@ class Settings(BaseModel):
         Field(ge=1, description="test samples the server keeps for stop rules, at most half; results use the others"),
     ] = 2000
     seed: Annotated[int, Field(ge=0, lt=2**31, description="decides the run, bit for bit")] = 0
+    split_seed: Annotated[
+        int, Field(ge=-1, lt=2**31, description="decides the split and the samples to forget; -1: as seed")
+    ] = -1
+    model_seed: Annotated[int, Field(ge=-1, lt=2**31, description="decides the initial weights; -1: as seed")] = -1
 
     @classmethod
     def read(cls, given: Mapping[str, Any], source: str = "settings") -> Self:
@@ -170,20 +219,44 @@ class Settings(BaseModel):
         return cls.read({**told, "clients": clients}, "run config")
 
     def _check(self, source: str) -> None:
-        beyond = [client for client in self.forget if client >= self.clients]
+        named = [client for request in self.forget for client in request]
+        beyond = [client for client in named if client >= self.clients]
         if beyond:
             raise InputError(
                 f"{source}: forget: there is no client {beyond[0]}; "
                 f"clients are 0..{self.clients - 1} (clients = {self.clients})"
             )
-        if len(self.forget) == self.clients:
+        if self.granularity == "client" and len(set(named)) < len(named):
+            raise InputError(f"{source}: forget: client {_twice(named)} asks to be forgotten twice")
+        if self.granularity == "client" and len(named) == self.clients:
             raise InputError(f"{source}: forget: all {self.clients} clients would leave; at least one must stay")
+        if (self.granularity == "class") != bool(self.forget_class):
+            raise InputError(f"{source}: granularity = class and forget-class = LABEL go together")
+        if self.forget_samples and self.granularity != "sample":
+            raise InputError(f"{source}: forget-samples needs granularity = sample")
+        if self.recover == "oracle" and self.num_requests > 1:
+            raise InputError(f"{source}: recover = oracle knows the model retrained after the last request only")
         if self.recover == "oracle" and self.reference == "none":
             raise InputError(f"{source}: recover = oracle compares with a retrained model: set reference = retrain")
         if self.method != "fedquit" and self.teacher != "min":
             raise InputError(f"{source}: teacher is a setting of method fedquit, not of {self.method}")
         if self.scheme == "column" and not self.column:
             raise InputError(f"{source}: scheme = column needs column = NAME")
+
+    @property
+    def num_requests(self) -> int:
+        """How many requests come one after the other."""
+        return len(self.forget_class if self.granularity == "class" else self.forget)
+
+    @property
+    def seed_of_split(self) -> int:
+        """What decides the split, and which samples are drawn to be forgotten."""
+        return self.seed if self.split_seed < 0 else self.split_seed
+
+    @property
+    def seed_of_model(self) -> int:
+        """What decides the initial weights."""
+        return self.seed if self.model_seed < 0 else self.model_seed
 
     def method_options(self) -> dict[str, Scalar]:
         """Return what the method is built with; `teacher` is FedQUIT's."""
@@ -198,15 +271,29 @@ class Settings(BaseModel):
         config: dict[str, Scalar] = {}
         for key, value in self.model_dump(by_alias=True).items():
             if isinstance(value, tuple):
-                value = ",".join(map(str, value))
+                value = ";".join(",".join(map(str, request)) for request in value)
             elif isinstance(value, dict):
                 value = ",".join(f"{name}={_shown(part)}" for name, part in value.items())
             config[key] = value
         return config
 
-    def key(self) -> tuple[tuple[str, Scalar], ...]:
-        """Return the settings as something hashable, to cache by."""
+    def key(self) -> Key:
+        """Return the settings as something hashable, to cache by; `settings_of` is the way back."""
         return tuple(sorted(self.run_config().items()))
+
+
+@lru_cache(maxsize=16)
+def settings_of(key: Key) -> Settings:
+    """Return the settings that `Settings.key` was made from.
+
+    >>> settings_of(Settings(seed=3).key()).seed
+    3
+    """
+    return Settings.read(dict(key))
+
+
+def _twice(named: list[int]) -> int:
+    return next(number for number in named if named.count(number) > 1)
 
 
 def _shown(value: Scalar) -> str:

@@ -1,30 +1,33 @@
 """The ServerApp: trains, forgets, recovers and compares, with whatever clients its grid reaches."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedquit.client.device import split
 from fedquit.client.partition_file import save_partition
 from fedquit.client.settings import Settings
+from fedquit.client.share import split
 from fedquit.errors import InputError
 from fedquit.server.folder import RunFolder
+from fedquit.server.history import Keep
 from fedquit.server.loop import Listener, Loop
 from fedquit.strategies.metered import MeteredGrid
 
 
-def make_app(folder: RunFolder, listener: Listener) -> ServerApp:
-    """Return a ServerApp that works in `folder` and tells `listener`."""
+def make_app(
+    folder: RunFolder, listener: Listener, *, only: Collection[str] | None = None, keep: Keep | None = None
+) -> ServerApp:
+    """Return a ServerApp that works in `folder` and tells `listener`; `only` and `keep` are the loop's."""
     server_app = ServerApp()
 
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
         del context
-        Loop(MeteredGrid(grid), folder.settings(), folder, listener).run()
+        Loop(MeteredGrid(grid), folder.settings(), folder, listener, keep).run(only)
 
     return server_app
 

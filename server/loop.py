@@ -7,86 +7,31 @@ anywhere ends with the model it would have ended with.
 """
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from numpy.typing import NDArray
 
-from fedquit.client.device import initial_model
+from fedquit.client.method import method_of
+from fedquit.client.request import askers, leavers
 from fedquit.client.settings import Settings
+from fedquit.client.share import empty_model, initial_model
 from fedquit.errors import InputError
 from fedquit.server.folder import RunFolder
+from fedquit.server.history import History, Keep, check_room
 from fedquit.server.judge import Judge, tensors_of
+from fedquit.server.phases import Phase, nth, phases
+from fedquit.server.session import GridSession
 from fedquit.server.state import Round, State
-from fedquit.strategies.forget import Forget
 from fedquit.strategies.metered import MeteredGrid
-from fedquit.strategies.train import Train
-from fedquit.unlearning.methods import Kept, make_method, server_method
+from fedquit.strategies.train import Correct, Train
+from fedquit.unlearning.arithmetic import parameter_names, update_of
+from fedquit.unlearning.methods import Method
 from fedquit.unlearning.recovery import Budget, Oracle, StopRule, Utility
 
 Arrays = Mapping[str, NDArray[Any]]
 Listener = Callable[[Mapping[str, Any]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """Ordinary rounds from the model of one stage to that of another.
-
-    Attributes:
-        name: as in events and accounts.
-        start: stage that it starts from; `result`: stage that it ends in.
-        seed: of its clients and samplings.
-        excluded: clients that do not take part.
-        rounds_before: rounds that the starting model has been trained for (the learning-rate schedule goes on).
-    """
-
-    name: str
-    start: str
-    result: str
-    seed: int
-    excluded: tuple[int, ...] = ()
-    rounds_before: int = 0
-
-
-def reference_name(number: int) -> str:
-    """Return the stage of retrained model `number`.
-
-    >>> reference_name(0), reference_name(2)
-    ('retrained', 'retrained-2')
-    """
-    return "retrained" if number == 0 else f"retrained-{number}"
-
-
-def phases(settings: Settings) -> list[Phase]:
-    """Return the phases of a run in order; `forget` marks the request.
-
-    The oracle rule compares recovery with the retrained model, which must then come first.
-    """
-    leavers = settings.forget
-    restarts = make_method(settings.method, **settings.method_options()).traits.restarts
-    references = [
-        Phase(
-            name="retrain" if number == 0 else f"retrain-{number}",
-            start=initial_name(number),
-            result=reference_name(number),
-            seed=settings.seed + number,
-            excluded=leavers,
-        )
-        for number in range(settings.references if settings.reference == "retrain" else 0)
-    ]
-    train = Phase("train", "initial", "original", settings.seed)
-    forget = Phase("forget", "original", "unlearned", settings.seed, (), settings.rounds)
-    before = 0 if restarts else settings.rounds
-    recover = Phase("recover", "unlearned", "recovered", settings.seed, leavers, before)
-    if settings.recover == "oracle":
-        return [train, *references, forget, recover]
-    return [train, forget, recover, *references]
-
-
-def initial_name(number: int) -> str:
-    """Return the stage of the untrained model that reference `number` starts from."""
-    return "initial" if number == 0 else f"initial-{number}"
 
 
 class Loop:
@@ -97,123 +42,207 @@ class Loop:
         settings: what the run was told.
         folder: where it is kept.
         listener: told of every event as it happens.
+        keep: what to keep of training, if not just what the run's own method needs.
     """
 
-    def __init__(self, grid: MeteredGrid, settings: Settings, folder: RunFolder, listener: Listener) -> None:
+    def __init__(
+        self, grid: MeteredGrid, settings: Settings, folder: RunFolder, listener: Listener, keep: Keep | None = None
+    ) -> None:
         self.settings, self.folder, self.listener = settings, folder, listener
-        self.traits = make_method(settings.method, **settings.method_options()).traits
+        self.method = method_of(settings)
         self.phases = phases(settings)
         self.state = folder.load_state()
+        keep = keep or Keep.of(self.method.traits)
+        self.history = History(folder.path, keep, settings.clients, lambda number: self.state.participants(number))
         self.judge = Judge(settings)
+        self.names = parameter_names(empty_model(settings.key()))
         self.grid = grid
         clients = sorted(member.client for member in self.grid.members.values())
         if clients != list(range(settings.clients)):
             raise InputError(f"clients: {settings.clients} are needed, {len(clients)} are connected")
 
-    def run(self) -> State:
-        """Carry out the phases that are not over yet, and return the final state."""
+    def run(self, only: Collection[str] | None = None) -> State:
+        """Carry out the phases that are not over yet, or those of `only` among them, and return the state."""
         self._tell("start" if not self.state.rounds else "resume", rounds=len(self.state.rounds))
         for phase in self.phases:
-            if phase.name in self.state.ended:
+            if phase.name in self.state.ended or (only is not None and phase.name not in only):
                 continue
             self._ensure_start(phase)
-            if phase.name == "forget":
+            if phase.kind == "forget":
                 self._forget(phase)
             else:
                 self._rounds(phase)
+        if nth("recover", self.settings.num_requests - 1) in self.state.ended and self.history.rounds():
+            self._tell("purge", bytes=self.history.purge())
         self._tell("end", models=self.state.models)
         return self.state
 
     def _ensure_start(self, phase: Phase) -> None:
         """Make the untrained model that a phase starts from, if it is not there."""
         if phase.start not in self.state.models:
-            model = initial_model(self.settings, phase.seed)
+            model = initial_model(self.settings, self.settings.seed_of_model + phase.reference)
             arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
             self.state = self.state.with_model(phase.start, self.folder.save_model(arrays))
 
     def _rounds(self, phase: Phase) -> None:
         """Train until the phase's rule says stop, from the round it has reached."""
-        rule = self._rule(phase)
-        strategy = Train(
-            self.grid, seed=phase.seed, fraction=self.settings.fraction, on_reply=self._on_reply(phase.name)
-        )
+        rule, before = self._rule(phase), self._reached(phase.after)
         arrays: Arrays = self.folder.load_model(self.state.current or self.state.models[phase.start])
-        self._tell("phase", phase=phase.name, at_most=rule.max_rounds, done=len(self.state.of(phase.name)))
+        if phase.kind == "train":
+            check_room(self.settings, self.history.keep, tensors_of(arrays))
+        most = rule.max_rounds if rule else 0
+        self._tell("phase", phase=phase.name, at_most=most, done=len(self.state.of(phase.name)))
+        if rule is None:
+            self._end(phase, self.state.models[phase.start], "the budget was spent before", reached=False)
+            return
+        correct = self._correction(phase)
         while True:
             done = self.state.of(phase.name)
-            stopped = rule.stop(
-                [r.measures["holdout_accuracy"] for r in done], sum(r.bytes_down + r.bytes_up for r in done)
-            )
+            stopped = rule.stop([r.measures["holdout_accuracy"] for r in done], _bytes(done))
             if stopped:
                 break
-            number = phase.rounds_before + len(done) + 1
-            lr = self.settings.lr * self.settings.lr_decay ** (number - 1)
-            arrays, finished = self._round(strategy, phase, number, arrays, {"lr": lr})
-            self._checkpoint(self.state.with_round(finished, self.folder.save_model(arrays)), finished)
+            arrays = self._round(phase, before + len(done) + 1, arrays, correct)
         model = self.state.current or self.state.models[phase.start]
         self._end(phase, model, stopped.reason, reached=stopped.reached)
 
-    def _rule(self, phase: Phase) -> StopRule:
+    def _rule(self, phase: Phase) -> StopRule | None:
+        """Return when a phase ends; None: before it begins."""
         settings = self.settings
-        if phase.name != "recover" or phase.rounds_before == 0:
+        if phase.kind == "later":
+            rounds = self._rounds_left(phase)
+            return Budget(rounds=rounds) if rounds else None
+        if phase.kind != "recover":
             return Budget(rounds=settings.rounds)
+        if self.method.traits.restarts:
+            return Budget(rounds=settings.rounds - self._reached(phase.after))
         if settings.recover == "budget":
             return Budget(rounds=settings.recover_rounds, num_bytes=settings.recover_bytes or None)
         if settings.recover == "oracle":
             target = self.state.of("retrain")[-1].measures["holdout_accuracy"]
             return Oracle(target=target, max_rounds=settings.recover_rounds)
+        before = next(other for other in self.phases if other.name == phase.after)
+        asked = self.judge(self.folder.load_model(self.state.models[before.start]))
         return Utility(
-            reference=self.state.of("train")[-1].measures["holdout_accuracy"],
+            reference=asked["holdout_accuracy"],
             tolerance=settings.tolerance,
             patience=settings.patience,
             max_rounds=settings.recover_rounds,
         )
 
+    def _rounds_left(self, phase: Phase) -> int:
+        """Return how many more rounds the budget has bytes for, at the bytes of the last round of recovery."""
+        recover = self.state.of(phase.after)
+        spent = _bytes(recover) + _bytes(self.state.of(nth("forget", phase.requests - 1)))
+        each = _bytes(recover[-1:])
+        return max(0, (self.settings.budget * each - spent) // each)
+
+    def _reached(self, phase: str) -> int:
+        """Return how many rounds the model at the end of a phase has been trained for."""
+        rounds = self.state.of(phase)
+        return rounds[-1].number if rounds else 0
+
+    def _lr(self, number: int) -> float:
+        """Return the learning rate of a round: the schedule goes on after a request."""
+        return float(self.settings.lr * self.settings.lr_decay ** (number - 1))
+
+    def _correction(self, phase: Phase) -> Correct | None:
+        """Return what the method does to the models of a recovery round, if it does anything."""
+        if phase.kind != "recover" or type(self.method).corrected is Method.corrected:
+            return None
+        unlearned = tensors_of(self.folder.load_model(self.state.models[phase.start]))
+
+        def correct(sent: Arrays, current: Arrays) -> Arrays:
+            new = self.method.corrected(tensors_of(sent), tensors_of(current), unlearned, self.names)
+            return {name: tensor.numpy() for name, tensor in new.items()}
+
+        return correct
+
+    def _round(self, phase: Phase, number: int, arrays: Arrays, correct: Correct | None) -> Arrays:
+        """Carry out one round, make it durable and return the new model."""
+        started, participants = time.perf_counter(), list[int]()
+        keeps = phase.kind == "train"
+        if keeps:
+            self.history.begin(number, tensors_of(arrays))
+
+        def take(client: int, sent: Arrays) -> None:
+            participants.append(client)
+            if keeps and self.history.keep.updates(number):
+                self.history.add(number, client, update_of(tensors_of(sent), tensors_of(arrays)))
+
+        strategy = Train(
+            self.grid,
+            seed=phase.seed,
+            fraction=self.settings.fraction,
+            on_reply=self._on_reply(phase.name),
+            on_arrays=take,
+            correct=correct,
+        )
+        self.grid.begin(phase.name, number, self._gone(phase))
+        new, metrics = strategy.round(number, arrays, {"lr": self._lr(number), "requests": phase.requests})
+        self._checkpoint(
+            new,
+            Round(
+                phase=phase.name,
+                number=number,
+                exchanges=1,
+                participants=tuple(sorted(participants)),
+                refused=int(metrics["refused"]),
+                loss=metrics["loss"],
+                measures={},
+                bytes_down=0,
+                bytes_up=0,
+                seconds=time.perf_counter() - started,
+                device_seconds=metrics["device-seconds"],
+            ),
+            number,
+        )
+        if keeps:
+            self.history.end(number)
+        return new
+
+    def _gone(self, phase: Phase) -> tuple[int, ...]:
+        return leavers(self.settings, phase.requests)
+
     def _forget(self, phase: Phase) -> None:
-        """Carry out the request, on the devices that ask or at the server, as the method says."""
-        done = len(self.state.of(phase.name))
-        self._tell("phase", phase=phase.name, at_most=1, done=done, clients=list(self.settings.forget))
+        """Carry out a request, on the devices that ask or at the server, as the method says."""
+        done, clients = len(self.state.of(phase.name)), askers(self.settings, phase.requests - 1)
+        self._tell("phase", phase=phase.name, at_most=1, done=done, clients=list(clients))
         if not done:
             self._carry_out(phase)
         self._end(phase, self.state.current or "", f"{self.settings.method} done", reached=True)
 
     def _carry_out(self, phase: Phase) -> None:
-        current = self.folder.load_model(self.state.models[phase.start])
-        if self.traits.runs_at == "device":
-            strategy = Forget(self.grid, self.settings.forget, seed=phase.seed, on_reply=self._on_reply(phase.name))
-            arrays, finished = self._round(strategy, phase, phase.rounds_before, current, {})
-        else:
-            arrays, finished = self._forget_at_server(phase, current)
-        self._checkpoint(self.state.with_round(finished, self.folder.save_model(arrays)), finished)
-
-    def _forget_at_server(self, phase: Phase, current: Arrays) -> tuple[Arrays, Round]:
-        started = time.perf_counter()
-        method = server_method(self.settings.method, **self.settings.method_options())
-        kept = Kept(initial=tensors_of(self.folder.load_model(self.state.models["initial"])))
-        unlearned = method.forget(tensors_of(current), kept)
-        arrays = {name: tensor.numpy() for name, tensor in unlearned.items()}
-        seconds = time.perf_counter() - started
-        return arrays, Round(phase.name, phase.rounds_before, 0, 0, 0.0, self.judge(arrays), 0, 0, seconds)
-
-    def _round(
-        self, strategy: Train, phase: Phase, number: int, arrays: Arrays, config: dict[str, float]
-    ) -> tuple[Arrays, Round]:
-        """Send a round's messages, and return the new model and what the round was."""
-        started = time.perf_counter()
-        self.grid.begin(phase.name, number, phase.excluded)
-        new, metrics = strategy.round(number, arrays, config)
-        seconds = time.perf_counter() - started
-        traffic = strategy.costs.of(phase.name, number)
-        return new, Round(
-            phase=phase.name,
+        started, number = time.perf_counter(), self._reached(phase.after)
+        self.grid.begin(phase.name, number)
+        session = GridSession(
+            self.grid,
+            self.settings,
+            phase.requests - 1,
+            initial=tensors_of(self.folder.load_model(self.state.models["initial"])),
+            current=tensors_of(self.folder.load_model(self.state.models[phase.start])),
+            history=self.history,
             number=number,
-            clients=int(metrics["clients"]),
-            refused=int(metrics["refused"]),
-            loss=metrics["loss"],
-            measures=self.judge(new),
-            bytes_down=traffic.down,
-            bytes_up=traffic.up,
-            seconds=seconds,
+            lr=self._lr(number + 1),
+            on_reply=self._on_reply(phase.name),
+        )
+        new = {name: tensor.numpy() for name, tensor in self.method.serve(session).items()}
+        reached = self.method.restart_round(session) - 1 if self.method.traits.restarts else number
+        self._checkpoint(
+            new,
+            Round(
+                phase=phase.name,
+                number=reached,
+                exchanges=session.exchanges,
+                participants=tuple(sorted(session.answered)),
+                refused=session.refused,
+                loss=session.loss,
+                measures={},
+                bytes_down=0,
+                bytes_up=0,
+                seconds=time.perf_counter() - started,
+                device_seconds=session.device_seconds,
+            ),
+            number,
         )
 
     def _end(self, phase: Phase, model: str, reason: str, *, reached: bool) -> None:
@@ -227,17 +256,22 @@ class Loop:
         }
         self._save(state, self._tell("phase-end", **event))
 
-    def _checkpoint(self, state: State, finished: Round) -> None:
+    def _checkpoint(self, new: Arrays, finished: Round, accounted: int) -> None:
+        """Measure a new model, add what the messages of round `accounted` cost, and make both durable."""
+        traffic = self.grid.costs.of(finished.phase, accounted)
+        finished = replace(finished, measures=self.judge(new), bytes_down=traffic.down, bytes_up=traffic.up)
+        state = self.state.with_round(finished, self.folder.save_model(new))
         event = {
             "phase": finished.phase,
             "round": finished.number,
-            "clients": finished.clients,
+            "clients": len(finished.participants),
             "refused": finished.refused,
             "loss": finished.loss,
             **finished.measures,
             "bytes_down": finished.bytes_down,
             "bytes_up": finished.bytes_up,
             "seconds": finished.seconds,
+            "device_seconds": finished.device_seconds,
             "model_sha256": state.current,
         }
         self._save(state, self._tell("round", **event))
@@ -261,3 +295,7 @@ class Loop:
                 self.listener({"event": "reply", "phase": phase, "client": client})
 
         return told
+
+
+def _bytes(rounds: Collection[Round]) -> int:
+    return sum(r.bytes_down + r.bytes_up for r in rounds)

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from fedquit.errors import InputError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,24 +14,28 @@ class Round:
     """One finished round: what it measured and what it cost.
 
     Attributes:
-        phase: train, forget, recover, retrain, retrain-1, ...
-        number: the round's number since the first round of training.
-        clients: how many replies went into the model; `refused` of them did not.
+        phase: train, forget, recover, later, retrain, retrain-1, ...
+        number: how many rounds the new model has been trained for.
+        exchanges: how often the server asked and waited; 1 but for some methods of forgetting.
+        participants: the clients whose replies went into the model; `refused` replies did not.
         loss: mean training loss (nats) over their samples.
         measures: accuracies of the new model, such as `holdout_accuracy`.
         bytes_down: payload from the server; `bytes_up`: to the server.
         seconds: from the first message to the new model.
+        device_seconds: of processor time, over all devices.
     """
 
     phase: str
     number: int
-    clients: int
+    exchanges: int
+    participants: tuple[int, ...]
     refused: int
     loss: float
     measures: dict[str, float]
     bytes_down: int
     bytes_up: int
     seconds: float
+    device_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,10 @@ class State:
     def of(self, phase: str) -> tuple[Round, ...]:
         """Return the finished rounds of a phase."""
         return tuple(r for r in self.rounds if r.phase == phase)
+
+    def participants(self, number: int) -> tuple[int, ...]:
+        """Return who took part in a round of training; nobody if it was not run."""
+        return next((r.participants for r in self.of("train") if r.number == number), ())
 
     def named_models(self) -> set[str]:
         """Return the models that must be kept."""
@@ -93,7 +101,10 @@ class State:
             version = fields.pop("schema_version")
             if version != SCHEMA_VERSION:
                 raise InputError(f"{source} has schema version {version}, this fedquit reads {SCHEMA_VERSION}")
-            rounds = tuple(Round(**finished) for finished in fields.pop("rounds"))
+            rounds = tuple(
+                Round(**{**finished, "participants": tuple(finished["participants"])})
+                for finished in fields.pop("rounds")
+            )
             return cls(rounds=rounds, **fields)
         except InputError:
             raise

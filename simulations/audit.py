@@ -11,13 +11,13 @@ from statistics import fmean
 
 import torch
 
-from fedquit.client.device import split
+from fedquit.client.request import to_forget
 from fedquit.client.settings import Settings
 from fedquit.client.training import deterministic
 from fedquit.errors import InputError
 from fedquit.server.judge import Sets, sets_of
 from fedquit.simulations.judged import Judged, read_judged, read_model
-from fedquit.simulations.measure import PARTS, Document, verdict
+from fedquit.simulations.measure import PARTS, Document, sample_counts, verdict
 from fedquit.simulations.shadows import attack_samples, read_shadows
 from fedquit.unlearning.evaluation import (
     activation_distance,
@@ -76,7 +76,7 @@ def audit(
     return {
         "schema_version": SCHEMA_VERSION,
         "config": {**settings.run_config(), "partition": Path(settings.partition).name},
-        "samples": {part: len(getattr(sets, part)) for part in PARTS},
+        "samples": sample_counts(sets),
         "model": candidate.document(),
         "references": [reference.document() for reference in references],
         "original": original.document() if original else None,
@@ -86,7 +86,7 @@ def audit(
         **found,
         "u_lira": u_lira,
         "not_measured": missing,
-        "verdict": verdict(candidate.measures, [reference.measures for reference in references], sets),
+        "verdict": verdict(candidate.measures, [reference.measures for reference in references], sample_counts(sets)),
     }
 
 
@@ -185,8 +185,12 @@ def _with_shadows(
 ) -> tuple[Document | None, str]:
     if path is None:
         return None, "needs shadow models: give --shadows FILE"
-    parts = split(settings.key())
-    index = [int(sample) for client in settings.forget for sample in parts[client]]
+    index = [
+        int(sample)
+        for request in range(settings.num_requests)
+        for part in to_forget(settings.key(), request)
+        for sample in part
+    ]
     known = {judged.sha256: judged.file for judged in (candidate, *references)}
 
     def confidences(file: Path) -> torch.Tensor:

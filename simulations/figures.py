@@ -9,8 +9,9 @@ mpl.use("Agg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedquit.client.device import dataset_of, split
 from fedquit.client.partition import label_counts
+from fedquit.client.request import askers
+from fedquit.client.share import dataset_of, split
 from fedquit.files import explained
 from fedquit.server.folder import RunFolder
 from fedquit.server.state import State
@@ -32,10 +33,9 @@ def draw_all(folder: RunFolder, state: State, document: dict[str, Any]) -> list[
 
 
 def accuracy_over_rounds(state: State) -> Figure:
-    """Draw held-out and forget accuracy over the rounds, with the moment of forgetting marked."""
+    """Draw held-out and forget accuracy over the rounds, with the moments of forgetting marked."""
     figure, axes = _figure("Accuracy over rounds", "round", "accuracy")
-    path = [*state.of("train"), *state.of("forget"), *state.of("recover")]
-    moment = len(state.of("train"))
+    path = [r for r in state.rounds if not r.phase.startswith("retrain")]
     styles = {"holdout_accuracy": (BLUE, "held-out"), "forget_accuracy": (RED, "forgotten clients' samples")}
     for measure, (colour, label) in styles.items():
         points = [(i + 1, r.measures[measure]) for i, r in enumerate(path) if measure in r.measures]
@@ -44,9 +44,10 @@ def accuracy_over_rounds(state: State) -> Figure:
         retrained = [r.measures[measure] for r in state.of("retrain") if measure in r.measures]
         if retrained:
             axes.axhline(retrained[-1], color=colour, linestyle=":", linewidth=1, label=f"{label}, retrained")
-    axes.axvline(moment + 0.5, color=GREY, linestyle="--")
-    axes.annotate("forget", (moment + 0.5, 0.02), xycoords=("data", "axes fraction"), rotation=90, color=GREY,
-                  ha="right")  # fmt: skip
+    for moment in (i for i, r in enumerate(path) if r.phase.startswith("forget")):
+        axes.axvline(moment + 0.5, color=GREY, linestyle="--")
+        axes.annotate("forget", (moment + 0.5, 0.02), xycoords=("data", "axes fraction"), rotation=90, color=GREY,
+                      ha="right")  # fmt: skip
     axes.set_ylim(0, 1.02)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, fontsize=8, frameon=False)
     return figure
@@ -56,6 +57,7 @@ def label_distribution(folder: RunFolder) -> Figure:
     """Draw how many samples of each class each client holds; those who asked to be forgotten are named in red."""
     settings = folder.settings()
     data = dataset_of(settings)
+    asked = {client for request in range(settings.num_requests) for client in askers(settings, request)}
     counts = label_counts(data.train.labels.numpy(), list(split(settings.key())), data.num_classes)
     figure, axes = _figure("Samples of each class", "client", "samples")
     left = counts[:, 0] * 0
@@ -66,7 +68,7 @@ def label_distribution(folder: RunFolder) -> Figure:
     if len(counts) <= 30:
         axes.set_xticks(range(len(counts)))
         for client, tick in enumerate(axes.get_xticklabels()):
-            if client in settings.forget:
+            if client in asked:
                 tick.set_color(RED)
                 tick.set_fontweight("bold")
     if data.num_classes <= 20:

@@ -5,24 +5,17 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load
 from torch import Tensor, nn
 
-from fedquit.client.device import empty_model, split
 from fedquit.client.settings import Settings
+from fedquit.client.share import empty_model
 from fedquit.errors import InputError
 from fedquit.server.judge import Sets, load_arrays
-from fedquit.simulations.measure import Answers, Document, ask, measure, shares
+from fedquit.simulations.measure import Answers, Document, ask, measure
 from fedquit.unlearning.arrays import of_true_class
-from fedquit.unlearning.evaluation import (
-    group_accuracy,
-    logit_confidence,
-    per_class_accuracy,
-    svc_attack,
-    worst_group,
-)
+from fedquit.unlearning.evaluation import logit_confidence, svc_attack
 
 SVC_SAMPLES = 2000  # of each kind; a support vector machine takes time in their square
 
@@ -86,36 +79,9 @@ def read_judged(path: Path, settings: Settings, sets: Sets) -> Judged:
     """Read a model, ask it about every sample of the sets, and measure its answers."""
     model, sha256 = read_model(path, settings)
     answers = ask(model, sets)
-    measures = {**measure(answers), **_groups(answers, settings)}
+    measures = measure(answers, sets)
     p, y = answers.pair("test")
     retain, forget = answers.pair("retain"), answers.pair("forget")
     share = svc_attack(retain, (p[:SVC_SAMPLES], y[:SVC_SAMPLES]), forget, seed=settings.seed)
     measures["attacks"]["svc"] = {"member_rate": 1 - share}
     return Judged(path, sha256, model, answers, measures)
-
-
-def _groups(answers: Answers, settings: Settings) -> Document:
-    """Return the accuracy of each class on D_t, and of each client on its own training samples."""
-    clients = _clients(settings)
-    by_client = {
-        part: group_accuracy(answers.log_p[part], answers.labels[part], clients[part]) for part in ("forget", "retain")
-    }
-    worst, lowest = worst_group(by_client["retain"])
-    return {
-        "per_class_accuracy": shares(per_class_accuracy(*answers.pair("test"))),
-        "per_client_accuracy": {
-            str(client): share for client, share in sorted({**by_client["forget"], **by_client["retain"]}.items())
-        },
-        "worst_client": worst,
-        "worst_client_accuracy": lowest,
-    }
-
-
-def _clients(settings: Settings) -> dict[str, Tensor]:
-    """Return whose each sample of D_f and D_r is, in the order of `sets_of`."""
-    sizes = [len(part) for part in split(settings.key())]
-    stay = [client for client in range(len(sizes)) if client not in settings.forget]
-    return {
-        part: torch.repeat_interleave(torch.tensor(those), torch.tensor([sizes[client] for client in those]))
-        for part, those in (("forget", list(settings.forget)), ("retain", stay))
-    }

@@ -3,14 +3,23 @@
 Shared by the report of a run and by `fedquit audit`, so that both mean the same by the same name.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from fedquit.server.judge import Sets
-from fedquit.unlearning.evaluation import accuracy, losses, per_class_accuracy, predict_log, threshold_attacks, yeom
+from fedquit.unlearning.evaluation import (
+    accuracy,
+    group_accuracy,
+    losses,
+    per_class_accuracy,
+    predict_log,
+    threshold_attacks,
+    worst_group,
+    yeom,
+)
 from fedquit.unlearning.verdict import judge
 
 PARTS = ("forget", "retain", "test")
@@ -37,16 +46,31 @@ def ask(model: nn.Module, sets: Sets) -> Answers:
     return Answers(log_p, {part: samples.labels for part, samples in parts.items()})
 
 
-def measure(answers: Answers) -> Document:
-    """Return accuracies, losses and attacks on the population, which overstate privacy."""
+def measure(answers: Answers, sets: Sets) -> Document:
+    """Return accuracies, losses and attacks on the population, which overstate privacy; and who the means hide."""
     loss = {part: losses(answers.log_p[part], answers.labels[part]) for part in PARTS}
     retain_loss = float(loss["retain"].mean())
-    by_class = per_class_accuracy(*answers.pair("test"))
     return {
         **{f"{part}_accuracy": accuracy(*answers.pair(part)) for part in PARTS},
         **{f"{part}_loss": float(loss[part].mean()) for part in PARTS},
-        "worst_class_accuracy": float(by_class[~by_class.isnan()].min()),
+        **_groups(answers, sets),
         "attacks": {**_attacks(answers), "yeom": {"member_rate": yeom(loss["forget"], retain_loss)}},
+    }
+
+
+def _groups(answers: Answers, sets: Sets) -> Document:
+    """Return the accuracy of each class on D_t, of each client on its own training samples, and of each request."""
+    by_class = per_class_accuracy(*answers.pair("test"))
+    by = {part: group_accuracy(answers.log_p[part], answers.labels[part], sets.owners[part]) for part in sets.owners}
+    worst, lowest = worst_group(by["retain"])
+    by_request = group_accuracy(answers.log_p["forget"], answers.labels["forget"], sets.requests)
+    return {
+        "worst_class_accuracy": float(by_class[~by_class.isnan()].min()),
+        "per_class_accuracy": shares(by_class),
+        "worst_client": worst,
+        "worst_client_accuracy": lowest,
+        "per_client_accuracy": {part: {str(client): share for client, share in by[part].items()} for part in by},
+        "forget_accuracy_by_request": [share for _, share in sorted(by_request.items())],
     }
 
 
@@ -59,21 +83,27 @@ def _attacks(answers: Answers) -> dict[str, dict[str, float]]:
     return threshold_attacks(answers.pair("retain"), (p[::2], y[::2]), answers.pair("forget"), (p[1::2], y[1::2]))
 
 
-def verdict(candidate: Document, references: Sequence[Document], sets: Sets) -> Document:
-    """Hold a measured model against measured retrained ones, on what each says of D_f, D_r and D_t."""
-    counts = {
-        "forget_accuracy": len(sets.forget),
-        "retain_accuracy": len(sets.retain),
-        "test_accuracy": len(sets.test),
-        "attacked_as_member": len(sets.forget),
-    }
+def sample_counts(sets: Sets) -> dict[str, int]:
+    """Return how many samples each of `PARTS` has."""
+    return {part: len(getattr(sets, part)) for part in PARTS}
+
+
+def verdict(candidate: Document, references: Sequence[Document], samples: Mapping[str, int]) -> Document:
+    """Hold a measured model against measured retrained ones, on what each says of D_f, D_r and D_t.
+
+    Args:
+        candidate: what `measure` said of it.
+        references: what it said of the retrained ones.
+        samples: how many "forget", "retain" and "test" samples those were.
+    """
+    counts = {f"{part}_accuracy": samples[part] for part in PARTS} | {"attacked_as_member": samples["forget"]}
 
     def rates(measured: Document) -> dict[str, float]:
         member_rate = measured["attacks"]["modified_entropy"]["member_rate"]
         return {**{name: measured[name] for name in counts if name in measured}, "attacked_as_member": member_rate}
 
     held = [rates(reference) for reference in references]
-    return asdict(judge(rates(candidate), held, len(sets.forget), measures=counts))
+    return asdict(judge(rates(candidate), held, samples["forget"], measures=counts))
 
 
 def shares(by_class: Tensor) -> list[float | None]:

@@ -3,6 +3,7 @@
 `report.json` is what other programs read; its keys are described in docs/report.md.
 """
 
+import copy
 import platform
 import shutil
 from collections.abc import Mapping
@@ -10,19 +11,20 @@ from importlib.metadata import version
 from pathlib import Path
 
 import fedquit
-from fedquit.client.device import initial_model
+from fedquit.client.request import askers
 from fedquit.client.settings import Settings
+from fedquit.client.share import empty_model
 from fedquit.errors import FedquitError
 from fedquit.files import explained, write_json
 from fedquit.server.folder import RunFolder
 from fedquit.server.judge import Sets, load_arrays, sets_of
-from fedquit.server.loop import phases, reference_name
+from fedquit.server.phases import nth, phases, reference_name
 from fedquit.server.state import State
-from fedquit.simulations.measure import Document, ask, measure, verdict
+from fedquit.simulations.measure import Document, ask, measure, sample_counts, verdict
 
-SCHEMA_VERSION = 1
-STAGES = ("original", "unlearned", "recovered", "retrained")
-PHASES = ("train", "forget", "recover", "retrain")
+SCHEMA_VERSION = 2
+STAGES = ("original", "unlearned", "recovered", "later", "retrained")
+PHASES = ("train", "forget", "recover", "later", "retrain")
 
 
 def write_report(folder: RunFolder) -> Document:
@@ -48,33 +50,52 @@ def write_report(folder: RunFolder) -> Document:
 
 
 def make_report(folder: RunFolder, state: State) -> Document:
-    """Return the report as a document."""
+    """Return the report as a document; of a run that is not finished, what there is so far.
+
+    Where requests came one after the other, stages and phases are those of the last; `requests` has them all.
+    """
     settings = folder.settings()
-    sets = sets_of(settings)
-    names = [name for name in state.models if not name.startswith("initial")]
-    measured = {name: _measure(folder, state.models[name], settings, sets) for name in names}
-    costs = {name: _costs(state, name) for name in PHASES}
+    sets, last = sets_of(settings), settings.num_requests - 1
+    measured = {
+        name: _measure(folder, sha256, settings, sets)
+        for name, sha256 in state.models.items()
+        if not name.startswith("initial")
+    }
+    stages = {name: measured.get(nth(name, last) if name in ("unlearned", "recovered") else name) for name in STAGES}
+    costs = {name: _costs(state, nth(name, last) if name in ("forget", "recover") else name) for name in PHASES}
     references = [measured[name] for name in map(reference_name, range(settings.references)) if name in measured]
     return {
         "schema_version": SCHEMA_VERSION,
         "config": {**settings.run_config(), "partition": str(folder.partition_file.name)},
         "versions": _versions(),
         "samples": {name: len(getattr(sets, name)) for name in ("forget", "retain", "holdout", "test")},
-        "stages": {name: measured.get(name) for name in STAGES},
+        "stages": stages,
         "references": [{"seed": settings.seed + number, **stage} for number, stage in enumerate(references)],
+        "requests": [_request(i, settings, sets, state, measured) for i in range(settings.num_requests)],
         "phases": costs,
         "ended": {
             name: {"reason": reason, "goal_reached": state.reached[name]} for name, reason in state.ended.items()
         },
         "ratios_to_retraining": _ratios(costs),
-        "verdict": verdict(measured["recovered"], references, sets),
+        "verdict": verdict(stages["recovered"], references, sample_counts(sets)) if stages["recovered"] else None,
     }
 
 
 def _measure(folder: RunFolder, name: str, settings: Settings, sets: Sets) -> Document:
     """Return what is measured of one model."""
-    model = load_arrays(initial_model(settings, settings.seed), folder.load_model(name))
-    return {**measure(ask(model, sets)), "model_sha256": name}
+    model = load_arrays(copy.deepcopy(empty_model(settings.key())), folder.load_model(name))
+    return {**measure(ask(model, sets), sets), "model_sha256": name}
+
+
+def _request(number: int, settings: Settings, sets: Sets, state: State, measured: Mapping[str, Document]) -> Document:
+    """Return who asked, how many samples it was about, what it cost, and what each model since knows of them."""
+    mine = sets.requests == number
+    return {
+        "clients": list(askers(settings, number)),
+        "samples": int(mine.sum()),
+        "phases": {name: _costs(state, nth(name, number)) for name in ("forget", "recover")},
+        "forget_accuracy": {stage: found["forget_accuracy_by_request"][number] for stage, found in measured.items()},
+    }
 
 
 def _costs(state: State, phase: str) -> Document | None:
@@ -82,10 +103,11 @@ def _costs(state: State, phase: str) -> Document | None:
     if not rounds:
         return None
     return {
-        "rounds": len(rounds),
+        "rounds": sum(r.exchanges for r in rounds),
         "bytes_down": sum(r.bytes_down for r in rounds),
         "bytes_up": sum(r.bytes_up for r in rounds),
         "seconds": sum(r.seconds for r in rounds),
+        "device_seconds": sum(r.device_seconds for r in rounds),
     }
 
 
@@ -99,7 +121,7 @@ def _ratios(costs: Mapping[str, Document | None]) -> dict[str, float] | None:
     def total(cost: Document, key: str) -> float:
         return float(cost.get("bytes_down", 0) + cost.get("bytes_up", 0) if key == "bytes" else cost.get(key, 0))
 
-    names = ("bytes", "rounds", "seconds")
+    names = ("bytes", "rounds", "seconds", "device_seconds")
     return {name: sum(total(cost, name) for cost in spent) / total(retrain, name) for name in names}
 
 

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ def run_simulation(
     overwrite: bool = False,
     start: Path | None = None,
     listener: Listener = lambda _event: None,
+    only: Collection[str] | None = None,
+    keep: Collection[str] = (),
 ) -> tuple[Path, Document]:
     """Carry out a run, or go on with one; return its folder and its report.
 
@@ -39,6 +41,8 @@ def run_simulation(
         overwrite: replace the run in `out`.
         start: folder of a finished run whose training is taken over.
         listener: told of every event.
+        only: the phases to carry out, if not all; the report then says what there is so far, and is not written.
+        keep: methods that others will run on this training: what they need of it is kept.
 
     Raises:
         InputError: something given cannot be used; nothing was written.
@@ -50,15 +54,16 @@ def run_simulation(
     settings = _settings_to_resume(path, given, source) if resume else Settings.read(given, source)
     engine_of = {"inprocess": _in_process, "flower": _on_flower}[engine]
     with engine_of(settings, path, workers or os.cpu_count() or 1) as run:
-        parts = _try_out(settings)
+        kept = _kept_for([settings.method, *keep], settings)
+        parts = _try_out(settings, kept)
         folder = _folder(path, settings, parts, resume=resume, overwrite=overwrite, start=start)
         try:
             from fedquit.server.app import make_app
-            from fedquit.simulations.report import write_report
+            from fedquit.simulations.report import make_report, write_report
 
-            run(make_app(folder, listener))
+            run(make_app(folder, listener, only=only, keep=kept))
             listener({"event": "report"})
-            return path, write_report(folder)
+            return path, write_report(folder) if only is None else make_report(folder, folder.load_state())
         finally:
             folder.release()
 
@@ -76,14 +81,29 @@ def _settings_to_resume(path: Path, given: Mapping[str, Any], source: str) -> Se
     return kept
 
 
-def _try_out(settings: Settings) -> tuple[Any, ...]:
-    """Load and split the data, build model and method once, so that mistakes show before anything is written."""
-    from fedquit.client.device import initial_model, split
-    from fedquit.unlearning.methods import make_method
+def _kept_for(methods: Collection[str], settings: Settings) -> Any:
+    """Return what training must keep for all of these methods."""
+    from fedquit.client.method import method_of
+    from fedquit.server.history import Keep
+    from fedquit.unlearning.methods import all_methods
 
-    make_method(settings.method, **settings.method_options())
+    others = [all_methods()[name].traits for name in methods if name != settings.method]
+    return Keep.of(method_of(settings).traits, *others)
+
+
+def _try_out(settings: Settings, keep: Any) -> tuple[Any, ...]:
+    """Load and split the data, find what is to be forgotten, build the model once.
+
+    So mistakes show before anything is written.
+    """
+    from fedquit.client.request import to_forget
+    from fedquit.client.share import initial_model, split
+    from fedquit.server.history import check_room
+
     parts = split(settings.key())
-    initial_model(settings, settings.seed)
+    for request in range(settings.num_requests):
+        to_forget(settings.key(), request)
+    check_room(settings, keep, initial_model(settings, settings.seed_of_model).state_dict())
     return parts
 
 

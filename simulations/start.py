@@ -1,5 +1,6 @@
 """Start from the training of an earlier run: several requests, or several methods, on one trained model."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,8 @@ from fedquit.server.folder import RunFolder, read_settings, read_state
 
 # Settings that training does not depend on; all others must be the same in both runs.
 AFTER_TRAINING = {
-    "forget", "method", "teacher", "method-settings", "recover", "tolerance", "patience", "recover-rounds",
+    "forget", "granularity", "forget-share", "forget-samples", "forget-class", "budget", "history-bytes",
+    "method", "teacher", "method-settings", "recover", "tolerance", "patience", "recover-rounds",
     "recover-bytes", "reference", "references", "download", "data-root", "partition",
 }  # fmt: skip
 
@@ -35,20 +37,25 @@ def check_start(start: Path, settings: Settings) -> None:
 
 
 def take_over(start: Path, folder: RunFolder) -> None:
-    """Put the rounds and models of training in `start` into `folder`.
+    """Put the rounds, models and kept history of training in `start` into `folder`.
 
-    What was measured on the samples of that run's clients to forget is left out: they are others here.
+    What was measured on that run's samples to forget is left out: they are others here. So is what was measured on its
+    held-out samples, where classes to forget are left out of those.
     """
-    theirs = read_state(start)
+    theirs, here = read_state(start), folder.settings()
+    stale = {"forget_accuracy"}
+    if read_settings(start).forget_class != here.forget_class:
+        stale.add("holdout_accuracy")
     models = {stage: theirs.models[stage] for stage in ("initial", "original")}
     rounds = tuple(
-        replace(r, measures={name: value for name, value in r.measures.items() if name != "forget_accuracy"})
+        replace(r, measures={name: value for name, value in r.measures.items() if name not in stale})
         for r in theirs.of("train")
     )
     for name in models.values():
         with explained(folder.checkpoint(name)):
             shutil.copyfile(start / "checkpoints" / f"{name}.safetensors", folder.checkpoint(name))
         folder.load_model(name)
+    _link_tree(start / "history", folder.path / "history")
     folder.save_state(
         replace(
             folder.load_state(),
@@ -58,3 +65,16 @@ def take_over(start: Path, folder: RunFolder) -> None:
             reached={"train": theirs.reached["train"]},
         )
     )
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """Make `source`'s files appear in `target` too: linked where the file system can, else copied."""
+    for file in source.rglob("*.safetensors"):
+        new = target / file.relative_to(source)
+        with explained(new):
+            new.parent.mkdir(parents=True, exist_ok=True)
+            if not new.exists():
+                try:
+                    os.link(file, new)
+                except OSError:
+                    shutil.copyfile(file, new)

@@ -2,7 +2,8 @@
 
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,17 @@ from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
 from fedquit.errors import FedquitError
-from fedquit.strategies.average import ExactMean
 from fedquit.strategies.costs import Costs
 from fedquit.strategies.guard import BadReplyError, checked_arrays, checked_metrics
 from fedquit.strategies.metered import MeteredGrid
+from fedquit.unlearning.average import ExactMean
 from fedquit.unlearning.seeds import derive_seed
 
 Arrays = Mapping[str, NDArray[Any]]
 OnReply = Callable[[int, str | None], None]
+OnArrays = Callable[[int, Arrays], None]
+Config = Mapping[str, float | str]
+Correct = Callable[[Arrays, Arrays], Arrays]
 
 
 class Train(FedAvg):
@@ -30,17 +34,26 @@ class Train(FedAvg):
         seed: decides which clients are sampled, and the seed each of them gets.
         fraction: share of the clients that take part in a round.
         on_reply: told of every reply: the client, and why it was refused, or None.
+        on_arrays: given every model that the guard let through, and whose it is.
+        correct: from a client's model and the round's global one to what goes into the mean.
     """
 
-    action = MessageType.TRAIN
-
     def __init__(
-        self, grid: MeteredGrid, *, seed: int, fraction: float = 1.0, on_reply: OnReply = lambda _client, _reason: None
+        self,
+        grid: MeteredGrid,
+        *,
+        seed: int,
+        fraction: float = 1.0,
+        on_reply: OnReply = lambda _client, _reason: None,
+        on_arrays: OnArrays = lambda _client, _arrays: None,
+        correct: Correct | None = None,
     ) -> None:
         super().__init__(fraction_train=fraction, min_train_nodes=1, min_available_nodes=1)
         self.grid = grid
         self.seed = seed
         self.on_reply = on_reply
+        self.on_arrays = on_arrays
+        self.correct = correct
         self._sent: ArrayRecord | None = None
 
     @property
@@ -57,7 +70,7 @@ class Train(FedAvg):
         chosen = random.Random(derive_seed(self.seed, "sample", server_round)).sample(node_ids, size)
         return sorted(chosen, key=lambda node: (-self.grid.members[node].num_examples, self.grid.members[node].client))
 
-    def round(self, number: int, arrays: Arrays, config: Mapping[str, float]) -> tuple[Arrays, dict[str, float]]:
+    def round(self, number: int, arrays: Arrays, config: Config) -> tuple[Arrays, dict[str, float]]:
         """Send the messages of a round, and return the new model and what is known of the replies.
 
         Args:
@@ -66,7 +79,7 @@ class Train(FedAvg):
             config: what every client is told, such as `lr`.
 
         Returns:
-            The new model, and `loss` (nats), `num-examples`, `clients`, `refused`.
+            The new model, and `loss` (nats), `num-examples`, `clients`, `refused`, `device-seconds`.
 
         Raises:
             FedquitError: not one reply can be used.
@@ -88,7 +101,7 @@ class Train(FedAvg):
             seed = derive_seed(self.seed, self.grid.phase, server_round, self.grid.members[node].client)
             told = ConfigRecord({**config, "server-round": server_round, "seed": seed})
             content = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: told})
-            messages.append(Message(content, node, self.action, group_id=str(server_round)))
+            messages.append(Message(content, node, MessageType.TRAIN, group_id=str(server_round)))
         return messages
 
     def aggregate_train(
@@ -101,26 +114,55 @@ class Train(FedAvg):
         """
         if self._sent is None:
             raise RuntimeError("aggregate_train before configure_train")
-        mean, losses, refused = ExactMean(), [], []
-        for reply in replies:
-            client = self.grid.client_of(reply)
-            try:
-                arrays = checked_arrays(reply, self._sent)
-                count, metrics = checked_metrics(reply)
-                mean.add(arrays, count)
-            except (BadReplyError, OverflowError) as reason:
+        mean, losses, seconds, refused = ExactMean(), [], [], []
+        sent = arrays_of(self._sent) if self.correct else {}
+
+        def told(client: int, reason: str | None) -> None:
+            if reason is not None:
                 refused.append(f"client {client}: {reason}")
-                self.on_reply(client, str(reason))
+            self.on_reply(client, reason)
+
+        for reply in checked(replies, self._sent, self.grid, told):
+            try:
+                mean.add(self.correct(reply.arrays, sent) if self.correct else reply.arrays, reply.num_examples)
+            except OverflowError as reason:
+                told(reply.client, str(reason))
                 continue
-            losses.append(metrics.get("loss", 0.0) * count)
-            self.on_reply(client, None)
-        self.refused = refused
+            losses.append(reply.metrics.get("loss", 0.0) * reply.num_examples)
+            seconds.append(reply.metrics.get("cpu-seconds", 0.0))
+            told(reply.client, None)
+            self.on_arrays(reply.client, reply.arrays)
         if not losses:
             raise FedquitError(
                 f"{self.grid.phase} round {server_round}: no reply to use ({'; '.join(refused) or 'none came'})"
             )
         summary = {"loss": math.fsum(losses) / mean.weight, "num-examples": mean.weight, "clients": len(losses)}
-        return record_of(mean.result()), MetricRecord({**summary, "refused": len(refused)})
+        spent = {"refused": len(refused), "device-seconds": math.fsum(seconds)}
+        return record_of(mean.result()), MetricRecord({**summary, **spent})
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a client handed back, as the guard let it through."""
+
+    client: int
+    arrays: Arrays
+    num_examples: int
+    metrics: Mapping[str, float]
+
+
+def checked(
+    replies: Iterable[Message], expected: ArrayRecord, grid: MeteredGrid, on_refused: OnReply
+) -> Iterator[Reply]:
+    """Yield the replies that fit the model they were sent, as they come; tell `on_refused` of the others."""
+    for reply in replies:
+        client = grid.client_of(reply)
+        try:
+            arrays, (count, metrics) = checked_arrays(reply, expected), checked_metrics(reply)
+        except BadReplyError as reason:
+            on_refused(client, str(reason))
+        else:
+            yield Reply(client, arrays, count, metrics)
 
 
 def arrays_of(record: ArrayRecord) -> dict[str, NDArray[Any]]:

@@ -19,7 +19,7 @@ from fedquit.errors import FedquitError, InputError, unknown
 from fedquit.unlearning.checks import check_count, check_positive, is_number
 from fedquit.unlearning.distances import DISTANCES, check_clip, distance
 from fedquit.unlearning.inference import logits, mode
-from fedquit.unlearning.methods import Traits, method
+from fedquit.unlearning.methods import Method, Traits, method
 from fedquit.unlearning.samples import Samples, shuffled_batches
 from fedquit.unlearning.teachers import TEACHERS, virtual_teacher
 
@@ -39,7 +39,7 @@ OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], float], optim.Optimizer]] = 
 
 @method
 @dataclass(frozen=True, slots=True)
-class FedQUIT:
+class FedQUIT(Method):
     """Imitate the virtual teacher on the samples to forget (arXiv 2408.07587).
 
     One epoch is the paper's choice and is meant: the student overshoots, its test accuracy falls with its forget

@@ -1,25 +1,29 @@
 """The plug-in interface: what a way of unlearning promises, and where the program finds it by name.
 
-A method is a class, mostly a frozen dataclass whose fields are its settings, that carries `name`, `traits` and
-`forget`. Its traits are data, so a server can refuse a request that the method cannot serve before anything runs.
+A method is a frozen, slotted dataclass on top of `Method`. Its fields are its settings; `traits` say as data what it
+needs, so a server can refuse a request that it cannot serve before anything runs; `serve` is the server's side and
+`on_device` the device's. What only devices do needs no `serve`, what only the server does no `on_device`.
 Another package adds a method by an entry point in the group "fedquit.methods"; it is loaded only when asked for.
 """
 
 import importlib.metadata
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar, cast
+from typing import Any, ClassVar, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from fedquit.errors import FedquitError, InputError, unknown
+from fedquit.unlearning.arithmetic import StateDict
+from fedquit.unlearning.checks import check_count
 from fedquit.unlearning.samples import Samples
+from fedquit.unlearning.session import Session, weighted_mean
 
-StateDict = Mapping[str, Tensor]
 GROUP = "fedquit.methods"
 GRANULARITIES = ("client", "sample", "class")
-PLACES = ("device", "server")
+PLACES = ("server", "device", "federation")
+HISTORIES = ("none", "initial", "rollback", "last", "every")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +32,18 @@ class Traits:
 
     Attributes:
         granularities: what can be forgotten, out of "client", "sample", "class".
-        runs_at: "device" (a `DeviceMethod`) or "server" (a `ServerMethod`).
-        server_keeps: what the server must store for it: "nothing", "initial model", "checkpoints", "last updates", ...
+        runs_at: "server" (no device is asked anything), "device" (the leavers' are) or "federation" (others' are too).
+        server_keeps: what the server must store for it, for people: "nothing", "initial model", "all updates", ...
         needs_device: whether the device that asks must be there when its request is served.
-        secure_aggregation: whether training can stay under secure aggregation: no single training update is read.
+        secure_aggregation: whether training can stay under secure aggregation: no single update is read.
         summary: one line for people.
         paper: where it comes from; "" if nowhere in particular.
-        restarts: whether what follows is training from scratch, as long as the first one, and not recovery.
+        restarts: whether what follows is training, from the round that `Method.restart_round` names, not recovery.
+        history: the same as `server_keeps`, for programs: "none"; "initial" (the model before round 1); "rollback" (the
+            model at the start of every round until each client has taken part once); "last" (the last round); "every"
+            (round 1 and every `history_interval`-th after it). A round that is kept is the model at its start and, if
+            `keeps_updates`, every client's update.
+        history_interval: see `history`.
     """
 
     granularities: frozenset[str]
@@ -45,6 +54,8 @@ class Traits:
     summary: str
     paper: str = ""
     restarts: bool = False
+    history: str = "none"
+    history_interval: int = 1
 
     def __post_init__(self) -> None:
         for granularity in self.granularities:
@@ -52,39 +63,103 @@ class Traits:
                 raise unknown("granularity", granularity, GRANULARITIES)
         if self.runs_at not in PLACES:
             raise unknown("place to run", self.runs_at, PLACES)
+        if self.history not in HISTORIES:
+            raise unknown("history", self.history, HISTORIES)
+        check_count("history_interval", self.history_interval)
+
+    @property
+    def keeps_updates(self) -> bool:
+        """Whether the rounds that are kept include single clients' updates."""
+        return self.history in ("last", "every") and not self.secure_aggregation
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """What the server has stored for its methods; `initial` is the model before the first round."""
+class Method:
+    """What every method is: override the sides it has.
 
-    initial: StateDict
+    >>> import torch
+    >>> METHODS["continue"]().on_device(nn.Linear(1, 2), Samples(torch.ones(1, 1), torch.tensor([0])), seed=0)
+    Traceback (most recent call last):
+    fedquit.errors.InputError: method 'continue' has no device procedure 'forget'; it has none
+    """
 
-
-class DeviceMethod(Protocol):
-    """Unlearns on the device that asks, with the samples to forget at hand."""
-
-    name: ClassVar[str]
-    traits: ClassVar[Traits]
-
-    def forget(self, model: nn.Module, samples: Samples, *, seed: int) -> list[float]:
-        """Unlearn `samples` in place; return the mean loss of each epoch."""
-        ...
-
-
-class ServerMethod(Protocol):
-    """Unlearns at the server, from the current model and what was kept."""
+    __slots__ = ()
 
     name: ClassVar[str]
     traits: ClassVar[Traits]
 
-    def forget(self, current: StateDict, kept: Kept) -> StateDict:
-        """Return the model from which recovery starts."""
-        ...
+    def serve(self, session: Session) -> StateDict:
+        """Serve a request at the server, and return the model from which recovery starts.
+
+        Unless a method says otherwise the leavers forget, each from the same g, and the result is
+        `g + sum_u w_u (f_u - g)`, w_u being u's share of the forgotten samples. The shares add up to one, so this is
+        the mean of the f_u; one leaver's model replaces g bit for bit.
+
+        Raises:
+            InputError: the session lacks what the method needs.
+            FedquitError: a client that is needed did not answer.
+        """
+        return weighted_mean(session.ask("forget", session.leavers, session.current), session.leavers)
+
+    def restart_round(self, session: Session) -> int:  # noqa: ARG002 - the interface
+        """Return the round that training goes on with after `serve`; asked only if `traits.restarts`."""
+        return 1
+
+    def corrected(
+        self,
+        sent: StateDict,
+        current: StateDict,  # noqa: ARG002 - the interface
+        unlearned: StateDict,  # noqa: ARG002
+        parameters: Collection[str],  # noqa: ARG002
+    ) -> StateDict:
+        """Return what a client's model counts as in a round of recovery; as sent, unless a method overrides this.
+
+        Args:
+            sent: what the client sent.
+            current: the global model of the round.
+            unlearned: what `serve` returned.
+            parameters: the entries that are parameters, not buffers.
+        """
+        return sent
+
+    def forget(self, model: nn.Module, samples: Samples, *, seed: int) -> list[float]:  # noqa: ARG002 - the interface
+        """Unlearn `samples` in place on the device; return the mean loss of each epoch, at least one."""
+        raise self.no_such_step("forget")
+
+    def on_device(
+        self,
+        model: nn.Module,
+        samples: Samples,
+        *,
+        seed: int,
+        step: str = "forget",
+        config: Mapping[str, float] | None = None,
+        extra: StateDict | None = None,
+    ) -> list[float]:
+        """Carry out what `serve` asked for, in place on the device; return losses, at least one.
+
+        A method whose device has one procedure overrides `forget`; one with several overrides this.
+
+        Args:
+            model: the state that was sent, loaded; what it becomes is handed back.
+            samples: a leaver's samples to forget, or a stayer's own.
+            seed: of this client's exercise.
+            step: which procedure.
+            config: the numbers that were sent along.
+            extra: the tensors that were sent along.
+        """
+        del config, extra
+        if step != "forget":
+            raise self.no_such_step(step)
+        return self.forget(model, samples, seed=seed)
+
+    def no_such_step(self, step: str, known: Iterable[str] = ()) -> InputError:
+        """Return the error for a device procedure that is not there, or lacks what must be sent along."""
+        steps = ", ".join(known) or "none"
+        return InputError(f"method '{self.name}' has no device procedure '{step}'; it has {steps}")
 
 
-METHODS: dict[str, type[Any]] = {}
-M = TypeVar("M", bound=type[Any])
+METHODS: dict[str, type[Method]] = {}
+M = TypeVar("M", bound=type[Method])
 
 
 def method(cls: M) -> M:
@@ -101,15 +176,15 @@ def method(cls: M) -> M:
     return cls
 
 
-def make_method(name: str, **settings: Any) -> DeviceMethod | ServerMethod:
+def make_method(name: str, **settings: Any) -> Method:
     """Return the method `name` with these settings.
 
     Raises:
         InputError: no such method, no such setting, or a setting is missing or out of range.
         FedquitError: another package's method cannot be loaded.
 
-    >>> make_method("fedquit", lr=1e-3).lr
-    0.001
+    >>> make_method("ascent", lr=1e-3)
+    Ascent(lr=0.001, epochs=1, batch_size=32, clip=5.0, max_loss=None)
     """
     cls = METHODS[name] if name in METHODS else _load_third_party(name)
     parameters = inspect.signature(cls).parameters
@@ -121,44 +196,10 @@ def make_method(name: str, **settings: Any) -> DeviceMethod | ServerMethod:
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in settings]
     if missing:
         raise InputError(f"method '{name}' needs these settings: {', '.join(missing)}")
-    made: DeviceMethod | ServerMethod = cls(**settings)
-    return made
+    return cls(**settings)
 
 
-def device_method(name: str, **settings: Any) -> DeviceMethod:
-    """Return a method that runs on the device that asks.
-
-    Raises:
-        InputError: as `make_method`, or the method runs at the server.
-
-    >>> device_method("continue")
-    Traceback (most recent call last):
-    fedquit.errors.InputError: method 'continue' runs at the server, not on a device
-    """
-    return cast(DeviceMethod, _made_for("device", name, settings))
-
-
-def server_method(name: str, **settings: Any) -> ServerMethod:
-    """Return a method that runs at the server.
-
-    Raises:
-        InputError: as `make_method`, or the method runs on a device.
-
-    >>> server_method("fedquit")
-    Traceback (most recent call last):
-    fedquit.errors.InputError: method 'fedquit' runs on a device, not at the server
-    """
-    return cast(ServerMethod, _made_for("server", name, settings))
-
-
-def _made_for(place: str, name: str, settings: Mapping[str, Any]) -> DeviceMethod | ServerMethod:
-    made, where = make_method(name, **settings), {"device": "on a device", "server": "at the server"}
-    if made.traits.runs_at != place:
-        raise InputError(f"method '{name}' runs {where[made.traits.runs_at]}, not {where[place]}")
-    return made
-
-
-def all_methods() -> dict[str, type[Any]]:
+def all_methods() -> dict[str, type[Method]]:
     """Return every method by name, those of other packages included; a built-in name wins over theirs.
 
     >>> sorted(all_methods()["continue"].traits.granularities)
@@ -172,14 +213,14 @@ def _third_party() -> dict[str, importlib.metadata.EntryPoint]:
     return {point.name: point for point in points if point.name not in METHODS}
 
 
-def _load_third_party(name: str) -> type[Any]:
+def _load_third_party(name: str) -> type[Method]:
     points = _third_party()
     if name not in points:
         raise unknown("method", name, [*METHODS, *points])
     try:
-        cls: type[Any] = points[name].load()
+        cls: Any = points[name].load()
     except Exception as error:  # whatever a stranger's import raises
         raise FedquitError(f"method '{name}' ({points[name].value}) cannot be loaded: {error!r}") from error
-    if not (isinstance(getattr(cls, "traits", None), Traits) and callable(getattr(cls, "forget", None))):
-        raise FedquitError(f"method '{name}' ({points[name].value}) is no method: it lacks `traits` or `forget`")
+    if not (isinstance(cls, type) and issubclass(cls, Method) and isinstance(getattr(cls, "traits", None), Traits)):
+        raise FedquitError(f"method '{name}' ({points[name].value}) is no method: derive it from Method, with `traits`")
     return cls

@@ -4,19 +4,22 @@ Both run at the server and need no maths. The client (or the samples, or the cla
 they differ only in the model from which those rounds go on.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedquit.unlearning.methods import GRANULARITIES, Kept, StateDict, Traits, method
+from fedquit.unlearning.arithmetic import StateDict
+from fedquit.unlearning.methods import GRANULARITIES, Method, Traits, method
+from fedquit.unlearning.session import History, Session
 
 
 @method
 @dataclass(frozen=True, slots=True)
-class Continue:
+class Continue(Method):
     """Leave the data out and go on from the model as it is: what forgetting costs nothing, and is worth nothing.
 
-    >>> Continue().forget({}, Kept(initial={}))
-    {}
+    >>> Continue.traits.runs_at
+    'server'
     """
 
     name: ClassVar[str] = "continue"
@@ -29,31 +32,53 @@ class Continue:
         summary="leave the data out and go on; removes nothing by itself",
     )
 
-    def forget(self, current: StateDict, kept: Kept) -> StateDict:  # noqa: ARG002 - the interface
+    def serve(self, session: Session) -> StateDict:
         """Return the current model unchanged."""
-        return current
+        return session.current
+
+
+def rollback_round(history: History, leavers: Collection[int]) -> int | None:
+    """Return the last kept round before whose start no leaver had taken part; None if there is none.
+
+    Rounds that were not kept count as well: the log of who took part covers them all.
+    """
+    clean, seen = None, 1
+    for number in history.rounds():
+        if any(set(leavers) & set(history.participants(earlier)) for earlier in range(seen, number)):
+            break
+        clean, seen = number, number
+    return clean
 
 
 @method
 @dataclass(frozen=True, slots=True)
-class Retrain:
-    """Train again from the model before the first round, without the data: exact, and the dearest.
+class Retrain(Method):
+    """Train again without the data from the last checkpoint that never saw it: exact, and the dearest.
 
-    >>> Retrain().forget({}, Kept(initial={}))
-    {}
+    With no kept history that is the model before the first round. Exact means that no sample of the leavers was in any
+    step of the model; the rounds before the checkpoint are those that were run, with the leavers in the draw.
+
+    >>> Retrain.traits.restarts, Retrain.traits.keeps_updates
+    (True, False)
     """
 
     name: ClassVar[str] = "retrain"
     traits: ClassVar[Traits] = Traits(
         granularities=frozenset(GRANULARITIES),
         runs_at="server",
-        server_keeps="initial model",
+        server_keeps="initial model; checkpoints and the log of who took part, to start later",
         needs_device=False,
         secure_aggregation=True,
-        summary="train again from scratch without the data; exact",
+        summary="train again from the last model that never saw the data; exact",
         restarts=True,
+        history="rollback",
     )
 
-    def forget(self, current: StateDict, kept: Kept) -> StateDict:  # noqa: ARG002 - the interface
-        """Return the model before the first round."""
-        return kept.initial
+    def serve(self, session: Session) -> StateDict:
+        """Return the checkpoint, or the model before the first round."""
+        number = rollback_round(session.history, session.leavers)
+        return session.initial if number is None else session.history.model(number)
+
+    def restart_round(self, session: Session) -> int:
+        """Return the round that the checkpoint stands before; 1 with no history."""
+        return rollback_round(session.history, session.leavers) or 1

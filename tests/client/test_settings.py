@@ -85,21 +85,37 @@ def test_a_value_out_of_range_is_named_with_its_key_in_one_line(key: str, value:
 
 
 @pytest.mark.parametrize(
-    ("given", "clients"),
-    [("0,3", (0, 3)), (3, (3,)), ([0, 3], (0, 3)), ("3, 0", (3, 0)), ("2,", (2,)), ("0,3,0", (0, 3)), ([1, 1], (1,))],
+    ("given", "requests"),
+    [
+        ("0,3", ((0, 3),)),
+        (3, ((3,),)),
+        ([0, 3], ((0, 3),)),
+        ("3, 0", ((3, 0),)),
+        ("2,", ((2,),)),
+        ("0,3,0", ((0, 3),)),
+        ([1, 1], ((1,),)),
+        ("0;3", ((0,), (3,))),
+        ("0, 1 ; 3", ((0, 1), (3,))),
+        ([[0, 1], [3]], ((0, 1), (3,))),
+    ],
 )
-def test_who_is_forgotten_is_read_from_text_a_number_or_a_list(given: Any, clients: tuple[int, ...]) -> None:
-    assert read(forget=given).forget == clients
+def test_who_is_forgotten_is_read_from_text_a_number_or_a_list(given: Any, requests: Any) -> None:
+    assert read(forget=given).forget == requests
+
+
+def test_a_request_of_nobody_and_one_made_twice_are_refused() -> None:
+    assert "a request names nobody" in refusal({"forget": "0;;3"})
+    assert "client 3 asks to be forgotten twice" in refusal({"forget": "3;0,3"})
 
 
 @pytest.mark.parametrize("twice", ["0,00", "0, 0", [0, "0"]])
 def test_the_same_client_written_in_two_ways_is_forgotten_once(twice: Any) -> None:
-    assert read(forget=twice).forget == (0,)
+    assert read(forget=twice).forget == ((0,),)
 
 
 def test_a_client_to_forget_that_is_not_there_is_named_with_those_that_are() -> None:
     assert "there is no client 5; clients are 0..4" in refusal({"forget": "0,5"})
-    assert read(forget=4).forget == (4,)
+    assert read(forget=4).forget == ((4,),)
 
 
 def test_somebody_must_stay() -> None:
@@ -215,7 +231,7 @@ def test_a_toml_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text("rounds = 3\nforget = [0, 2]\n[method-settings]\nlr = 0.5\nbatch-size = 8\n", encoding="utf-8")
     got = Settings.read(load_settings_file(path))
-    assert (got.rounds, got.forget, got.method_settings) == (3, (0, 2), {"lr": 0.5, "batch_size": 8})
+    assert (got.rounds, got.forget, got.method_settings) == (3, ((0, 2),), {"lr": 0.5, "batch_size": 8})
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "not TOML", "not text", "under a file"])

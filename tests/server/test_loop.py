@@ -14,7 +14,8 @@ from flwr.app import Message
 from fedquit.client.settings import Settings
 from fedquit.errors import FedquitError, InputError
 from fedquit.server.folder import RunFolder
-from fedquit.server.loop import Loop, phases
+from fedquit.server.loop import Loop
+from fedquit.server.phases import phases
 from fedquit.server.state import State
 from fedquit.simulations.engine.inprocess import FIRST_NODE_ID, InProcessGrid
 from fedquit.strategies.metered import MeteredGrid
@@ -109,7 +110,7 @@ def outcome(state: State) -> dict[str, Any]:
     document = state.to_json()
     del document["events_size"]
     for finished in document["rounds"]:
-        del finished["seconds"]
+        del finished["seconds"], finished["device_seconds"]
     return document
 
 

@@ -17,13 +17,15 @@ ROUNDS = st.builds(
     Round,
     phase=st.sampled_from(["train", "forget", "recover"]),
     number=COUNTS,
-    clients=COUNTS,
+    exchanges=COUNTS,
+    participants=st.lists(COUNTS, max_size=3).map(tuple),
     refused=COUNTS,
     loss=FINITE,
     measures=st.dictionaries(WORDS, FINITE, max_size=2),
     bytes_down=COUNTS,
     bytes_up=COUNTS,
     seconds=FINITE,
+    device_seconds=FINITE,
 )
 STATES = st.builds(
     State,
@@ -37,7 +39,7 @@ STATES = st.builds(
 
 
 def finished(phase: str = "train", number: int = 1) -> Round:
-    return Round(phase, number, 3, 0, 0.5, {"holdout_accuracy": 0.9}, 10, 20, 0.1)
+    return Round(phase, number, 1, (0, 1, 2), 0, 0.5, {"holdout_accuracy": 0.9}, 10, 20, 0.1, 0.2)
 
 
 @settings(max_examples=60, deadline=None)

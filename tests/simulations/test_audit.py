@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 from safetensors.numpy import load_file, save_file
 
-from fedquit.client.device import split
 from fedquit.client.settings import Settings
+from fedquit.client.share import split
 from fedquit.errors import InputError
 from fedquit.server.folder import RunFolder
 from fedquit.server.judge import sets_of
@@ -88,7 +88,7 @@ def test_the_measures_are_those_of_the_runs_report(finished: tuple[Path, Documen
     ):
         for name, value in stage.items():
             if name not in ("attacks", "seed"):
-                assert audited[name] == pytest.approx(value), name
+                assert audited[name] == value, name
         for attack, rates in stage["attacks"].items():
             assert audited["attacks"][attack] == pytest.approx(rates)
     assert whole["verdict"] == report["verdict"]
@@ -126,8 +126,10 @@ def test_groups_are_counted_by_class_and_by_client(run: Path, whole: Document) -
     settings = RunFolder(run).settings()
     sets, sizes = sets_of(settings), [len(part) for part in split(settings.key())]
     for measured in (whole["model"], whole["original"]):
-        clients = {int(client): share for client, share in measured["per_client_accuracy"].items()}
-        assert clients[1] == pytest.approx(measured["forget_accuracy"])
+        by_client = measured["per_client_accuracy"]
+        assert by_client["forget"] == {"1": pytest.approx(measured["forget_accuracy"])}
+        assert measured["forget_accuracy_by_request"] == [pytest.approx(measured["forget_accuracy"])]
+        clients = {int(client): share for client, share in by_client["retain"].items()}
         mean = (clients[0] * sizes[0] + clients[2] * sizes[2]) / len(sets.retain)
         assert mean == pytest.approx(measured["retain_accuracy"])
         assert measured["worst_client_accuracy"] == min(clients[0], clients[2])

@@ -15,8 +15,8 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedquit.client.device import initial_model
 from fedquit.client.settings import Settings
+from fedquit.client.share import initial_model
 from fedquit.errors import FedquitError
 from fedquit.simulations.engine.inprocess import FIRST_NODE_ID, InProcessGrid
 from fedquit.strategies.metered import MeteredGrid

@@ -46,7 +46,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 
 def test_the_report_has_what_other_programs_read(finished: tuple[Path, dict[str, Any]]) -> None:
     document = finished[1]
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     for stage in STAGES:
         for key in ("forget_accuracy", "retain_accuracy", "test_accuracy"):
             assert 0 <= document["stages"][stage][key] <= 1
@@ -55,8 +55,15 @@ def test_the_report_has_what_other_programs_read(finished: tuple[Path, dict[str,
             document["stages"][stage]["attacks"]
         )
     for phase in ("train", "forget", "recover", "retrain"):
-        assert set(document["phases"][phase]) == {"rounds", "bytes_down", "bytes_up", "seconds"}
-    assert set(document["ratios_to_retraining"]) == {"bytes", "rounds", "seconds"}
+        assert set(document["phases"][phase]) == {
+            "rounds",
+            "bytes_down",
+            "bytes_up",
+            "seconds",
+            "device_seconds",
+        }
+    assert document["phases"]["later"] is document["stages"]["later"] is None
+    assert set(document["ratios_to_retraining"]) == {"bytes", "rounds", "seconds", "device_seconds"}
     assert document["verdict"]["outcome"] in ("consistent with retraining", "not consistent", "undetermined")
     assert {"fedquit", "python", "torch", "flwr"} <= set(document["versions"])
     assert document["config"]["clients"] == 3
@@ -76,6 +83,7 @@ def test_the_folder_holds_report_events_models_and_figures(finished: tuple[Path,
 
 def test_costs_are_those_of_the_messages_and_ratios_follow_from_them(finished: tuple[Path, dict[str, Any]]) -> None:
     phases = finished[1]["phases"]
+    phases = {name: phase for name, phase in phases.items() if phase}
     rounds = {name: phase["rounds"] for name, phase in phases.items()}
     assert rounds == {"train": 3, "forget": 1, "recover": 2, "retrain": 3}
     # Every message down holds the model and its config; clients in a round: 3 train, 1 forgets, 2 recover and retrain.

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fedquit.strategies.average import ExactMean
+from fedquit.unlearning.average import ExactMean
 
 Contribution = tuple[list[float], int]
 

@@ -1,0 +1,163 @@
+"""What the server offers a method while it serves one request: models, history, and the ear of the clients.
+
+A method sees nothing of the network. It asks clients to carry out an exercise and folds the answers as they come in.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from fedquit.errors import FedquitError
+from fedquit.unlearning.arithmetic import StateDict, StateMean
+from fedquit.unlearning.samples import Samples
+
+EXERCISES = ("train", "forget")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one client hands back.
+
+    Attributes:
+        client: who answers.
+        state: its model; the guard has seen that names, shapes and dtypes are those it was sent, and all is finite.
+        num_examples: the samples that the exercise was carried out on, at least 1.
+        metrics: what it says of the exercise, such as `loss` (nats).
+    """
+
+    client: int
+    state: StateDict
+    num_examples: int
+    metrics: Mapping[str, float]
+
+
+class History(Protocol):
+    """What the server kept of training. Rounds count from 1; how many are kept, `Traits.history` decides."""
+
+    def rounds(self) -> Sequence[int]:
+        """Return the rounds that were kept, in order; empty if none."""
+        ...
+
+    def model(self, number: int) -> StateDict:
+        """Return the global model at the start of a kept round."""
+        ...
+
+    def update(self, number: int, client: int) -> StateDict | None:
+        """Return what the client sent in a kept round minus what it got; None if it took no part."""
+        ...
+
+    def participants(self, number: int) -> Collection[int]:
+        """Return who took part in a round: any round that was run, kept or not, for this log is small."""
+        ...
+
+
+class Session(Protocol):
+    """One request, as the server serves it. Whatever a method draws at random, it derives from `seed`."""
+
+    @property
+    def current(self) -> StateDict:
+        """The global model at the request."""
+        ...
+
+    @property
+    def initial(self) -> StateDict:
+        """The global model before the first round."""
+        ...
+
+    @property
+    def leavers(self) -> tuple[int, ...]:
+        """The clients with something to forget, in order; at the granularities of samples and class they stay."""
+        ...
+
+    @property
+    def stayers(self) -> tuple[int, ...]:
+        """The clients that take part and have nothing to forget, in order."""
+        ...
+
+    @property
+    def num_examples(self) -> Mapping[int, int]:
+        """Samples to forget of each leaver, at the granularity asked; samples of each stayer."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """The request's own number."""
+        ...
+
+    @property
+    def history(self) -> History:
+        """What was kept of training."""
+        ...
+
+    @property
+    def proxy(self) -> Samples | None:
+        """Samples that the server itself holds, for methods that distil there; None if it has none."""
+        ...
+
+    def fresh(self, seed: int) -> nn.Module:
+        """Return a newly initialised model of the federation's kind; the same seed gives the same one."""
+        ...
+
+    def ask(
+        self,
+        exercise: str,
+        clients: Sequence[int],
+        state: StateDict,
+        *,
+        step: str = "forget",
+        extra: StateDict | None = None,
+        **config: float,
+    ) -> Iterator[Answer]:
+        """Have clients carry out an exercise on a model, and yield the answers as they come, in any order.
+
+        A client that is gone or whose answer the guard refuses is missing; a fold says whether that matters. The
+        seed of a client's exercise derives from the run's, how many calls came before, and the client.
+
+        Args:
+            exercise: "train": an ordinary local round, on a stayer's samples or on a leaver's samples to forget;
+                `epochs` and `lr` in `config` override its own. "forget": `Method.on_device`, on a
+                leaver's samples to forget or on a stayer's own.
+            clients: whom to ask; none are asked nothing.
+            state: the model they start from.
+            step: which of the method's device procedures "forget" runs.
+            extra: more tensors for that procedure, such as a second model.
+            config: numbers for the exercise.
+        """
+        ...
+
+
+def weighted_mean(answers: Iterable[Answer], required: Collection[int] = ()) -> dict[str, Tensor]:
+    """Return the mean of the answers' models by number of samples, folded as they come.
+
+    The sums are exact, so the order of arrival changes no bit; see `arithmetic.StateMean`.
+
+    Args:
+        answers: as `Session.ask` yields them.
+        required: clients that must be among them.
+
+    Raises:
+        FedquitError: no answer came, or one that is required did not.
+
+    >>> import torch
+    >>> one, two = ({"w": torch.tensor([value])} for value in (1.0, 4.0))
+    >>> weighted_mean([Answer(0, one, 2, {}), Answer(1, two, 1, {})])
+    {'w': tensor([2.])}
+    """
+    mean, came = StateMean(), set()
+    for answer in answers:
+        mean.add(answer.state, answer.num_examples)
+        came.add(answer.client)
+    check_answered(came, required)
+    return mean.result()
+
+
+def check_answered(came: Collection[int], required: Collection[int]) -> None:
+    """Refuse to go on without a client that is required.
+
+    >>> check_answered({0, 1}, [0])
+    """
+    missing = sorted(set(required) - set(came))
+    if missing:
+        raise FedquitError(f"no usable answer came from client(s) {', '.join(map(str, missing))}: ask again later")
