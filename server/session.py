@@ -7,7 +7,7 @@ from torch import nn
 from fedquit.client.request import askers, leavers, to_forget, to_keep
 from fedquit.client.settings import Settings
 from fedquit.client.share import initial_model
-from fedquit.server.judge import tensors_of
+from fedquit.server.judge import sets_of, tensors_of
 from fedquit.strategies.ask import ask
 from fedquit.strategies.metered import MeteredGrid
 from fedquit.strategies.train import OnReply
@@ -31,8 +31,6 @@ class GridSession:
         lr: learning rate of an ordinary round at this point of the schedule.
         on_reply: told of every reply.
     """
-
-    proxy: Samples | None = None
 
     def __init__(
         self,
@@ -59,6 +57,11 @@ class GridSession:
         self.answered: set[int] = set()
         self._grid, self._settings, self._request = grid, settings, request
         self._lr, self._on_reply = lr, on_reply
+
+    @property
+    def proxy(self) -> Samples | None:
+        """See `Session`: the held-out samples."""
+        return sets_of(self._settings).holdout
 
     def fresh(self, seed: int) -> nn.Module:
         """See `Session`."""

@@ -7,23 +7,28 @@ The student starts as the teacher and forget samples are not augmented, so the t
 student moves: one pass over the samples, and no second model in memory.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn, optim
+from torch.nn import functional as F
 
 from fedquit.errors import FedquitError, InputError, unknown
+from fedquit.unlearning.arithmetic import StateDict
 from fedquit.unlearning.checks import check_count, check_positive, is_number
 from fedquit.unlearning.distances import DISTANCES, check_clip, distance
+from fedquit.unlearning.fitting import seeded, trainable
 from fedquit.unlearning.inference import logits, mode
 from fedquit.unlearning.methods import Method, Traits, method
 from fedquit.unlearning.samples import Samples, shuffled_batches
+from fedquit.unlearning.seeds import derive_seed
+from fedquit.unlearning.session import Session, weighted_mean
 from fedquit.unlearning.teachers import TEACHERS, virtual_teacher
 
 TEACHER_BATCH = 256  # any size gives the same targets; this one is kind to small devices
+WATCHED = 256  # with lr "auto", so many of the samples to forget are looked at after each step
 
 
 def _adam(parameters: list[nn.Parameter], lr: float) -> optim.Optimizer:
@@ -52,7 +57,9 @@ class FedQUIT(Method):
         top_k: how many other classes teacher "topk" leaves as they are; the paper's 5.
         loss: a name in `DISTANCES`; the paper's is "kl", the others its ablations.
         lr: the paper's 1e-4 for CNN and ResNet on non-IID clients, 1e-3 on IID clients, 5e-4 (with "adamw") for
-            transformers.
+            transformers. "auto" takes 1e-4 (5e-4 with "adamw") and stops at the first step after which the loss on the
+            samples to forget is what it is on samples that the model never saw: ours, not the paper's. The server
+            measures that on samples it holds; for a whole class they are no guide.
         epochs: passes over the samples; the paper's 1.
         batch_size: samples a step; the paper's 32.
         temperature: tau of teacher and student; the paper's 1.
@@ -82,7 +89,7 @@ class FedQUIT(Method):
     value: float | None = None
     top_k: int = 5
     loss: str = "kl"
-    lr: float = 1e-4
+    lr: float | str = 1e-4
     epochs: int = 1
     batch_size: int = 32
     temperature: float = 1.0
@@ -94,7 +101,9 @@ class FedQUIT(Method):
         for field, known in (("teacher", TEACHERS), ("loss", DISTANCES), ("optimizer", OPTIMIZERS)):
             if getattr(self, field) not in known:
                 raise unknown(field, str(getattr(self, field)), known)
-        for field in ("lr", "temperature"):
+        if isinstance(self.lr, str) and self.lr != "auto":
+            raise InputError(f"lr is {self.lr!r}; it must be a finite number above 0, or auto")
+        for field in ("temperature",) if self.lr == "auto" else ("lr", "temperature"):
             check_positive(field, getattr(self, field))
         for field in ("epochs", "batch_size", "top_k"):
             check_count(field, getattr(self, field))
@@ -108,8 +117,40 @@ class FedQUIT(Method):
             raise InputError(f"clip is {self.clip!r}; it must be above 0 and below 1")
         check_clip(self.loss, self.clip)
 
-    def forget(self, model: nn.Module, samples: Samples, *, seed: int) -> list[float]:
-        """Unlearn `samples` in place; return the mean loss of each epoch.
+    def serve(self, session: Session) -> StateDict:
+        """As `Method.serve`; with lr "auto" the leavers are told the loss on samples that the server holds.
+
+        Raises:
+            InputError: lr is "auto", and the server holds no samples.
+        """
+        if self.lr != "auto":
+            return Method.serve(self, session)
+        if session.proxy is None:
+            raise InputError("fedquit: lr = auto needs samples that the server holds, and it has none; give a number")
+        model = session.fresh(session.seed)
+        model.load_state_dict(dict(session.current))
+        unseen = mean_loss(model, session.proxy)
+        answers = session.ask("forget", session.leavers, session.current, unseen_loss=unseen)
+        return weighted_mean(answers, session.leavers)
+
+    def on_device(
+        self,
+        model: nn.Module,
+        samples: Samples,
+        *,
+        seed: int,
+        step: str = "forget",
+        config: Mapping[str, float] | None = None,
+        extra: StateDict | None = None,
+    ) -> list[float]:
+        """See `Method.on_device`; `config["unseen_loss"]` is where lr "auto" stops."""
+        del extra
+        if step != "forget":
+            raise self.no_such_step(step, ["forget"])
+        return self.forget(model, samples, seed=seed, unseen_loss=(config or {}).get("unseen_loss"))
+
+    def forget(self, model: nn.Module, samples: Samples, *, seed: int, unseen_loss: float | None = None) -> list[float]:
+        """Unlearn `samples` in place; return the mean loss of each epoch that was begun.
 
         The teacher answers in inference mode. The student trains in training mode, as in ordinary training: dropout
         drops and batch normalisation follows the samples. Both that and the shuffle are drawn from `seed`, so a run
@@ -120,21 +161,40 @@ class FedQUIT(Method):
             model: the global model, logits [B, C]; becomes the student.
             samples: what to forget.
             seed: the request's own number.
+            unseen_loss: mean cross-entropy (nats) of the global model on samples it never saw; for lr "auto" alone.
 
         Raises:
-            InputError: no samples, no parameter to train, or labels that do not fit the model.
+            InputError: no samples, no parameter to train, labels that do not fit the model, or no `unseen_loss` for
+                lr "auto".
             FedquitError: the loss is no longer finite.
         """
-        if not len(samples):
-            raise InputError("there are no samples to forget; at least 1 is needed")
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        if not parameters:
-            raise InputError("the model has no parameter with requires_grad: nothing can be unlearned")
+        parameters = trainable(model, samples)
+        if self.lr == "auto" and unseen_loss is None:
+            raise InputError("fedquit: lr = auto needs unseen_loss, the loss on samples the model never saw")
         targets = self.targets(model, samples)
-        optimizer = OPTIMIZERS[self.optimizer](parameters, self.lr)
+        optimizer = OPTIMIZERS[self.optimizer](parameters, self.step_size())
         order = torch.Generator().manual_seed(seed)
-        with _seeded(seed, targets.device), mode(model, training=True):
-            return [self._epoch(model, samples, targets, optimizer, order, epoch) for epoch in range(self.epochs)]
+        watched = _some(samples, WATCHED, seed) if self.lr == "auto" else None
+
+        def enough() -> bool:
+            return watched is not None and unseen_loss is not None and mean_loss(model, watched) >= unseen_loss
+
+        losses = list[float]()
+        with seeded(seed, targets.device), mode(model, training=True):
+            for epoch in range(self.epochs):
+                if not enough():
+                    losses.append(self._epoch(model, samples, targets, optimizer, order, epoch, enough))
+        return losses or [0.0]
+
+    def step_size(self) -> float:
+        """Return the step size; for "auto" the paper's.
+
+        >>> FedQUIT(lr="auto", optimizer="adamw").step_size()
+        0.0005
+        """
+        if isinstance(self.lr, str):
+            return 5e-4 if self.optimizer == "adamw" else 1e-4
+        return self.lr
 
     def targets(self, model: nn.Module, samples: Samples) -> Tensor:
         """Return the virtual teacher's log-probabilities for each sample, in order, [N, C].
@@ -156,8 +216,9 @@ class FedQUIT(Method):
         optimizer: optim.Optimizer,
         order: torch.Generator,
         epoch: int,
+        enough: Callable[[], bool],
     ) -> float:
-        total = 0.0
+        total, seen = 0.0, 0
         for step, index in enumerate(shuffled_batches(len(samples), self.batch_size, order)):
             inputs, _ = samples.batch(index)
             target = targets[index.to(targets.device)]
@@ -165,19 +226,28 @@ class FedQUIT(Method):
             loss = distance(self.loss, target, output, self.temperature, self.tau_squared, self.clip)
             if not loss.isfinite():
                 at = f"epoch {epoch + 1}, step {step + 1}"
-                raise FedquitError(f"the loss is {loss.item()} at {at}: try an lr below {self.lr}")
+                raise FedquitError(f"the loss is {loss.item()} at {at}: try an lr below {self.step_size()}")
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            total += loss.item() * len(index)
+            total, seen = total + loss.item() * len(index), seen + len(index)
+            if enough():
+                break
         optimizer.zero_grad()
-        return total / len(samples)
+        return total / seen
 
 
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw dropout from `seed`, and leave the caller's random numbers as they were."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
+def mean_loss(model: nn.Module, samples: Samples) -> float:
+    """Return the mean cross-entropy of the model in inference mode, in nats; the model keeps its mode.
+
+    >>> round(mean_loss(nn.Identity(), Samples(torch.zeros(1, 2), torch.tensor([0]))), 4)
+    0.6931
+    """
+    answers = logits(model, samples, TEACHER_BATCH)
+    return float(F.cross_entropy(answers, samples.labels.to(answers.device)))
+
+
+def _some(samples: Samples, most: int, seed: int) -> Samples:
+    """Return the samples, or `most` of them drawn by `seed`."""
+    draw = torch.Generator().manual_seed(derive_seed(seed, "watched"))
+    return samples if len(samples) <= most else samples.subset(torch.randperm(len(samples), generator=draw)[:most])

@@ -9,7 +9,7 @@ from fedquit.errors import FedquitError, InputError
 from fedquit.unlearning import FedQUIT, Samples, virtual_teacher
 from fedquit.unlearning.distances import distance
 from fedquit.unlearning.evaluation import accuracy, predict
-from fedquit.unlearning.fedquit import OPTIMIZERS
+from fedquit.unlearning.fedquit import OPTIMIZERS, mean_loss
 from fedquit.unlearning.samples import shuffled_batches
 
 
@@ -33,7 +33,7 @@ def weights(model: nn.Module) -> Tensor:
 def forget_with_a_second_model(method: FedQUIT, model: nn.Module, samples: Samples, seed: int) -> None:
     """The slow oracle: a frozen copy of the model in memory, asked at every step."""
     frozen = copy.deepcopy(model).eval()
-    optimizer = OPTIMIZERS[method.optimizer](list(model.parameters()), method.lr)
+    optimizer = OPTIMIZERS[method.optimizer](list(model.parameters()), method.step_size())
     order = torch.Generator().manual_seed(seed)
     model.train()
     for _ in range(method.epochs):
@@ -163,3 +163,24 @@ def test_nothing_to_forget_and_nothing_to_train_are_refused() -> None:
 def test_each_setting_is_checked_when_it_is_given(settings: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         FedQUIT(**settings)  # type: ignore[arg-type]
+
+
+def test_auto_takes_the_papers_steps_and_stops_where_unseen_samples_are() -> None:
+    start, samples = cnn(), images()
+    before = mean_loss(start, samples)
+    whole, early, at_once = cnn(), cnn(), cnn()
+    FedQUIT(epochs=3).forget(whole, samples, seed=3)
+    FedQUIT(lr="auto", epochs=3).forget(whole_again := cnn(), samples, seed=3, unseen_loss=math.inf)
+    assert torch.equal(weights(whole), weights(whole_again)), "never enough: the paper's steps, all of them"
+    goal = (before + mean_loss(whole, samples)) / 2
+    FedQUIT(lr="auto", epochs=3).forget(early, samples, seed=3, unseen_loss=goal)
+    assert goal <= mean_loss(early, samples) < mean_loss(whole, samples)
+    assert FedQUIT(lr="auto").forget(at_once, samples, seed=3, unseen_loss=before) == [0.0]
+    assert torch.equal(weights(at_once), weights(start)), "already there: nothing moves"
+
+
+def test_auto_says_what_it_needs() -> None:
+    with pytest.raises(InputError, match="lr = auto needs unseen_loss"):
+        FedQUIT(lr="auto").forget(cnn(), images(), seed=0)
+    with pytest.raises(InputError, match="lr is 'automatic'; it must be a finite number above 0, or auto"):
+        FedQUIT(lr="automatic")

@@ -96,7 +96,7 @@ def test_traits_refuse_words_that_programs_do_not_know() -> None:
         Traits(frozenset({"clients"}), "server", "nothing", False, True, "")
     with pytest.raises(InputError, match="unknown place to run 'cloud'; known: server, device, federation"):
         Traits(frozenset({"client"}), "cloud", "nothing", False, True, "")
-    with pytest.raises(InputError, match="unknown history 'all'; known: none, initial, last, every"):
+    with pytest.raises(InputError, match="unknown history 'all'; known: none, initial, rollback, last, every"):
         Traits(frozenset({"client"}), "server", "nothing", False, True, "", history="all")
     with pytest.raises(InputError, match="history_interval is 0"):
         Traits(frozenset({"client"}), "server", "nothing", False, True, "", history_interval=0)
