@@ -25,6 +25,10 @@ COMMANDS = {
         "fedquit.simulations.commands:summary",
         "Show several finished runs in one table, with mean and spread.",
     ),
+    "compare": (
+        "fedquit.simulations.compare_command:compare",
+        "Compare methods over targets and seeds, at equal budgets.",
+    ),
     "audit": ("fedquit.simulations.audit_command:audit", "Judge any model file against retrained ones."),
     "methods": ("fedquit.simulations.commands:methods", "List the methods of forgetting and what each needs."),
 }

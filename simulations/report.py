@@ -56,11 +56,9 @@ def make_report(folder: RunFolder, state: State) -> Document:
     """
     settings = folder.settings()
     sets, last = sets_of(settings), settings.num_requests - 1
-    measured = {
-        name: _measure(folder, sha256, settings, sets)
-        for name, sha256 in state.models.items()
-        if not name.startswith("initial")
-    }
+    models = {name: sha256 for name, sha256 in state.models.items() if not name.startswith("initial")}
+    found = {sha256: _measure(folder, sha256, settings, sets) for sha256 in dict.fromkeys(models.values())}
+    measured = {name: found[sha256] for name, sha256 in models.items()}
     stages = {name: measured.get(nth(name, last) if name in ("unlearned", "recovered") else name) for name in STAGES}
     costs = {name: _costs(state, nth(name, last) if name in ("forget", "recover") else name) for name in PHASES}
     references = [measured[name] for name in map(reference_name, range(settings.references)) if name in measured]

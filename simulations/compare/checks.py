@@ -1,0 +1,65 @@
+"""All that can be known before anything runs: the targets are there, the rows are possible, the data can be split."""
+
+from collections.abc import Sequence
+
+from fedquit.client.settings import Settings
+from fedquit.errors import InputError
+from fedquit.simulations.compare.config import Comparison, Target
+from fedquit.simulations.compare.plan import check_rows, targets_of
+
+
+def checked_targets(comparison: Comparison, *, with_data: bool = True) -> tuple[Target, ...]:
+    """Check a comparison and return its targets one by one.
+
+    Args:
+        comparison: which one.
+        with_data: read the data too; without, "all" classes cannot be told.
+
+    Raises:
+        InputError: naming the file and what is wrong with it.
+
+    >>> from fedquit.simulations.compare.reading import make_comparison
+    >>> told = {"targets": "all", "seeds": [0], "settings": {"clients": 3}, "methods": {"negate": {}}}
+    >>> checked_targets(make_comparison(told))
+    ((0,), (1,), (2,))
+    """
+    example = ((0,),) if comparison.targets is None else comparison.targets
+    check_rows(comparison, example)  # first, as reading the data takes long
+    if not with_data:
+        return targets_of(comparison)
+    settings = _settings(comparison, example[0])
+    try:
+        from fedquit.client.share import dataset_of, initial_model
+
+        num_classes = dataset_of(settings).num_classes
+        initial_model(settings, settings.seed_of_model)
+    except InputError as error:
+        raise InputError(f"{comparison.source}: [settings]: {error}") from None
+    targets = targets_of(comparison, num_classes)
+    if comparison.granularity == "class":
+        _check_classes(comparison, targets, num_classes)
+    for target in targets:
+        _check_target(comparison, target)
+    return targets
+
+
+def _check_classes(comparison: Comparison, targets: Sequence[Target], num_classes: int) -> None:
+    beyond = [label for target in targets for label in target if label >= num_classes]
+    if beyond:
+        classes = f"classes are 0..{num_classes - 1}"
+        raise InputError(f"{comparison.source}: targets: there is no class {beyond[0]}; {classes}")
+
+
+def _check_target(comparison: Comparison, target: Target) -> None:
+    """Split the data and find what the request is about."""
+    from fedquit.client.request import to_forget
+
+    try:
+        to_forget(_settings(comparison, target).key(), 0)
+    except InputError as error:
+        shown = ", ".join(map(str, target))
+        raise InputError(f"{comparison.source}: target {shown}: {error}") from None
+
+
+def _settings(comparison: Comparison, target: Target) -> Settings:
+    return comparison.run_settings(target, comparison.seeds[0], {}, comparison.source)

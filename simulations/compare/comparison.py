@@ -1,0 +1,95 @@
+"""A comparison from its file to its folder: checked, carried out or gone on with, measured, drawn and written up."""
+
+import os
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from fedquit.errors import InputError
+from fedquit.files import explained, write_json, write_whole
+from fedquit.simulations.compare.checks import checked_targets
+from fedquit.simulations.compare.folder import check_folder, comparison_folder
+from fedquit.simulations.compare.plan import Cell, plan
+from fedquit.simulations.compare.reading import read_comparison
+from fedquit.simulations.compare.report import make_report
+from fedquit.simulations.compare.results import make_results
+from fedquit.simulations.compare.run import Listener, run_cells
+
+Document = dict[str, Any]
+Shown = Callable[[Sequence[Cell], Path], AbstractContextManager[Listener]]
+
+
+def planned(config: Path) -> list[Cell]:
+    """Return the runs that a comparison consists of, checked as far as that needs no data.
+
+    Raises:
+        InputError: naming the file and what is wrong with it.
+    """
+    comparison = read_comparison(config)
+    return plan(comparison, checked_targets(comparison, with_data=False))
+
+
+def run_comparison(
+    config: Path,
+    *,
+    out: Path | None = None,
+    jobs: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Shown,
+) -> tuple[Path, Document]:
+    """Carry out a comparison, or go on with one; return its folder and its results.
+
+    Args:
+        config: its TOML file.
+        out: its folder; runs/compare-DATE-TIME if None.
+        jobs: runs at work at once; as many as cores if None.
+        resume: go on with the comparison in `out`.
+        overwrite: replace the comparison in `out`.
+        progress: given the runs and the folder, what is told of every event.
+
+    Raises:
+        InputError: something given cannot be used; nothing was written.
+        FedquitError: it could not be finished; what was finished is kept.
+    """
+    if resume and out is None:
+        raise InputError("--resume needs --out DIR, the folder of the comparison to go on with")
+    path = out or Path("runs") / time.strftime("compare-%Y%m%d-%H%M%S")
+    comparison = read_comparison(config)
+    check_folder(path, comparison.document(), resume=resume, overwrite=overwrite)
+    targets = checked_targets(comparison)
+    cells, cores = plan(comparison, targets), os.cpu_count() or 1
+    jobs = jobs or cores
+    with comparison_folder(path, comparison.document(), resume=resume, overwrite=overwrite):
+        with progress(cells, path) as listener:
+            failed = run_cells(cells, path, jobs=jobs, workers=max(1, cores // jobs), listener=listener)
+        document = make_results(comparison, targets, cells, path, failed)
+        _write(path, document, lambda figures: make_report(comparison, document, figures, _command(config)))
+        if not failed:
+            _purge(path, cells)
+    return path, document
+
+
+def _write(path: Path, document: Document, report: Callable[[dict[str, str]], str]) -> None:
+    from fedquit.simulations.compare.figures import draw_all
+
+    figures = draw_all(path, document)
+    write_json(path / "compare.json", document)
+    write_whole(path / "report.md", report(figures).encode())
+
+
+def _purge(path: Path, cells: Sequence[Cell]) -> None:
+    """Remove what training kept for methods that replay it: it contains what was to be erased, and has served."""
+    for cell in cells:
+        history = path / cell.folder / "history"
+        if cell.kind == "base" and history.exists():
+            with explained(history):
+                shutil.rmtree(history)
+
+
+def _command(config: Path) -> str:
+    return shlex.join(["fedquit", "compare", str(config)])

@@ -1,0 +1,112 @@
+"""What a comparison is told: methods as rows, whom to forget, the seeds, and the settings that all rows share."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fedquit.client.settings import Settings
+
+ROW_KEYS = ("method", "teacher", "method-settings", "recover", "tolerance", "patience", "recover-rounds")
+# Settings that the comparison decides itself, and the key that says so instead.
+DECIDED = {
+    "forget": "targets",
+    "forget-class": "targets",
+    "seed": "seeds",
+    "reference": "references",
+    "references": "references",
+    "budget": "budget",
+    "method": "[methods.NAME]",
+}
+
+Target = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One way of forgetting: its name in the table, the method, and the settings (kebab-case) that differ for it."""
+
+    name: str
+    method: str
+    settings: dict[str, Any]
+
+    @property
+    def slug(self) -> str:
+        """The name as a folder's.
+
+        >>> Row("FedQUIT, entropy", "fedquit", {}).slug
+        'fedquit-entropy'
+        """
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A checked comparison.
+
+    Attributes:
+        source: the file, for errors.
+        title: heads the report.
+        targets: each is one request: clients, or class labels; None for every client (class) in turn.
+        seeds: of training; split and untrained model have seeds of their own, the same for all.
+        references: retrained models for each target and seed.
+        budget: ordinary rounds whose bytes every method may spend on a request; 0: each as many as it takes.
+        settings: of `fedquit simulate`, kebab-case, the same for all rows.
+        rows: what is compared.
+    """
+
+    source: str
+    title: str
+    targets: tuple[Target, ...] | None
+    seeds: tuple[int, ...]
+    references: int
+    budget: int
+    settings: dict[str, Any]
+    rows: tuple[Row, ...]
+
+    @property
+    def granularity(self) -> str:
+        """What is forgotten: "client", "sample" or "class"."""
+        return str(self.settings.get("granularity", "client"))
+
+    def document(self) -> dict[str, Any]:
+        """Return what the file says with every default filled in, as JSON has it: equal for equal comparisons."""
+        example = self.targets[0] if self.targets else (0,)
+        shared = self.run_settings(example, self.seeds[0], {})
+        own = {row.name: self.run_settings(example, self.seeds[0], row_settings(row)) for row in self.rows}
+        decided = {*DECIDED, *ROW_KEYS}
+        return {
+            "title": self.title,
+            "targets": "all" if self.targets is None else [list(target) for target in self.targets],
+            "seeds": list(self.seeds),
+            "references": self.references,
+            "budget": self.budget,
+            "settings": {key: value for key, value in shared.run_config().items() if key not in decided},
+            "methods": {name: {key: told.run_config()[key] for key in ROW_KEYS} for name, told in own.items()},
+        }
+
+    def run_settings(self, target: Target, seed: int, own: Mapping[str, Any], source: str = "settings") -> Settings:
+        """Return the settings of one run; `own` come on top of those that all share.
+
+        Raises:
+            InputError: they cannot be, told as `source`'s mistake.
+        """
+        return Settings.read({**self.settings, **told_target(self.granularity, target), "seed": seed, **own}, source)
+
+
+def row_settings(row: Row) -> dict[str, Any]:
+    """Return all that a row changes.
+
+    >>> row_settings(Row("FedQUIT", "fedquit", {"patience": 2}))
+    {'method': 'fedquit', 'patience': 2}
+    """
+    return {"method": row.method, **row.settings}
+
+
+def told_target(granularity: str, target: Target) -> dict[str, str]:
+    """Return the settings that name a target.
+
+    >>> told_target("client", (0, 3)), told_target("class", (1,))
+    ({'forget': '0,3'}, {'forget-class': '1'})
+    """
+    return {"forget-class" if granularity == "class" else "forget": ",".join(map(str, target))}

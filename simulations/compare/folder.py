@@ -1,0 +1,110 @@
+"""The folder of a comparison: made for one comparison, gone on with as that, replaced only if it is one.
+
+plan.json      what the comparison was told
+compare.json   the results, for programs; report.md and the figures, for people
+seed-S/        the runs, see plan.py
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from fedquit.errors import FedquitError, InputError
+from fedquit.files import explained, write_json
+
+PLAN = "plan.json"
+LOCK = ".lock"
+
+
+@contextmanager
+def comparison_folder(out: Path, told: dict[str, Any], *, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Hold the folder of a comparison that was `told` this, made, emptied or taken up again.
+
+    Raises:
+        InputError: it is another comparison's, or nobody said that it may be replaced; nothing was written.
+        FedquitError: it cannot be written, or another process is at work in it.
+    """
+    check_folder(out, told, resume=resume, overwrite=overwrite)
+    with explained(out):
+        out.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(str(out / LOCK), timeout=0)
+    with explained(out):
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise FedquitError(f"another process is at work in {out}") from None
+    try:
+        if not resume:
+            with explained(out):
+                _empty(out)
+            write_json(out / PLAN, told)
+        yield
+    finally:
+        lock.release()
+
+
+def check_folder(out: Path, told: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+    """Check that a comparison may be carried out in `out`; see `comparison_folder`.
+
+    >>> check_folder(Path("runs/that/are/not/there"), {}, resume=False, overwrite=False)
+    """
+    if resume:
+        _check_same(out, told)
+    elif out.exists() and (not out.is_dir() or any(not _left_over(path) for path in out.iterdir())):
+        if not overwrite:
+            raise InputError(
+                f"{out} exists; continue it with --resume, replace it with --overwrite, or give another --out"
+            )
+        if not (out / PLAN).is_file():
+            raise InputError(f"{out} is not the folder of a comparison: it will not be overwritten; give another --out")
+
+
+def _left_over(path: Path) -> bool:
+    """Say whether a file is all that a comparison killed before its plan was written can have left."""
+    return path.name == LOCK or path.name.endswith(".partial")
+
+
+def _check_same(out: Path, told: dict[str, Any]) -> None:
+    file = out / PLAN
+    if not file.is_file():
+        raise InputError(f"{out} is not the folder of a comparison (it has no {PLAN})")
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read: {error}") from None
+    difference = first_difference(kept, told)
+    if difference:
+        key, before, now = difference
+        raise InputError(f"{key}: the comparison in {out} has {before}, not {now}; it goes on as it began")
+
+
+def first_difference(before: Any, now: Any, key: str = "") -> tuple[str, str, str] | None:
+    """Return where two documents differ first, and what each has there; None if they are equal.
+
+    >>> first_difference({"settings": {"lr": 0.1}}, {"settings": {"lr": 0.2}})
+    ('settings.lr', '0.1', '0.2')
+    >>> first_difference({"methods": {"negate": {}}}, {"methods": {}})
+    ('methods.negate', '{}', 'nothing')
+    """
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in [*before, *(name for name in now if name not in before)]:
+            inner = f"{key}.{name}" if key else str(name)
+            if name not in now or name not in before:
+                there, here = (repr(part[name]) if name in part else "nothing" for part in (before, now))
+                return inner, there, here
+            found = first_difference(before[name], now[name], inner)
+            if found:
+                return found
+        return None
+    return None if before == now else (key, repr(before), repr(now))
+
+
+def _empty(out: Path) -> None:
+    for path in out.iterdir():
+        if path.name != LOCK:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
