@@ -73,6 +73,9 @@ def simulate(
     \b
     fedquit simulate                                         real 8x8 digits, under a minute
     fedquit simulate --dataset fashion-mnist --samples 10000 --forget 3
+    fedquit simulate --forget "0;3" --method negate          client 0, and when that is done client 3
+    fedquit simulate --granularity sample --forget-share 0.5 half of client 0's samples; the client stays
+    fedquit simulate --granularity class --forget-class 3    a class, wherever it lies
     fedquit simulate --resume --out runs/mine                go on where it was killed
     """  # noqa: D301 - click's sign that lines stay as they are
     from fedquit.client.settings import load_settings_file
@@ -135,8 +138,12 @@ def methods(as_json: bool) -> None:
             "runs_at": method.traits.runs_at,
             "granularities": sorted(method.traits.granularities),
             "server_keeps": method.traits.server_keeps,
+            "history": method.traits.history,
+            "history_interval": method.traits.history_interval,
+            "keeps_updates": method.traits.keeps_updates,
             "needs_device": method.traits.needs_device,
             "secure_aggregation": method.traits.secure_aggregation,
+            "restarts": method.traits.restarts,
             "summary": method.traits.summary,
             "paper": method.traits.paper,
         }

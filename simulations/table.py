@@ -5,17 +5,26 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from fedquit.server.phases import nth
+
 STAGE_ROWS = (
     ("forget accuracy", lambda stage: _percent(stage["forget_accuracy"])),
     ("retain accuracy", lambda stage: _percent(stage["retain_accuracy"])),
     ("test accuracy", lambda stage: _percent(stage["test_accuracy"])),
     ("worst class, test", lambda stage: _percent(stage["worst_class_accuracy"])),
+    ("worst client, own data", lambda stage: _percent(stage["worst_client_accuracy"])),
     ("forget loss", lambda stage: f"{stage['forget_loss']:.3f}"),
     ("called members (confidence)", lambda stage: _percent(stage["attacks"]["confidence"]["member_rate"])),
     ("called members (mod. entropy)", lambda stage: _percent(stage["attacks"]["modified_entropy"]["member_rate"])),
     ("model SHA-256", lambda stage: stage["model_sha256"][:12]),
 )
-PHASE_OF = {"original": "train", "unlearned": "forget", "recovered": "recover", "retrained": "retrain"}
+PHASE_OF = {
+    "original": "train",
+    "unlearned": "forget",
+    "recovered": "recover",
+    "later": "later",
+    "retrained": "retrain",
+}
 COST_ROWS = (
     ("rounds", lambda cost: str(cost["rounds"])),
     ("bytes down", lambda cost: _bytes(cost["bytes_down"])),
@@ -26,13 +35,9 @@ COST_ROWS = (
 
 def print_report(document: dict[str, Any]) -> None:
     """Print the stages of a run beside each other, what each cost, the ratios to retraining and the verdict."""
-    console = Console()
-    config, samples = document["config"], document["samples"]
-    table = Table(
-        title=f"{config['dataset']}, {config['model']}: client {config['forget']} of {config['clients']} "
-        f"forgotten by {config['method']} ({samples['forget']} samples)",
-        title_justify="left",
-    )
+    console, config = Console(), document["config"]
+    title = f"{config['dataset']}, {config['model']}: {_asked(document)} forgotten by {config['method']}"
+    table = Table(title=f"{title} ({document['samples']['forget']} samples)", title_justify="left")
     stages = {name: stage for name, stage in document["stages"].items() if stage}
     table.add_column("")
     for name in stages:
@@ -50,10 +55,36 @@ def print_report(document: dict[str, Any]) -> None:
             "Forgetting and recovery cost, as shares of retraining: "
             + ", ".join(f"{name} {share:.2f}" for name, share in ratios.items())
         )
-    ended = document["ended"]["recover"]
-    console.print(f"Recovery stopped: {ended['reason']}")
+    requests = document["requests"]
+    if len(requests) > 1:
+        _print_requests(console, requests)
+    for number in range(len(requests)):
+        phase = nth("recover", number)
+        console.print(f"{phase.capitalize()} stopped: {document['ended'][phase]['reason']}", highlight=False)
     verdict = document["verdict"]
     console.print(f"Verdict: [bold]{verdict['outcome']}[/bold]: {verdict['reason']}", soft_wrap=True, highlight=False)
+
+
+def _asked(document: dict[str, Any]) -> str:
+    """Say what was to be forgotten."""
+    config = document["config"]
+    if config["granularity"] == "class":
+        return f"class {config['forget-class']}"
+    some = "samples of " if config["granularity"] == "sample" else ""
+    several = "clients" if {",", ";"} & set(config["forget"]) else "client"
+    return f"{some}{several} {config['forget']} of {config['clients']}"
+
+
+def _print_requests(console: Console, requests: list[dict[str, Any]]) -> None:
+    """Print what each model knows of each request's samples."""
+    table = Table(title="Forget accuracy of each request", title_justify="left")
+    table.add_column("")
+    for number, request in enumerate(requests):
+        clients = ", ".join(map(str, request["clients"]))
+        table.add_column(f"request {number + 1} (client {clients})", justify="right")
+    for stage in requests[0]["forget_accuracy"]:
+        table.add_row(stage, *(_percent(request["forget_accuracy"][stage]) for request in requests))
+    console.print(table)
 
 
 def print_methods(rows: list[dict[str, Any]]) -> None:
