@@ -22,6 +22,8 @@ from fedquit.files import explained, write_whole
 from fedquit.unlearning.arithmetic import StateDict
 from fedquit.unlearning.methods import Traits
 
+MODEL = "model.safetensors"
+
 
 @dataclass(frozen=True, slots=True)
 class Keep:
@@ -73,8 +75,12 @@ class Keep:
         nth = _is_nth(number, self.interval) or _is_nth(number, self.models)
         return nth or (self.rollback and strangers and number > 1)
 
+    def stays_with_updates(self, number: int) -> bool:
+        """Say whether the updates of a round are kept when it is no longer the last one."""
+        return _is_nth(number, self.interval)
+
     def most_bytes(self, rounds: int, clients: int, model_bytes: int) -> int:
-        """Return how much can lie on disk at once, after `rounds` rounds of `clients` clients each.
+        """Return how much can lie on disk at once, in `rounds` rounds of `clients` clients each.
 
         >>> Keep(interval=2).most_bytes(rounds=4, clients=10, model_bytes=100)
         2200
@@ -100,10 +106,14 @@ class History:
 
     def __init__(self, folder: Path, keep: Keep, clients: int, log: Callable[[int], Collection[int]]) -> None:
         self.path, self.keep, self.clients, self.participants = folder / "history", keep, clients, log
+        self._seen: set[int] = set()
+        self._walked, self._full = 0, math.inf
 
     def begin(self, number: int, model: StateDict) -> None:
         """Keep the model at the start of a round, and drop what a killed attempt at it has left."""
-        shutil.rmtree(self.path / str(number), ignore_errors=True)
+        self._tidy(number - 1)
+        with explained(self.path):
+            shutil.rmtree(self.path / str(number), ignore_errors=True)
         if self.keep.model(number, strangers=self._strangers(number)):
             self._write(number, "model", model)
 
@@ -113,16 +123,40 @@ class History:
             self._write(number, str(client), update)
 
     def end(self, number: int) -> None:
-        """Drop the rounds before that were kept only as the last one."""
-        for earlier in self.rounds():
-            if earlier < number and not self.keep.stays(earlier, strangers=self._strangers(earlier)):
-                shutil.rmtree(self.path / str(earlier), ignore_errors=True)
+        """Drop of the rounds before what was kept only while it was the last one."""
+        self._tidy(number)
 
-    def purge(self) -> int:
-        """Remove all that was kept, and return how many bytes that were."""
-        size = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
-        shutil.rmtree(self.path, ignore_errors=True)
-        return size
+    def _tidy(self, last: int) -> None:
+        for number in (last - 2, last - 1):  # two, as a run may have been killed before it could tidy
+            folder = self.path / str(number)
+            if folder.is_dir() and not self.keep.stays(number, strangers=self._strangers(number)):
+                self.remove(list(folder.iterdir()))
+            elif folder.is_dir() and not self.keep.stays_with_updates(number):
+                self.remove([file for file in folder.iterdir() if file.name != MODEL])
+
+    def stale(self, gone: Collection[int], *, everything: bool) -> list[Path]:
+        """Return the files that contain what was erased.
+
+        Args:
+            gone: clients that had something erased: models after a round of theirs, and their updates.
+            everything: all that was kept, as nobody needs it any more.
+        """
+        rounds, theirs, seen, files = self.rounds(), {f"{client}.safetensors" for client in gone}, False, list[Path]()
+        for number in range(1, max(rounds, default=0) + 1):
+            if number in rounds:
+                kept = sorted((self.path / str(number)).iterdir())
+                files += [file for file in kept if everything or seen or file.name in theirs]
+            seen = seen or bool(set(gone) & set(self.participants(number)))
+        return files
+
+    def remove(self, files: Collection[Path]) -> None:
+        """Remove files, and the folders that are empty then."""
+        with explained(self.path):
+            for file in files:
+                file.unlink(missing_ok=True)
+            for folder in [*{file.parent for file in files}, self.path]:
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
 
     def rounds(self) -> list[int]:
         """Return the kept rounds, in order."""
@@ -130,7 +164,7 @@ class History:
 
     def model(self, number: int) -> StateDict:
         """Return the global model at the start of a kept round."""
-        return self._read(self._file(number, "model"))
+        return self._read(self.path / str(number) / MODEL)
 
     def update(self, number: int, client: int) -> StateDict | None:
         """Return what the client sent in a kept round minus what it got; None if it took no part or none was kept."""
@@ -138,10 +172,13 @@ class History:
         return self._read(file) if file.exists() else None
 
     def _strangers(self, number: int) -> bool:
-        seen: set[int] = set()
-        for earlier in range(1, number):
-            seen.update(self.participants(earlier))
-        return len(seen) < self.clients
+        """Say whether some client has not taken part before a round; each round's log is read once."""
+        while self._walked < number - 1 and self._full == math.inf:
+            self._walked += 1
+            self._seen.update(self.participants(self._walked))
+            if len(self._seen) == self.clients:
+                self._full = self._walked + 1
+        return number < self._full
 
     def _file(self, number: int, name: str) -> Path:
         return self.path / str(number) / f"{name}.safetensors"
@@ -167,7 +204,7 @@ def check_room(settings: Settings, keep: Keep, model: StateDict) -> None:
     Raises:
         InputError: more than `history-bytes` could lie on disk at once.
     """
-    size = sum(value.nbytes for value in model.values())
+    size = len(save({key: value.contiguous() for key, value in model.items()}))
     most = keep.most_bytes(settings.rounds, max(1, round(settings.fraction * settings.clients)), size)
     if most > settings.history_bytes:
         raise InputError(

@@ -17,7 +17,7 @@ from fedquit.client.method import method_of
 from fedquit.client.request import askers, leavers
 from fedquit.client.settings import Settings
 from fedquit.client.share import empty_model, initial_model
-from fedquit.errors import InputError
+from fedquit.errors import FedquitError, InputError
 from fedquit.server.folder import RunFolder
 from fedquit.server.history import History, Keep, check_room
 from fedquit.server.judge import Judge, tensors_of
@@ -29,6 +29,7 @@ from fedquit.strategies.train import Correct, Train
 from fedquit.unlearning.arithmetic import parameter_names, update_of
 from fedquit.unlearning.methods import Method
 from fedquit.unlearning.recovery import Budget, Oracle, StopRule, Utility
+from fedquit.unlearning.session import NoAnswerError
 
 Arrays = Mapping[str, NDArray[Any]]
 Listener = Callable[[Mapping[str, Any]], None]
@@ -52,8 +53,9 @@ class Loop:
         self.method = method_of(settings)
         self.phases = phases(settings)
         self.state = folder.load_state()
-        keep = keep or Keep.of(self.method.traits)
-        self.history = History(folder.path, keep, settings.clients, lambda number: self.state.participants(number))
+        keep = keep or Keep.of(self.method.needs())
+        self._log = {r.number: r.participants for r in self.state.of("train")}
+        self.history = History(folder.path, keep, settings.clients, lambda number: self._log.get(number, ()))
         self.judge = Judge(settings)
         self.names = parameter_names(empty_model(settings.key()))
         self.grid = grid
@@ -62,27 +64,49 @@ class Loop:
             raise InputError(f"clients: {settings.clients} are needed, {len(clients)} are connected")
 
     def run(self, only: Collection[str] | None = None) -> State:
-        """Carry out the phases that are not over yet, or those of `only` among them, and return the state."""
+        """Carry out the phases that are not over yet, or those of `only` among them, and return the state.
+
+        Raises:
+            InputError: `only` leaves out what one of its phases needs, or a phase that is begun.
+        """
         self._tell("start" if not self.state.rounds else "resume", rounds=len(self.state.rounds))
-        for phase in self.phases:
-            if phase.name in self.state.ended or (only is not None and phase.name not in only):
+        left = [phase for phase in self.phases if phase.name not in self.state.ended]
+        begun = next((phase.name for phase in left if self.state.of(phase.name)), None)
+        if begun and only is not None and begun not in only:
+            raise InputError(f"phase '{begun}' is begun and not over: it must be carried out first")
+        for phase in left:
+            self._clean_history()
+            if only is not None and phase.name not in only:
                 continue
             self._ensure_start(phase)
             if phase.kind == "forget":
                 self._forget(phase)
             else:
                 self._rounds(phase)
-        if nth("recover", self.settings.num_requests - 1) in self.state.ended and self.history.rounds():
-            self._tell("purge", bytes=self.history.purge())
-        self._tell("end", models=self.state.models)
+        self._clean_history()
+        if left:
+            self._save(self.state, self._tell("end", models=self.state.models))
         return self.state
+
+    def _clean_history(self) -> None:
+        """Remove what was kept of training and contains what has been erased; all of it once no request is left."""
+        done = sum(nth("recover", i) in self.state.ended for i in range(self.settings.num_requests))
+        gone = {client for request in range(done) for client in askers(self.settings, request)}
+        stale = self.history.stale(gone, everything=done == self.settings.num_requests)
+        if stale:  # told of first, so that no removal goes untold; after a kill it may be told twice
+            size = sum(file.stat().st_size for file in stale)
+            self._save(self.state, self._tell("purge", files=len(stale), bytes=size))
+            self.history.remove(stale)
 
     def _ensure_start(self, phase: Phase) -> None:
         """Make the untrained model that a phase starts from, if it is not there."""
-        if phase.start not in self.state.models:
-            model = initial_model(self.settings, self.settings.seed_of_model + phase.reference)
-            arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-            self.state = self.state.with_model(phase.start, self.folder.save_model(arrays))
+        if phase.start in self.state.models:
+            return
+        if not phase.start.startswith("initial"):
+            raise InputError(f"phase '{phase.name}' starts from the {phase.start} model, which is not there yet")
+        model = initial_model(self.settings, self.settings.seed_of_model + phase.reference)
+        arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+        self.state = self.state.with_model(phase.start, self.folder.save_model(arrays))
 
     def _rounds(self, phase: Phase) -> None:
         """Train until the phase's rule says stop, from the round it has reached."""
@@ -149,10 +173,15 @@ class Loop:
         """Return what the method does to the models of a recovery round, if it does anything."""
         if phase.kind != "recover" or type(self.method).corrected is Method.corrected:
             return None
-        unlearned = tensors_of(self.folder.load_model(self.state.models[phase.start]))
+        asked = next(other for other in self.phases if other.name == phase.after)
+        before, unlearned = (
+            tensors_of(self.folder.load_model(self.state.models[stage])) for stage in (asked.start, phase.start)
+        )
 
         def correct(sent: Arrays, current: Arrays) -> Arrays:
-            new = self.method.corrected(tensors_of(sent), tensors_of(current), unlearned, self.names)
+            new = self.method.corrected(
+                tensors_of(sent), tensors_of(current), before=before, unlearned=unlearned, parameters=self.names
+            )
             return {name: tensor.numpy() for name, tensor in new.items()}
 
         return correct
@@ -197,6 +226,7 @@ class Loop:
             number,
         )
         if keeps:
+            self._log[number] = tuple(sorted(participants))
             self.history.end(number)
         return new
 
@@ -225,7 +255,10 @@ class Loop:
             lr=self._lr(number + 1),
             on_reply=self._on_reply(phase.name),
         )
-        new = {name: tensor.numpy() for name, tensor in self.method.serve(session).items()}
+        try:
+            new = {name: tensor.numpy() for name, tensor in self.method.serve(session).items()}
+        except NoAnswerError as error:
+            raise FedquitError(f"{error} ({'; '.join(session.reasons)}); --resume asks again") from error
         reached = self.method.restart_round(session) - 1 if self.method.traits.restarts else number
         self._checkpoint(
             new,
@@ -234,7 +267,7 @@ class Loop:
                 number=reached,
                 exchanges=session.exchanges,
                 participants=tuple(sorted(session.answered)),
-                refused=session.refused,
+                refused=len(session.reasons),
                 loss=session.loss,
                 measures={},
                 bytes_down=0,

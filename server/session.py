@@ -18,7 +18,7 @@ from fedquit.unlearning.session import Answer, History
 
 
 class GridSession:
-    """See `Session`; and it remembers who answered, what was refused, and what the devices spent.
+    """See `Session`; and it remembers who answered, why others did not, and what the devices spent.
 
     Args:
         grid: carries the messages, already told which phase and round they count to.
@@ -53,7 +53,8 @@ class GridSession:
         self.stayers = tuple(client for client in range(settings.clients) if client not in left)
         parts = zip(to_forget(settings.key(), request), to_keep(settings.key(), request + 1), strict=True)
         self.num_examples = {client: len(gone) or len(kept) for client, (gone, kept) in enumerate(parts)}
-        self.exchanges, self.refused, self.loss, self.device_seconds = 0, 0, 0.0, 0.0
+        self.exchanges, self.loss, self.device_seconds = 0, 0.0, 0.0
+        self.reasons: list[str] = []
         self.answered: set[int] = set()
         self._grid, self._settings, self._request = grid, settings, request
         self._lr, self._on_reply = lr, on_reply
@@ -102,5 +103,6 @@ class GridSession:
         return {"samples": "forget" if client in self.leavers else "keep", "seed": seed}
 
     def _told(self, client: int, refused: str | None) -> None:
-        self.refused += refused is not None
+        if refused is not None:
+            self.reasons.append(f"client {client}: {refused}")
         self._on_reply(client, refused)

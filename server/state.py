@@ -60,10 +60,6 @@ class State:
         """Return the finished rounds of a phase."""
         return tuple(r for r in self.rounds if r.phase == phase)
 
-    def participants(self, number: int) -> tuple[int, ...]:
-        """Return who took part in a round of training; nobody if it was not run."""
-        return next((r.participants for r in self.of("train") if r.number == number), ())
-
     def named_models(self) -> set[str]:
         """Return the models that must be kept."""
         return {*self.models.values(), *([self.current] if self.current else [])}

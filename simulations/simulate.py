@@ -88,7 +88,7 @@ def _kept_for(methods: Collection[str], settings: Settings) -> Any:
     from fedquit.unlearning.methods import all_methods
 
     others = [all_methods()[name].traits for name in methods if name != settings.method]
-    return Keep.of(method_of(settings).traits, *others)
+    return Keep.of(method_of(settings).needs(), *others)
 
 
 def _try_out(settings: Settings, keep: Any) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ client trains briefly; how far to go is what it went then. Source: FedEraser, ar
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -14,7 +14,7 @@ from fedquit.errors import FedquitError, InputError
 from fedquit.unlearning.arithmetic import StateDict, StateMean, difference, moved, norm, parameter_names
 from fedquit.unlearning.checks import check_count
 from fedquit.unlearning.methods import Method, Traits, method
-from fedquit.unlearning.session import Session
+from fedquit.unlearning.session import History, Session
 
 
 def calibrated(stored: StateDict, fresh: StateDict) -> dict[str, Tensor]:
@@ -29,8 +29,16 @@ def calibrated(stored: StateDict, fresh: StateDict) -> dict[str, Tensor]:
     return {name: factor * value for name, value in fresh.items()}
 
 
+def rounds_run(history: History) -> list[int]:
+    """Return the rounds of training that were run, kept or not."""
+    rounds: list[int] = []
+    while history.participants(len(rounds) + 1):
+        rounds.append(len(rounds) + 1)
+    return rounds
+
+
 def replayed(rounds: Sequence[int], interval: int) -> list[int]:
-    """Return round 1 and every `interval`-th after it, of those that were kept.
+    """Return round 1 and every `interval`-th after it, of those that were run.
 
     >>> replayed([1, 2, 3, 4, 5], 2)
     [1, 3, 5]
@@ -74,17 +82,23 @@ class FedEraser(Method):
         check_count("interval", self.interval)
         check_count("epochs", self.epochs)
 
+    def needs(self) -> Traits:
+        """Return the traits with `interval` in."""
+        return replace(self.traits, history_interval=self.interval)
+
     def serve(self, session: Session) -> StateDict:
         """Replay the kept rounds without the leavers.
 
         Raises:
-            InputError: round 1 was not kept, or no remaining client took part in any round that was.
+            InputError: a round to replay was not kept, or no remaining client took part in any.
         """
-        rounds = replayed(session.history.rounds(), self.interval)
-        if not rounds or rounds[0] != 1:
+        rounds = replayed(rounds_run(session.history), self.interval)
+        missing = sorted(set(rounds) - set(session.history.rounds()))
+        if missing or not rounds:
             raise InputError(
-                "federaser: the updates of round 1 were not kept; keep history while training (set the method to "
-                "federaser from the start), or use negate, fedquit or retrain"
+                f"federaser: the updates of round {missing[0] if missing else 1} were not kept; keep history while "
+                "training (set the method to federaser, and its interval, from the start), or use negate, fedquit or "
+                "retrain"
             )
         state, names = session.history.model(1), parameter_names(session.fresh(session.seed))
         replay = 0

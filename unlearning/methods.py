@@ -66,6 +66,8 @@ class Traits:
         if self.history not in HISTORIES:
             raise unknown("history", self.history, HISTORIES)
         check_count("history_interval", self.history_interval)
+        if self.history == "last" and self.secure_aggregation:
+            raise InputError("history 'last' keeps single updates: secure_aggregation must be False")
 
     @property
     def keeps_updates(self) -> bool:
@@ -104,10 +106,16 @@ class Method:
         """Return the round that training goes on with after `serve`; asked only if `traits.restarts`."""
         return 1
 
+    def needs(self) -> Traits:
+        """Return the traits with this method's own settings in, such as how often a round is kept."""
+        return self.traits
+
     def corrected(
         self,
         sent: StateDict,
         current: StateDict,  # noqa: ARG002 - the interface
+        *,
+        before: StateDict,  # noqa: ARG002
         unlearned: StateDict,  # noqa: ARG002
         parameters: Collection[str],  # noqa: ARG002
     ) -> StateDict:
@@ -116,6 +124,7 @@ class Method:
         Args:
             sent: what the client sent.
             current: the global model of the round.
+            before: the model that the request met.
             unlearned: what `serve` returned.
             parameters: the entries that are parameters, not buffers.
         """

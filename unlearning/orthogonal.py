@@ -2,8 +2,8 @@
 
 The loss `-log(1 - p_y/2)` is bounded by log 2, so descending it does not explode as climbing the cross-entropy does.
 The gradient's part in the span of the others' gradients is removed, and what is left gets the gradient's length.
-In recovery the part of each client's update along the way from the unlearned model to the present one is removed, so
-that the model does not turn back. Source: Pan et al., "Federated Unlearning with Gradient Descent and Conflict
+In recovery the part of each client's update along the line between the present model and an anchor is removed, so that
+the model does not go back to what it was. Source: Pan et al., "Federated Unlearning with Gradient Descent and Conflict
 Mitigation", AAAI 2025, arXiv 2412.20200.
 """
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedquit.errors import unknown
 from fedquit.unlearning.arithmetic import StateDict, StateMean, difference, moved, parameter_names
 from fedquit.unlearning.checks import check_count, check_positive
 from fedquit.unlearning.fitting import Loss, full_gradient, trainable
@@ -23,6 +24,7 @@ from fedquit.unlearning.methods import Method, Traits, method
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.session import Answer, Session, check_answered
 
+ANCHORS = ("original", "unlearned")
 DEPENDENT = 1e-6  # a gradient with less than this share outside the span of those before adds no direction
 
 
@@ -90,7 +92,7 @@ def recovery_step(update: StateDict, current: StateDict, anchor: StateDict) -> d
     Args:
         update: what a client sent minus what it got, parameters only.
         current: the global model of the recovery round.
-        anchor: the model to which the way must not lead; here the unlearned one.
+        anchor: the model on whose line with `current` there must be no movement.
 
     >>> w, back = {"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([0.0, 0.0])}
     >>> recovery_step({"w": torch.tensor([3.0, 4.0])}, w, back)
@@ -125,6 +127,8 @@ class Orthogonal(Method):
     Attributes:
         rounds: unlearning rounds; the paper runs them until a bound, 10 here.
         lr: step size along the direction.
+        anchor: "original", the model that the request met, to which recovery must not go back (the paper's aim), or
+            "unlearned", which holds recovery to ways it has not gone before.
 
     >>> Orthogonal(rounds=3).rounds
     3
@@ -143,8 +147,11 @@ class Orthogonal(Method):
 
     rounds: int = 10
     lr: float = 0.1
+    anchor: str = "original"
 
     def __post_init__(self) -> None:
+        if self.anchor not in ANCHORS:
+            raise unknown("anchor", str(self.anchor), ANCHORS)
         check_count("rounds", self.rounds)
         check_positive("lr", self.lr)
 
@@ -159,10 +166,17 @@ class Orthogonal(Method):
         return state
 
     def corrected(
-        self, sent: StateDict, current: StateDict, unlearned: StateDict, parameters: Collection[str]
+        self,
+        sent: StateDict,
+        current: StateDict,
+        *,
+        before: StateDict,
+        unlearned: StateDict,
+        parameters: Collection[str],
     ) -> StateDict:
-        """Return the client's model with its update projected off the way that recovery has gone."""
-        update = recovery_step(difference(sent, current, parameters), current, unlearned)
+        """Return the client's model with its update projected off the line to the anchor."""
+        anchor = before if self.anchor == "original" else unlearned
+        update = recovery_step(difference(sent, current, parameters), current, anchor)
         straightened = moved(current, update)
         return {name: straightened[name] if name in update else value for name, value in sent.items()}
 

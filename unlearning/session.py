@@ -16,6 +16,10 @@ from fedquit.unlearning.samples import Samples
 EXERCISES = ("train", "forget")
 
 
+class NoAnswerError(FedquitError):
+    """A client that is needed did not answer, or the guard refused what it sent; it can be asked again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What one client hands back.
@@ -49,7 +53,7 @@ class History(Protocol):
         ...
 
     def participants(self, number: int) -> Collection[int]:
-        """Return who took part in a round: any round that was run, kept or not, for this log is small."""
+        """Return who took part in a round, kept or not, for this log is small; nobody in one that was not run."""
         ...
 
 
@@ -138,7 +142,8 @@ def weighted_mean(answers: Iterable[Answer], required: Collection[int] = ()) -> 
         required: clients that must be among them.
 
     Raises:
-        FedquitError: no answer came, or one that is required did not.
+        NoAnswerError: one that is required did not come.
+        FedquitError: none came.
 
     >>> import torch
     >>> one, two = ({"w": torch.tensor([value])} for value in (1.0, 4.0))
@@ -160,4 +165,4 @@ def check_answered(came: Collection[int], required: Collection[int]) -> None:
     """
     missing = sorted(set(required) - set(came))
     if missing:
-        raise FedquitError(f"no usable answer came from client(s) {', '.join(map(str, missing))}: ask again later")
+        raise NoAnswerError(f"no usable answer came from client(s) {', '.join(map(str, missing))}")

@@ -83,7 +83,7 @@ class Kept:
         return self.updates.get((number, client))
 
     def participants(self, number: int) -> Collection[int]:
-        return self.log[number]
+        return self.log.get(number, ())
 
 
 class Forbidden:
