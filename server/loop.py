@@ -26,7 +26,7 @@ from fedquit.server.session import GridSession
 from fedquit.server.state import Round, State
 from fedquit.strategies.metered import MeteredGrid
 from fedquit.strategies.train import Correct, Train
-from fedquit.unlearning.arithmetic import parameter_names, update_of
+from fedquit.unlearning.arithmetic import check_usable, parameter_names, update_of
 from fedquit.unlearning.methods import Method
 from fedquit.unlearning.recovery import Budget, Oracle, StopRule, Utility
 from fedquit.unlearning.session import NoAnswerError
@@ -241,6 +241,26 @@ class Loop:
             self._carry_out(phase)
         self._end(phase, self.state.current or "", f"{self.settings.method} done", reached=True)
 
+    def _serve(self, session: GridSession) -> Arrays:
+        """Have the method serve the request, and let only a usable model through.
+
+        Raises:
+            FedquitError: a device that is needed did not answer, or what the method did or returned cannot be used.
+        """
+        name = self.settings.method
+        try:
+            served = self.method.serve(session)
+            check_usable(served, session.current)
+        except NoAnswerError as error:
+            raise FedquitError(f"{error} ({'; '.join(session.reasons)}); --resume asks again") from error
+        except FedquitError as error:
+            raise type(error)(str(error) if name in str(error) else f"method '{name}': {error}") from error
+        except Exception as error:
+            if type(self.method).__module__.startswith("fedquit."):
+                raise
+            raise FedquitError(f"method '{name}' failed: {error!r}") from error
+        return {key: tensor.numpy() for key, tensor in served.items()}
+
     def _carry_out(self, phase: Phase) -> None:
         started, number = time.perf_counter(), self._reached(phase.after)
         self.grid.begin(phase.name, number)
@@ -255,10 +275,7 @@ class Loop:
             lr=self._lr(number + 1),
             on_reply=self._on_reply(phase.name),
         )
-        try:
-            new = {name: tensor.numpy() for name, tensor in self.method.serve(session).items()}
-        except NoAnswerError as error:
-            raise FedquitError(f"{error} ({'; '.join(session.reasons)}); --resume asks again") from error
+        new = self._serve(session)
         reached = self.method.restart_round(session) - 1 if self.method.traits.restarts else number
         self._checkpoint(
             new,

@@ -46,6 +46,27 @@ def update_of(new: StateDict, old: StateDict) -> dict[str, Tensor]:
     return {name: (new[name].double() - value.double()).to(value.dtype) for name, value in old.items()}
 
 
+def check_usable(state: object, like: StateDict) -> None:
+    """Refuse what is no model of the same names, shapes and dtypes as `like`, or holds NaN or infinity.
+
+    Raises:
+        FedquitError: saying what is wrong with it.
+
+    >>> import torch
+    >>> check_usable({"w": torch.tensor([float("nan")])}, {"w": torch.tensor([1.0])})
+    Traceback (most recent call last):
+    fedquit.errors.FedquitError: no usable model: 'w' holds NaN or infinity
+    """
+    if not isinstance(state, Mapping) or set(state) != set(like):
+        raise FedquitError("no usable model: its entries are not those of the global model")
+    for name, wanted in like.items():
+        value = state[name]
+        if not isinstance(value, Tensor) or (value.shape, value.dtype) != (wanted.shape, wanted.dtype):
+            raise FedquitError(f"no usable model: '{name}' is not {wanted.dtype} {list(wanted.shape)}")
+        if not bool(value.isfinite().all()):
+            raise FedquitError(f"no usable model: '{name}' holds NaN or infinity")
+
+
 def moved(state: StateDict, update: StateDict, scale: float = 1.0) -> dict[str, Tensor]:
     """Return `state + scale * update` in the dtypes of `state`; what `update` does not name stays.
 
