@@ -29,6 +29,10 @@ COMMANDS = {
         "fedquit.simulations.compare_command:compare",
         "Compare methods over targets and seeds, at equal budgets.",
     ),
+    "shadows": (
+        "fedquit.simulations.shadows_command:shadows",
+        "Train the shadow models of a run, for attacks on single samples.",
+    ),
     "audit": ("fedquit.simulations.audit_command:audit", "Judge any model file against retrained ones."),
     "methods": ("fedquit.simulations.commands:methods", "List the methods of forgetting and what each needs."),
 }

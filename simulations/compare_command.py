@@ -55,7 +55,7 @@ def compare(
         click.echo(f"Report, figures and raw results: {path}")
     if document["failed"]:
         again = f"fedquit compare {config} --resume --out {path}"
-        click.echo(f"fedquit: {document['failed']} runs have no result; try them again: {again}", err=True)
+        click.echo(f"fedquit: runs without a result: {document['failed']}; try them again: {again}", err=True)
         click.get_current_context().exit(1)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fedquit.client.settings import Settings
 from fedquit.errors import InputError
 from fedquit.simulations.compare.config import Comparison, Target
-from fedquit.simulations.compare.plan import check_rows, targets_of
+from fedquit.simulations.compare.plan import check_rows, needs, targets_of
 
 
 def checked_targets(comparison: Comparison, *, with_data: bool = True) -> tuple[Target, ...]:
@@ -30,9 +30,11 @@ def checked_targets(comparison: Comparison, *, with_data: bool = True) -> tuple[
     settings = _settings(comparison, example[0])
     try:
         from fedquit.client.share import dataset_of, initial_model
+        from fedquit.server.history import Keep, check_room
 
         num_classes = dataset_of(settings).num_classes
-        initial_model(settings, settings.seed_of_model)
+        model = initial_model(settings, settings.seed_of_model)
+        check_room(settings, Keep.of(*needs(comparison, example[0])), model.state_dict())
     except InputError as error:
         raise InputError(f"{comparison.source}: [settings]: {error}") from None
     targets = targets_of(comparison, num_classes)

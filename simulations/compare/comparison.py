@@ -83,10 +83,13 @@ def _write(path: Path, document: Document, report: Callable[[dict[str, str]], st
 
 
 def _purge(path: Path, cells: Sequence[Cell]) -> None:
-    """Remove what training kept for methods that replay it: it contains what was to be erased, and has served."""
+    """Remove what training kept for methods that replay it: it contains what was to be erased, and has served.
+
+    A run that starts from a training has that in its folder too; one that only retrains has not removed it itself.
+    """
     for cell in cells:
         history = path / cell.folder / "history"
-        if cell.kind == "base" and history.exists():
+        if history.exists():
             with explained(history):
                 shutil.rmtree(history)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 
 mpl.use("Agg")
 from matplotlib.axes import Axes
@@ -19,6 +20,8 @@ from fedquit.simulations.compare.labels import place
 
 BLUE, RED, GREY, LIGHT = "#2563a8", "#c0392b", "#7f8c8d", "#d7dcde"
 COSTS = {"bytes": ("bytes_share", "bytes"), "seconds": ("seconds_share", "seconds of computing on the devices")}
+
+GAP_TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
 Document = dict[str, Any]
 
@@ -64,7 +67,7 @@ def gap_against_cost(rows: Sequence[Document], reference: Document, cost: str, w
     axes.axvline(1, color=RED, linewidth=1, zorder=0, label="retraining")
     _scale(axes, found)
     axes.set_xlabel(f"{what}, as a share of retraining's (forgetting and recovery)")
-    axes.set_ylabel("distance of forget accuracy from retraining, points")
+    axes.set_ylabel("distance of forget accuracy from retraining, points (root scale)")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, fontsize=8, frameon=False)
     _name(figure, axes, found)
     return figure
@@ -123,8 +126,11 @@ def _point(axes: Axes, row: Document, cost: str, colour: str) -> None:
 
 
 def _scale(axes: Axes, found: Mapping[str, tuple[float, float]]) -> None:
-    """Show costs on a logarithmic scale, in per cent, where all are above 0."""
-    axes.set_ylim(bottom=0)
+    """Show costs on a logarithmic scale, in per cent, where all are above 0, and gaps so that small ones show."""
+    axes.set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0)), np.square))
+    axes.set_yticks(GAP_TICKS)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_ylim(0, max(1.0, 1.1 * float(axes.dataLim.y1)))
     if min(x for x, _ in found.values()) > 0:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fedquit.client.method import method_of
 from fedquit.client.settings import Settings
 from fedquit.errors import InputError
 from fedquit.simulations.compare.config import ROW_KEYS, Comparison, Row, Target, row_settings
-from fedquit.unlearning.methods import make_method
+from fedquit.unlearning.methods import Traits
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +108,21 @@ def check_rows(comparison: Comparison, targets: Sequence[Target]) -> None:
         where = f"{comparison.source}: [methods.{row.name}]"
         settings = row_run(comparison, comparison.seeds[0], targets[0], row, where)
         try:
-            traits = make_method(settings.method, **settings.method_options()).traits
+            method_of(settings)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
-        if comparison.granularity not in traits.granularities:
-            able = ", ".join(sorted(traits.granularities))
-            asked = f"granularity = {comparison.granularity}"
-            raise InputError(f"{where}: method '{row.method}' cannot forget with {asked}; it can: {able}")
+
+
+def needs(comparison: Comparison, target: Target) -> list[Traits]:
+    """Return what the rows' methods need, such as what training must keep for them.
+
+    >>> from fedquit.simulations.compare.reading import make_comparison
+    >>> told = make_comparison({"targets": [3], "seeds": [0], "methods": {"federaser": {}}})
+    >>> [traits.history for traits in needs(told, (3,))]
+    ['every']
+    """
+    runs = [row_run(comparison, comparison.seeds[0], target, row) for row in comparison.rows]
+    return [method_of(run).needs() for run in runs]
 
 
 def row_run(

@@ -50,10 +50,10 @@ class CompareProgress:
         elif event["event"] in (DONE, FAILED):
             self._ended += 1
             self._work.end(cell.folder)
-            outcome = "done" if event["event"] == DONE else f"failed: {event['reason']}"
+            reason = f" ({event['reason']})" if event["event"] == FAILED else ""
             took = f" in {shown_time(now - self._began[cell.folder])}" if cell.folder in self._began else ""
             left = f"; {self._total - self._ended} left{self._left(now)}"
-            self._say(f"[{self._ended}/{self._total}] {cell.folder}: {outcome}{took}{left}")
+            self._say(f"[{self._ended}/{self._total}] {cell.folder}: {event['event']}{took}{reason}{left}")
         else:
             self._began[cell.folder] = now
         self._bars.update(self._task, completed=self._ended, note=self._left(now).removeprefix(", "))

@@ -34,6 +34,7 @@ def make_report(comparison: Comparison, document: Document, figures: Mapping[str
         *_fronts(document),
         *(f"![{title}]({name})" for name, title in figures.items()),
         *_failed(document),
+        "Raw results, run by run: [compare.json](compare.json).",
         "## Repeat it",
         f"All of it:\n\n```sh\n{command}\n```",
         "One request of one row, by itself (it trains again, and retrains the models to compare with):",
@@ -63,10 +64,10 @@ def _what(comparison: Comparison, targets: Sequence[Target]) -> str:
     alpha = f" ({told.alpha:g})" if told.scheme == "dirichlet" else ""
     share = f" ({100 * told.forget_share:g} % of them)" if granularity == "sample" and not told.forget_samples else ""
     lines = [
-        f"{len(comparison.rows)} ways of forgetting, each asked to forget "
-        f"{'; '.join(name_target(granularity, target) for target in targets)}{share}, "
-        f"each request by itself, with training seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}: "
-        f"{len(targets) * len(seeds)} requests a row.",
+        f"Ways of forgetting: {len(comparison.rows)}, each asked by itself to forget "
+        f"{'; '.join(name_target(granularity, target) for target in targets)}{share}; "
+        f"training seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}; "
+        f"{len(targets) * len(seeds)} runs a row.",
         f"Data: {escaped(told.dataset)}, {samples}, {told.clients} clients, split {told.scheme}{alpha} with seed "
         f"{told.split_seed}. Model: {escaped(told.model)}, untrained weights of seed {told.model_seed}, {told.rounds} "
         f"rounds of training.",
@@ -83,10 +84,10 @@ def _what(comparison: Comparison, targets: Sequence[Target]) -> str:
 
 
 def _how_to_read(comparison: Comparison) -> str:
+    others = "others" if comparison.references > 2 else "other"
     return (
         "Mean ± standard deviation over requests and seeds; gaps are averaged by size. The last row holds each "
-        f"retrained model against the other{'s' if comparison.references > 2 else ''}: no method can be asked to come "
-        "closer than that.\n"
+        f"retrained model against the {others}: what another seed alone does.\n"
     )
 
 

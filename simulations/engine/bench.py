@@ -24,8 +24,8 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from torch.nn import functional as F
 
-from fedquit.client.share import dataset_of, initial_model, split
 from fedquit.client.settings import Settings
+from fedquit.client.share import dataset_of, initial_model, split
 from fedquit.simulations.engine.flower import run_on_flower
 from fedquit.simulations.engine.inprocess import InProcessGrid
 from fedquit.strategies.metered import MeteredGrid
