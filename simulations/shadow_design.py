@@ -61,7 +61,7 @@ def shadow_run(settings: Settings, number: int, *, plain: bool) -> ShadowRun:
     """
     hands = _dealt(settings, number // 2)
     inside, outside = hands[number % 2], hands[1 - number % 2]
-    own, asked = _told(settings, number, plain=plain), dict[str, list[int]]()
+    own, asked = {**shared(settings, plain=plain), **_seeds(settings, number)}, dict[str, list[int]]()
     if settings.granularity == "sample":
         own["forget"], asked = _asked(settings, inside)
     there, gone = tuple(inside.tolist()), tuple(outside.tolist())
@@ -126,20 +126,24 @@ def _asked(settings: Settings, inside: Indices) -> tuple[str, dict[str, list[int
     return ";".join(map(",".join, asking)), asked
 
 
-def _told(settings: Settings, number: int, *, plain: bool) -> dict[str, Any]:
-    """Return what a shadow's run is told.
+def shared(settings: Settings, *, plain: bool) -> dict[str, Any]:
+    """Return what the runs of all shadow models are told alike; the seeds are those of the run whose shadows they are.
 
-    None of its seeds is the run's own, or that of a model retrained in it. It needs a retrained model itself only where
-    recovery stops by that. Where it forgets nothing, it need not keep anything of training for a method either.
+    They need a retrained model themselves only where recovery stops by that. Where they forget nothing, they need not
+    keep anything of training for a method either.
+
+    >>> told = shared(Settings(method="federaser", references=3), plain=True)
+    >>> told["method"], told["reference"]
+    ('continue', 'none')
     """
     oracle = settings.recover == "oracle" and not plain
-    own: dict[str, Any] = {
-        "seed": (settings.seed + FIRST_SEED + number) % 2**31,
-        "model-seed": (settings.seed_of_model + FIRST_SEED + number) % 2**31,
-        "reference": "retrain" if oracle else "none",
-        "references": 1,
-        "budget": 0,
-    }
+    own: dict[str, Any] = {"reference": "retrain" if oracle else "none", "references": 1, "budget": 0}
     if plain:
         own |= {"method": "continue", "method-settings": "", "teacher": "min", "recover": "budget"}
     return {**settings.run_config(), **own}
+
+
+def _seeds(settings: Settings, number: int) -> dict[str, int]:
+    """Return the seeds of a shadow's run: none is the run's own, or that of a model retrained in it."""
+    own = {"seed": settings.seed, "model-seed": settings.seed_of_model}
+    return {name: (seed + FIRST_SEED + number) % 2**31 for name, seed in own.items()}

@@ -22,7 +22,7 @@ from fedquit.server.phases import phases
 from fedquit.simulations.compare.cell import is_done, result
 from fedquit.simulations.compare.folder import first_difference
 from fedquit.simulations.compare.plan import Cell
-from fedquit.simulations.shadow_design import ShadowRun, shadow_run
+from fedquit.simulations.shadow_design import ShadowRun, shadow_run, shared
 
 SCHEMA_VERSION = 1
 LIST = "shadows.json"
@@ -46,7 +46,7 @@ class ShadowFolder:
             "schema_version": SCHEMA_VERSION,
             "kind": "plain" if plain else "u-lira",
             "stage": "original" if plain else "recovered",
-            "settings": {**settings.run_config(), "partition": Path(settings.partition).name},
+            "settings": {**shared(settings, plain=plain), "partition": Path(settings.partition).name},
             "models": [],
         }
 

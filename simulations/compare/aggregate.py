@@ -46,6 +46,7 @@ def aggregate(name: str, cells: Sequence[Mapping[str, Any]]) -> Document:
         "cells": len(cells),
         "measures": {column: summary(values) for column, values in columns.items()},
         "verdicts": dict(Counter(found["verdict"]["outcome"] for found in measured if "verdict" in found)),
+        "recovered": _count([found["goal_reached"] for found in measured if "goal_reached" in found]),
         "over_budget": sum((found.get("budget_used") or 0) > 1 + ROUNDING for found in measured),
         "failed": [cell["failed"] for cell in cells if cell["failed"] is not None],
     }
@@ -88,6 +89,11 @@ def points(rows: Sequence[Document], cost: str) -> dict[str, Point]:
 
 def _beats(one: Point, other: Point) -> bool:
     return one[0] <= other[0] and one[1] <= other[1] and one != other
+
+
+def _count(goals: Sequence[bool]) -> int | None:
+    """Return how many recoveries reached their goal; None where there was none."""
+    return sum(goals) if goals else None
 
 
 def _sized(name: str, value: float | None) -> float | None:

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+from fedquit.client.method import method_of
 from fedquit.client.settings import Settings
 from fedquit.errors import InputError
 from fedquit.simulations.compare.config import Comparison, Target
-from fedquit.simulations.compare.plan import check_rows, needs, targets_of
+from fedquit.simulations.compare.plan import row_run, targets_of
+from fedquit.unlearning.methods import Traits
 
 
 def checked_targets(comparison: Comparison, *, with_data: bool = True) -> tuple[Target, ...]:
@@ -43,6 +45,36 @@ def checked_targets(comparison: Comparison, *, with_data: bool = True) -> tuple[
     for target in targets:
         _check_target(comparison, target)
     return targets
+
+
+def check_rows(comparison: Comparison, targets: Sequence[Target]) -> None:
+    """Check every row's settings on every target, its method, and that the method can forget such a thing.
+
+    Raises:
+        InputError: naming the file and the row.
+    """
+    comparison.run_settings((0,), comparison.seeds[0], {}, f"{comparison.source}: [settings]")
+    for target in targets:
+        comparison.run_settings(target, comparison.seeds[0], {}, f"{comparison.source}: targets")
+    for row in comparison.rows:
+        where = f"{comparison.source}: [methods.{row.name}]"
+        settings = row_run(comparison, comparison.seeds[0], targets[0], row, where)
+        try:
+            method_of(settings)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+
+
+def needs(comparison: Comparison, target: Target) -> list[Traits]:
+    """Return what the rows' methods need, such as what training must keep for them.
+
+    >>> from fedquit.simulations.compare.reading import make_comparison
+    >>> told = make_comparison({"targets": [3], "seeds": [0], "methods": {"federaser": {}}})
+    >>> [traits.history for traits in needs(told, (3,))]
+    ['every']
+    """
+    runs = [row_run(comparison, comparison.seeds[0], target, row) for row in comparison.rows]
+    return [method_of(run).needs() for run in runs]
 
 
 def _check_classes(comparison: Comparison, targets: Sequence[Target], num_classes: int) -> None:

@@ -55,6 +55,10 @@ def _later(row: Document) -> str:
     return f"{shown} ({row['over_budget']} of {row['cells']} spent more)" if row["over_budget"] else shown
 
 
+def _recovered(row: Document) -> str:
+    return "" if row.get("recovered") is None else f"{row['recovered']} of {row['cells'] - len(row['failed'])}"
+
+
 def _course(row: Document) -> str:
     names = ("forget_original", "forget_unlearned", "forget_recovered", "forget_later", "forget_retrained")
     found = [row["measures"].get(name) for name in names]
@@ -81,6 +85,7 @@ COLUMNS = (
     Column("worst client", _mean("worst_client_accuracy"), "the lowest accuracy on what a client keeps, in %"),
     Column("forget accuracy", _course, "before → unlearned → recovered → at the budget, means in %"),
     Column("resurfaced", _mean("resurfaced"), "forget accuracy at the budget minus that after recovery, in points"),
+    Column("recovered", _recovered, "how often held-out accuracy came back near what it was, within the budget"),
     Column("rounds", _mean("recovery_rounds", 1), "rounds of recovery"),
     Column(
         "bytes", _mean("bytes_share"), "payload of forgetting and recovery, in % of one retraining's", essential=True

@@ -12,11 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fedquit.client.method import method_of
 from fedquit.client.settings import Settings
 from fedquit.errors import InputError
 from fedquit.simulations.compare.config import ROW_KEYS, Comparison, Row, Target, row_settings
-from fedquit.unlearning.methods import Traits
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,36 +91,6 @@ def targets_of(comparison: Comparison, num_classes: int | None = None) -> tuple[
             f'{comparison.source}: targets = "all" takes the classes from the data, which is not read here'
         )
     return tuple((label,) for label in range(num_classes))
-
-
-def check_rows(comparison: Comparison, targets: Sequence[Target]) -> None:
-    """Check every row's settings on every target, its method, and that the method can forget such a thing.
-
-    Raises:
-        InputError: naming the file and the row.
-    """
-    comparison.run_settings((0,), comparison.seeds[0], {}, f"{comparison.source}: [settings]")
-    for target in targets:
-        comparison.run_settings(target, comparison.seeds[0], {}, f"{comparison.source}: targets")
-    for row in comparison.rows:
-        where = f"{comparison.source}: [methods.{row.name}]"
-        settings = row_run(comparison, comparison.seeds[0], targets[0], row, where)
-        try:
-            method_of(settings)
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from None
-
-
-def needs(comparison: Comparison, target: Target) -> list[Traits]:
-    """Return what the rows' methods need, such as what training must keep for them.
-
-    >>> from fedquit.simulations.compare.reading import make_comparison
-    >>> told = make_comparison({"targets": [3], "seeds": [0], "methods": {"federaser": {}}})
-    >>> [traits.history for traits in needs(told, (3,))]
-    ['every']
-    """
-    runs = [row_run(comparison, comparison.seeds[0], target, row) for row in comparison.rows]
-    return [method_of(run).needs() for run in runs]
 
 
 def row_run(

@@ -77,8 +77,8 @@ def _what(comparison: Comparison, targets: Sequence[Target]) -> str:
     ]
     if comparison.budget:
         lines.append(
-            f"Budget: after recovery ordinary rounds go on until a request has cost the bytes of {comparison.budget} "
-            "rounds, forgetting included."
+            f"Budget: {comparison.budget} ordinary rounds. Recovery takes no more than that unless the file says "
+            "otherwise; what it leaves of their bytes, forgetting counted, is spent on further rounds."
         )
     return "\n".join(lines)
 

@@ -238,7 +238,7 @@ def test_the_report_tells_what_was_compared_and_how_to_repeat_each_run() -> None
     assert text.startswith("# A \\<b\\>\n")
     assert "client 0; clients 1 and 2 at once" in text
     assert "4 models retrained" in text
-    assert "the bytes of 2 rounds" in text
+    assert "Budget: 2 ordinary rounds." in text
     assert "![A gap](gap.png)" in text
     assert "On the Pareto front of forget gap against bytes: row $ \\| 0." in text
     assert "```sh\nfedquit compare a.toml\n```" in text

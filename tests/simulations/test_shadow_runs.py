@@ -368,6 +368,19 @@ def test_shadows_of_something_else_are_neither_gone_on_with_nor_replaced(
     assert not (copy / "shadow-3").exists()
 
 
+def test_what_shadows_do_not_depend_on_may_change(tmp_path: Path) -> None:
+    settings = Settings.read(TINY)
+    more = settings.model_copy(update={"references": 9, "budget": 5})
+    faster = settings.model_copy(update={"method_settings": {"lr": 0.001}})
+
+    def document(of: Settings, *, plain: bool) -> Document:
+        return ShadowFolder(tmp_path, of, plain=plain).document
+
+    assert document(more, plain=False) == document(settings, plain=False)
+    assert document(faster, plain=False) != document(settings, plain=False)
+    assert document(faster, plain=True) == document(settings, plain=True)
+
+
 def test_a_folder_of_something_else_is_never_touched(run: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     for overwrite in (False, True):
