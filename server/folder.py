@@ -159,7 +159,7 @@ class RunFolder:
             raise FedquitError(f"checkpoint {path} is missing; the run cannot go on from here") from None
         if hashlib.sha256(content).hexdigest() != name:
             raise FedquitError(f"checkpoint {path} is damaged: its SHA-256 is not its name")
-        return load(content)
+        return dict(sorted(load(content).items()))  # the library gives them in an order that no two processes share
 
     def checkpoint(self, name: str) -> Path:
         """Return the file of the model of that name."""

@@ -191,7 +191,7 @@ class History:
 
     def _read(self, file: Path) -> dict[str, Tensor]:
         try:
-            return load(file.read_bytes())
+            return dict(sorted(load(file.read_bytes()).items()))
         except Exception as error:
             raise FedquitError(
                 f"the kept history {file} cannot be read ({error}); use a method that needs none"

@@ -27,7 +27,7 @@ def run_simulation(
     start: Path | None = None,
     listener: Listener = lambda _event: None,
     only: Collection[str] | None = None,
-    keep: Collection[str] = (),
+    keep: Collection[Any] = (),
 ) -> tuple[Path, Document]:
     """Carry out a run, or go on with one; return its folder and its report.
 
@@ -42,7 +42,8 @@ def run_simulation(
         start: folder of a finished run whose training is taken over.
         listener: told of every event.
         only: the phases to carry out, if not all; the report then says what there is so far, and is not written.
-        keep: methods that others will run on this training: what they need of it is kept.
+        keep: methods that others will run on this training, by name or as `Method.needs` says it: what they need
+            of it is kept.
 
     Raises:
         InputError: something given cannot be used; nothing was written.
@@ -54,7 +55,7 @@ def run_simulation(
     settings = _settings_to_resume(path, given, source) if resume else Settings.read(given, source)
     engine_of = {"inprocess": _in_process, "flower": _on_flower}[engine]
     with engine_of(settings, path, workers or os.cpu_count() or 1) as run:
-        kept = _kept_for([settings.method, *keep], settings)
+        kept = _kept_for(keep, settings)
         parts = _try_out(settings, kept)
         folder = _folder(path, settings, parts, resume=resume, overwrite=overwrite, start=start)
         try:
@@ -81,14 +82,14 @@ def _settings_to_resume(path: Path, given: Mapping[str, Any], source: str) -> Se
     return kept
 
 
-def _kept_for(methods: Collection[str], settings: Settings) -> Any:
-    """Return what training must keep for all of these methods."""
+def _kept_for(others: Collection[Any], settings: Settings) -> Any:
+    """Return what training must keep for the run's own method and these others."""
     from fedquit.client.method import method_of
     from fedquit.server.history import Keep
     from fedquit.unlearning.methods import all_methods
 
-    others = [all_methods()[name].traits for name in methods if name != settings.method]
-    return Keep.of(method_of(settings).needs(), *others)
+    needs = [all_methods()[other].traits if isinstance(other, str) else other for other in others]
+    return Keep.of(method_of(settings).needs(), *needs)
 
 
 def _try_out(settings: Settings, keep: Any) -> tuple[Any, ...]:

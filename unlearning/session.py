@@ -62,7 +62,7 @@ class Session(Protocol):
 
     @property
     def current(self) -> StateDict:
-        """The global model at the request."""
+        """The global model at the request, its entries in the order of the model's layers."""
         ...
 
     @property

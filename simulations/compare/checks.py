@@ -6,8 +6,7 @@ from fedquit.client.method import method_of
 from fedquit.client.settings import Settings
 from fedquit.errors import InputError
 from fedquit.simulations.compare.config import Comparison, Target
-from fedquit.simulations.compare.plan import row_run, targets_of
-from fedquit.unlearning.methods import Traits
+from fedquit.simulations.compare.plan import needs, row_run, targets_of
 
 
 def checked_targets(comparison: Comparison, *, with_data: bool = True) -> tuple[Target, ...]:
@@ -63,18 +62,6 @@ def check_rows(comparison: Comparison, targets: Sequence[Target]) -> None:
             method_of(settings)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
-
-
-def needs(comparison: Comparison, target: Target) -> list[Traits]:
-    """Return what the rows' methods need, such as what training must keep for them.
-
-    >>> from fedquit.simulations.compare.reading import make_comparison
-    >>> told = make_comparison({"targets": [3], "seeds": [0], "methods": {"federaser": {}}})
-    >>> [traits.history for traits in needs(told, (3,))]
-    ['every']
-    """
-    runs = [row_run(comparison, comparison.seeds[0], target, row) for row in comparison.rows]
-    return [method_of(run).needs() for run in runs]
 
 
 def _check_classes(comparison: Comparison, targets: Sequence[Target], num_classes: int) -> None:

@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fedquit.client.method import method_of
 from fedquit.client.settings import Settings
 from fedquit.errors import InputError
 from fedquit.simulations.compare.config import ROW_KEYS, Comparison, Row, Target, row_settings
+from fedquit.unlearning.methods import Traits
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Cell:
         row: name of the row; "" for a base and for references.
         settings: what the run is told.
         phases: the phases to carry out; None for all.
-        keep: methods whose history training must keep.
+        keep: what the rows' methods need of training.
         rounds: roughly how many it takes, to estimate time by.
     """
 
@@ -39,7 +41,7 @@ class Cell:
     folder: str
     settings: dict[str, Any]
     phases: frozenset[str] | None
-    keep: tuple[str, ...]
+    keep: tuple[Traits, ...]
     rounds: int
 
     @property
@@ -93,6 +95,18 @@ def targets_of(comparison: Comparison, num_classes: int | None = None) -> tuple[
     return tuple((label,) for label in range(num_classes))
 
 
+def needs(comparison: Comparison, target: Target) -> list[Traits]:
+    """Return what the rows' methods need, such as what training must keep for them.
+
+    >>> from fedquit.simulations.compare.reading import make_comparison
+    >>> told = make_comparison({"targets": [3], "seeds": [0], "methods": {"federaser": {}}})
+    >>> [traits.history for traits in needs(told, (3,))]
+    ['every']
+    """
+    runs = [row_run(comparison, comparison.seeds[0], target, row) for row in comparison.rows]
+    return [method_of(run).needs() for run in runs]
+
+
 def row_run(
     comparison: Comparison, seed: int, target: Target, row: Row, source: str = "settings", reference: str = "none"
 ) -> Settings:
@@ -113,7 +127,7 @@ def row_run(
 
 
 def _base(comparison: Comparison, seed: int, target: Target) -> Cell:
-    keep = tuple(dict.fromkeys(row.method for row in comparison.rows))
+    keep = tuple(needs(comparison, target))
     settings = _without_row(comparison, seed, target, reference="none")
     return Cell("base", seed, (), "", f"seed-{seed}/base", settings, frozenset({"train"}), keep, _rounds(comparison))
 

@@ -227,7 +227,7 @@ def test_plain_shadows_have_the_same_samples_and_never_forget(run: Path, four: D
         assert set(read_state(tmp_path / "plain" / f"shadow-{entry['number']}").ended) == {"train"}
 
 
-def test_a_shadow_of_several_requests_of_samples_is_made_with_the_oracle_too(tmp_path: Path) -> None:
+def test_where_recovery_stops_by_a_retrained_model_a_shadow_trains_its_own(tmp_path: Path) -> None:
     given = {**KINDS["samples"], "forget": "2", "rounds": 1, "recover": "oracle"}
     run_simulation(given, out=tmp_path / "run", workers=1, only={"train"})
     made = make(tmp_path / "run", 2)
