@@ -133,6 +133,17 @@ def test_a_model_is_read_back_bit_for_bit(folder: RunFolder) -> None:
     }
 
 
+def test_a_model_has_its_entries_in_the_same_order_in_every_process(folder: RunFolder) -> None:
+    name = folder.save_model({f"{place}.weight": np.full(2, place, np.float32) for place in range(9, -1, -1)})
+    code = f"""from pathlib import Path
+from fedquit.server.folder import RunFolder
+print(list(RunFolder(Path({str(folder.path)!r})).load_model({name!r})))"""
+    orders = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in "123"
+    }
+    assert orders == {f"{[f'{place}.weight' for place in range(10)]}\n"}
+
+
 def test_the_same_model_has_the_same_name_whatever_its_layout_in_memory() -> None:
     turned = {"w": np.asfortranarray(ARRAYS["w"]), "counter": ARRAYS["counter"]}
     assert model_bytes(turned) == model_bytes(ARRAYS) == model_bytes(dict(reversed(ARRAYS.items())))

@@ -12,6 +12,7 @@ import pytest
 from flwr.app import Message
 
 from fedquit.client.settings import Settings
+from fedquit.client.share import empty_model
 from fedquit.errors import FedquitError, InputError
 from fedquit.server.folder import RunFolder
 from fedquit.server.loop import Loop
@@ -154,6 +155,17 @@ def test_method_continue_hands_on_the_original_model(tmp_path: Path, carry_out: 
     state = carry_out(tmp_path / "run", log, log.engine, method="continue")
     assert state.models["unlearned"] == state.models["original"] != state.models["recovered"]
     assert log.of("forget") == []
+
+
+def test_method_negate_turns_the_first_layer_of_the_model_and_not_of_its_file(
+    tmp_path: Path, carry_out: CarryOut
+) -> None:
+    state = carry_out(tmp_path / "run", method="negate", model="cnn")
+    folder = RunFolder(tmp_path / "run")
+    before, after = (folder.load_model(state.models[stage]) for stage in ("original", "unlearned"))
+    first = next(iter(empty_model(folder.settings().key()).state_dict()))
+    assert (after[first] == -before[first]).all()
+    assert all((after[name] == before[name]).all() for name in before if name != first)
 
 
 def test_method_retrain_starts_again_and_recovers_for_as_long_as_training_took(
