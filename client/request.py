@@ -48,7 +48,10 @@ def to_forget(key: Key, request: int) -> tuple[Indices, ...]:
             for client, part in enumerate(parts)
         )
     if not any(map(len, found)):
-        raise InputError(f"request {request + 1}: there are no such samples: nothing to forget")
+        classes = (
+            f"class {', '.join(map(str, settings.forget_class[request]))}" if settings.forget_class else "such samples"
+        )
+        raise InputError(f"request {request + 1}: nobody holds {classes}: nothing to forget")
     if sum(map(len, found)) == sum(map(len, parts)):
         raise InputError(f"request {request + 1}: all samples would be forgotten; something must stay")
     return found
@@ -89,7 +92,7 @@ def _some(settings: Settings, client: int, part: Indices, request: int) -> Indic
     named = _named(Path(chosen), client)
     strangers = np.setdiff1d(named, part)
     if len(strangers):
-        raise InputError(f"{chosen}: sample {strangers[0]} is not one of client {client}'s")
+        raise InputError(f"{chosen}: sample {strangers[0]} is not one of client {client}'s, or is forgotten already")
     return np.unique(named)
 
 

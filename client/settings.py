@@ -21,7 +21,7 @@ Numbers = tuple[Annotated[int, Field(ge=0)], ...]
 def _requests(given: object) -> object:
     """Read "0,3;5" as [["0", "3"], ["5"]]: two requests, one after the other; 3 and [0, 3] are one request."""
     if isinstance(given, str):
-        return [[part.strip() for part in request.split(",") if part.strip()] for request in given.split(";") if given]
+        return [[part.strip() for part in request.split(",") if part.strip()] for request in given.split(";")]
     if isinstance(given, int) and not isinstance(given, bool):
         return [[given]]
     if isinstance(given, list | tuple) and given and not any(isinstance(part, list | tuple) for part in given):
@@ -32,7 +32,7 @@ def _requests(given: object) -> object:
 def _each_once(requests: tuple[Numbers, ...]) -> tuple[Numbers, ...]:
     """Name nobody twice in one request, and refuse a request of nobody."""
     if not all(requests):
-        raise ValueError("a request names nobody")
+        raise ValueError("a request names nobody; write 0, or 0,3 at once, or 0;3 one after the other")
     return tuple(tuple(dict.fromkeys(request)) for request in requests)
 
 
@@ -140,7 +140,9 @@ class Settings(BaseModel):
         ),
     ] = ""
     forget_class: Annotated[
-        Requests, Field(description="granularity class: the labels to forget, such as 3, or 3,5 at once, or 3;5")
+        Requests,
+        BeforeValidator(lambda given: () if given == "" else given),
+        Field(description="granularity class: the labels to forget, such as 3, or 3,5 at once, or 3;5"),
     ] = ()
     method: Annotated[str, Field(description="a name that `fedquit methods` lists")] = "fedquit"
     teacher: Annotated[str, Field(description="FedQUIT's virtual teacher: min, fixed, entropy, incompetent, ...")] = (

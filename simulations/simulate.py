@@ -117,6 +117,8 @@ def _folder(
     from fedquit.simulations.start import check_start, take_over
 
     if start is not None:
+        if start.resolve() == path.resolve():
+            raise InputError("--start and --out are the same folder; give another --out")
         check_start(start, settings)
     folder = RunFolder.open(path) if resume else RunFolder.create(path, settings, overwrite=overwrite)
     if not folder.partition_file.exists():  # also where a run was killed between the two

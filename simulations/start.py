@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from fedquit.client.method import method_of
 from fedquit.client.settings import Settings
 from fedquit.errors import InputError
 from fedquit.files import explained
@@ -22,7 +23,8 @@ def check_start(start: Path, settings: Settings) -> None:
     """Check that the run in `start` trained as `settings` would.
 
     Raises:
-        InputError: it is not a run, its training is not finished, or it was told otherwise.
+        InputError: it is not a run, its training is not finished, it was told otherwise, or it lacks what the method
+            replays.
     """
     theirs, ours = read_settings(start).run_config(), settings.run_config()
     for key in ours:
@@ -34,6 +36,11 @@ def check_start(start: Path, settings: Settings) -> None:
         raise InputError("--start takes the split of the earlier run as well: leave --partition out in both")
     if "train" not in read_state(start).ended:
         raise InputError(f"--start: training is not finished in {start}")
+    if method_of(settings).needs().keeps_updates and not (start / "history").is_dir():
+        raise InputError(
+            f"--start: {start} kept nothing of training that method '{settings.method}' could replay, or has purged "
+            "it; take another method, or train with this one"
+        )
 
 
 def take_over(start: Path, folder: RunFolder) -> None:

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedquit.server.phases import nth
+from fedquit.unlearning.methods import GRANULARITIES
 
 STAGE_ROWS = (
     ("forget accuracy", lambda stage: _percent(stage["forget_accuracy"])),
@@ -88,18 +89,18 @@ def _print_requests(console: Console, requests: list[dict[str, Any]]) -> None:
 
 
 def print_methods(rows: list[dict[str, Any]]) -> None:
-    """Print the methods and what each needs."""
+    """Print the methods and what each needs; "all": clients, samples and classes. Papers are in docs/methods.md."""
     table = Table(box=None, pad_edge=False)
     for column in ("method", "forgets", "server keeps", "device", "sec. agg.", "what it does"):
         table.add_column(column, no_wrap=column in ("method", "device", "sec. agg."))
     for row in rows:
         table.add_row(
             row["name"],
-            ", ".join(row["granularities"]),
+            "all" if len(row["granularities"]) == len(GRANULARITIES) else ", ".join(row["granularities"]),
             row["server_keeps"],
             "needed" if row["needs_device"] else "-",
             "works" if row["secure_aggregation"] else "-",
-            f"{row['summary']} ({row['paper']})" if row["paper"] else row["summary"],
+            row["summary"],
         )
     Console().print(table)
 
