@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from safetensors.numpy import load_file, save_file
 
@@ -17,6 +18,7 @@ from fedquit.server.judge import sets_of
 from fedquit.simulations.audit import audit
 from fedquit.simulations.audit_command import audit as command
 from fedquit.simulations.judged import read_model
+from fedquit.simulations.shadows import Shadow, answers_without
 from fedquit.simulations.simulate import run_simulation
 from fedquit.unlearning.evaluation import accuracy, logit_confidence, position, predict, predict_log, svc_attack
 
@@ -212,10 +214,36 @@ def test_u_lira_judges_only_samples_that_enough_shadows_know(run: Path, tmp_path
     assert "no sample to forget" in document["not_measured"]["u_lira"]
 
 
+def test_the_kind_of_shadows_is_repeated_where_it_was_said(run: Path, tmp_path: Path) -> None:
+    path = write_shadows(run, tmp_path, "original", "retrained")
+    assert judged(run, "original", shadows_file=path)["u_lira"]["kind"] is None
+    path.write_text(json.dumps({"kind": "plain", **json.loads(path.read_text())}))
+    assert judged(run, "original", shadows_file=path)["u_lira"]["kind"] == "plain"
+
+
+def test_each_sample_is_held_against_all_models_that_never_had_it_and_no_other() -> None:
+    samples = list(range(10, 18))
+    outside = [frozenset(samples[:4]), frozenset(samples[4:]), frozenset(samples[::2]), frozenset(samples[1::2])]
+    shadows = [
+        Shadow(Path(f"{row}"), frozenset(samples) - gone, gone) for row, gone in enumerate([*outside, frozenset({99})])
+    ]
+
+    def said(file: Path) -> torch.Tensor:
+        return 100 * int(file.name) + torch.arange(9)  # says which model and which sample it is
+
+    without, known = answers_without(shadows, said, [*samples, 5])
+    assert known.tolist() == [True] * 8 + [False]
+    assert without.shape == (2, 8)
+    for place, sample in enumerate(samples):
+        expected = {100 * row + place for row, gone in enumerate(outside) if sample in gone}
+        assert set(without[:, place].tolist()) == expected
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
         ("{", "does not list shadow models"),
+        ("[]", "does not list shadow models"),
         ('{"models": 3}', "does not list shadow models"),
         ('{"models": [{"file": "a"}]}', "does not list shadow models"),
         ('{"models": [{"file": "a", "in": [0.5], "out": []}]}', "whole numbers from 0"),
