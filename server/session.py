@@ -84,8 +84,8 @@ class GridSession:
         if not clients:
             return
         self.exchanges += 1
-        common: dict[str, float | str] = {"requests": self._request + 1}
-        common |= {"lr": self._lr, **config} if exercise == "train" else {"step": step, **config}
+        common: dict[str, float | str] = {"lr": self._lr, **config} if exercise == "train" else {**config, "step": step}
+        common["requests"] = self._request + 1
         told = {client: {**common, **self._own(client)} for client in clients}
         more = None if extra is None else {name: tensor.numpy() for name, tensor in extra.items()}
         losses = weight = 0.0

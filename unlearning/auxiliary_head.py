@@ -10,13 +10,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fedquit.errors import InputError
+from fedquit.errors import InputError, unknown
 from fedquit.unlearning.checks import check_count, check_positive, check_share
 from fedquit.unlearning.fitting import descend, seeded, trainable
 from fedquit.unlearning.inference import device_of
 from fedquit.unlearning.methods import GRANULARITIES, Method, Traits, method
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.seeds import derive_seed
+
+STARTS = ("fresh", "classifier")
 
 
 def classifier(model: nn.Module) -> nn.Linear:
@@ -50,12 +52,15 @@ class AuxiliaryHead(Method):
 
     The label of each sample is drawn once, uniformly over the classes, and is the same in every epoch. Features are
     those of inference mode. Only the last linear layer changes.
+    For single samples and for a class this is our reading: the authors train it on what stays, too.
 
     Attributes:
         keep: share of w, the classifier in use, .04 here; the auxiliary classifier w_aux gets the other .96.
         lr: step size of the auxiliary classifier's SGD; .1.
         epochs: its passes over the samples; 10.
         batch_size: samples a step.
+        start: of the auxiliary classifier, "fresh" or "classifier" (the one in use, as the authors' code has it: more
+            of what it knows of the others' samples survives).
 
     >>> samples = Samples(torch.ones(4, 2), torch.tensor([0, 1, 2, 0]))
     >>> len(AuxiliaryHead().forget(nn.Linear(2, 3), samples, seed=0))
@@ -77,8 +82,11 @@ class AuxiliaryHead(Method):
     lr: float = 0.1
     epochs: int = 10
     batch_size: int = 32
+    start: str = "fresh"
 
     def __post_init__(self) -> None:
+        if self.start not in STARTS:
+            raise unknown("start", str(self.start), STARTS)
         check_share("keep", self.keep)
         check_positive("lr", self.lr)
         for field in ("epochs", "batch_size"):
@@ -89,8 +97,9 @@ class AuxiliaryHead(Method):
         trainable(model, samples)
         head = classifier(model)
         own = [parameter.detach().clone() for parameter in head.parameters()]
-        with seeded(derive_seed(seed, "auxiliary head"), device_of(model)):
-            head.reset_parameters()
+        if self.start == "fresh":
+            with seeded(derive_seed(seed, "auxiliary head"), device_of(model)):
+                head.reset_parameters()
         losses = descend(
             model,
             Samples(samples.inputs, random_labels(len(samples), head.out_features, seed)),

@@ -34,6 +34,9 @@ PROJECTIONS = ("delta", "sqrt-delta")
 def reference(current: StateDict, others: Sequence[StateDict], clients: int) -> dict[str, Tensor]:
     """Return `(K g - sum_u w_u) / (K - m)`: the mean of K models with the m in `others` taken out.
 
+    The paper's formula, which weighs clients alike. Where g is a mean by samples, more of w_u stays in it the more
+    samples its client has.
+
     >>> g, leaver = {"w": torch.tensor([2.0])}, {"w": torch.tensor([5.0])}
     >>> reference(g, [leaver], clients=3)  # the other two had a mean of 0.5
     {'w': tensor([0.5000])}

@@ -394,6 +394,15 @@ def test_auxiliary_head_changes_the_classifier_alone_and_keeps_its_share() -> No
     assert same(everything.serve(session(everything)), state)
 
 
+def test_auxiliary_head_can_start_from_the_classifier_in_use() -> None:
+    method = make_method("auxiliary-head", start="classifier", epochs=1, batch_size=64, keep=0.0)
+    state = trained()[0]
+    result = method.serve(session(method))
+    moved = (result["3.weight"] - state["3.weight"]).norm()
+    fresh_one = make_method("auxiliary-head", epochs=1, batch_size=64, keep=0.0)
+    assert 0 < moved < (fresh_one.serve(session(fresh_one))["3.weight"] - state["3.weight"]).norm()
+
+
 def test_auxiliary_head_needs_a_classifier() -> None:
     with pytest.raises(InputError, match="no linear layer"):
         make_method("auxiliary-head").on_device(
