@@ -26,7 +26,7 @@ from fedquit.server.session import GridSession
 from fedquit.server.state import Round, State
 from fedquit.strategies.metered import MeteredGrid
 from fedquit.strategies.train import Correct, Train
-from fedquit.unlearning.arithmetic import check_usable, parameter_names, update_of
+from fedquit.unlearning.arithmetic import StateDict, check_usable, parameter_names, update_of
 from fedquit.unlearning.methods import Method
 from fedquit.unlearning.recovery import Budget, Oracle, StopRule, Utility
 from fedquit.unlearning.session import NoAnswerError
@@ -174,9 +174,7 @@ class Loop:
         if phase.kind != "recover" or type(self.method).corrected is Method.corrected:
             return None
         asked = next(other for other in self.phases if other.name == phase.after)
-        before, unlearned = (
-            tensors_of(self.folder.load_model(self.state.models[stage])) for stage in (asked.start, phase.start)
-        )
+        before, unlearned = self._model(asked.start), self._model(phase.start)
 
         def correct(sent: Arrays, current: Arrays) -> Arrays:
             new = self.method.corrected(
@@ -230,6 +228,11 @@ class Loop:
             self.history.end(number)
         return new
 
+    def _model(self, stage: str) -> StateDict:
+        """Return the model of a stage, its entries in the order of the layers: a file has an order of its own."""
+        state = tensors_of(self.folder.load_model(self.state.models[stage]))
+        return {name: state[name] for name in empty_model(self.settings.key()).state_dict()}
+
     def _gone(self, phase: Phase) -> tuple[int, ...]:
         return leavers(self.settings, phase.requests)
 
@@ -268,8 +271,8 @@ class Loop:
             self.grid,
             self.settings,
             phase.requests - 1,
-            initial=tensors_of(self.folder.load_model(self.state.models["initial"])),
-            current=tensors_of(self.folder.load_model(self.state.models[phase.start])),
+            initial=self._model("initial"),
+            current=self._model(phase.start),
             history=self.history,
             number=number,
             lr=self._lr(number + 1),

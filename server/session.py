@@ -6,7 +6,7 @@ from torch import nn
 
 from fedquit.client.request import askers, leavers, to_forget, to_keep
 from fedquit.client.settings import Settings
-from fedquit.client.share import empty_model, initial_model
+from fedquit.client.share import initial_model
 from fedquit.server.judge import sets_of, tensors_of
 from fedquit.strategies.ask import ask
 from fedquit.strategies.metered import MeteredGrid
@@ -45,9 +45,7 @@ class GridSession:
         lr: float,
         on_reply: OnReply,
     ) -> None:
-        names = list(empty_model(settings.key()).state_dict())  # a file holds a model in an order of its own
-        self.initial, self.current = ({name: state[name] for name in names} for state in (initial, current))
-        self.history = history
+        self.initial, self.current, self.history = initial, current, history
         self.seed = derive_seed(settings.seed, "request", request)
         self._number = number
         self.leavers = askers(settings, request)

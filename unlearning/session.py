@@ -117,8 +117,8 @@ class Session(Protocol):
         """Have clients carry out an exercise on a model, and yield the answers as they come, in any order.
 
         Nobody is asked before the answers are iterated. A client that is gone or whose answer the guard refuses is
-        missing; a fold says whether that matters. The seed of a client's exercise derives from the run's, how many calls
-        came before, and the client.
+        missing; a fold says whether that matters. The seed of a client's exercise derives from the run's, how many
+        calls came before, and the client.
 
         Args:
             exercise: "train": an ordinary local round, on a stayer's samples or on a leaver's samples to forget;

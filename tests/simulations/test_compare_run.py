@@ -139,7 +139,11 @@ def test_the_command_in_the_report_repeats_the_run(finished: tuple[Path, Documen
 def start(config: Path, out: Path, *flags: str) -> subprocess.Popen[str]:
     words = ["compare", str(config), "--out", str(out), "--jobs", "2", *flags]
     return subprocess.Popen(
-        [sys.executable, "-m", "fedquit", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "fedquit", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job has it ignored
     )
 
 
