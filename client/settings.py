@@ -1,6 +1,7 @@
 """What a run is told: every setting once, with its range, for the command line, TOML files and Flower's run config.
 
-A setting belongs here when it changes the result. How a run is carried out (workers, engine, folder) does not.
+A setting belongs here when it changes the result, or refuses one. How a run is carried out (workers, engine, folder)
+does not.
 """
 
 import tomllib

@@ -204,27 +204,21 @@ class Loop:
             on_arrays=take,
             correct=correct,
         )
-        self.grid.begin(phase.name, number, self._gone(phase))
+        self.grid.begin(phase.name, number, leavers(self.settings, phase.requests))
         new, metrics = strategy.round(number, arrays, {"lr": self._lr(number), "requests": phase.requests})
-        self._checkpoint(
-            new,
-            Round(
-                phase=phase.name,
-                number=number,
-                exchanges=1,
-                participants=tuple(sorted(participants)),
-                refused=int(metrics["refused"]),
-                loss=metrics["loss"],
-                measures={},
-                bytes_down=0,
-                bytes_up=0,
-                seconds=time.perf_counter() - started,
-                device_seconds=metrics["device-seconds"],
-            ),
+        finished = Round(
+            phase.name,
             number,
+            exchanges=1,
+            participants=tuple(sorted(participants)),
+            refused=int(metrics["refused"]),
+            loss=metrics["loss"],
+            seconds=time.perf_counter() - started,
+            device_seconds=metrics["device-seconds"],
         )
+        self._checkpoint(new, finished, number)
         if keeps:
-            self._log[number] = tuple(sorted(participants))
+            self._log[number] = finished.participants
             self.history.end(number)
         return new
 
@@ -232,9 +226,6 @@ class Loop:
         """Return the model of a stage, its entries in the order of the layers: a file has an order of its own."""
         state = tensors_of(self.folder.load_model(self.state.models[stage]))
         return {name: state[name] for name in empty_model(self.settings.key()).state_dict()}
-
-    def _gone(self, phase: Phase) -> tuple[int, ...]:
-        return leavers(self.settings, phase.requests)
 
     def _forget(self, phase: Phase) -> None:
         """Carry out a request, on the devices that ask or at the server, as the method says."""
@@ -280,23 +271,17 @@ class Loop:
         )
         new = self._serve(session)
         reached = self.method.restart_round(session) - 1 if self.method.traits.restarts else number
-        self._checkpoint(
-            new,
-            Round(
-                phase=phase.name,
-                number=reached,
-                exchanges=session.exchanges,
-                participants=tuple(sorted(session.answered)),
-                refused=len(session.reasons),
-                loss=session.loss,
-                measures={},
-                bytes_down=0,
-                bytes_up=0,
-                seconds=time.perf_counter() - started,
-                device_seconds=session.device_seconds,
-            ),
-            number,
+        finished = Round(
+            phase.name,
+            reached,
+            exchanges=session.exchanges,
+            participants=tuple(sorted(session.answered)),
+            refused=len(session.reasons),
+            loss=session.loss,
+            seconds=time.perf_counter() - started,
+            device_seconds=session.device_seconds,
         )
+        self._checkpoint(new, finished, number)
 
     def _end(self, phase: Phase, model: str, reason: str, *, reached: bool) -> None:
         state = self.state.with_end(phase.name, phase.result, model, reason, reached=reached)

@@ -19,10 +19,10 @@ class Round:
         exchanges: how often the server asked and waited; 1 but for some methods of forgetting.
         participants: the clients whose replies went into the model; `refused` replies did not.
         loss: mean training loss (nats) over their samples.
-        measures: accuracies of the new model, such as `holdout_accuracy`.
-        bytes_down: payload from the server; `bytes_up`: to the server.
         seconds: from the first message to the new model.
         device_seconds: of processor time, over all devices.
+        measures: accuracies of the new model, such as `holdout_accuracy`.
+        bytes_down: payload from the server; `bytes_up`: to the server.
     """
 
     phase: str
@@ -31,11 +31,11 @@ class Round:
     participants: tuple[int, ...]
     refused: int
     loss: float
-    measures: dict[str, float]
-    bytes_down: int
-    bytes_up: int
     seconds: float
     device_seconds: float
+    measures: dict[str, float] = field(default_factory=dict)
+    bytes_down: int = 0
+    bytes_up: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,24 +11,14 @@ from statistics import fmean
 
 import torch
 
-from fedquit.client.request import to_forget
 from fedquit.client.settings import Settings
 from fedquit.client.training import deterministic
 from fedquit.errors import InputError
 from fedquit.server.judge import Sets, sets_of
-from fedquit.simulations.judged import Judged, read_judged, read_model
+from fedquit.simulations.judged import Judged, read_judged
 from fedquit.simulations.measure import PARTS, Document, sample_counts, verdict
-from fedquit.simulations.shadows import attack_samples, read_shadows
-from fedquit.unlearning.evaluation import (
-    activation_distance,
-    iam,
-    js_divergence,
-    logit_confidence,
-    position,
-    predict_log,
-    relearn,
-    tow,
-)
+from fedquit.simulations.single_samples import by_retrained, by_shadows, read_told, u_lira
+from fedquit.unlearning.evaluation import activation_distance, js_divergence, relearn, tow
 from fedquit.unlearning.seeds import derive_seed
 
 SCHEMA_VERSION = 1
@@ -51,7 +41,8 @@ def audit(
         model_file: the candidate, a safetensors file as fedquit writes them.
         reference_files: models retrained without the samples; at least one, two for a verdict.
         original_file: the model before forgetting; without it, no relearning and no completeness.
-        shadows_file: lists shadow models (see `shadows.py`); without it, no attack on single samples.
+        shadows_file: lists shadow models (see `shadows.py`); without it, no attack on single samples, and completeness
+            by the retrained models only.
         settings: which data, split and model, and who was forgotten.
         relearn_steps: give up relearning after so many steps.
 
@@ -68,9 +59,12 @@ def audit(
     original = read_judged(original_file, settings, sets) if original_file else None
     _check_distinct(references)
     found, missing = _with_original(candidate, references, original, sets, settings, relearn_steps)
-    u_lira, reason = _with_shadows(shadows_file, candidate, references, settings, sets)
-    if reason:
-        missing["u_lira"] = reason
+    judged = [candidate, *references, *([original] if original else [])]
+    told = read_told(shadows_file, judged, settings, sets) if shadows_file else None
+    found["u_lira"], missing["u_lira"] = u_lira(told, candidate, references)
+    if original:
+        name = "completeness.from_shadows"
+        found["completeness"]["from_shadows"], missing[name] = by_shadows(told, original, candidate, references)
     means = {f"{part}_accuracy": fmean(r.measures[f"{part}_accuracy"] for r in references) for part in PARTS}
     gaps = {name: candidate.measures[name] - mean for name, mean in means.items()}
     return {
@@ -84,8 +78,7 @@ def audit(
         "tow": tow(*gaps.values()),
         "distances": _distances(candidate, references),
         **found,
-        "u_lira": u_lira,
-        "not_measured": missing,
+        "not_measured": {name: reason for name, reason in missing.items() if reason},
         "verdict": verdict(candidate.measures, [reference.measures for reference in references], sample_counts(sets)),
     }
 
@@ -137,15 +130,7 @@ def _with_original(
             "model": steps[0],
             "references": steps[1:],
         },
-        "completeness": {
-            "model": _completeness(original, references, candidate),
-            "original": _completeness(original, references, original),
-            "references": [
-                _completeness(original, [other for other in references if other is not reference], reference)
-                for reference in references
-                if len(references) > 1
-            ],
-        },
+        "completeness": by_retrained(original, candidate, references),
     }, {}
 
 
@@ -167,37 +152,3 @@ def _steps(model: torch.nn.Module, sets: Sets, settings: Settings, target: float
             )
             for part, check_every in CHECK_EVERY.items()
         }
-
-
-def _completeness(original: Judged, without: Sequence[Judged], judged: Judged) -> Document:
-    shadows = torch.stack([reference.confidence() for reference in without])
-    logits = torch.stack([reference.logit_confidence() for reference in without]).mean(dim=0)
-    scores = iam(original.confidence(), shadows, judged.confidence())
-    return {
-        "iam": scores.mean().item(),
-        "iam_lowest_tenth": scores.quantile(0.1).item(),
-        "position": position(original.logit_confidence(), logits, judged.logit_confidence()),
-    }
-
-
-def _with_shadows(
-    path: Path | None, candidate: Judged, references: Sequence[Judged], settings: Settings, sets: Sets
-) -> tuple[Document | None, str]:
-    if path is None:
-        return None, "needs shadow models: give --shadows FILE"
-    index = [
-        int(sample)
-        for request in range(settings.num_requests)
-        for part in to_forget(settings.key(), request)
-        for sample in part
-    ]
-    known = {judged.sha256: judged.file for judged in (candidate, *references)}
-
-    def confidences(file: Path) -> torch.Tensor:
-        model, sha256 = read_model(file, settings)
-        if sha256 in known:
-            raise InputError(f"shadow model {file} is {known[sha256]} itself; what is judged cannot be its own shadow")
-        return logit_confidence(predict_log(model, sets.forget), sets.forget.labels)
-
-    told = [reference.logit_confidence() for reference in references]
-    return attack_samples(read_shadows(path), confidences, index, candidate.logit_confidence(), told)

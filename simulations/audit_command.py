@@ -30,7 +30,9 @@ SHOWN = (
     help="folder of a run: its settings and split say which data, and who was forgotten",
 )
 @click.option("--original", type=click.Path(path_type=Path), help="the model before forgetting")
-@click.option("--shadows", type=click.Path(path_type=Path), help="JSON list of shadow models, for U-LiRA")
+@click.option(
+    "--shadows", type=click.Path(path_type=Path), help="list that `fedquit shadows` wrote, for U-LiRA and IAM"
+)
 @click.option("--relearn-steps", type=click.IntRange(min=1), default=200, show_default=True, help="give up after these")
 @click.option("--json", "as_json", is_flag=True, help="print as JSON, and nothing else")
 def audit(
@@ -113,20 +115,26 @@ def _lines(document: dict[str, Any]) -> list[str]:
         on = {key: ", ".join(_steps(s[key]) for s in steps) for key in ("on_forget", "on_retain")}
         lines.append(f"Steps to relearn (model, then references): on D_f {on['on_forget']}; on D_r {on['on_retain']}")
     if document["completeness"]:
-        shown = document["completeness"]
-        among = ", ".join(_number(found["iam"]) for found in shown["references"]) or "-"
-        lines.append(
-            f"Completeness: IAM {_number(shown['model']['iam'])} (original {_number(shown['original']['iam'])}, "
-            f"references {among}), position {_number(shown['model']['position'])} (0: original, 1: retrained)"
-        )
+        by_shadows = document["completeness"]["from_shadows"]
+        lines.append(_complete("by retrained models", document["completeness"]))
+        lines += [_complete("by shadow models that never had the sample", by_shadows)] if by_shadows else []
     if document["u_lira"]:
         shown = document["u_lira"]
         rates = "; ".join(
             f"TPR at {100 * float(fpr):g} % FPR {found['reason'] or _number(found['value'])}"
             for fpr, found in shown["tpr_at_fpr"].items()
         )
-        lines.append(f"U-LiRA on {shown['samples']} samples: AUC {shown['auc']:.3f} (0.5: as retrained); {rates}")
+        attack = "LiRA, its shadows not made to forget," if shown["kind"] == "plain" else "U-LiRA"
+        lines.append(f"{attack} on {shown['samples']} samples: AUC {shown['auc']:.3f} (0.5: as retrained); {rates}")
     return [*lines, *(f"Not measured: {name}: {why}" for name, why in document["not_measured"].items())]
+
+
+def _complete(by: str, shown: dict[str, Any]) -> str:
+    among = ", ".join(_number(found["iam"]) for found in shown["references"]) or "-"
+    return (
+        f"Completeness {by}: IAM {_number(shown['model']['iam'])} (original {_number(shown['original']['iam'])}, "
+        f"references {among}), position {_number(shown['model']['position'])} (0: original, 1: retrained)"
+    )
 
 
 def _percent(share: float) -> str:

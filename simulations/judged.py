@@ -14,7 +14,6 @@ from fedquit.client.share import empty_model
 from fedquit.errors import InputError
 from fedquit.server.judge import Sets, load_arrays
 from fedquit.simulations.measure import Answers, Document, ask, measure
-from fedquit.unlearning.arrays import of_true_class
 from fedquit.unlearning.evaluation import logit_confidence, svc_attack
 
 SVC_SAMPLES = 2000  # of each kind; a support vector machine takes time in their square
@@ -30,12 +29,8 @@ class Judged:
     answers: Answers
     measures: Document
 
-    def confidence(self) -> Tensor:
-        """Return its probability of the true class on D_f, [N]."""
-        return of_true_class(*self.answers.pair("forget"))
-
     def logit_confidence(self) -> Tensor:
-        """Return the same as a logit, exact however sure it is."""
+        """Return its probability of the true class on D_f as a logit, exact however sure it is, [N]."""
         return logit_confidence(self.answers.log_p["forget"], self.answers.labels["forget"])
 
     def document(self) -> Document:

@@ -13,8 +13,6 @@ from fedquit.errors import FedquitError
 from fedquit.unlearning.arithmetic import StateDict, StateMean
 from fedquit.unlearning.samples import Samples
 
-EXERCISES = ("train", "forget")
-
 
 class NoAnswerError(FedquitError):
     """A client that is needed did not answer, or the guard refused what it sent; it can be asked again."""

@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from fedquit.errors import FedquitError, InputError
+from fedquit.errors import InputError
 from fedquit.files import explained, write_json
+from fedquit.server.folder import RunFolder
 
 PLAN = "plan.json"
 LOCK = ".lock"
@@ -32,12 +31,8 @@ def comparison_folder(out: Path, told: dict[str, Any], *, resume: bool, overwrit
     check_folder(out, told, resume=resume, overwrite=overwrite)
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(str(out / LOCK), timeout=0)
-    with explained(out):
-        try:
-            lock.acquire()
-        except filelock.Timeout:
-            raise FedquitError(f"another process is at work in {out}") from None
+    folder = RunFolder(out)
+    folder.lock()
     try:
         if not resume:
             with explained(out):
@@ -45,7 +40,7 @@ def comparison_folder(out: Path, told: dict[str, Any], *, resume: bool, overwrit
             write_json(out / PLAN, told)
         yield
     finally:
-        lock.release()
+        folder.release()
 
 
 def check_folder(out: Path, told: dict[str, Any], *, resume: bool, overwrite: bool) -> None:

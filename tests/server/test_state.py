@@ -39,7 +39,7 @@ STATES = st.builds(
 
 
 def finished(phase: str = "train", number: int = 1) -> Round:
-    return Round(phase, number, 1, (0, 1, 2), 0, 0.5, {"holdout_accuracy": 0.9}, 10, 20, 0.1, 0.2)
+    return Round(phase, number, 1, (0, 1, 2), 0, 0.5, 0.1, 0.2, {"holdout_accuracy": 0.9}, 10, 20)
 
 
 @settings(max_examples=60, deadline=None)

@@ -20,7 +20,7 @@ from fedquit.simulations.audit_command import audit as command
 from fedquit.simulations.judged import read_model
 from fedquit.simulations.shadows import Shadow, answers_without
 from fedquit.simulations.simulate import run_simulation
-from fedquit.unlearning.evaluation import accuracy, logit_confidence, position, predict, predict_log, svc_attack
+from fedquit.unlearning.evaluation import accuracy, iam, logit_confidence, position, predict, predict_log, svc_attack
 
 Document = dict[str, Any]
 TINY = {
@@ -98,7 +98,7 @@ def test_the_measures_are_those_of_the_runs_report(finished: tuple[Path, Documen
 
 def test_the_document_is_json_and_says_what_it_could_not_measure(run: Path, whole: Document) -> None:
     assert json.loads(json.dumps(whole, allow_nan=False)) == whole
-    assert set(whole["not_measured"]) == {"u_lira"}
+    assert set(whole["not_measured"]) == {"u_lira", "completeness.from_shadows"}
     bare = judged(run, "recovered", ("retrained",))
     assert set(bare["not_measured"]) == {"relearn", "completeness", "u_lira"}
     assert bare["relearn"] is bare["completeness"] is bare["u_lira"] is bare["original"] is None
@@ -151,6 +151,7 @@ def test_the_original_is_where_completeness_and_relearning_begin(run: Path) -> N
     document = judged(run, "original", original="original")
     completeness = document["completeness"]
     assert completeness["model"] == completeness["original"]
+    assert completeness["from_shadows"] is None
     assert completeness["original"]["position"] == 0
     assert len(completeness["references"]) == 2
     assert all(0.5 < reference["position"] < 1.5 for reference in completeness["references"])
@@ -212,6 +213,41 @@ def test_u_lira_judges_only_samples_that_enough_shadows_know(run: Path, tmp_path
     document = judged(run, "original", shadows_file=path)
     assert document["u_lira"] is None
     assert "no sample to forget" in document["not_measured"]["u_lira"]
+
+
+def test_completeness_by_shadows_takes_for_each_sample_those_that_never_had_it(run: Path, tmp_path: Path) -> None:
+    path = write_shadows(run, tmp_path, "original", "retrained")
+    found = judged(run, "recovered", original="original", shadows_file=path)["completeness"]["from_shadows"]
+    settings = RunFolder(run).settings()
+    forget = sets_of(settings).forget
+
+    def confidence(model: Path) -> torch.Tensor:
+        return logit_confidence(predict_log(read_model(model, settings)[0], forget), forget.labels).sigmoid()
+
+    out = torch.stack([confidence(tmp_path / f"shadow-{number}.safetensors") for number in (2, 3)])
+    before, now = confidence(file(run, "original")), confidence(file(run, "recovered"))
+    assert (found["samples"], found["models_per_sample"]) == (len(forget), 2)
+    assert found["model"]["iam"] == pytest.approx(iam(before, out, now).mean().item())
+    assert found["original"]["position"] == 0
+    assert found["original"]["iam"] < min(reference["iam"] for reference in found["references"])
+
+
+def test_without_a_model_that_never_had_a_sample_completeness_by_shadows_is_not_measured(
+    run: Path, tmp_path: Path
+) -> None:
+    path = write_shadows(run, tmp_path, "original", "retrained")
+    listed = [{**model, "out": []} for model in json.loads(path.read_text())["models"]]
+    path.write_text(json.dumps({"models": listed}))
+    document = judged(run, "recovered", original="original", shadows_file=path)
+    assert document["completeness"]["from_shadows"] is None
+    assert "no sample to forget is 'out'" in document["not_measured"]["completeness.from_shadows"]
+
+
+def test_the_model_before_is_no_shadow_of_its_own(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "shadows.json"
+    path.write_text(json.dumps({"models": [{"file": str(file(run, "original")), "in": [], "out": [0]}]}))
+    with pytest.raises(InputError, match="cannot be its own shadow"):
+        judged(run, "recovered", original="original", shadows_file=path)
 
 
 def test_the_kind_of_shadows_is_repeated_where_it_was_said(run: Path, tmp_path: Path) -> None:
@@ -334,7 +370,17 @@ def test_the_command_shows_people_every_measure(run: Path, tmp_path: Path) -> No
     shadows = write_shadows(run, tmp_path, "original", "retrained")
     result = invoke(run, "--original", str(file(run, "original")), "--shadows", str(shadows))
     assert result.exit_code == 0, result.output
-    for text in ("forget accuracy", "worst client", "SVC", "tug of war", "js divergence", "relearn", "IAM", "U-LiRA"):
+    for text in (
+        "forget accuracy",
+        "worst client",
+        "SVC",
+        "tug of war",
+        "js divergence",
+        "relearn",
+        "IAM",
+        "by shadow",
+        "U-LiRA",
+    ):
         assert text in result.output
     assert "Verdict: undetermined" in result.output
     assert "Not measured: relearn" in invoke(run).output
