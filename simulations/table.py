@@ -54,7 +54,7 @@ def print_report(document: dict[str, Any]) -> None:
     if ratios:
         console.print(
             "Forgetting and recovery cost, as shares of retraining: "
-            + ", ".join(f"{name} {share:.2f}" for name, share in ratios.items())
+            + ", ".join(f"{name.replace('_', ' ')} {share:.2f}" for name, share in ratios.items())
         )
     requests = document["requests"]
     if len(requests) > 1:
