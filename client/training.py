@@ -1,10 +1,11 @@
-"""Local training on a device: plain mini-batch SGD (McMahan et al. 2017, arXiv 1602.05629, Algorithm 1)."""
+"""Local training on a device: mini-batch SGD (McMahan et al. 2017, arXiv 1602.05629, Algorithm 1) on any loss."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedquit.unlearning.samples import Samples, shuffled_batches
@@ -27,10 +28,32 @@ def deterministic(seed: int, threads: int = 1) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some of a client's samples: their numbers among all of them [B], inputs [B, ...] and labels [B]."""
+
+    index: Tensor
+    inputs: Tensor
+    labels: Tensor
+
+
+Loss = Callable[[nn.Module, Batch], Tensor]
+
+
+def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
+    """Return the mean cross-entropy of the model's logits, in nats.
+
+    >>> cross_entropy(nn.Identity(), Batch(torch.tensor([0]), torch.zeros(1, 2), torch.tensor([1])))
+    tensor(0.6931)
+    """
+    return F.cross_entropy(model(batch.inputs), batch.labels)
+
+
 def fit(
     model: nn.Module,
     samples: Samples,
     *,
+    loss: Loss = cross_entropy,
     lr: float,
     epochs: int = 1,
     batch_size: int = 32,
@@ -38,7 +61,7 @@ def fit(
     weight_decay: float = 0.0,
     seed: int,
 ) -> float:
-    """Train `model` in place on `samples` and return the mean loss of the last epoch, in nats.
+    """Train `model` in place on `samples` and return the mean loss of the last epoch.
 
     >>> _ = torch.manual_seed(0)
     >>> line = Samples(torch.linspace(-1, 1, 64)[:, None], (torch.linspace(-1, 1, 64) > 0).long())
@@ -53,12 +76,12 @@ def fit(
     for _ in range(epochs):
         total = torch.zeros((), dtype=torch.float64)
         for index in shuffled_batches(len(samples), batch_size, generator):
-            inputs, labels = samples.batch(index)
+            batch = Batch(index, *samples.batch(index))
             optimizer.zero_grad(set_to_none=True)
-            loss = F.cross_entropy(model(inputs), labels)
-            torch.autograd.backward(loss)
+            value = loss(model, batch)
+            torch.autograd.backward(value)
             optimizer.step()
-            total += loss.detach() * len(index)
+            total += value.detach() * len(index)
         mean = float(total) / len(samples)
     return mean
 

@@ -39,3 +39,12 @@ def check_share(field: str, value: float) -> None:
     """
     if not (is_number(value) and 0 <= value <= 1):
         raise InputError(f"{field} is {value!r}; it must be between 0 and 1")
+
+
+def check_at_least_zero(field: str, value: float) -> None:
+    """Refuse what is no finite number of at least 0.
+
+    >>> check_at_least_zero("mu", 0.0)
+    """
+    if not (is_number(value) and value >= 0):
+        raise InputError(f"{field} is {value!r}; it must be a finite number of at least 0")

@@ -30,8 +30,17 @@ def kl(log_target: Tensor, log_student: Tensor, clip: float | None = None) -> Te
     """
     if clip is not None:
         log_target, log_student = log_target.clamp(min=math.log(clip)), log_student.clamp(min=math.log(clip))
+    return kl_each(log_target, log_student).mean()
+
+
+def kl_each(log_target: Tensor, log_student: Tensor) -> Tensor:
+    """Return KL(target || student) of each sample [B]; see `kl`.
+
+    >>> kl_each(torch.tensor([[0.5, 0.5], [1.0, 0.0]]).log(), torch.tensor([[0.25, 0.75], [1.0, 0.0]]).log().clamp(-9))
+    tensor([0.1438, 0.0000])
+    """
     finite = log_target.masked_fill(log_target == -math.inf, 0.0)  # its factor is exactly 0: 0 log 0 = 0
-    return (log_target.exp() * (finite - log_student)).sum(dim=1).mean()
+    return (log_target.exp() * (finite - log_student)).sum(dim=1)
 
 
 def ce(log_target: Tensor, log_student: Tensor) -> Tensor:
