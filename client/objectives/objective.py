@@ -1,0 +1,219 @@
+"""The plug-in interface: what a device minimises in a round, keeps, sends and gets; and where it is found by name.
+
+An objective is a frozen, slotted dataclass on top of `Objective`. Its fields are its settings; `traits` say as data
+what it needs. One that exchanges whole models overrides `loss`, from the model that came and the device's samples to
+what is minimised on a batch; one that exchanges something else overrides `train`, which sees all that came and all that
+was kept, and says what is sent and what is kept. What the server sends beside the model is `broadcast`.
+Another package adds one by an entry point in the group "fedquit.objectives"; it is loaded only when asked for.
+"""
+
+import importlib.metadata
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor, nn
+
+from fedquit.client.training import Loss, cross_entropy, fit
+from fedquit.errors import FedquitError, InputError, unknown
+from fedquit.unlearning.samples import Samples
+
+GROUP = "fedquit.objectives"
+KEEPS = ("nothing", "previous model", "own model", "own teacher")
+TRAVELS = ("model", "two models", "model and generator", "factors", "class logits", "prototypes", "open logits")
+
+StateDict = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What an objective needs, for programs to read.
+
+    Attributes:
+        summary: one line for people.
+        paper: where it comes from; "" if nowhere in particular.
+        down: what travels to a device in a round; `up`: from it: words in `TRAVELS`.
+        keeps: what a device keeps on its disk from one round to the next, a word in `KEEPS`.
+        same_model: whether all devices must have the same architecture.
+        gated: whether it has a term of each sample, so that a gate can choose among them.
+    """
+
+    summary: str
+    paper: str = ""
+    down: str = "model"
+    up: str = "model"
+    keeps: str = "nothing"
+    same_model: bool = True
+    gated: bool = False
+
+    def __post_init__(self) -> None:
+        for word in (self.down, self.up):
+            if word not in TRAVELS:
+                raise unknown("thing that travels", word, TRAVELS)
+        if self.keeps not in KEEPS:
+            raise unknown("thing to keep", self.keeps, KEEPS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalRound:
+    """One device's round: how it trains, what came beside the model, and what it kept of the round before.
+
+    Attributes:
+        seed: of the shuffle.
+        lr: step size of SGD; `epochs`, `batch_size`, `momentum`, `weight_decay`: its other settings.
+        extra: what `Objective.broadcast` sent beside the model; None: nothing.
+        kept: what this device kept of the last round it took part in; None: this is its first.
+    """
+
+    seed: int
+    lr: float
+    epochs: int = 1
+    batch_size: int = 32
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    extra: StateDict | None = None
+    kept: StateDict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of a round: the last epoch's mean loss, what is sent, what is kept for the next (None: nothing)."""
+
+    loss: float
+    send: StateDict
+    keep: StateDict | None = None
+
+
+class Objective:
+    """What every objective is: override the sides it has.
+
+    >>> import torch
+    >>> samples, told = Samples(torch.ones(2, 1), torch.tensor([0, 1])), LocalRound(seed=0, lr=0.1)
+    >>> done = OBJECTIVES["fedavg"]().train(nn.Linear(1, 2), samples, told)
+    >>> sorted(done.send), done.keep
+    (['bias', 'weight'], None)
+    """
+
+    __slots__ = ()
+
+    name: ClassVar[str]
+    traits: ClassVar[Traits]
+
+    def needs(self) -> Traits:
+        """Return the traits with this objective's own settings in."""
+        return self.traits
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse a model that this objective cannot train, before anything runs.
+
+        Raises:
+            InputError: it cannot.
+        """
+
+    def broadcast(
+        self,
+        current: StateDict,  # noqa: ARG002 - the interface
+        kept: StateDict | None,  # noqa: ARG002
+    ) -> tuple[StateDict | None, StateDict | None]:
+        """Return what the server sends beside the global model, and what it keeps for the next round; None: nothing.
+
+        Args:
+            current: the global model at the start of the round.
+            kept: what this returned in the round before; None in the first round of a phase.
+        """
+        return None, None
+
+    def loss(
+        self,
+        model: nn.Module,  # noqa: ARG002 - the interface
+        samples: Samples,  # noqa: ARG002
+        told: LocalRound,  # noqa: ARG002
+    ) -> Loss:
+        """Return what is minimised on a batch, made before the model moves: it is still the global one."""
+        return cross_entropy
+
+    def train(self, model: nn.Module, samples: Samples, told: LocalRound) -> Done:
+        """Carry out a round on the device: train `model`, which came from the server, in place."""
+        value = fit(
+            model,
+            samples,
+            loss=self.loss(model, samples, told),
+            lr=told.lr,
+            epochs=told.epochs,
+            batch_size=told.batch_size,
+            momentum=told.momentum,
+            weight_decay=told.weight_decay,
+            seed=told.seed,
+        )
+        state = model.state_dict()
+        return Done(value, state, state if self.needs().keeps == "previous model" else None)
+
+
+OBJECTIVES: dict[str, type[Objective]] = {}
+O = TypeVar("O", bound=type[Objective])  # noqa: E741
+
+
+def objective(cls: O) -> O:
+    """Register an objective's class under its `name`.
+
+    Raises:
+        InputError: the name is taken.
+
+    >>> objective(OBJECTIVES["fedavg"]).name  # again the same class: nothing changes
+    'fedavg'
+    """
+    if OBJECTIVES.setdefault(cls.name, cls) is not cls:
+        raise InputError(f"objective '{cls.name}' is registered already, by {OBJECTIVES[cls.name].__module__}")
+    return cls
+
+
+def make_objective(name: str, **settings: Any) -> Objective:
+    """Return the objective `name` with these settings.
+
+    Raises:
+        InputError: no such objective, no such setting, or a setting is missing or out of range.
+        FedquitError: another package's objective cannot be loaded.
+
+    >>> make_objective("fedprox", mu=0.1)
+    FedProx(mu=0.1)
+    """
+    cls = OBJECTIVES[name] if name in OBJECTIVES else _load_third_party(name)
+    parameters = inspect.signature(cls).parameters
+    for given in settings:
+        if not parameters:
+            raise InputError(f"objective '{name}' takes no settings; given: {given}")
+        if given not in parameters:
+            raise unknown(f"setting of objective '{name}'", given, parameters)
+    missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in settings]
+    if missing:
+        raise InputError(f"objective '{name}' needs these settings: {', '.join(missing)}")
+    return cls(**settings)
+
+
+def all_objectives() -> dict[str, type[Objective]]:
+    """Return every objective by name, those of other packages included; a built-in name wins over theirs.
+
+    >>> all_objectives()["moon"].traits.keeps
+    'previous model'
+    """
+    return {name: _load_third_party(name) for name in _third_party()} | OBJECTIVES
+
+
+def _third_party() -> dict[str, importlib.metadata.EntryPoint]:
+    points = importlib.metadata.entry_points(group=GROUP)
+    return {point.name: point for point in points if point.name not in OBJECTIVES}
+
+
+def _load_third_party(name: str) -> type[Objective]:
+    points = _third_party()
+    if name not in points:
+        raise unknown("objective", name, [*OBJECTIVES, *points])
+    where = f"objective '{name}' ({points[name].value})"
+    try:
+        cls: Any = points[name].load()
+    except Exception as error:  # whatever a stranger's import raises
+        raise FedquitError(f"{where} cannot be loaded: {error!r}") from error
+    if not (isinstance(cls, type) and issubclass(cls, Objective) and isinstance(getattr(cls, "traits", None), Traits)):
+        raise FedquitError(f"{where} is no objective: derive it from Objective, with `traits`")
+    return cls
