@@ -9,9 +9,13 @@ import torch._dynamo  # now, as the first optimiser would import it on the devic
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedquit.client.device import Device, simulated_device
+from fedquit.client.device import Device, StateDict, simulated_device
+from fedquit.client.memory import Memory
 from fedquit.client.method import method_of
-from fedquit.client.training import deterministic, evaluate, fit
+from fedquit.client.objective import objective_of
+from fedquit.client.objectives import LocalRound
+from fedquit.client.training import deterministic, evaluate
+from fedquit.errors import InputError
 from fedquit.unlearning.samples import Samples
 
 app = ClientApp()
@@ -35,19 +39,12 @@ def describe(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Train the model that was sent on this device's samples for one round."""
     work = Work(message, context)
-    settings = work.device.settings
+    objective = objective_of(work.device.settings)
+    kept = work.recall()
     with work.timed():
-        loss = fit(
-            work.model,
-            work.samples,
-            lr=work.number("lr"),
-            epochs=int(work.number("epochs", settings.local_epochs)),
-            batch_size=settings.batch_size,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            seed=work.seed,
-        )
-    return work.reply(loss)
+        done = objective.train(work.model, work.samples, work.local_round(kept))
+    work.keep(done.keep)
+    return work.reply(done.loss, done.send)
 
 
 @app.train("forget")
@@ -55,6 +52,8 @@ def forget(message: Message, context: Context) -> Message:
     """Carry out the method's step on the model that was sent, and hand back what it becomes."""
     work = Work(message, context)
     method = method_of(work.device.settings)
+    if work.device.memory is not None:
+        work.device.memory.forget_before(work.requests)
     with work.timed():
         losses = method.on_device(
             work.model,
@@ -64,7 +63,7 @@ def forget(message: Message, context: Context) -> Message:
             config=work.numbers,
             extra=work.extra,
         )
-    return work.reply(losses[-1])
+    return work.reply(losses[-1], work.model.state_dict())
 
 
 @app.evaluate()
@@ -85,11 +84,10 @@ class Work:
         self.config: ConfigRecord = message.content.config_records["config"]
         self.numbers = {key: value for key, value in self.config.items() if isinstance(value, int | float)}
         self.seed = int(self.number("seed"))
+        self.requests = int(self.number("requests", 0))
         self.model = self.device.model(_arrays(message, "arrays"))
         self.extra = _arrays(message, "extra") if "extra" in message.content.array_records else None
-        self.samples: Samples = self.device.samples(
-            str(self.config.get("samples", "keep")), int(self.number("requests", 0))
-        )
+        self.samples: Samples = self.device.samples(str(self.config.get("samples", "keep")), self.requests)
         self.seconds = 0.0
 
     def number(self, key: str, default: float | None = None) -> float:
@@ -99,6 +97,44 @@ class Work:
             raise TypeError(f"config '{key}' is {value!r}, not a number")
         return value
 
+    def recall(self) -> StateDict | None:
+        """Return what this device kept of the round before; None: nothing, or the server does not count this round."""
+        memory = self._memory()
+        if memory is None:
+            return None
+        memory.forget_before(self.requests)
+        return memory.recall(str(self.config["phase"]), self.requests, int(self.number("server-round")))
+
+    def keep(self, state: StateDict | None) -> None:
+        """Keep `state` for the next round."""
+        memory = self._memory()
+        if memory is not None and state is not None:
+            memory.keep(state, str(self.config["phase"]), self.requests, int(self.number("server-round")))
+
+    def _memory(self) -> Memory | None:
+        if "phase" not in self.config:
+            return None
+        if self.device.memory is None:
+            raise InputError(
+                f"objective '{self.device.settings.objective}' keeps something on the device from round to round: "
+                "set device-folder, in the node's config or in the run's"
+            )
+        return self.device.memory
+
+    def local_round(self, kept: StateDict | None) -> LocalRound:
+        """Return how this device trains in this round."""
+        settings = self.device.settings
+        return LocalRound(
+            seed=self.seed,
+            lr=self.number("lr"),
+            epochs=int(self.number("epochs", settings.local_epochs)),
+            batch_size=settings.batch_size,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            extra=self.extra,
+            kept=kept,
+        )
+
     @contextmanager
     def timed(self) -> Iterator[None]:
         """Compute deterministically, and count the processor's seconds."""
@@ -107,16 +143,17 @@ class Work:
             yield
         self.seconds = time.process_time() - started
 
-    def reply(self, loss: float) -> Message:
-        """Return the model, and what the server is told of the work."""
+    def reply(self, loss: float, state: StateDict) -> Message:
+        """Return the model that `state` holds, and what the server is told of the work."""
         metrics = MetricRecord({"num-examples": len(self.samples), "loss": loss, "cpu-seconds": self.seconds})
-        arrays = ArrayRecord(self.model.state_dict())
+        arrays = ArrayRecord(dict(state))
         return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=self.message)
 
 
 def _device(context: Context) -> Device:
     node = context.node_config
-    return simulated_device(context.run_config, int(node["partition-id"]), int(node["num-partitions"]))
+    clients, folder = int(node["num-partitions"]), str(node.get("device-folder", ""))
+    return simulated_device(context.run_config, int(node["partition-id"]), clients, folder)
 
 
 def _arrays(message: Message, record: str) -> dict[str, torch.Tensor]:

@@ -4,11 +4,13 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
+from fedquit.client.memory import Memory
 from fedquit.client.request import to_forget, to_keep
 from fedquit.client.settings import Key, Scalar, Settings, settings_of
 from fedquit.client.share import dataset_of, empty_model
@@ -20,10 +22,17 @@ StateDict = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Device:
-    """Client number `partition_id` of a federation."""
+    """Client number `partition_id` of a federation; `folder` is its own place on the disk, the settings' if empty."""
 
     partition_id: int
     settings: Settings
+    folder: str = ""
+
+    @property
+    def memory(self) -> Memory | None:
+        """What it keeps from round to round; None: it was given no folder."""
+        folder = self.folder or self.settings.device_folder
+        return Memory.of(Path(folder).expanduser(), self.settings, self.partition_id) if folder else None
 
     def samples(self, which: str = "keep", requests: int = 0) -> Samples:
         """Return samples of this device.
@@ -45,9 +54,9 @@ class Device:
         return model
 
 
-def simulated_device(run_config: Mapping[str, Scalar], partition_id: int, clients: int) -> Device:
+def simulated_device(run_config: Mapping[str, Scalar], partition_id: int, clients: int, folder: str = "") -> Device:
     """Return client `partition_id` of `clients`, its data cut from the whole training set."""
-    return Device(partition_id, Settings.from_run_config(run_config, clients))
+    return Device(partition_id, Settings.from_run_config(run_config, clients), folder)
 
 
 @lru_cache(maxsize=256)

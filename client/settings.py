@@ -119,6 +119,28 @@ class Settings(BaseModel):
     weight_decay: Annotated[float, Field(ge=0, description="weight decay of local SGD")] = 0.0
     lr_decay: Annotated[float, Field(gt=0, le=1, description="factor on the learning rate after every round")] = 1.0
 
+    objective: Annotated[str, Field(description="a name that `fedquit objectives` lists")] = "fedavg"
+    objective_settings: Annotated[
+        dict[str, Scalar],
+        BeforeValidator(_pairs),
+        Field(description="the objective's own settings, such as mu=0.1 for fedprox"),
+    ] = {}
+    gate: Annotated[
+        str, Field(description="which samples a teacher is imitated on: speculative or adaptive; empty: all")
+    ] = ""
+    gate_settings: Annotated[
+        dict[str, Scalar],
+        BeforeValidator(_pairs),
+        Field(description="the gate's own settings, such as top_k=1,beta=0.1"),
+    ] = {}
+    device_folder: Annotated[
+        str,
+        Field(
+            description="where a device keeps what its objective needs from round to round; a node's own device-folder "
+            "wins; fedquit simulate: in the run's folder"
+        ),
+    ] = ""
+
     forget: Annotated[
         Requests,
         Field(

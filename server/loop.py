@@ -14,6 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fedquit.client.method import method_of
+from fedquit.client.objective import objective_of
 from fedquit.client.request import askers, leavers
 from fedquit.client.settings import Settings
 from fedquit.client.share import empty_model, initial_model
@@ -50,7 +51,7 @@ class Loop:
         self, grid: MeteredGrid, settings: Settings, folder: RunFolder, listener: Listener, keep: Keep | None = None
     ) -> None:
         self.settings, self.folder, self.listener = settings, folder, listener
-        self.method = method_of(settings)
+        self.method, self.objective = method_of(settings), objective_of(settings)
         self.phases = phases(settings)
         self.state = folder.load_state()
         keep = keep or Keep.of(self.method.needs())
@@ -205,7 +206,8 @@ class Loop:
             correct=correct,
         )
         self.grid.begin(phase.name, number, leavers(self.settings, phase.requests))
-        new, metrics = strategy.round(number, arrays, {"lr": self._lr(number), "requests": phase.requests})
+        extra, beside = self._broadcast(arrays)
+        new, metrics = strategy.round(number, arrays, self._config(phase, number), extra)
         finished = Round(
             phase.name,
             number,
@@ -216,7 +218,7 @@ class Loop:
             seconds=time.perf_counter() - started,
             device_seconds=metrics["device-seconds"],
         )
-        self._checkpoint(new, finished, number)
+        self._checkpoint(new, finished, number, beside)
         if keeps:
             self._log[number] = finished.participants
             self.history.end(number)
@@ -226,6 +228,17 @@ class Loop:
         """Return the model of a stage, its entries in the order of the layers: a file has an order of its own."""
         state = tensors_of(self.folder.load_model(self.state.models[stage]))
         return {name: state[name] for name in empty_model(self.settings.key()).state_dict()}
+
+    def _config(self, phase: Phase, number: int) -> dict[str, float | str]:
+        """Return what every client is told; the phase only where devices keep something from round to round."""
+        config: dict[str, float | str] = {"lr": self._lr(number), "requests": phase.requests}
+        return config if self.objective.needs().keeps == "nothing" else {**config, "phase": phase.name}
+
+    def _broadcast(self, arrays: Arrays) -> tuple[Arrays | None, Arrays | None]:
+        """Return what the objective sends beside the model, and what is to be kept for its next round."""
+        kept = tensors_of(self.folder.load_model(self.state.beside)) if self.state.beside else None
+        extra, beside = self.objective.broadcast(tensors_of(arrays), kept)
+        return _arrays(extra), _arrays(beside)
 
     def _forget(self, phase: Phase) -> None:
         """Carry out a request, on the devices that ask or at the server, as the method says."""
@@ -294,11 +307,12 @@ class Loop:
         }
         self._save(state, self._tell("phase-end", **event))
 
-    def _checkpoint(self, new: Arrays, finished: Round, accounted: int) -> None:
+    def _checkpoint(self, new: Arrays, finished: Round, accounted: int, beside: Arrays | None = None) -> None:
         """Measure a new model, add what the messages of round `accounted` cost, and make both durable."""
         traffic = self.grid.costs.of(finished.phase, accounted)
         finished = replace(finished, measures=self.judge(new), bytes_down=traffic.down, bytes_up=traffic.up)
-        state = self.state.with_round(finished, self.folder.save_model(new))
+        kept = None if beside is None else self.folder.save_model(beside)
+        state = self.state.with_round(finished, self.folder.save_model(new), kept)
         event = {
             "phase": finished.phase,
             "round": finished.number,
@@ -333,6 +347,10 @@ class Loop:
                 self.listener({"event": "reply", "phase": phase, "client": client})
 
         return told
+
+
+def _arrays(state: StateDict | None) -> Arrays | None:
+    return None if state is None else {name: tensor.numpy() for name, tensor in state.items()}
 
 
 def _bytes(rounds: Collection[Round]) -> int:

@@ -45,6 +45,7 @@ class State:
     Attributes:
         models: name of a stage (initial, original, unlearned, recovered, retrained, ...) -> SHA-256.
         current: SHA-256 of the model that the unfinished phase has reached.
+        beside: SHA-256 of what the server keeps beside it for the objective, as `Objective.broadcast` says; or None.
         ended: phase -> why it ended, in words; `reached`: phase -> whether its goal was met.
         events_size: bytes of events.jsonl that belong to this state.
     """
@@ -52,6 +53,7 @@ class State:
     rounds: tuple[Round, ...] = ()
     models: dict[str, str] = field(default_factory=dict)
     current: str | None = None
+    beside: str | None = None
     ended: dict[str, str] = field(default_factory=dict)
     reached: dict[str, bool] = field(default_factory=dict)
     events_size: int = 0
@@ -62,11 +64,11 @@ class State:
 
     def named_models(self) -> set[str]:
         """Return the models that must be kept."""
-        return {*self.models.values(), *([self.current] if self.current else [])}
+        return {*self.models.values(), *(name for name in (self.current, self.beside) if name)}
 
-    def with_round(self, finished: Round, model: str) -> Self:
-        """Return the state after a round that ended in `model`."""
-        return replace(self, rounds=(*self.rounds, finished), current=model)
+    def with_round(self, finished: Round, model: str, beside: str | None = None) -> Self:
+        """Return the state after a round that ended in `model`, with `beside` kept beside it."""
+        return replace(self, rounds=(*self.rounds, finished), current=model, beside=beside)
 
     def with_model(self, stage: str, model: str) -> Self:
         """Return the state in which `stage` is `model`."""
@@ -77,6 +79,7 @@ class State:
         return replace(
             self.with_model(stage, model),
             current=None,
+            beside=None,
             ended={**self.ended, phase: reason},
             reached={**self.reached, phase: reached},
         )

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,17 @@ def methods(as_json: bool) -> None:
         for name, method in all_methods().items()
     ]
     _print(rows, as_json, print_methods)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="print as JSON, and nothing else")
+def objectives(as_json: bool) -> None:
+    """List what devices can minimise when they train, what travels for it and what they must keep."""
+    from fedquit.client.objectives import all_objectives
+    from fedquit.simulations.table import print_objectives
+
+    rows = [{"name": name, **asdict(objective.traits)} for name, objective in all_objectives().items()]
+    _print(rows, as_json, print_objectives)
 
 
 def _print(document: Any, as_json: bool, for_people: Callable[[Any], None]) -> None:

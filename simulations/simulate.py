@@ -97,14 +97,18 @@ def _try_out(settings: Settings, keep: Any) -> tuple[Any, ...]:
 
     So mistakes show before anything is written.
     """
+    from fedquit.client.objective import objective_of
     from fedquit.client.request import to_forget
     from fedquit.client.share import initial_model, split
     from fedquit.server.history import check_room
 
+    objective = objective_of(settings)
     parts = split(settings.key())
     for request in range(settings.num_requests):
         to_forget(settings.key(), request)
-    check_room(settings, keep, initial_model(settings, settings.seed_of_model).state_dict())
+    model = initial_model(settings, settings.seed_of_model)
+    objective.check(model)
+    check_room(settings, keep, model.state_dict())
     return parts
 
 
@@ -129,8 +133,9 @@ def _folder(
 
 
 def _run_config(settings: Settings, path: Path) -> dict[str, Any]:
-    """Return what the clients are told: the split is read from the run's folder."""
-    return {**settings.run_config(), "partition": str((path / "partition.json").resolve())}
+    """Return what the clients are told: the split is in the run's folder, and so is what devices keep."""
+    folder = settings.device_folder or str((path / "devices").resolve())
+    return {**settings.run_config(), "partition": str((path / "partition.json").resolve()), "device-folder": folder}
 
 
 @contextmanager

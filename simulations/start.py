@@ -15,7 +15,7 @@ from fedquit.server.folder import RunFolder, read_settings, read_state
 AFTER_TRAINING = {
     "forget", "granularity", "forget-share", "forget-samples", "forget-class", "budget", "history-bytes",
     "method", "teacher", "method-settings", "recover", "tolerance", "patience", "recover-rounds",
-    "recover-bytes", "reference", "references", "download", "data-root", "partition",
+    "recover-bytes", "reference", "references", "download", "data-root", "partition", "device-folder",
 }  # fmt: skip
 
 

@@ -105,6 +105,22 @@ def print_methods(rows: list[dict[str, Any]]) -> None:
     Console().print(table)
 
 
+def print_objectives(rows: list[dict[str, Any]]) -> None:
+    """Print the objectives and what each needs."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("objective", "down / up", "a device keeps", "gates", "what it does"):
+        table.add_column(column, no_wrap=column in ("objective", "gates"))
+    for row in rows:
+        table.add_row(
+            row["name"],
+            f"{row['down']} / {row['up']}",
+            row["keeps"],
+            "yes" if row["gated"] else "-",
+            f"{row['summary']} ({row['paper']})" if row["paper"] else row["summary"],
+        )
+    Console().print(table)
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 

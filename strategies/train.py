@@ -55,6 +55,7 @@ class Train(FedAvg):
         self.on_arrays = on_arrays
         self.correct = correct
         self._sent: ArrayRecord | None = None
+        self._extra: dict[str, ArrayRecord] = {}
 
     @property
     def costs(self) -> Costs:
@@ -70,13 +71,16 @@ class Train(FedAvg):
         chosen = random.Random(derive_seed(self.seed, "sample", server_round)).sample(node_ids, size)
         return sorted(chosen, key=lambda node: (-self.grid.members[node].num_examples, self.grid.members[node].client))
 
-    def round(self, number: int, arrays: Arrays, config: Config) -> tuple[Arrays, dict[str, float]]:
+    def round(
+        self, number: int, arrays: Arrays, config: Config, extra: Arrays | None = None
+    ) -> tuple[Arrays, dict[str, float]]:
         """Send the messages of a round, and return the new model and what is known of the replies.
 
         Args:
             number: the round's number, from 1.
             arrays: the global model.
             config: what every client is told, such as `lr`.
+            extra: what travels beside the model.
 
         Returns:
             The new model, and `loss` (nats), `num-examples`, `clients`, `refused`, `device-seconds`.
@@ -84,6 +88,7 @@ class Train(FedAvg):
         Raises:
             FedquitError: not one reply can be used.
         """
+        self._extra = {} if extra is None else {"extra": record_of(extra)}
         messages = self.configure_train(number, record_of(arrays), ConfigRecord(dict(config)), self.grid)
         record, metrics = self.aggregate_train(number, self.grid.send_and_receive(messages))
         if record is None or metrics is None:
@@ -100,7 +105,7 @@ class Train(FedAvg):
         for node in self.sample(server_round):
             seed = derive_seed(self.seed, self.grid.phase, server_round, self.grid.members[node].client)
             told = ConfigRecord({**config, "server-round": server_round, "seed": seed})
-            content = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: told})
+            content = RecordDict({self.arrayrecord_key: arrays, **self._extra, self.configrecord_key: told})
             messages.append(Message(content, node, MessageType.TRAIN, group_id=str(server_round)))
         return messages
 

@@ -53,6 +53,9 @@ def one_line(err: str) -> str:
         (["--recover", "oracle", "--reference", "none"], "recover = oracle"),
         (["--method-settings", "lr=0"], "lr"),
         (["--method-settings", "speed=3"], "speed"),
+        (["--objective", "fedntt"], "unknown objective 'fedntt' (did you mean 'fedntd'?)"),
+        (["--objective", "fedprox", "--objective-settings", "mu=-1"], "mu is -1"),
+        (["--gate", "adaptive"], "objective 'fedavg' has no term of each sample"),
         (["--iid", "--scheme", "shards"], "exclude each other"),
         (["--partition", "nowhere.json"], "nowhere.json"),
         (["--model", "alexnet"], "perhaps too small"),
@@ -74,6 +77,22 @@ def test_a_mistake_gets_one_line_and_exit_code_4_and_writes_nothing(
     assert said in one_line(err)
     assert out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_objectives_are_listed_for_people_and_for_programs(run: Run) -> None:
+    code, out, _ = run("objectives", "--json")
+    listed = {row["name"]: row for row in json.loads(out)}
+    assert code == 0
+    assert listed["moon"]["keeps"] == "previous model"
+    assert listed["fedgkd"]["down"] == "two models"
+    assert "fedntd" in run("objectives")[1]
+
+
+def test_a_run_with_an_objective_keeps_what_devices_keep_in_its_folder(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("simulate", *TINY, "--objective", "moon", "--json", "--out", str(tmp_path / "run"))
+    assert code == 0
+    assert json.loads(out)["config"]["objective"] == "moon"
+    assert list((tmp_path / "run" / "devices").glob("*/1/1-recover/*.safetensors"))
 
 
 def test_an_unknown_key_in_a_config_file_is_named_with_its_file(run: Run, tmp_path: Path) -> None:

@@ -78,6 +78,37 @@ def test_the_readme_names_only_commands_and_targets_that_exist() -> None:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
 
 
+def test_the_objective_in_the_documents_works() -> None:
+    import torch
+
+    from fedquit.client.models import build_model
+    from fedquit.client.objectives import LocalRound
+    from fedquit.unlearning import Samples
+
+    text = (ROOT / "docs" / "objectives.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    names: dict[str, object] = {"__name__": "example"}
+    exec(example, names)
+    model = build_model("mlp", input_shape=(1, 4, 4), num_classes=3, seed=0)
+    samples = Samples(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]))
+    done = names["Smoothed"]().train(model, samples, LocalRound(seed=0, lr=0.1))  # type: ignore[operator]
+    assert 0 < done.loss < 9
+
+
+def test_the_documents_name_every_objective_and_its_defaults() -> None:
+    from fedquit.client.objectives import GATES, OBJECTIVES
+
+    text = (ROOT / "docs" / "objectives.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([a-z-]+)` (.*)$", text, flags=re.MULTILINE))
+    classes: dict[str, type] = {**OBJECTIVES, **GATES}
+    assert set(rows) - {"reduction"} == set(classes)
+    for name, cls in classes.items():
+        made = cls()
+        for key, value in re.findall(r"`(\w+)=([\w.]+)`", rows[name]):
+            default = getattr(made, key)
+            assert value == str(default).lower() or float(value) == default
+
+
 def test_the_method_in_the_documents_works() -> None:
     import torch
 
