@@ -4,6 +4,7 @@ settings.json     what the run was told
 partition.json    client -> indices into the training set
 state.json        how far it is; replaced whole after every round
 events.jsonl      what happened, a line each
+costs.csv         what each message cost, a line each
 checkpoints/      models, each named by the SHA-256 of its file
 """
 
@@ -105,6 +106,11 @@ class RunFolder:
         """The split of the data, if it was saved."""
         return self.path / "partition.json"
 
+    @property
+    def costs_file(self) -> Path:
+        """The rows of the account."""
+        return costs_file(self.path)
+
     def settings(self) -> Settings:
         """Return what the run was told, its split being the saved one."""
         settings = read_settings(self.path)
@@ -113,12 +119,12 @@ class RunFolder:
         return settings
 
     def load_state(self) -> State:
-        """Return how far the run is, and cut events off that came after it."""
+        """Return how far the run is, and cut events and costs off that came after it."""
         state = read_state(self.path)
-        events = self.path / "events.jsonl"
-        if events.exists() and events.stat().st_size > state.events_size:
-            with explained(events), events.open("r+b") as file:
-                file.truncate(state.events_size)
+        for file, size in ((self.path / "events.jsonl", state.events_size), (self.costs_file, state.costs_size)):
+            if file.exists() and file.stat().st_size > size:
+                with explained(file), file.open("r+b") as opened:
+                    opened.truncate(size)
         return state
 
     def save_state(self, state: State) -> None:
@@ -195,6 +201,11 @@ def read_state(path: Path) -> State:
     """
     file = path / "state.json"
     return State.from_json(_read_json(file), str(file)) if file.exists() else State()
+
+
+def costs_file(path: Path) -> Path:
+    """Return the file of the rows of the account of the run in the folder `path`."""
+    return path / "costs.csv"
 
 
 def _read_json(path: Path) -> Any:

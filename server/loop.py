@@ -25,6 +25,7 @@ from fedquit.server.judge import Judge, tensors_of
 from fedquit.server.phases import Phase, nth, phases
 from fedquit.server.session import GridSession
 from fedquit.server.state import Round, State
+from fedquit.strategies.costs import Costs
 from fedquit.strategies.metered import MeteredGrid
 from fedquit.strategies.train import Correct, Train
 from fedquit.unlearning.arithmetic import StateDict, check_usable, parameter_names, update_of
@@ -60,6 +61,7 @@ class Loop:
         self.judge = Judge(settings)
         self.names = parameter_names(empty_model(settings.key()))
         self.grid = grid
+        self.grid.costs = Costs(folder.costs_file)
         clients = sorted(member.client for member in self.grid.members.values())
         if clients != list(range(settings.clients)):
             raise InputError(f"clients: {settings.clients} are needed, {len(clients)} are connected")
@@ -329,7 +331,7 @@ class Loop:
         self._save(state, self._tell("round", **event))
 
     def _save(self, state: State, events_size: int) -> None:
-        self.state = replace(state, events_size=events_size)
+        self.state = replace(state, events_size=events_size, costs_size=self.grid.costs.sync())
         self.folder.save_state(self.state)
 
     def _tell(self, event: str, **facts: Any) -> int:

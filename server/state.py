@@ -47,7 +47,7 @@ class State:
         current: SHA-256 of the model that the unfinished phase has reached.
         beside: SHA-256 of what the server keeps beside it for the objective, as `Objective.broadcast` says; or None.
         ended: phase -> why it ended, in words; `reached`: phase -> whether its goal was met.
-        events_size: bytes of events.jsonl that belong to this state.
+        events_size: bytes of events.jsonl that belong to this state; `costs_size`: of costs.csv.
     """
 
     rounds: tuple[Round, ...] = ()
@@ -57,6 +57,7 @@ class State:
     ended: dict[str, str] = field(default_factory=dict)
     reached: dict[str, bool] = field(default_factory=dict)
     events_size: int = 0
+    costs_size: int = 0
 
     def of(self, phase: str) -> tuple[Round, ...]:
         """Return the finished rounds of a phase."""

@@ -9,7 +9,8 @@ from fedquit.client.method import method_of
 from fedquit.client.settings import Settings
 from fedquit.errors import InputError
 from fedquit.files import explained
-from fedquit.server.folder import RunFolder, read_settings, read_state
+from fedquit.server.folder import RunFolder, costs_file, read_settings, read_state
+from fedquit.strategies.rows import read_rows, write_rows
 
 # Settings that training does not depend on; all others must be the same in both runs.
 AFTER_TRAINING = {
@@ -44,7 +45,7 @@ def check_start(start: Path, settings: Settings) -> None:
 
 
 def take_over(start: Path, folder: RunFolder) -> None:
-    """Put the rounds, models and kept history of training in `start` into `folder`.
+    """Put the rounds, costs, models and kept history of training in `start` into `folder`.
 
     What was measured on that run's samples to forget is left out: they are others here. So is what was measured on its
     held-out samples, where classes to forget are left out of those.
@@ -63,15 +64,26 @@ def take_over(start: Path, folder: RunFolder) -> None:
             shutil.copyfile(start / "checkpoints" / f"{name}.safetensors", folder.checkpoint(name))
         folder.load_model(name)
     _link_tree(start / "history", folder.path / "history")
+    before = folder.load_state()
     folder.save_state(
         replace(
-            folder.load_state(),
+            before,
+            costs_size=_copy_rows(start, theirs.costs_size, folder),
             rounds=rounds,
             models=models,
             ended={"train": theirs.ended["train"]},
             reached={"train": theirs.reached["train"]},
         )
     )
+
+
+def _copy_rows(start: Path, size: int, folder: RunFolder) -> int:
+    """Take over what the messages of training cost; return the size of the file."""
+    with explained(folder.costs_file), folder.costs_file.open("wb") as file:
+        write_rows(file, (row for row in read_rows(costs_file(start), size) if row.phase == "train"))
+        file.flush()
+        os.fsync(file.fileno())
+        return file.tell()
 
 
 def _link_tree(source: Path, target: Path) -> None:

@@ -3,13 +3,30 @@
 from typing import Any
 
 from flwr.clientapp import ClientApp
+from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE as CHUNK_SIZE
 from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.proto.message_pb2 import Message as MessageProto
+from flwr.proto.message_pb2 import Metadata as MetadataProto
 from flwr.proto.node_pb2 import NodeInfo
+from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from flwr.serverapp import ServerApp
+from flwr.supercore.constant import HEAD_BODY_DIVIDER, HEAD_VALUE_DIVIDER
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-__all__ = ["NodeInfo", "Run", "become_server_task", "simulate"]
+__all__ = [
+    "CHUNK_SIZE",
+    "HEAD_BODY_DIVIDER",
+    "HEAD_VALUE_DIVIDER",
+    "SUPERLINK_NODE_ID",
+    "MessageProto",
+    "MetadataProto",
+    "NodeInfo",
+    "RecordDictProto",
+    "Run",
+    "become_server_task",
+    "simulate",
+]
 
 TASK_ID = 1
 

@@ -3,18 +3,22 @@
 Wrapping the grid and not the strategy keeps every strategy of Flower's usable as it is.
 """
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fedquit.errors import FedquitError
 from fedquit.strategies.costs import Costs
 from fedquit.strategies.flower_internals import NodeInfo, Run
+from fedquit.strategies.rows import Row
+from fedquit.strategies.wire import wire_of
 
 JOIN_PAUSE = 0.05
+MAX_SECONDS = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,31 +100,41 @@ class MeteredGrid(Grid):
         The sender is known by the message it answers: the error that stands in for a lost node's reply names
         another node.
         """
-        sent = list(messages)
+        sent, started = list(messages), time.perf_counter()
         for message in sent:
-            self._account(message, message.metadata.dst_node_id, up=False)
+            self._account(message, message.metadata.dst_node_id)
         asked: dict[str, int] = {}
-        for reply in self._grid.send_and_receive(sent, timeout=timeout):
-            if not asked:
-                asked = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
-            node_id = asked[reply.metadata.reply_to_message_id]
-            self._account(reply, node_id, up=True)
-            reply.metadata.__dict__["_src_node_id"] = node_id
-            yield reply
+        try:
+            for reply in self._grid.send_and_receive(sent, timeout=timeout):
+                if not asked:
+                    asked = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
+                node_id = asked[reply.metadata.reply_to_message_id]
+                self._account(reply, node_id, after=time.perf_counter() - started)
+                reply.metadata.__dict__["_src_node_id"] = node_id
+                yield reply
+        finally:
+            self.costs.settle()
 
     def client_of(self, reply: Message) -> int:
         """Return the client that a reply of `send_and_receive` came from."""
         return self.members[reply.metadata.src_node_id].client
 
-    def _account(self, message: Message, node_id: int, *, up: bool) -> None:
+    def _account(self, message: Message, node_id: int, *, after: float | None = None) -> None:
+        """Add a row for a message with content: a question, or an answer that came `after` so many seconds."""
         if message.has_content():
-            self.costs.record(
-                self.phase,
-                self.server_round,
-                client=self.members[node_id].client,
-                direction="up" if up else "down",
-                num_bytes=sum(map(_num_bytes, message.content.values())),
+            evaluates = message.metadata.message_type.startswith(MessageType.EVALUATE)
+            row = Row(
+                phase="evaluate" if evaluates else self.phase,
+                round=self.server_round,
+                node=self.members[node_id].client,
+                direction="down" if after is None else "up",
+                payload_bytes=sum(map(_num_bytes, message.content.values())),
+                wire_bytes=0,
+                deduplicated_bytes=0,
+                seconds=after or 0.0,
+                device_seconds=0.0 if after is None else _device_seconds(message),
             )
+            self.costs.record(row, wire_of(message))
 
     def set_run(self, run: Run) -> None:
         """Pass on."""
@@ -141,14 +155,18 @@ class MeteredGrid(Grid):
         """Account and send, without waiting."""
         sent = list(messages)
         for message in sent:
-            self._account(message, message.metadata.dst_node_id, up=False)
+            self._account(message, message.metadata.dst_node_id)
+        self.costs.settle()
         return self._grid.push_messages(sent)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
-        """Yield and account the replies that have come."""
-        for reply in self._grid.pull_messages(message_ids):
-            self._account(reply, reply.metadata.src_node_id, up=True)
-            yield reply
+        """Yield and account the replies that have come; when they were asked for is not known here."""
+        try:
+            for reply in self._grid.pull_messages(message_ids):
+                self._account(reply, reply.metadata.src_node_id, after=0.0)
+                yield reply
+        finally:
+            self.costs.settle()
 
 
 def _num_bytes(record: ArrayRecord | ConfigRecord | MetricRecord) -> int:
@@ -157,3 +175,12 @@ def _num_bytes(record: ArrayRecord | ConfigRecord | MetricRecord) -> int:
         return record.count_bytes()
     except ValueError:
         return len(record.deflate())
+
+
+def _device_seconds(reply: Message) -> float:
+    """Return the processor seconds that a reply says it took, if it says so in a usable number."""
+    for metrics in reply.content.metric_records.values():
+        said = metrics.get("cpu-seconds")
+        if isinstance(said, int | float) and math.isfinite(said) and 0 <= said <= MAX_SECONDS:
+            return float(said)
+    return 0.0

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,7 @@ from fedquit.server.phases import phases
 from fedquit.server.state import State
 from fedquit.simulations.engine.inprocess import FIRST_NODE_ID, InProcessGrid
 from fedquit.strategies.metered import MeteredGrid
+from fedquit.strategies.rows import read_rows
 
 CarryOut = Callable[..., State]
 Small = Callable[..., Settings]
@@ -227,12 +229,31 @@ def test_a_round_costs_what_the_account_says_and_the_journal_says_the_same(tmp_p
         (r.phase, r.number, r.bytes_down, r.bytes_up) for r in state.rounds
     ]
     assert all(r.bytes_down > 0 and r.bytes_up > 0 for r in state.rounds)
+    assert {(phase, way): size for (phase, way), size in payload(tmp_path / "run").items()} == {
+        (phase, way): sum(getattr(r, f"bytes_{way}") for r in state.of(phase))
+        for phase in state.ended
+        for way in ("down", "up")
+    }
     assert state.of("forget")[0].bytes_up * 3 == pytest.approx(state.of("train")[0].bytes_up, rel=0.01)
+
+
+def payload(path: Path) -> Counter[tuple[str, str]]:
+    """Return what the rows of the account sum to, by phase and direction."""
+    sums = Counter[tuple[str, str]]()
+    for row in read_rows(path / "costs.csv"):
+        sums[row.phase, row.direction] += row.payload_bytes
+    return sums
+
+
+def rows_without_clock(path: Path) -> list[tuple[Any, ...]]:
+    return [row[:-2] for row in read_rows(path / "costs.csv")]
 
 
 def go_on_and_compare(path: Path, carry_out: CarryOut, expected: dict[str, Any], where: str) -> None:
     state = carry_out(path)
     assert outcome(state) == expected, where
+    assert rows_without_clock(path) == rows_without_clock(path.parent / "whole"), where
+    assert (path / "costs.csv").stat().st_size == state.costs_size, where
     rounds = [(event["phase"], event["round"]) for event in journal(path) if event["event"] == "round"]
     assert rounds == [(r.phase, r.number) for r in state.rounds], where
     assert len(rounds) == len(set(rounds)), where

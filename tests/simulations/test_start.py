@@ -55,6 +55,8 @@ def test_a_method_that_replays_history_gets_it_from_the_start(
     before = sorted(base.rglob("*"))
     assert hashes(simulate(tmp_path / "run", FEDERASER, start=base)) == alone
     assert not (tmp_path / "run" / "history").exists()
+    costs = (base / "costs.csv").read_bytes()
+    assert (tmp_path / "run" / "costs.csv").read_bytes().startswith(costs), "what training cost comes along"
     assert sorted(base.rglob("*")) == before, "the start keeps its own, for the next one"
     assert hashes(simulate(tmp_path / "again", FEDERASER, start=base)) == alone
 

@@ -2,17 +2,20 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedquit.errors import FedquitError
 from fedquit.simulations.engine.inprocess import InProcessGrid
-from fedquit.strategies.costs import Traffic
+from fedquit.strategies.costs import Costs, Traffic
 from fedquit.strategies.metered import Member, MeteredGrid
+from fedquit.strategies.rows import Row, read_rows
 from fedquit.strategies.train import Train, record_of
+from fedquit.strategies.wire import wire_of
 
 Connect = Callable[..., MeteredGrid]
 
@@ -34,13 +37,30 @@ def answer(reply_with: Any) -> Callable[[int, Message], RecordDict]:
     return lambda client, _message: RecordDict(reply_with(START, client + 1))
 
 
+@pytest.fixture
+def connect(connect: Connect, tmp_path: Path) -> Connect:
+    """Connect as elsewhere, with an account that keeps its rows."""
+
+    def connected(*args: Any, **how: Any) -> MeteredGrid:
+        grid = connect(*args, **how)
+        grid.costs = Costs(tmp_path / "costs.csv")
+        return grid
+
+    return connected
+
+
+def rows_of(grid: MeteredGrid) -> list[Row]:
+    assert grid.costs.path is not None
+    return list(read_rows(grid.costs.path))
+
+
 def num_bytes(content: RecordDict) -> int:
     return sum(record.count_bytes() for record in content.values())
 
 
 def test_every_round_is_accounted_what_went_each_way(connect: Connect, reply_with: Any) -> None:
     down, up, by_client = Counter[int](), Counter[int](), Counter[int]()
-    server_round = 0
+    server_round, traffic = 0, {}
 
     def counted(client: int, message: Message) -> RecordDict:
         content = RecordDict(
@@ -55,11 +75,12 @@ def test_every_round_is_accounted_what_went_each_way(connect: Connect, reply_wit
     for server_round in (1, 2):
         grid.begin("train", server_round, excluded=[] if server_round == 1 else [2])
         Train(grid, seed=0).round(server_round, START, {"lr": 0.5})
-    assert grid.costs.of("train", 1) == Traffic(down[1], up[1])
-    assert grid.costs.of("train", 2) == Traffic(down[2], up[2])
+        traffic[server_round] = grid.costs.of("train", server_round)
+    assert traffic == {1: Traffic(down[1], up[1]), 2: Traffic(down[2], up[2])}
     assert grid.costs.of("train") == Traffic(down.total(), up.total())
-    assert {client: traffic.up for client, traffic in grid.costs.by_client.items()} == by_client
-    assert sum(grid.costs.by_client.values(), Traffic()) == grid.costs.of("train")
+    sent_up = [(row.node, row.payload_bytes) for row in rows_of(grid) if row.direction == "up"]
+    assert {node: sum(size for n, size in sent_up if n == node) for node in by_client} == by_client
+    assert sum(row.payload_bytes for row in rows_of(grid)) == grid.costs.of("train").total
     assert down[1] > down[2] > 0
 
 
@@ -85,8 +106,7 @@ def test_an_error_that_names_another_node_is_the_asked_clients(connect: Connect,
     grid.begin("train", 1)
     Train(grid, seed=0, on_reply=heard.__setitem__).round(1, START, {})
     assert heard[1] == "TimeoutError: gone"
-    assert grid.costs.by_client[1].up == 0
-    assert grid.costs.by_client[1].down > 0
+    assert [(row.direction, row.payload_bytes > 0) for row in rows_of(grid) if row.node == 1] == [("down", True)]
 
 
 def test_members_are_known_by_what_they_say_they_are(connect: Connect, answer: Any) -> None:
@@ -114,6 +134,65 @@ def test_messages_pushed_and_pulled_are_accounted_too(connect: Connect, answer: 
     names = list(grid.push_messages([message]))
     replies = list(grid.pull_messages(names))
     assert grid.costs.of("train") == Traffic(num_bytes(message.content), num_bytes(replies[0].content))
+
+
+def test_wire_bytes_of_a_row_are_those_of_its_message(connect: Connect, answer: Any) -> None:
+    sent: dict[int, int] = {}
+
+    def measured(client: int, message: Message) -> RecordDict:
+        sent[client] = wire_of(message).total
+        return RecordDict(answer(client, message))
+
+    grid = connect(measured)
+    grid.begin("train", 1)
+    Train(grid, seed=0).round(1, START, {"lr": 0.5})
+    assert {row.node: row.wire_bytes for row in rows_of(grid) if row.direction == "down"} == sent
+    assert all(row.wire_bytes > row.payload_bytes for row in rows_of(grid))
+
+
+def test_the_model_counts_once_where_all_get_the_same_and_so_do_identical_replies(
+    connect: Connect, answer: Any
+) -> None:
+    def identical(client: int, message: Message) -> RecordDict:
+        content = RecordDict(answer(0, message))
+        if client == 2:
+            content["arrays"] = record_of({"w": START["w"] + 1})
+        return content
+
+    grid = connect(identical)
+    grid.begin("train", 1)
+    Train(grid, seed=0).round(1, START, {})
+    down, up = ([row for row in rows_of(grid) if row.direction == way] for way in ("down", "up"))
+    model = 4 * 40
+    for rows, alike in ((down, {1, 2}), (up, {1})):
+        assert [row.node for row in rows] == [0, 1, 2], "in the order of the nodes, whoever answers first"
+        for row in rows:
+            saved = row.wire_bytes - row.deduplicated_bytes
+            assert (saved > model) == (row.node in alike)
+
+
+def test_rows_tell_the_devices_time_and_never_believe_nonsense(connect: Connect, answer: Any) -> None:
+    said: list[Any] = [1.5, -1.0, float("nan")]
+
+    def timed(client: int, message: Message) -> RecordDict:
+        content = RecordDict(answer(client, message))
+        content.metric_records["metrics"]["cpu-seconds"] = said[client]
+        return content
+
+    grid = connect(timed)
+    grid.begin("train", 1)
+    Train(grid, seed=0).round(1, START, {})
+    assert [row.device_seconds for row in rows_of(grid)] == [0, 0, 0, 1.5, 0, 0]
+    assert all(row.seconds > 0 for row in rows_of(grid) if row.direction == "up")
+
+
+def test_evaluation_is_a_phase_of_its_own(connect: Connect, answer: Any) -> None:
+    grid = connect(answer)
+    grid.begin("train", 4)
+    question = RecordDict({"metrics": MetricRecord({"x": 1})})
+    list(grid.send_and_receive([Message(question, grid.node_of(0), "evaluate")]))
+    assert grid.costs.of("train").total == 0
+    assert grid.costs.of("evaluate", 4) == Traffic(num_bytes(question), 0), "the device has no such function"
 
 
 def test_a_node_that_cannot_say_who_it_is_is_told_as_one_error() -> None:
