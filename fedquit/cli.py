@@ -25,6 +25,10 @@ COMMANDS = {
         "fedquit.simulations.commands:summary",
         "Show several finished runs in one table, with mean and spread.",
     ),
+    "costs": (
+        "fedquit.simulations.costs_command:costs",
+        "Show what a run cost, beside retraining; export the rows of its account.",
+    ),
     "compare": (
         "fedquit.simulations.compare_command:compare",
         "Compare methods over targets and seeds, at equal budgets.",

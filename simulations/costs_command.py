@@ -1,0 +1,62 @@
+"""The command `fedquit costs`: parses, makes one call, prints."""
+
+import json
+from pathlib import Path
+
+import click
+
+from fedquit.errors import InputError
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--link", type=click.FloatRange(min=0, min_open=True), metavar="MBIT/S", help="price bytes on this link")
+@click.option("--energy", type=click.FloatRange(min=0), metavar="J/BYTE", help="joules for a byte [0.000216]")
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), metavar="FILE", help="write every row as CSV")
+@click.option("--parquet", type=click.Path(path_type=Path), metavar="FILE", help="write every row as Parquet")
+@click.option("--figures", type=click.Path(path_type=Path), metavar="DIR", help="folder for the figures [RUN]")
+@click.option("--prometheus", "as_prometheus", is_flag=True, help="print the sums as Prometheus text, and nothing else")
+@click.option("--json", "as_json", is_flag=True, help="print the account as JSON, and nothing else")
+def costs(
+    run: Path,
+    link: float | None,
+    energy: float | None,
+    csv_file: Path | None,
+    parquet: Path | None,
+    figures: Path | None,
+    as_prometheus: bool,
+    as_json: bool,
+) -> None:
+    """Show what the run in RUN cost: bytes, seconds and energy of every phase, beside retraining.
+
+    It may be asked while the run is at work: it sees what is finished.
+
+    \b
+    fedquit costs runs/mine --link 20                what it would take on links of 20 Mbit/s
+    fedquit costs runs/mine --csv rows.csv           a row for every message
+    fedquit costs runs/mine --prometheus > /var/lib/node_exporter/fedquit.prom
+    """  # noqa: D301 - click's sign that lines stay as they are
+    from fedquit.server.folder import costs_file
+    from fedquit.simulations.costs import exports
+    from fedquit.simulations.costs.account import make_account, rows_of
+    from fedquit.simulations.costs.price import JOULES_PER_BYTE, Price
+
+    if as_json and as_prometheus:
+        raise InputError("--json and --prometheus exclude each other")
+    account = make_account(run, Price(link, JOULES_PER_BYTE if energy is None else energy))
+    for file, write in ((csv_file, exports.write_csv), (parquet, exports.write_parquet)):
+        if file is not None:
+            if file.resolve() == costs_file(run).resolve():
+                raise InputError(f"{file} is the account itself; give another file")
+            write(file, account["run"], rows_of(run))
+            click.echo(f"Rows: {file}", err=True)
+    if as_json:
+        click.echo(json.dumps(account, indent=1, allow_nan=False))
+    elif as_prometheus:
+        click.echo(exports.prometheus(account["run"], account["phases"]), nl=False)
+    else:
+        from fedquit.simulations.costs.figures import draw_all
+        from fedquit.simulations.costs.table import print_account
+
+        print_account(account)
+        click.echo(f"Figures: {', '.join(map(str, draw_all(figures or run, account)))}")
