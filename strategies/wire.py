@@ -11,7 +11,6 @@ they are compared by Python's hash of their bytes, 64 bits keyed anew in each pr
 """
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -68,7 +67,7 @@ def wire_of(message: Message) -> Wire:
     records = [_record(record, wire.objects) for record in content.values()]
     tree = _add("RecordDict", tuple(content), records, wire.objects)[1]
     own, sent = _own(told.message_type, told.group_id, bool(told.reply_to_message_id))
-    wire.fixed = own + sent + _node([tree])
+    wire.fixed = own + sent + _node((tree,))
     return wire
 
 
@@ -84,7 +83,7 @@ def _add(kind: str, names: tuple[str, ...], children: list[Child], objects: dict
     """Add an object whose body is the names of its children to `objects`, and return it as a child."""
     identity, distinct = hash((kind, names, tuple(child for child, _ in children))), dict(children)
     objects[identity] = _deflated(kind, len(distinct), _references(names))
-    return identity, _node(distinct.values())
+    return identity, _node(tuple(distinct.values()))
 
 
 def _content(record: ConfigRecord | MetricRecord) -> bytes:
@@ -98,8 +97,8 @@ def _content(record: ConfigRecord | MetricRecord) -> bytes:
 def _array(array: Array, objects: dict[int, int]) -> Child:
     """Add an array and its chunks to `objects`, and return it as a child."""
     data = array.data
-    if len(data) <= CHUNK_SIZE:
-        chunks = [(hash(data), len(data))] if data else []
+    if 0 < len(data) <= CHUNK_SIZE:
+        chunks = [(hash(data), len(data))]
     else:
         view, starts = memoryview(data), range(0, len(data), CHUNK_SIZE)
         chunks = [(hash(part), len(part)) for part in (view[start : start + CHUNK_SIZE] for start in starts)]
@@ -109,9 +108,10 @@ def _array(array: Array, objects: dict[int, int]) -> Child:
     body = _array_body(array.dtype, array.shape, array.stype, tuple(distinct[identity] for identity, _ in chunks))
     identity = hash((array.dtype, array.shape, array.stype, tuple(chunks)))
     objects[identity] = _deflated("Array", len(distinct), body)
-    return identity, _node([LEAF] * len(distinct))
+    return identity, _node((LEAF,) * len(distinct))
 
 
+@lru_cache(maxsize=4096)
 def _deflated(kind: str, children: int, body: int) -> int:
     """Return the bytes of a deflated object: a head of its kind, its children's names and its size; and its body."""
     names = children * (len(NAME) + 1) - 1 if children else 0
@@ -149,7 +149,8 @@ def _own(message_type: str, group_id: str, is_reply: bool) -> tuple[int, int]:
     return own, MessageProto(metadata=metadata, content=RecordDictProto()).ByteSize()
 
 
-def _node(children: Iterable[int]) -> int:
+@lru_cache(maxsize=4096)
+def _node(children: tuple[int, ...]) -> int:
     """Return the bytes of an ObjectTree with children of these sizes."""
     return 2 + len(NAME) + sum(1 + _varint(child) + child for child in children)
 
