@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
                 costs.record(Row(phase, number, node, "up", 800, 0, 0, 0.5, 0.25), WIRE)
             costs.settle()
             size = 800 * len(nodes)
-            rounds.append(Round(phase, number, 1, nodes, 0, 0.5, {}, size, size, 2.0, 0.25 * len(nodes)))
+            rounds.append(Round(phase, number, 1, nodes, 0, 0.5, 2.0, 0.25 * len(nodes), {}, size, size))
     opened.save_state(State(rounds=tuple(rounds), costs_size=costs.sync()))
     costs.record(Row("later", 1, 0, "down", 1, 0, 0), WIRE)
     costs.settle()
