@@ -81,7 +81,7 @@ class Watched:
             self._note("forget", samples)
             return forget(method, model, samples, **how)
 
-        patch.setattr("fedquit.client.app.fit", fitted)
+        patch.setattr("fedquit.client.objectives.objective.fit", fitted)
         patch.setattr(FedQUIT, "forget", forgotten)
 
     def _note(self, did: str, samples: Samples) -> None:
