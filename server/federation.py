@@ -1,0 +1,195 @@
+"""What a deployed federation is told: server.toml, checked once, for the coordinator, the services and the checks.
+
+name = "clinics"
+[server]      addresses, the ledger
+[training]    settings of `fedquit simulate` that are about the model and its training
+[schedule]    when to train
+[forgetting]  by which method, by when, and what to do where it cannot be done
+[trusted]     data that the server measures models on, if it has any
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from fedquit.client.method import method_of
+from fedquit.client.settings import Settings, load_settings_file
+from fedquit.errors import InputError
+
+FILE = "server.toml"
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def seconds(text: object) -> object:
+    """Read "90s", "10m", "1h" or "30d" as seconds; a number is seconds already.
+
+    >>> seconds("10m"), seconds("1.5h"), seconds(2)
+    (600.0, 5400.0, 2)
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", text) if isinstance(text, str) else None
+    if isinstance(text, str) and not found:
+        raise ValueError('should be a number with s, m, h or d, such as "10m"')
+    return float(found[1]) * UNITS[found[2]] if found else text
+
+
+Seconds = Annotated[float, BeforeValidator(seconds), Field(ge=0)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Table(BaseModel):
+    """A table of the file: keys are kebab-case, and none is unknown."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        alias_generator=lambda name: name.replace("_", "-"),
+        allow_inf_nan=False,
+    )
+
+
+class Server(Table):
+    """Where the server is reached, and where it keeps what it must not lose.
+
+    Attributes:
+        host: the name or address that devices reach, and that the certificate is for.
+        bind: the address that devices' ports listen on.
+        fleet_port: devices' port of the proxy with TLS, which passes on the SuperLink's fleet API and nothing else.
+        superlink_port: the SuperLink's own port, on loopback.
+        forget_port: of the forget service.
+        page_port: of the operator's page, on loopback.
+        ledger: URL of the database; "": ledger.db in the server's folder.
+    """
+
+    host: str = "localhost"
+    bind: str = "127.0.0.1"
+    fleet_port: Port = 9443
+    superlink_port: Port = 9091
+    forget_port: Port = 9444
+    page_port: Port = 9080
+    ledger: str = ""
+
+
+class Schedule(Table):
+    """When to train.
+
+    Attributes:
+        every: seconds from the begin of one round to that of the next.
+        rounds: of training in all; 0: for ever.
+        min_clients: devices that must be connected for a round to begin.
+        round_timeout: seconds to wait for the devices of a round; who has not answered by then is left out of it.
+    """
+
+    every: Seconds = 3600.0
+    rounds: Annotated[int, Field(ge=0)] = 0
+    min_clients: Annotated[int, Field(ge=1)] = 2
+    round_timeout: Annotated[Seconds, Field(gt=0)] = 600.0
+
+
+class Forgetting(Table):
+    """How requests are answered, and what happens where they cannot be.
+
+    Attributes:
+        method: of forgetting; `teacher` and `method_settings` are its settings.
+        tolerance: recovery ends once accuracy is back within this of what it was, for `patience` rounds ...
+        recover_rounds: ... or after so many.
+        device_timeout: seconds to wait for the device that asks, once its request's turn has come.
+        fallback: methods to try in this order where the device is gone, refuses or its model is refused.
+        guard: what to do with a device's model that is further off than recent rounds explain.
+        blend: for guard = "blend": the share of the device's model.
+        deadline: seconds from a request to the day by which it must be done.
+        verify_on_device: ask the device to measure the recovered model on what it had forgotten.
+    """
+
+    method: str = "fedquit"
+    teacher: str = "min"
+    method_settings: dict[str, bool | int | float | str] = {}
+    tolerance: Annotated[float, Field(ge=0)] = 0.01
+    patience: Annotated[int, Field(ge=1)] = 1
+    recover_rounds: Annotated[int, Field(ge=1)] = 30
+    device_timeout: Annotated[Seconds, Field(gt=0)] = 3600.0
+    fallback: tuple[Literal["negate", "retrain", "federaser"], ...] = ("negate",)
+    guard: Literal["adopt", "clip", "blend", "refuse"] = "refuse"
+    blend: Annotated[float, Field(gt=0, le=1)] = 0.5
+    deadline: Annotated[Seconds, Field(gt=0)] = 30 * UNITS["d"]
+    verify_on_device: bool = True
+
+
+class Trusted(Table):
+    """Data that the server trusts: `data` is a .npz file with inputs and labels; "" for none."""
+
+    data: str = ""
+
+
+class Federation(Table):
+    """A deployed federation: its name, and the tables of server.toml.
+
+    >>> Federation(name="clinics", schedule={"every": "1h"}).schedule.every
+    3600.0
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    server: Server = Server()
+    training: dict[str, Any] = {}
+    schedule: Schedule = Schedule()
+    forgetting: Forgetting = Forgetting()
+    trusted: Trusted = Trusted()
+
+    def settings(self) -> Settings:
+        """Return the settings of training and forgetting, for devices and strategies.
+
+        Raises:
+            InputError: [training] has a key that a deployment has no use for, or a value out of range.
+        """
+        told = self.forgetting
+        forgetting = {
+            "method": told.method,
+            "teacher": told.teacher,
+            "method-settings": told.method_settings,
+            "tolerance": told.tolerance,
+            "patience": told.patience,
+            "recover-rounds": told.recover_rounds,
+        }
+        for key in self.training:
+            if key in NOT_HERE or key in forgetting:
+                where = "[forgetting]" if key in forgetting else "a simulation"
+                raise InputError(f"{FILE}: [training] {key}: belongs to {where}; remove it here")
+        return Settings.read({**self.training, **forgetting}, f"{FILE}: [training]")
+
+    def ledger_url(self, folder: Path) -> str:
+        """Return the URL of the ledger of the server whose folder is `folder`."""
+        return self.server.ledger or f"sqlite:///{(folder / 'ledger.db').resolve()}"
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Return what the server.toml in `folder` says.
+
+        Raises:
+            InputError: it is not there, is not TOML, or says something that cannot be; the line names the key.
+        """
+        return cls.parse(folder / FILE)
+
+    @classmethod
+    def parse(cls, path: Path, beside: tuple[str, ...] = ()) -> Self:
+        """Return what a TOML file says, leaving out the tables `beside`, which are for somebody else."""
+        document = load_settings_file(path)
+        try:
+            federation = cls.model_validate({key: value for key, value in document.items() if key not in beside})
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = " ".join(str(part) for part in first["loc"]) or "file"
+            wanted = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            raise InputError(f"{path}: {key}: {wanted}, got {first['input']!r}") from None
+        method_of(federation.settings())
+        return federation
+
+
+NOT_HERE = {
+    *("dataset", "data-root", "download", "samples", "holdout"),
+    *("clients", "partition", "scheme", "alpha", "shards-per-client", "classes-per-client", "column", "split-seed"),
+    *("forget", "granularity", "forget-share", "forget-samples", "forget-class"),
+    *("rounds", "recover", "recover-bytes", "budget", "reference", "references"),
+}
+"""Settings of simulations, which make the data, the clients and the requests up."""

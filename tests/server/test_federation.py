@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+
+from fedquit.client.settings import Settings
+from fedquit.errors import InputError
+from fedquit.server.federation import NOT_HERE, Federation
+
+
+def read(folder: Path, text: str) -> Federation:
+    (folder / "server.toml").write_text(text)
+    return Federation.read(folder)
+
+
+def test_what_is_not_said_has_a_default_and_durations_have_units(tmp_path: Path) -> None:
+    told = read(tmp_path, 'name = "clinics"\n[schedule]\nevery = "90s"\n[forgetting]\ndeadline = "2d"\n')
+    assert (told.schedule.every, told.schedule.min_clients, told.forgetting.deadline) == (90.0, 2, 172800.0)
+    assert told.ledger_url(tmp_path) == f"sqlite:///{tmp_path}/ledger.db"
+
+
+def test_settings_of_training_and_forgetting_reach_the_devices(tmp_path: Path) -> None:
+    told = read(
+        tmp_path,
+        "\n".join(
+            [
+                'name = "a"',
+                "[training]",
+                'model = "mlp"',
+                "lr = 0.05",
+                "[forgetting]",
+                "method-settings = { lr = 0.001 }",
+                "patience = 2",
+            ]
+        ),
+    ).settings()
+    assert (told.model, told.lr, told.method_settings, told.patience) == ("mlp", 0.05, {"lr": 0.001}, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('name = "Two words"', "name: String should match pattern"),
+        ("", "name: Field required"),
+        ("name =", "not TOML"),
+        (
+            'name = "a"\n[schedule]\nevery = "soon"',
+            'schedule every: should be a number with s, m, h or d, such as "10m"',
+        ),
+        ('name = "a"\n[training]\nrounds = 3', "[training] rounds: belongs to a simulation"),
+        ('name = "a"\n[training]\nmethod = "negate"', "[training] method: belongs to [forgetting]"),
+        ('name = "a"\n[training]\nlr = -1', "lr: should be greater than 0, got -1"),
+        ('name = "a"\n[forgetting]\nmethod = "fedquitt"', "unknown method 'fedquitt'"),
+        ('name = "a"\n[forgetting]\nfallback = ["fedquit"]', "forgetting fallback 0"),
+        ('name = "a"\n[serverr]\nx = 1', "serverr"),
+    ],
+)
+def test_a_mistake_is_named_with_its_file_and_key(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(InputError) as refused:
+        read(tmp_path, text)
+    assert named in str(refused.value)
+    assert "server.toml" in str(refused.value) or "unknown method" in str(refused.value)
+
+
+def test_a_folder_without_the_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"server\.toml"):
+        Federation.read(tmp_path)
+
+
+def test_every_setting_of_a_simulation_alone_is_one_of_its_settings() -> None:
+    assert set(Settings().run_config()) > NOT_HERE
