@@ -1,0 +1,81 @@
+"""The command `fedquit provision`: parses, makes one call, prints."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from fedquit.files import explained
+
+EXAMPLE = """\
+# A federation: what its server is told, and who belongs to it. `fedquit provision` makes it ready from this file,
+# and again when members are added. docs/deploy.md explains every key.
+name = "clinics"
+
+[server]
+host = "localhost"           # the name or address that devices reach
+
+[training]
+model = "mlp"
+classes = 10
+input-shape = "1x8x8"
+lr = 0.1
+
+[schedule]
+every = "1h"                 # a round an hour
+min-clients = 2
+
+[forgetting]
+method = "fedquit"
+deadline = "30d"
+
+[[device]]
+name = "north"
+data = "/srv/images.npz"     # on the device
+
+[[device]]
+name = "south"
+data = "/srv/images.npz"
+
+[[operator]]
+name = "ada"
+"""
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="folder of the federation [its name, beside CONFIG]")
+@click.option("--tar", is_flag=True, help="pack each kit into NAME.tar.gz")
+@click.option("--example", is_flag=True, help="write an example to CONFIG, and make nothing")
+@click.option("--json", "as_json", is_flag=True, help="print the members as JSON, and nothing else")
+def provision(config: Path, out: Path | None, tar: bool, example: bool, as_json: bool) -> None:
+    """Make a federation ready: certificates, keys, the server's folder and a kit for each device and operator.
+
+    \b
+    fedquit provision federation.toml --example     an example to begin with
+    fedquit provision federation.toml               make it; again after adding members
+    """  # noqa: D301 - click's sign that lines stay as they are
+    if example:
+        with explained(config), config.open("x", encoding="utf-8") as file:
+            file.write(EXAMPLE)
+        click.echo(f"wrote {config}; edit it, then: fedquit provision {config}", err=True)
+        return
+    from fedquit.server.provision.provision import provision as carry_out
+    from fedquit.server.provision.told import read_plan
+
+    plan = read_plan(config)
+    out = out or config.parent / plan.federation.name
+    members = carry_out(plan, out, tar=tar)
+    if as_json:
+        documents = [{**asdict(member), "kit": str(member.kit)} for member in members]
+        click.echo(json.dumps({"server": str(out / "server"), "members": documents}, indent=1))
+        return
+    for member in members:
+        state = "new" if member.new else "enrolled before"
+        key = ", with its own key" if member.own_key else ""
+        click.echo(f"{member.role} {member.number} {member.name}: {state}{key}; kit {member.kit}")
+    click.echo(f"server: {out / 'server'}", err=True)
+    click.echo(f"next: hand the kits out, put {out / 'authority'} away, check with fedquit doctor, and", err=True)
+    click.echo(f"  here          fedquit serve {out / 'server'}", err=True)
+    click.echo("  on a device   fedquit join KIT", err=True)

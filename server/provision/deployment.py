@@ -1,0 +1,151 @@
+"""The files around a server: a proxy that shows devices Flower's fleet API alone, a systemd unit, a compose file.
+
+Flower's node authentication protects `/v1/fleet` only: whoever reaches the SuperLink's other paths can start runs and
+remove nodes. So the SuperLink listens on loopback, and devices reach it through a proxy that passes nothing else.
+"""
+
+import getpass
+import shutil
+import sys
+from pathlib import Path
+
+from fedquit.server.federation import Federation
+
+LARGEST_BODY = "64m"  # Flower sends objects in pieces of 5 MiB
+WAIT = "600s"
+
+
+def nginx(federation: Federation, folder: Path) -> str:
+    """Return the configuration of nginx for the server in `folder`; it needs no rights beyond that folder's."""
+    server, proxy = federation.server, folder / "proxy"
+    return f"""# Made by `fedquit provision`: devices reach /v1/fleet/ of the SuperLink with TLS, and nothing else.
+daemon off;
+worker_processes auto;
+pid {proxy}/nginx.pid;
+error_log {proxy}/error.log warn;
+events {{ worker_connections 4096; }}
+http {{
+    access_log off;
+    server_tokens off;
+    client_body_temp_path {proxy}/body;
+    proxy_temp_path {proxy}/proxied;
+    fastcgi_temp_path {proxy}/unused;
+    uwsgi_temp_path {proxy}/unused;
+    scgi_temp_path {proxy}/unused;
+    limit_conn_zone $binary_remote_addr zone=addresses:1m;
+    server {{
+        listen {_listen(server.bind, server.fleet_port)} ssl;
+        ssl_certificate {folder}/server.pem;
+        ssl_certificate_key {folder}/server.key;
+        ssl_protocols TLSv1.2 TLSv1.3;
+        limit_conn addresses 64;
+        client_max_body_size {LARGEST_BODY};
+        location /v1/fleet/ {{
+            proxy_pass https://127.0.0.1:{server.superlink_port};
+            proxy_ssl_trusted_certificate {folder}/ca.crt;
+            proxy_ssl_name localhost;
+            proxy_ssl_verify on;
+            proxy_http_version 1.1;
+            proxy_set_header Host localhost;
+            proxy_set_header Connection "";
+            proxy_request_buffering off;
+            proxy_buffering off;
+            proxy_read_timeout {WAIT};
+            proxy_send_timeout {WAIT};
+        }}
+        location / {{ return 404; }}
+    }}
+}}
+"""
+
+
+def caddy(federation: Federation, folder: Path) -> str:
+    """Return a Caddyfile that does the same as `nginx`."""
+    server = federation.server
+    return f"""# Made by `fedquit provision`: devices reach /v1/fleet/ of the SuperLink with TLS, and nothing else.
+{{
+    admin off
+    auto_https off
+}}
+:{server.fleet_port} {{
+    bind {server.bind}
+    tls {folder}/server.pem {folder}/server.key
+    request_body {{
+        max_size 64MB
+    }}
+    handle /v1/fleet/* {{
+        reverse_proxy https://127.0.0.1:{server.superlink_port} {{
+            header_up Host localhost
+            flush_interval -1
+            transport http {{
+                tls_trusted_ca_certs {folder}/ca.crt
+                tls_server_name localhost
+                read_timeout {WAIT}
+            }}
+        }}
+    }}
+    respond 404
+}}
+"""
+
+
+def systemd_unit(federation: Federation, folder: Path) -> str:
+    """Return a unit that runs `fedquit serve` for the server in `folder`, as the user who provisions."""
+    command = shutil.which("fedquit", path=str(Path(sys.executable).parent)) or shutil.which("fedquit") or "fedquit"
+    return f"""# Made by `fedquit provision`. Copy to /etc/systemd/system/fedquit-{federation.name}.service, then
+#   systemctl daemon-reload && systemctl enable --now fedquit-{federation.name}
+[Unit]
+Description=fedquit server of {federation.name}
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+ExecStart={command} serve {folder}
+User={getpass.getuser()}
+Restart=always
+RestartSec=5
+TimeoutStopSec=60
+KillMode=mixed
+UMask=0077
+NoNewPrivileges=yes
+PrivateTmp=yes
+ProtectSystem=strict
+ProtectHome=read-only
+ReadWritePaths={folder}
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def compose(federation: Federation) -> str:
+    """Return a compose file that runs the server from an image with fedquit and nginx in it."""
+    server = federation.server
+    return f"""# Made by `fedquit provision`. Run it in this folder: docker compose up -d
+# The image has fedquit and nginx in it; its Dockerfile lies beside this file.
+services:
+  server:
+    build: .
+    command: ["fedquit", "serve", "/srv/fedquit"]
+    restart: unless-stopped
+    stop_grace_period: 60s
+    volumes: ["./:/srv/fedquit"]
+    ports:
+      - "{server.fleet_port}:{server.fleet_port}"
+      - "{server.forget_port}:{server.forget_port}"
+      - "127.0.0.1:{server.page_port}:{server.page_port}"
+"""
+
+
+def dockerfile() -> str:
+    """Return how to build the image of `compose`, from a wheel of fedquit that lies beside it."""
+    return """# Made by `fedquit provision`. Put a wheel of fedquit beside it: pip wheel --no-deps -w . REPOSITORY
+FROM python:3.12-slim
+RUN apt-get update && apt-get install -y --no-install-recommends nginx-light && rm -rf /var/lib/apt/lists/*
+COPY fedquit-*.whl /tmp/
+RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu /tmp/fedquit-*.whl
+"""
+
+
+def _listen(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -1,0 +1,255 @@
+"""Make a federation ready: OUT/server for the server, OUT/kits/NAME for each member, OUT/authority to be put away.
+
+    OUT/server/          server.toml, ca.crt, server.pem and .key, receipts.key and .pub, the ledger, models
+    OUT/server/deploy/   nginx.conf, Caddyfile, a systemd unit, compose.yaml: for whoever runs these themselves
+    OUT/kits/NAME/       what a member needs (see client/kit.py), or NAME.tar.gz
+    OUT/authority/       the key that signs server certificates; needed for the next certificate only
+
+Done again with more members it makes what is missing and leaves the rest: no key is ever made anew or overwritten.
+"""
+
+import datetime
+import io
+import os
+import shutil
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import tomli_w
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+from fedquit.client.kit import FILE as KIT_FILE
+from fedquit.errors import InputError
+from fedquit.files import explained, write_whole
+from fedquit.server.federation import FILE, Federation
+from fedquit.server.ledger import Ledger
+from fedquit.server.provision import deployment
+from fedquit.server.provision.certificates import (
+    Signed,
+    der_of,
+    hosts_of,
+    make_authority,
+    make_server_certificate,
+    node_key_files,
+    private_pem,
+    public_pem,
+)
+from fedquit.server.provision.told import Plan, Told
+
+PRIVATE, OPEN = 0o600, 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A member that is enrolled now.
+
+    Attributes:
+        name: as federation.toml has it; `role`, `number`, `fingerprint`: as the ledger has them.
+        kit: where its kit is, or was before it was handed out.
+        new: whether it was enrolled just now.
+        own_key: whether it made its key itself, so that none lies in its kit.
+    """
+
+    name: str
+    role: str
+    number: int
+    fingerprint: str
+    kit: Path
+    new: bool
+    own_key: bool
+
+
+def provision(plan: Plan, out: Path, *, tar: bool = False, now: datetime.datetime | None = None) -> list[Made]:
+    """Make what is missing of the federation in `out`, and return its members.
+
+    Args:
+        plan: what federation.toml says.
+        out: where to; a folder that this made before, or none.
+        tar: pack each new kit into NAME.tar.gz in place of a folder.
+        now: the time from which certificates hold.
+
+    Raises:
+        InputError: `out` is something else, or a key file cannot be read; nothing was changed.
+        FedquitError: it cannot be written.
+    """
+    keys = {told.name: _public_key(told, plan.source) for those in plan.members.values() for told in those}
+    _check_folder(out, plan.federation)
+    now = now or datetime.datetime.now(datetime.UTC)
+    server = out / "server"
+    folders = (out, out / "authority", server, server / "models", server / "deploy", server / "proxy", out / "kits")
+    for folder in folders:
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    for folder in (out / "authority", server, out / "kits"):
+        folder.chmod(0o700)
+    authority = _authority(out, plan.federation, now)
+    _server_files(server, plan.federation, authority, now)
+    ledger = Ledger.open(plan.federation.ledger_url(server))
+    try:
+        return [
+            _member(plan, role, told, keys[told.name], out, ledger, tar=tar)
+            for role, those in plan.members.items()
+            for told in those
+        ]
+    finally:
+        ledger.close()
+
+
+def _check_folder(out: Path, federation: Federation) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / "server" / FILE).is_file():
+        raise InputError(f"{out} is not the folder of a federation: give another --out")
+    there = Federation.read(out / "server").name
+    if there != federation.name:
+        raise InputError(f"{out} is the federation '{there}', not '{federation.name}'; give another --out")
+
+
+def _public_key(told: Told, source: Path) -> ec.EllipticCurvePublicKey | None:
+    """Return the key that a member made itself, if federation.toml names one."""
+    if not told.public_key:
+        return None
+    path = source.parent / Path(told.public_key).expanduser()
+    try:
+        content = path.read_bytes()
+        reads = serialization.load_pem_public_key if b"BEGIN" in content else serialization.load_ssh_public_key
+        key = reads(content)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{source}: public-key of '{told.name}': {path} cannot be read: {error}") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in ("secp256r1", "secp384r1", "secp521r1"):
+        raise InputError(
+            f"{source}: public-key of '{told.name}' is of the wrong kind; make one: ssh-keygen -t ecdsa -b 384"
+        )
+    return key
+
+
+def _authority(out: Path, federation: Federation, now: datetime.datetime) -> Signed:
+    """Return the federation's authority, made if it is not there."""
+    certificate, key = out / "authority" / "ca.crt", out / "authority" / "ca.key"
+    if not certificate.exists():
+        made = make_authority(federation.name, now)
+        _write(key, made.key_pem(), PRIVATE)
+        _write(certificate, made.certificate_pem(), OPEN)
+    if not key.exists():
+        raise InputError(f"{key} is missing: put it back for a moment; a server certificate is signed with it")
+    loaded = serialization.load_pem_private_key(key.read_bytes(), password=None)
+    if not isinstance(loaded, ec.EllipticCurvePrivateKey):
+        raise InputError(f"{key} is not the key of a fedquit authority")
+    return Signed(x509.load_pem_x509_certificate(certificate.read_bytes()), loaded)
+
+
+def _server_files(server: Path, federation: Federation, authority: Signed, now: datetime.datetime) -> None:
+    """Write the server's own files; a certificate that fits and holds, and the key of receipts, stay."""
+    _write(server / "ca.crt", authority.certificate_pem(), OPEN)
+    hosts = [federation.server.host]
+    if not _fits(server / "server.pem", hosts, now):
+        signed = make_server_certificate(authority, hosts, now)
+        _write(server / "server.key", signed.key_pem(), PRIVATE)
+        _write(server / "server.pem", signed.certificate_pem(), OPEN)
+    if not (server / "receipts.key").exists():
+        _write(server / "receipts.key", private_pem(ed25519.Ed25519PrivateKey.generate()), PRIVATE)
+    key = serialization.load_pem_private_key((server / "receipts.key").read_bytes(), password=None)
+    if not isinstance(key, ed25519.Ed25519PrivateKey):
+        raise InputError(f"{server / 'receipts.key'} is not an Ed25519 key")
+    _write(server / "receipts.pub", public_pem(key.public_key()), OPEN)
+    told = federation.model_dump(by_alias=True, exclude_defaults=True, mode="json")
+    _write(server / FILE, tomli_w.dumps(told).encode(), OPEN)
+    texts = {
+        "nginx.conf": deployment.nginx(federation, server.resolve()),
+        "Caddyfile": deployment.caddy(federation, server.resolve()),
+        f"fedquit-{federation.name}.service": deployment.systemd_unit(federation, server.resolve()),
+        "compose.yaml": deployment.compose(federation),
+        "Dockerfile": deployment.dockerfile(),
+    }
+    for name, text in texts.items():
+        _write(server / "deploy" / name, text.encode(), OPEN)
+
+
+def _fits(path: Path, hosts: list[str], now: datetime.datetime) -> bool:
+    """Say whether a certificate is there, for these hosts, and holds for another month."""
+    if not path.exists():
+        return False
+    certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    return set(hosts) <= hosts_of(certificate) and certificate.not_valid_after_utc > now + datetime.timedelta(days=30)
+
+
+def _member(
+    plan: Plan, role: str, told: Told, own: ec.EllipticCurvePublicKey | None, out: Path, ledger: Ledger, *, tar: bool
+) -> Made:
+    """Enrol a member and make its kit; one that is enrolled keeps its key."""
+    known = {member.name: member for member in ledger.members()}.get(told.name)
+    kit, packed = out / "kits" / told.name, out / "kits" / f"{told.name}.tar.gz"
+    if known is None:
+        with explained(kit):
+            kit.mkdir(exist_ok=True)
+        key = own or _made_key(kit)
+        known = ledger.enrol(told.name, der_of(key), role)
+        new = True
+    else:
+        new = False
+        if own is not None and der_of(own) != known.key:
+            raise InputError(
+                f"'{told.name}' is enrolled with another key; a new key is a new member: give it another name"
+            )
+    if kit.exists():
+        _kit_files(kit, plan.federation, role, told, known.number, out / "server")
+        if tar:
+            write_whole(packed, _packed(kit))
+            packed.chmod(PRIVATE)
+            shutil.rmtree(kit)
+    where = packed if packed.exists() and not kit.exists() else kit
+    return Made(told.name, known.role, known.number, known.fingerprint, where, new=new, own_key=own is not None)
+
+
+def _made_key(kit: Path) -> ec.EllipticCurvePublicKey:
+    """Return the public key in a kit, made with its private one if it is not there."""
+    if not (kit / "node.pub").exists():
+        private, public = node_key_files(ec.generate_private_key(ec.SECP384R1()))
+        _write(kit / "node.key", private, PRIVATE)
+        _write(kit / "node.pub", public, OPEN)
+    key = serialization.load_ssh_public_key((kit / "node.pub").read_bytes())
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise InputError(f"{kit / 'node.pub'} is not a key that fedquit made; remove {kit}, and do this again")
+    return key
+
+
+def _kit_files(kit: Path, federation: Federation, role: str, told: Told, number: int, server: Path) -> None:
+    host = federation.server.host if ":" not in federation.server.host else f"[{federation.server.host}]"
+    document = {
+        "federation": federation.name,
+        "superlink": f"{host}:{federation.server.fleet_port}",
+        "forget": f"{host}:{federation.server.forget_port}",
+        "name": told.name,
+        "number": number,
+        "role": role,
+        **({"data": told.data, "holdout": told.holdout} if role == "device" else {}),
+    }
+    _write(kit / KIT_FILE, tomli_w.dumps(document).encode(), OPEN)
+    for name in ("ca.crt", "receipts.pub"):
+        _write(kit / name, (server / name).read_bytes(), OPEN)
+
+
+def _packed(kit: Path) -> bytes:
+    """Return a kit as a tarball, modes kept and owners left out."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for path in sorted(kit.rglob("*")):
+            entry = archive.gettarinfo(path, f"{kit.name}/{path.relative_to(kit)}")
+            entry.uid = entry.gid = 0
+            entry.uname = entry.gname = ""
+            with path.open("rb") as file:
+                archive.addfile(entry, file if entry.isfile() else None)
+    return buffer.getvalue()
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    """Write a file whole; one for its owner alone is so from its first moment."""
+    before = os.umask(0o777 & ~mode)
+    try:
+        write_whole(path, content)
+    finally:
+        os.umask(before)
+    path.chmod(mode)

@@ -1,0 +1,1 @@
+"""`fedquit serve`: everything a deployed server consists of, kept alive as one unit."""

@@ -1,0 +1,34 @@
+"""The command `fedquit serve`: parses, keeps the server alive, says what happens."""
+
+import json
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--no-proxy", is_flag=True, help="run no nginx: there is a proxy already")
+@click.option("--json", "as_json", is_flag=True, help="print every event as a line of JSON, and nothing else")
+def serve(folder: Path, no_proxy: bool, as_json: bool) -> None:
+    """Run the server in FOLDER, which `fedquit provision` made: it trains, forgets and recovers until it is ended.
+
+    Restarts what dies, and goes on where it was after a crash. End it with Ctrl-C or SIGTERM.
+    """
+    from fedquit.server.serve.serve import START_WITHIN, line_of, make_server
+
+    def tell(event: Mapping[str, Any]) -> None:
+        told = {"at": round(time.time(), 3), **event}
+        click.echo(json.dumps(told) if as_json else f"{time.strftime('%H:%M:%S')} {line_of(event)}")
+
+    supervisor, run = make_server(folder, proxy=not no_proxy, listener=tell)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: supervisor.ask_to_stop())
+    supervisor.start(START_WITHIN)
+    run.begin()
+    tell({"event": "ready"})
+    supervisor.run(run.tend)

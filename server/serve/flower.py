@@ -1,0 +1,176 @@
+"""Flower's side of a server: its SuperLink, the app that runs in it, and the nodes that may take part.
+
+The app holds no code of ours: it imports fedquit, which is installed on the server and on each device, and carries the
+settings of training to the devices. Everything of Flower's lies in FOLDER/flower.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from cryptography.hazmat.primitives import serialization
+
+from fedquit import __version__
+from fedquit.errors import FedquitError
+from fedquit.files import explained, write_whole
+from fedquit.server.federation import Federation
+from fedquit.server.ledger import Member
+
+CONNECTION = "fedquit"
+PATIENCE = 120.0  # seconds for a command of Flower's
+APP = """\
+\"\"\"Made by `fedquit serve`: the two apps, which are installed with fedquit.\"\"\"
+
+from fedquit.client.app import app as client_app
+from fedquit.server.app import deployed as server_app
+
+__all__ = ["client_app", "server_app"]
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Flower:
+    """Flower as a server uses it.
+
+    Attributes:
+        folder: of the server.
+        federation: what it is told.
+    """
+
+    folder: Path
+    federation: Federation
+
+    @property
+    def home(self) -> Path:
+        """Where Flower keeps its things."""
+        return self.folder / "flower"
+
+    def environment(self) -> dict[str, str]:
+        """Return what keeps this Flower apart from any other on the machine."""
+        return {
+            "FLWR_HOME": str(self.home),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        }
+
+    def prepare(self) -> None:
+        """Write the connection and the app, as the settings now are."""
+        app = self.home / "app" / "deployed"
+        with explained(app):
+            app.mkdir(parents=True, exist_ok=True)
+        connection = {
+            "address": f"127.0.0.1:{self.federation.server.superlink_port}",
+            "root-certificates": str(self.folder / "ca.crt"),
+        }
+        told = {"superlink": {"default": CONNECTION, CONNECTION: connection}}
+        write_whole(self.home / "config.toml", tomli_w.dumps(told).encode())
+        write_whole(self.home / "app" / "pyproject.toml", tomli_w.dumps(self._app()).encode())
+        write_whole(app / "__init__.py", b'"""The app of a deployed federation."""\n')
+        write_whole(app / "apps.py", APP.encode())
+
+    def _app(self) -> dict[str, Any]:
+        return {
+            "project": {
+                "name": self.federation.name[:32],
+                "version": __version__,
+                "description": f"the federation {self.federation.name}",
+                "license": "Apache-2.0",
+                "dependencies": [],
+            },
+            "tool": {
+                "flwr": {
+                    "app": {
+                        "publisher": "fedquit",
+                        "fab-include": ["deployed/*.py"],
+                        "components": {
+                            "serverapp": "deployed.apps:server_app",
+                            "clientapp": "deployed.apps:client_app",
+                        },
+                        "config": {"folder": str(self.folder), **self.federation.settings().run_config()},
+                    }
+                }
+            },
+        }
+
+    def superlink(self) -> list[str]:
+        """Return the command that runs the SuperLink, on loopback alone."""
+        server = self.federation.server
+        return [
+            *("flower-superlink", "--host", "127.0.0.1", "--port", str(server.superlink_port)),
+            *("--ssl-ca-certfile", str(self.folder / "ca.crt"), "--ssl-certfile", str(self.folder / "server.pem")),
+            *("--ssl-keyfile", str(self.folder / "server.key"), "--enable-supernode-auth"),
+            *("--database", str(self.home / "state.db"), "--isolation", "process"),
+            "--disable-runtime-dependency-installation",
+        ]
+
+    def superexec(self) -> list[str]:
+        """Return the command that runs the SuperExec, which starts the ServerApp."""
+        address = f"127.0.0.1:{self.federation.server.superlink_port}"
+        return [
+            *("flower-superexec", "--runtime-api-address", address),
+            *("--root-certificates", str(self.folder / "ca.crt")),
+        ]
+
+    def register(self, members: Iterable[Member]) -> None:
+        """Let these devices in; one that is in already stays.
+
+        Raises:
+            FedquitError: the SuperLink refuses for another reason.
+        """
+        for member in members:
+            key = serialization.load_der_public_key(member.key)
+            text = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+            with tempfile.NamedTemporaryFile(suffix=".pub") as file:
+                file.write(text)
+                file.flush()
+                said = self._call("supernode", "register", file.name, CONNECTION, "--name", member.name)
+            if said.returncode and "already" not in said.stdout + said.stderr:
+                raise FedquitError(f"Flower does not register '{member.name}': {_last(said)}")
+
+    def runs(self) -> dict[int, str]:
+        """Return the runs that the SuperLink knows, with their states, such as "running" or "finished:failed"."""
+        document = self._json("list", CONNECTION)
+        return {int(run["run-id"]): str(run["status"]) for run in document["runs"]}
+
+    def start_run(self) -> int:
+        """Start the app, and return the run's id."""
+        document = self._json("run", str(self.home / "app"), CONNECTION)
+        return int(document["run-id"])
+
+    def stop_run(self, run: int) -> None:
+        """End a run."""
+        self._json("stop", str(run), CONNECTION)
+
+    def _json(self, *arguments: str) -> dict[str, Any]:
+        said = self._call(*arguments, "--format", "json")
+        try:
+            document: dict[str, Any] = json.loads(said.stdout[said.stdout.index("{") :])
+        except ValueError:
+            raise FedquitError(f"flwr {arguments[0]} failed: {_last(said)}") from None
+        if not document.get("success", False):
+            raise FedquitError(f"flwr {arguments[0]} failed: {document.get('error-message', _last(said))}")
+        return document
+
+    def _call(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        environment = {**os.environ, **self.environment()}
+        try:
+            return subprocess.run(  # noqa: S603 - our own command
+                ["flwr", *arguments],  # noqa: S607 - on the path that we give it
+                env=environment, cwd=self.home, capture_output=True, text=True, timeout=PATIENCE, check=False,
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise FedquitError(f"flwr {arguments[0]} failed: {error}") from None
+
+
+def _last(said: "subprocess.CompletedProcess[str]") -> str:
+    lines = [line.strip() for line in (said.stdout + said.stderr).splitlines() if line.strip()]
+    return lines[-1] if lines else f"exit code {said.returncode}"

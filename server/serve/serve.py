@@ -1,0 +1,148 @@
+"""What a server consists of, and how it is started, tended and ended.
+
+superlink   Flower's server, on loopback
+superexec   starts the ServerApp (the coordinator) when the SuperLink has a run
+proxy       nginx: shows devices the SuperLink's fleet API, and nothing else
+service     the forget service
+page        the operator's page
+the run     of the coordinator: started again whenever there is none
+"""
+
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedquit.errors import FedquitError, InputError
+from fedquit.files import explained, write_whole
+from fedquit.server.federation import Federation
+from fedquit.server.ledger import Ledger
+from fedquit.server.provision.deployment import nginx
+from fedquit.server.serve.flower import Flower
+from fedquit.server.serve.supervisor import Listener, Part, Supervisor, listens, pause
+
+START_WITHIN = 180.0  # seconds for a part to be ready, on a small machine
+LOOK_EVERY = 10.0  # seconds between two looks at the run
+LIVE = ("pending", "starting", "running")
+
+
+def parts(folder: Path, flower: Flower, *, proxy: bool) -> list[Part]:
+    """Return the parts of the server in `folder`, in the order to start them in.
+
+    Raises:
+        InputError: the proxy is wanted, and nginx is not installed.
+    """
+    server, environment, python = flower.federation.server, flower.environment(), sys.executable
+    found = [
+        Part("superlink", flower.superlink(), environment, server.superlink_port),
+        Part("superexec", flower.superexec(), environment),
+    ]
+    if proxy:
+        program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+        if program is None:
+            raise InputError(
+                "nginx is not installed: install it, or run a proxy of your own (there are configurations in "
+                f"{folder / 'deploy'}) and give --no-proxy"
+            )
+        command = [program, "-c", str(folder / "proxy" / "nginx.conf"), "-e", str(folder / "proxy" / "error.log")]
+        found.append(Part("proxy", command, port=server.fleet_port))
+    found.append(Part("service", [python, "-m", "fedquit.server.service", str(folder)], port=server.forget_port))
+    found.append(Part("page", [python, "-m", "fedquit.server.page", str(folder)], port=server.page_port))
+    return found
+
+
+class Run:
+    """The coordinator's run: looked after every few seconds, started when there is none.
+
+    Args:
+        flower: where it runs.
+        folder: of the server, whose ledger says which devices may take part.
+        listener: told when a run is started, and why it could not be.
+    """
+
+    def __init__(self, flower: Flower, folder: Path, listener: Listener) -> None:
+        self._flower, self._folder, self._listener = flower, folder, listener
+        self._registered: set[str] = set()
+        self._next, self._failures = 0.0, 0
+
+    def begin(self) -> None:
+        """End what an earlier server left running, so that what is told now holds."""
+        for run, status in self._flower.runs().items():
+            if status.startswith(LIVE):
+                self._flower.stop_run(run)
+
+    def tend(self) -> None:
+        """Register new devices, and start the run if there is none; what fails is tried again, later each time."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + LOOK_EVERY
+        try:
+            self._register()
+            if not any(status.startswith(LIVE) for status in self._flower.runs().values()):
+                self._listener({"event": "run", "run": self._flower.start_run()})
+            self._failures = 0
+        except FedquitError as error:
+            self._failures += 1
+            self._next = time.monotonic() + max(LOOK_EVERY, pause(self._failures))
+            self._listener({"event": "trouble", "reason": str(error)})
+
+    def _register(self) -> None:
+        ledger = Ledger.open(self._flower.federation.ledger_url(self._folder))
+        try:
+            new = [m for m in ledger.members() if m.role == "device" and m.fingerprint not in self._registered]
+        finally:
+            ledger.close()
+        self._flower.register(new)
+        self._registered.update(member.fingerprint for member in new)
+
+
+def make_server(folder: Path, *, proxy: bool, listener: Listener) -> tuple[Supervisor, Run]:
+    """Return what keeps the server in `folder` alive, and its run.
+
+    Raises:
+        InputError: the folder is not a server's, or something it needs is missing.
+        FedquitError: something else listens on its ports.
+    """
+    folder = folder.resolve()
+    federation = Federation.read(folder)
+    check_files(folder)
+    for name in ("logs", "proxy", "models", "flower"):
+        with explained(folder):
+            (folder / name).mkdir(exist_ok=True)
+    write_whole(folder / "proxy" / "nginx.conf", nginx(federation, folder).encode())
+    flower = Flower(folder, federation)
+    flower.prepare()
+    found = parts(folder, flower, proxy=proxy)
+    taken = [f"{part.port} ({part.name})" for part in found if part.port and listens(part.port)]
+    if taken:
+        raise FedquitError(f"ports are in use already: {', '.join(taken)}; is another server running?")
+    return Supervisor(found, folder / "logs", listener), Run(flower, folder, listener)
+
+
+def check_files(folder: Path, names: Sequence[str] = ("ca.crt", "server.pem", "server.key", "receipts.key")) -> None:
+    """Refuse a folder in which a file of the server's is missing."""
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"{folder} lacks {', '.join(missing)}; `fedquit provision` makes them")
+
+
+def line_of(event: Mapping[str, Any]) -> str:
+    """Return an event as a line for people.
+
+    >>> line_of({"event": "died", "part": "page", "code": 1, "again_in_seconds": 2.0, "log": "page.log"})
+    'page: died (exit code 1); again in 2 s; see page.log'
+    """
+    part, kind = event.get("part", "run"), event["event"]
+    if kind == "started":
+        return f"{part}: started (pid {event['pid']})"
+    if kind == "died":
+        return (
+            f"{part}: died (exit code {event['code']}); again in {event['again_in_seconds']:.0f} s; see {event['log']}"
+        )
+    if kind == "run":
+        return f"run {event['run']}: started"
+    if kind == "trouble":
+        return f"run: {event['reason']}; it will be tried again"
+    return f"{part}: {kind}"

@@ -1,0 +1,188 @@
+"""Keep some processes alive: start them in order, restart what dies with growing pauses, end all of them in the end.
+
+Knows nothing of what the processes are for. A part that dies is started again after 1, 2, 4 ... 60 seconds; one that
+lived for a minute begins anew at 1. If the supervisor itself is killed, the kernel ends its parts with it (on Linux).
+"""
+
+import contextlib
+import ctypes
+import logging.handlers
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedquit.errors import FedquitError
+
+LOG_BYTES, LOG_FILES = 10_000_000, 3
+LONGEST_PAUSE, HEALTHY = 60.0, 60.0
+GRACE = 20.0  # seconds for a part to end by itself
+DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+
+Listener = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A process to keep alive.
+
+    Attributes:
+        name: for people, and of its log file.
+        command: what to run.
+        environment: beside the supervisor's own.
+        port: that it listens on, on this machine, once it is ready; 0: it is ready at once.
+        before: called before each start, to remove what a killed one left.
+    """
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    port: int = 0
+    before: Callable[[], None] | None = None
+
+
+def pause(deaths: int) -> float:
+    """Return the seconds to wait before a part is started again that died so often in a row.
+
+    >>> [pause(deaths) for deaths in (1, 2, 3, 9)]
+    [1.0, 2.0, 4.0, 60.0]
+    """
+    return min(LONGEST_PAUSE, 2.0 ** (deaths - 1))
+
+
+class Supervisor:
+    """Parts that are kept alive, in the order in which they are started.
+
+    Args:
+        parts: which ones.
+        logs: folder for a log file of each.
+        listener: told of everything that begins, dies and ends.
+    """
+
+    def __init__(self, parts: Sequence[Part], logs: Path, listener: Listener = lambda _event: None) -> None:
+        self._running = [_Running(part, logs, listener) for part in parts]
+        self._listener = listener
+        self._stopping = threading.Event()
+
+    def start(self, wait: float) -> None:
+        """Start all parts, each once the one before it is ready.
+
+        Raises:
+            FedquitError: one of them was not ready after `wait` seconds; the others are ended.
+        """
+        for running in self._running:
+            running.start()
+            if not running.wait_until_ready(wait, self._stopping):
+                self.stop()
+                raise FedquitError(f"{running.part.name} did not start within {wait:.0f} s; see {running.log}")
+
+    def tend(self) -> None:
+        """Start again what has died, if its pause is over; to be called about once a second."""
+        for running in self._running:
+            running.tend()
+
+    def run(self, every_second: Callable[[], None] = lambda: None) -> None:
+        """Tend the parts until `ask_to_stop` is called, then end them."""
+        try:
+            while not self._stopping.wait(1.0):
+                self.tend()
+                every_second()
+        finally:
+            self.stop()
+
+    def ask_to_stop(self) -> None:
+        """End `run` soon; may be called from a signal's handler."""
+        self._stopping.set()
+
+    def stop(self) -> None:
+        """End all parts, the last one first."""
+        for running in reversed(self._running):
+            running.stop()
+
+    def pids(self) -> dict[str, int]:
+        """Return the process of each part that is alive."""
+        return {r.part.name: r.process.pid for r in self._running if r.process and r.process.poll() is None}
+
+
+class _Running:
+    def __init__(self, part: Part, logs: Path, listener: Listener) -> None:
+        self.part, self.log, self._listener = part, logs / f"{part.name}.log", listener
+        self.process: subprocess.Popen[str] | None = None
+        self._deaths, self._started, self._next = 0, 0.0, 0.0
+
+    def start(self) -> None:
+        if self.part.before:
+            self.part.before()
+        try:
+            self.process = subprocess.Popen(  # noqa: S603 - our own commands
+                list(self.part.command),
+                env={**os.environ, **self.part.environment},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                text=True,
+                errors="replace",
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+        except OSError as error:
+            raise FedquitError(f"{self.part.name}: cannot run {self.part.command[0]}: {error.strerror}") from error
+        self._started = time.monotonic()
+        threading.Thread(target=_copy, args=(self.process, self.log), daemon=True).start()
+        self._listener({"event": "started", "part": self.part.name, "pid": self.process.pid})
+
+    def wait_until_ready(self, seconds: float, stopping: threading.Event) -> bool:
+        deadline = time.monotonic() + seconds
+        while not stopping.is_set() and time.monotonic() < deadline:
+            if not self.part.port or listens(self.part.port):
+                return True
+            self.tend()
+            stopping.wait(0.2)
+        return stopping.is_set()
+
+    def tend(self) -> None:
+        now = time.monotonic()
+        if self.process is not None and self.process.poll() is not None:
+            self._deaths = 1 if now - self._started > HEALTHY else self._deaths + 1
+            self._next = now + pause(self._deaths)
+            event = {"event": "died", "part": self.part.name, "code": self.process.returncode}
+            self._listener({**event, "again_in_seconds": pause(self._deaths), "log": str(self.log)})
+            self.process = None
+        if self.process is None and now >= self._next:
+            self.start()
+
+    def stop(self) -> None:
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._listener({"event": "ended", "part": self.part.name, "code": self.process.returncode})
+
+
+def listens(port: int) -> bool:
+    """Say whether something listens on a port of this machine."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=0.5):
+        return True
+    return False
+
+
+def _copy(process: "subprocess.Popen[str]", log: Path) -> None:
+    """Copy what a process says into its log, which never grows beyond some files."""
+    writer = logging.handlers.RotatingFileHandler(log, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
+    for line in process.stdout or ():
+        writer.emit(logging.makeLogRecord({"msg": line.rstrip("\n")}))
+    writer.close()
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGTERM)
