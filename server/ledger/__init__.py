@@ -1,0 +1,24 @@
+"""The server's ledger: members, requests, steps and a hash-chained audit log, in SQLite or PostgreSQL."""
+
+from fedquit.server.ledger.chain import Ed25519Seal, Seal
+from fedquit.server.ledger.database import UnreachableError
+from fedquit.server.ledger.ledger import Ledger
+from fedquit.server.ledger.rows import Contribution, Event, Member, NewRequest, Request, Step
+from fedquit.server.ledger.states import ENDS, STATES, UNDER_WAY, StateError
+
+__all__ = [
+    "ENDS",
+    "STATES",
+    "UNDER_WAY",
+    "Contribution",
+    "Ed25519Seal",
+    "Event",
+    "Ledger",
+    "Member",
+    "NewRequest",
+    "Request",
+    "Seal",
+    "StateError",
+    "Step",
+    "UnreachableError",
+]

@@ -1,0 +1,277 @@
+"""The ledger: who takes part, who asked to be forgotten and how far that is, what each round contained, and the log.
+
+The service and the coordinator both hold it open. Every method that writes is one transaction, alone, and on the disk
+when it returns; each writes its event. See docs/ledger.md.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Self
+
+from sqlalchemy import select
+
+from fedquit.server.ledger import members, requests, steps
+from fedquit.server.ledger.chain import Seal
+from fedquit.server.ledger.check import check
+from fedquit.server.ledger.database import Database
+from fedquit.server.ledger.migrate import check_revision, migrate
+from fedquit.server.ledger.refusals import Entry, Refusals
+from fedquit.server.ledger.rows import Event, Member, NewRequest, Request, Step
+from fedquit.server.ledger.states import UNDER_WAY
+from fedquit.server.ledger.tables import events
+from fedquit.server.ledger.writing import Writing
+
+
+class Ledger:
+    """An open ledger; threads may share it, forked processes may not.
+
+    >>> import tempfile
+    >>> ledger = Ledger.open(f"sqlite:///{tempfile.mkdtemp()}/ledger.db")
+    >>> ledger.enrol("north clinic", b"its public key").number
+    0
+    >>> [event.kind for event in ledger.events()], ledger.check_chain()
+    (['enrolled'], [])
+    >>> ledger.close()
+    """
+
+    def __init__(self, database: Database, seal: Seal | None, clock: Callable[[], float]) -> None:
+        self._database = database
+        self._seal = seal
+        self._clock = clock
+        self._refusals = Refusals()
+
+    @classmethod
+    def open(
+        cls, url: str, *, seal: Seal | None = None, write: bool = True, clock: Callable[[], float] = time.time
+    ) -> Self:
+        """Open the ledger at `url` and bring its tables up to date; make it if it is not there.
+
+        Args:
+            url: `sqlite:////path/ledger.db` or `postgresql+psycopg://user@host/name`.
+            seal: seals the head of the log. A ledger that was begun with one is written with that one only.
+            write: False only reads: nothing is made, migrated or written.
+            clock: the time, Unix seconds.
+
+        Raises:
+            InputError: the URL is wrong, or (`write=False`) there is no ledger.
+            FedquitError: a newer fedquit made it.
+            UnreachableError: the database does not answer.
+        """
+        database = Database(url, write=write)
+        try:
+            (migrate if write else check_revision)(database)
+        except BaseException:
+            database.close()
+            raise
+        return cls(database, seal, clock)
+
+    def close(self) -> None:
+        """Log what was counted of refusals, and close the connections."""
+        try:
+            self._log_all(self._refusals.rest(now=self._clock()))
+        finally:
+            self._database.close()
+
+    # Members
+
+    def enrol(self, name: str, key: bytes, role: str = "device") -> Member:
+        """Add a member by its public key (DER); a known key is the member that it was, also a withdrawn one.
+
+        Raises:
+            InputError: the role is neither "device" nor "operator", or there is no name or key.
+        """
+        with self._writing() as writing:
+            return members.enrol(writing, name, key, role)
+
+    def members(self) -> list[Member]:
+        """Return all members, in the order of their numbers."""
+        with self._database.read() as connection:
+            return members.all_of(connection)
+
+    def member(self, number: int) -> Member:
+        """Return a member.
+
+        Raises:
+            InputError: there is none of that number.
+        """
+        with self._database.read() as connection:
+            return members.by_number(connection, number)
+
+    def member_by_key(self, fingerprint: str) -> Member | None:
+        """Return the member with the public key of that fingerprint, or None."""
+        with self._database.read() as connection:
+            return members.by_key(connection, fingerprint)
+
+    # Asks
+
+    def take(self, new: NewRequest) -> tuple[Request, bool]:
+        """Store a request: it and True, or the one with its id that is there and False.
+
+        Raises:
+            InputError: its subject is no member, or its id is not the SHA-256 of its bytes.
+        """
+        with self._writing() as writing:
+            return requests.take(writing, new)
+
+    def turn_away(self, reason: str, *, member: int | None = None, facts: Mapping[str, Any] | None = None) -> None:
+        """Note in the log that an ask was refused; of many, the first are noted and the others counted.
+
+        Raises:
+            InputError: the facts are no JSON.
+        """
+        self._log_all(self._refusals.add(reason, member, dict(facts or {}), now=self._clock()))
+
+    def request(self, id: str) -> Request:  # noqa: A002
+        """Return a request.
+
+        Raises:
+            InputError: there is none of that id.
+        """
+        with self._database.read() as connection:
+            return requests.by_id(connection, id)
+
+    def requests(self, *, status: str | None = None, subject: int | None = None) -> list[Request]:
+        """Return the requests in that state and of that subject, oldest first."""
+        with self._database.read() as connection:
+            return requests.all_of(connection, None if status is None else (status,), subject)
+
+    def in_progress(self) -> Request | None:
+        """Return the request that is forgetting or recovering; there is at most one."""
+        with self._database.read() as connection:
+            return next(iter(requests.all_of(connection, UNDER_WAY, None)), None)
+
+    def next_asked(self) -> Request | None:
+        """Return the oldest request with which no one has begun."""
+        with self._database.read() as connection:
+            return next(iter(requests.all_of(connection, ("asked",), None)), None)
+
+    def asked_since(self, fingerprint: str, since: float) -> int:
+        """Return how many requests signed with that key the ledger took at `since` (Unix seconds) or later."""
+        with self._database.read() as connection:
+            return requests.count_since(connection, fingerprint, since)
+
+    # Steps
+
+    def advance(
+        self,
+        id: str,  # noqa: A002
+        *,
+        of: str,
+        to: str,
+        kind: str,
+        facts: Mapping[str, Any] | None = None,
+        step: Step | None = None,
+        method: str | None = None,
+        reason: str | None = None,
+        model_before: str | None = None,
+        model_after: str | None = None,
+        receipt: bytes | None = None,
+        withdraw: bool = False,
+    ) -> Request:
+        """Move a request from state `of` to state `to`, with all that belongs to that, or change nothing.
+
+        Args:
+            id: of the request.
+            of: the state in which the caller saw it.
+            to: the state after; a request under way may stay where it is.
+            kind: of the event.
+            facts: what the event says beside.
+            step: the finished step by which it got there.
+            method: what forgets, from now on.
+            reason: why it is refused or failed.
+            model_before: SHA-256 of the model that contained the data.
+            model_after: SHA-256 of the one that forgot.
+            receipt: the signed receipt.
+            withdraw: the subject is withdrawn, for ever.
+
+        Raises:
+            StateError: it is not in state `of`, `to` cannot follow, another request is under way, or the step cannot.
+            InputError: there is no such request, or something cannot be written.
+        """
+        changes = {
+            "method": method,
+            "reason": reason,
+            "model_before": model_before,
+            "model_after": model_after,
+            "receipt": receipt,
+        }
+        with self._writing() as writing:
+            return requests.advance(
+                writing, id, of=of, to=to, kind=kind, facts=facts, step=step, changes=changes, withdraw=withdraw
+            )
+
+    def add_step(self, step: Step, *, kind: str = "round") -> None:
+        """Store a finished step.
+
+        Raises:
+            StateError: it does not follow the last one, or trains on what a withdrawn member sent.
+            InputError: its phase, request or a member is unknown, a member is in it twice, or a number is not finite.
+        """
+        with self._writing() as writing:
+            steps.add(writing, step)
+            writing.log(kind, request=step.request, facts=steps.told_of(step), rows=[("steps", step.number)])
+
+    def last_step(self) -> Step | None:
+        """Return the last step, which says where the federation is; None before the first."""
+        with self._database.read() as connection:
+            return steps.last_of(connection)
+
+    def steps(self, *, phase: str | None = None, request: str | None = None, after: int = 0) -> list[Step]:
+        """Return the steps of that phase and for that request, after the one numbered `after`."""
+        with self._database.read() as connection:
+            return steps.find(connection, phase, request, after)
+
+    def contributed(self, member: int) -> list[Step]:
+        """Return the steps to which that member contributed."""
+        with self._database.read() as connection:
+            return steps.contributed_by(connection, member)
+
+    # Audit
+
+    def note(
+        self,
+        kind: str,
+        *,
+        request: str | None = None,
+        member: int | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> Event:
+        """Add an event of its own to the log.
+
+        Raises:
+            InputError: the facts are no JSON, longer than 64 KiB, or have a member "rows".
+        """
+        with self._writing() as writing:
+            return writing.log(kind, request=request, member=member, facts=facts)
+
+    def events(self, *, request: str | None = None, after: int = 0, limit: int | None = None) -> list[Event]:
+        """Return the events of that request, after the one numbered `after`; the oldest `limit` of them."""
+        query = select(events).where(events.c.number > int(after)).order_by(events.c.number).limit(limit)
+        if request is not None:
+            query = query.where(events.c.request == request)
+        with self._database.read() as connection:
+            found = [dict(row._mapping) for row in connection.execute(query)]
+        return [Event(**{**fields, "facts": json.loads(fields["facts"])}) for fields in found]
+
+    def check_chain(self) -> list[str]:
+        """Return what is wrong with the log, its seal (if opened with one) and the rows; [] if nothing."""
+        with self._database.read() as connection:
+            return check(connection, self._seal)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Writing]:
+        """Open a transaction that alone may write."""
+        now = self._clock()
+        self._log_all(self._refusals.overdue(now=now))
+        with self._database.write() as connection:
+            yield Writing(connection, self._seal, now)
+
+    def _log_all(self, entries: list[Entry]) -> None:
+        """Log what is to be said of refusals."""
+        if entries:
+            with self._database.write() as connection:
+                writing = Writing(connection, self._seal, self._clock())
+                for kind, member, facts in entries:
+                    writing.log(kind, member=member, facts=facts)
