@@ -38,6 +38,7 @@ COMMANDS = {
         "Train the shadow models of a run, for attacks on single samples.",
     ),
     "audit": ("fedquit.simulations.audit_command:audit", "Judge any model file against retrained ones."),
+    "ledger": ("fedquit.server.ledger_command:ledger", "Check, read and export the ledger of a server."),
     "objectives": ("fedquit.simulations.commands:objectives", "List what devices can minimise when they train."),
     "methods": ("fedquit.simulations.commands:methods", "List the methods of forgetting and what each needs."),
 }

@@ -1,9 +1,9 @@
 """The server's ledger: members, requests, steps and a hash-chained audit log, in SQLite or PostgreSQL."""
 
-from fedquit.server.ledger.chain import Ed25519Seal, Seal
 from fedquit.server.ledger.database import UnreachableError
 from fedquit.server.ledger.ledger import Ledger
 from fedquit.server.ledger.rows import Contribution, Event, Member, NewRequest, Request, Step
+from fedquit.server.ledger.seal import Ed25519Seal, Seal
 from fedquit.server.ledger.states import ENDS, STATES, UNDER_WAY, StateError
 
 __all__ = [

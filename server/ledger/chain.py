@@ -1,60 +1,15 @@
-"""The hash chain of the audit log: what a digest covers, and what seals its end."""
+"""The hash chain of the audit log: what a digest covers, and what the seal of its end is over."""
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import rfc8785
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from fedquit.errors import InputError
 
 START = "0" * 64
 HEAD = b"fedquit ledger head v1\n"
-
-
-class Seal(Protocol):
-    """A key that seals the head of the chain."""
-
-    def sign(self, message: bytes) -> bytes:
-        """Return the signature of `message`."""
-        ...
-
-    def verify(self, message: bytes, signature: bytes) -> bool:
-        """Say whether `signature` is that of `message`."""
-        ...
-
-
-class Ed25519Seal:
-    """A seal made with an Ed25519 key; with the public key alone it can only verify.
-
-    >>> seal = Ed25519Seal(Ed25519PrivateKey.generate())
-    >>> seal.verify(b"head", seal.sign(b"head")), seal.verify(b"other", seal.sign(b"head"))
-    (True, False)
-    """
-
-    def __init__(self, key: Ed25519PrivateKey | Ed25519PublicKey) -> None:
-        self._private = key if isinstance(key, Ed25519PrivateKey) else None
-        self._public = key.public_key() if isinstance(key, Ed25519PrivateKey) else key
-
-    def sign(self, message: bytes) -> bytes:
-        """Return the signature of `message`.
-
-        Raises:
-            InputError: only the public key is here.
-        """
-        if self._private is None:
-            raise InputError("the ledger cannot be sealed with a public key; give the private one")
-        return self._private.sign(message)
-
-    def verify(self, message: bytes, signature: bytes) -> bool:
-        """Say whether `signature` is that of `message`."""
-        try:
-            self._public.verify(signature, message)
-        except InvalidSignature:
-            return False
-        return True
 
 
 def canonical(document: Any) -> bytes:

@@ -1,48 +1,47 @@
 """Is the audit log whole, and do the tables still say what it says?"""
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, text
 
 from fedquit.errors import InputError
-from fedquit.server.ledger.chain import START, Seal, canonical, digest_of, event_digest, head_message
-from fedquit.server.ledger.content import KEYS, rows_of
+from fedquit.server.ledger.chain import START, canonical, digest_of, event_digest, head_message
+from fedquit.server.ledger.content import KEYS, read_facts, rows_of
+from fedquit.server.ledger.seal import Seal
 
 ONE = {"members": "member", "requests": "request", "steps": "step"}
 
 Vouched = dict[str, tuple[str, int]]  # "table/key" -> digest, and the event that says so last
 
 
-def check(connection: Connection, seal: Seal | None) -> list[str]:
-    """Return what is wrong, a line each; nothing if all is well."""
+def check(connection: Connection, seal: Seal | None, noted: tuple[int, str] | None = None) -> list[str]:
+    """Return what is wrong, a line each; nothing if all is well.
+
+    `noted` are number and digest of an event as seen earlier: they show a log that was put back or made anew.
+    """
     wrong: list[str] = []
     vouched: Vouched = {}
-    number, digest = 0, START
+    number, digest, seen = 0, START, ""
     for event in connection.execute(text("SELECT * FROM events ORDER BY number")):
         fields = dict(event._mapping)
-        facts = _facts(fields)
+        facts = read_facts(fields["facts"])
         wrong += _check_event(fields, facts, number, digest)
-        rows = facts.get("rows") if isinstance(facts, dict) else None
+        rows = facts.get("rows")
         if isinstance(rows, dict):
             vouched |= {str(row): (said, fields["number"]) for row, said in rows.items()}
         number, digest = fields["number"], fields["digest"]
+        if noted is not None and noted[0] == number:
+            seen = digest
+    if noted is not None and noted[0] > 0 and seen != noted[1]:
+        wrong.append(f"event {noted[0]} is not the one that was noted: the log was put back or made anew")
     wrong += _check_head(connection, seal, number, digest)
     for table in KEYS:
         wrong += _check_table(connection, table, vouched)
     return [*wrong, *_check_orphans(connection)]
 
 
-def _facts(fields: Mapping[str, Any]) -> Any:
-    """Return what the text of an event's facts says, or None if that is not JSON."""
-    try:
-        return json.loads(fields["facts"])
-    except (ValueError, TypeError):
-        return None
-
-
-def _check_event(fields: Mapping[str, Any], facts: Any, number: int, digest: str) -> Iterator[str]:
+def _check_event(fields: Mapping[str, Any], facts: dict[str, Any], number: int, digest: str) -> Iterator[str]:
     """Say what is wrong with an event that should follow the one with that number and digest."""
     this = fields["number"]
     if this != number + 1:
@@ -68,6 +67,9 @@ def _check_head(connection: Connection, seal: Seal | None, number: int, digest: 
         yield f"there are {len(heads)} heads of the log; there should be one"
         return
     head = heads[0]
+    if not isinstance(head.number, int) or not isinstance(head.seal, bytes | None):
+        yield "the head was altered"
+        return
     if head.number > number:
         yield f"the log ends at event {number}, but its head is event {head.number}: its tail was cut off"
     elif head.number < number:
@@ -90,10 +92,18 @@ def _check_table(connection: Connection, table: str, vouched: Vouched) -> Iterat
         said = missing.pop(f"{table}/{key}", None)
         if said is None:
             yield f"{ONE[table]} {key} is not in the log: it was inserted"
-        elif digest_of(found) != said[0]:
+        elif not _is(found, said[0]):
             yield f"{ONE[table]} {key} was altered: it is not what event {said[1]} says"
     for row, (_, number) in missing.items():
         yield f"{ONE[table]} {row.partition('/')[2]} was removed: event {number} says that it is there"
+
+
+def _is(found: dict[str, Any], digest: str) -> bool:
+    """Say whether a row has that digest."""
+    try:
+        return digest_of(found) == digest
+    except InputError:
+        return False
 
 
 def _check_orphans(connection: Connection) -> Iterator[str]:

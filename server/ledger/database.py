@@ -10,7 +10,8 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_
 
 from fedquit.errors import FedquitError, InputError, unknown
 
-BUSY_SECONDS = 60
+BUSY_SECONDS = 60  # how long to wait for other writers
+CONNECT_SECONDS = 10
 
 
 class UnreachableError(FedquitError):
@@ -101,7 +102,8 @@ def _engine(url: URL, *, write: bool) -> Engine:
     """Make the engine and set up each of its connections."""
     sqlite = url.get_backend_name() == "sqlite"
     try:
-        engine = create_engine(url, pool_pre_ping=not sqlite, hide_parameters=True)
+        arguments = {} if sqlite else {"connect_timeout": CONNECT_SECONDS}
+        engine = create_engine(url, pool_pre_ping=not sqlite, hide_parameters=True, connect_args=arguments)
     except ModuleNotFoundError:
         raise InputError("PostgreSQL needs its driver: pip install 'fedquit[postgres]'") from None
 
@@ -135,11 +137,13 @@ def _set_up_sqlite(connection: Any, write: bool) -> None:
 
 
 def _set_up_postgresql(connection: Any, write: bool) -> None:
-    """Have a commit return when it is on the disk, whatever the server's default is."""
+    """Have a commit return when it is on the disk, whatever the default; let no dead writer block others."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
         )
+        cursor.execute(f"SET lock_timeout = '{BUSY_SECONDS}s'")
+        cursor.execute(f"SET idle_in_transaction_session_timeout = '{BUSY_SECONDS}s'")
         if not write:
             cursor.execute("SET default_transaction_read_only = on")
     connection.commit()

@@ -5,22 +5,23 @@ when it returns; each writes its event. See docs/ledger.md.
 """
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 from sqlalchemy import select
 
+from fedquit.errors import FedquitError
 from fedquit.server.ledger import members, requests, steps
-from fedquit.server.ledger.chain import Seal
 from fedquit.server.ledger.check import check
+from fedquit.server.ledger.content import export, read_facts
 from fedquit.server.ledger.database import Database
 from fedquit.server.ledger.migrate import check_revision, migrate
 from fedquit.server.ledger.refusals import Entry, Refusals
 from fedquit.server.ledger.rows import Event, Member, NewRequest, Request, Step
+from fedquit.server.ledger.seal import Seal
 from fedquit.server.ledger.states import UNDER_WAY
-from fedquit.server.ledger.tables import events
+from fedquit.server.ledger.tables import events, head
 from fedquit.server.ledger.writing import Writing
 
 
@@ -253,12 +254,44 @@ class Ledger:
             query = query.where(events.c.request == request)
         with self._database.read() as connection:
             found = [dict(row._mapping) for row in connection.execute(query)]
-        return [Event(**{**fields, "facts": json.loads(fields["facts"])}) for fields in found]
+        return [Event(**{**fields, "facts": read_facts(fields["facts"])}) for fields in found]
 
-    def check_chain(self) -> list[str]:
-        """Return what is wrong with the log, its seal (if opened with one) and the rows; [] if nothing."""
+    def head(self) -> tuple[int, str]:
+        """Return number and digest of the last event; who notes them can later say whether the log still has it."""
         with self._database.read() as connection:
-            return check(connection, self._seal)
+            at = connection.execute(select(head)).one()
+            return at.number, at.digest
+
+    def check_chain(self, *, noted: tuple[int, str] | None = None) -> list[str]:
+        """Return what is wrong with the log, its seal (if opened with one) and the rows; [] if nothing.
+
+        Args:
+            noted: what `head` returned earlier.
+        """
+        with self._database.read() as connection:
+            return check(connection, self._seal, noted)
+
+    def reseal(self, seal: Seal) -> None:
+        """From now on seal the log with `seal`, in place of the key that this ledger was opened with, or of none.
+
+        Raises:
+            FedquitError: something is wrong with the log; nothing is sealed.
+        """
+        with self._database.write() as connection:
+            writing = Writing(connection, self._seal, self._clock())
+            wrong = check(connection, self._seal)
+            if wrong:
+                raise FedquitError(f"the ledger is not sealed anew, as something is wrong: {wrong[0]}")
+            writing.log("sealed", seal=seal)
+        self._seal = seal
+
+    def export(self) -> Iterator[dict[str, Any]]:
+        """Yield every row of one moment, as {"table": ..., "row": ...}: all that an auditor needs.
+
+        A row is what its digest is over; that of an event is the event.
+        """
+        with self._database.read() as connection:
+            yield from export(connection)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Writing]:

@@ -8,9 +8,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, update
 
 from fedquit.errors import FedquitError, InputError
-from fedquit.server.ledger.chain import Seal, canonical, event_digest, head_message
+from fedquit.server.ledger.chain import canonical, event_digest, head_message
 from fedquit.server.ledger.content import row_digest
 from fedquit.server.ledger.rows import Event
+from fedquit.server.ledger.seal import Seal
 from fedquit.server.ledger.tables import events, head
 
 LARGEST_FACTS = 65_536  # bytes
@@ -47,8 +48,11 @@ class Writing:
         member: int | None = None,
         facts: Mapping[str, Any] | None = None,
         rows: Iterable[Touched] = (),
+        seal: Seal | None = None,
     ) -> Event:
         """Add an event; `rows` are those that this transaction wrote, and their digests go into its facts.
+
+        From `seal` on, if it is given, that one seals the log.
 
         Raises:
             InputError: the facts are no JSON, too long, or have a member "rows" of their own.
@@ -71,6 +75,7 @@ class Writing:
         }
         event = Event(**fields, digest=event_digest(fields))
         self.connection.execute(insert(events).values({**asdict(event), "facts": text.decode()}))
+        self._seal = seal or self._seal
         self._move_head(event)
         return event
 
@@ -86,6 +91,6 @@ class Writing:
             if at.seal is not None:
                 raise FedquitError("this ledger is sealed: open it with the key that seals it (receipts.key)")
         elif at.number > 0 and at.seal is None:
-            raise FedquitError("this ledger is not sealed, yet a key was given; see 'fedquit ledger check'")
+            raise FedquitError("this ledger is not sealed, yet a key was given; 'fedquit ledger seal' seals it")
         elif at.number > 0 and not self._seal.verify(head_message(at.number, at.digest), at.seal):
             raise FedquitError("the ledger's seal is not that of this key; see 'fedquit ledger check'")
