@@ -38,6 +38,11 @@ COMMANDS = {
         "Train the shadow models of a run, for attacks on single samples.",
     ),
     "audit": ("fedquit.simulations.audit_command:audit", "Judge any model file against retrained ones."),
+    "provision": (
+        "fedquit.server.provision.command:provision",
+        "Make a federation ready: certificates, keys, a kit for each device.",
+    ),
+    "serve": ("fedquit.server.serve.command:serve", "Run a server that trains, forgets and recovers."),
     "ledger": ("fedquit.server.ledger_command:ledger", "Check, read and export the ledger of a server."),
     "objectives": ("fedquit.simulations.commands:objectives", "List what devices can minimise when they train."),
     "methods": ("fedquit.simulations.commands:methods", "List the methods of forgetting and what each needs."),

@@ -26,6 +26,7 @@ from fedquit.errors import InputError
 from fedquit.files import explained, write_whole
 from fedquit.server.federation import FILE, Federation
 from fedquit.server.ledger import Ledger
+from fedquit.server.ledger.seal import read_seal
 from fedquit.server.provision import deployment
 from fedquit.server.provision.certificates import (
     Signed,
@@ -87,7 +88,7 @@ def provision(plan: Plan, out: Path, *, tar: bool = False, now: datetime.datetim
         folder.chmod(0o700)
     authority = _authority(out, plan.federation, now)
     _server_files(server, plan.federation, authority, now)
-    ledger = Ledger.open(plan.federation.ledger_url(server))
+    ledger = Ledger.open(plan.federation.ledger_url(server), seal=read_seal(server / "receipts.key"))
     try:
         return [
             _member(plan, role, told, keys[told.name], out, ledger, tar=tar)

@@ -1,0 +1,92 @@
+"""What dies is started again, and nothing is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedquit.errors import FedquitError
+from fedquit.server.serve.supervisor import Part, Supervisor
+from tests.e2e.test_flower import free_port
+
+SLEEPS = [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(600)"]
+DIES = [sys.executable, "-c", "raise SystemExit(3)"]
+
+
+def until(true: Callable[[], Any], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_what_is_killed_is_started_again_and_all_ends_in_the_end(tmp_path: Path) -> None:
+    told = list[Mapping[str, Any]]()
+    supervisor = Supervisor([Part("a", SLEEPS), Part("b", SLEEPS)], tmp_path, told.append)
+    supervisor.start(30)
+    thread = threading.Thread(target=supervisor.run)
+    thread.start()
+    first = supervisor.pids()
+    os.kill(first["a"], signal.SIGKILL)
+    until(lambda: supervisor.pids().get("a", first["a"]) != first["a"])
+    second = supervisor.pids()
+    assert second["b"] == first["b"]
+    supervisor.ask_to_stop()
+    thread.join(30)
+    assert not any(alive(pid) for pid in [*first.values(), *second.values()])
+    assert [event["event"] for event in told if event.get("part") == "a"] == ["started", "died", "started", "ended"]
+    assert "here" in (tmp_path / "a.log").read_text()
+
+
+def test_a_part_that_never_listens_is_named_with_its_log_and_the_others_end(tmp_path: Path) -> None:
+    told = list[Mapping[str, Any]]()
+    supervisor = Supervisor([Part("a", SLEEPS), Part("b", DIES, port=free_port())], tmp_path, told.append)
+    with pytest.raises(FedquitError, match=r"b did not start within 2 s; see .*b\.log"):
+        supervisor.start(2)
+    pids = [event["pid"] for event in told if event["event"] == "started"]
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_pauses_grow_while_a_part_keeps_dying(tmp_path: Path) -> None:
+    told = list[Mapping[str, Any]]()
+    supervisor = Supervisor([Part("b", DIES)], tmp_path, told.append)
+    supervisor.start(5)
+
+    def deaths() -> list[float]:
+        supervisor.tend()
+        return [event["again_in_seconds"] for event in told if event["event"] == "died"]
+
+    until(lambda: len(deaths()) >= 3)
+    supervisor.stop()
+    assert deaths()[:3] == [1.0, 2.0, 4.0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends a dead parent's parts on Linux")
+def test_a_supervisor_that_is_killed_leaves_nothing_running(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from fedquit.server.serve.supervisor import Part, Supervisor\n"
+        f"s = Supervisor([Part('a', {SLEEPS!r})], Path({str(tmp_path)!r})); s.start(30)\n"
+        "print(s.pids()['a'], flush=True); time.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    part = int(process.stdout.readline())
+    assert alive(part)
+    process.kill()
+    process.wait()
+    until(lambda: not alive(part))
