@@ -5,7 +5,7 @@ does not.
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -38,6 +38,17 @@ def _each_once(requests: tuple[Numbers, ...]) -> tuple[Numbers, ...]:
 
 
 Requests = Annotated[tuple[Numbers, ...], BeforeValidator(_requests), AfterValidator(_each_once)]
+
+
+def _joined(by: str) -> Callable[[object], object]:
+    """Return what reads a list or a number as text: [1, 28, 28] as "1x28x28", 10 as "10"."""
+
+    def read(given: object) -> object:
+        if isinstance(given, list | tuple):
+            return by.join(map(str, given))
+        return str(given) if isinstance(given, int) and not isinstance(given, bool) else given
+
+    return read
 
 
 def _pairs(given: object) -> object:
@@ -99,6 +110,22 @@ class Settings(BaseModel):
     model: Annotated[
         str, Field(description="mlp, cnn, resnet18, a torchvision classifier or package.module:factory")
     ] = "cnn"
+    classes: Annotated[
+        str,
+        BeforeValidator(_joined(",")),
+        Field(
+            pattern=r"^$|^[1-9]\d*$|^[^,]+(,[^,]+)+$",
+            description="how many classes there are, or their names in order, such as ill,well; empty: the data says",
+        ),
+    ] = ""
+    input_shape: Annotated[
+        str,
+        BeforeValidator(_joined("x")),
+        Field(
+            pattern=r"^$|^[1-9]\d*x[1-9]\d*x[1-9]\d*$",
+            description="channels, height and width of an input, such as 1x28x28; empty: the data says",
+        ),
+    ] = ""
 
     clients: Annotated[int, Field(ge=1, description="number of clients")] = 5
     partition: Annotated[str, Field(description="JSON file of client -> training indices, in place of a scheme")] = ""
@@ -238,10 +265,10 @@ class Settings(BaseModel):
         return settings
 
     @classmethod
-    def from_run_config(cls, config: Mapping[str, Scalar], clients: int) -> Self:
+    def from_run_config(cls, config: Mapping[str, Scalar], clients: int | None = None) -> Self:
         """Return the settings in Flower's run config, where `out` is the ServerApp's and the nodes are the clients."""
         told = {key: value for key, value in config.items() if key != "out"}
-        return cls.read({**told, "clients": clients}, "run config")
+        return cls.read(told if clients is None else {**told, "clients": clients}, "run config")
 
     def _check(self, source: str) -> None:
         named = [client for request in self.forget for client in request]
@@ -265,6 +292,8 @@ class Settings(BaseModel):
             raise InputError(f"{source}: recover = oracle compares with a retrained model: set reference = retrain")
         if self.method != "fedquit" and self.teacher != "min":
             raise InputError(f"{source}: teacher is a setting of method fedquit, not of {self.method}")
+        if bool(self.classes) != bool(self.input_shape):
+            raise InputError(f"{source}: classes and input-shape go together: they stand in for data that is elsewhere")
         if self.scheme == "column" and not self.column:
             raise InputError(f"{source}: scheme = column needs column = NAME")
 

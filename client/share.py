@@ -1,12 +1,13 @@
 """Data, split and model that the settings name, each made once in a process."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from torch import nn
 
 from fedquit.client.datasets import Dataset, load_dataset
-from fedquit.client.models import build_model
+from fedquit.client.models import Shape, build_model
 from fedquit.client.partition import Indices, partition
 from fedquit.client.partition_file import load_partition
 from fedquit.client.settings import Key, Settings, settings_of
@@ -14,14 +15,69 @@ from fedquit.errors import InputError
 from fedquit.unlearning.seeds import derive_seed
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a model takes and gives: input shape (channels, height, width), and the classes by number.
+
+    Attributes:
+        input_shape: of one input.
+        num_classes: how many classes there are.
+        names: theirs, in order; empty if they are only numbered.
+    """
+
+    input_shape: Shape
+    num_classes: int
+    names: tuple[str, ...] = ()
+
+
 def dataset_of(settings: Settings) -> Dataset:
-    """Return the data set that the settings name, decoded once in a process."""
-    return load_dataset(
+    """Return the data set that the settings name, decoded once in a process.
+
+    Raises:
+        InputError: it cannot be had, or is not of the form that the settings say.
+    """
+    data = load_dataset(
         settings.dataset,
         data_root=Path(settings.data_root).expanduser() if settings.data_root else None,
         download=settings.download,
         image_size=settings.image_size or None,
     )
+    told = told_form(settings)
+    if told and (data.input_shape != told.input_shape or data.num_classes != told.num_classes):
+        shape = "x".join(map(str, data.input_shape))
+        raise InputError(
+            f"dataset '{settings.dataset}' has {data.num_classes} classes of {shape} inputs: "
+            f"leave classes and input-shape out, or set them so"
+        )
+    return data
+
+
+def told_form(settings: Settings) -> Form | None:
+    """Return the form that the settings themselves say; None: they leave it to the data.
+
+    >>> told_form(Settings(classes="ill,well", input_shape="3x32x32"))
+    Form(input_shape=(3, 32, 32), num_classes=2, names=('ill', 'well'))
+    """
+    if not settings.classes:
+        return None
+    channels, height, width = map(int, settings.input_shape.split("x"))
+    if settings.classes.isdecimal():
+        return Form((channels, height, width), int(settings.classes))
+    names = tuple(name.strip() for name in settings.classes.split(","))
+    return Form((channels, height, width), len(names), names)
+
+
+def form_of(settings: Settings) -> Form:
+    """Return the form that the settings say, as those of a deployment must, or else that of their data set.
+
+    >>> form_of(Settings())
+    Form(input_shape=(1, 8, 8), num_classes=10, names=())
+    """
+    told = told_form(settings)
+    if told:
+        return told
+    data = dataset_of(settings)
+    return Form(data.input_shape, data.num_classes)
 
 
 @lru_cache(maxsize=4)
@@ -69,10 +125,10 @@ def empty_model(key: Key) -> nn.Module:
 
 def initial_model(settings: Settings, seed: int) -> nn.Module:
     """Return the federation's model with initial weights drawn from `seed`."""
-    data = dataset_of(settings)
+    form = form_of(settings)
     return build_model(
         settings.model,
-        input_shape=data.input_shape,
-        num_classes=data.num_classes,
+        input_shape=form.input_shape,
+        num_classes=form.num_classes,
         seed=derive_seed(seed, "initial model"),
     )
