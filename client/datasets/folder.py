@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,9 @@ from numpy.typing import NDArray
 from fedquit.client.datasets.dataset import Dataset, make_dataset, make_samples, split_and_make
 from fedquit.errors import InputError
 from fedquit.unlearning.samples import Samples
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 Labelled = list[tuple[Path, int]]
@@ -78,8 +82,7 @@ def _form(paths: Sequence[Path], image_size: int | None) -> tuple[str, tuple[int
                 found, size = image.mode, image.size
         except Exception as error:
             raise InputError(f"cannot read the image {path} ({error})") from error
-        if found[0] in "IF":
-            raise InputError(f"{path} has more than 8 bits per value (mode {found}); convert it to 8 bits")
+        _check_depth(found, str(path))
         mode = mode if found == "L" else "RGB"
         sizes.setdefault(size, path)
     if image_size is not None:
@@ -94,16 +97,47 @@ def _form(paths: Sequence[Path], image_size: int | None) -> tuple[str, tuple[int
 
 def _decode(images: Labelled, mode: str, size: tuple[int, int], part: Path) -> Samples:
     """Decode every image once, into one array [N, C, H, W]."""
-    from PIL import Image
-
     channels = 1 if mode == "L" else 3
     inputs: NDArray[np.uint8] = np.empty((len(images), channels, size[1], size[0]), dtype=np.uint8)
     for row, (path, _) in zip(inputs, images, strict=True):
-        try:
-            with Image.open(path) as image:
-                decoded = image.convert(mode)
-        except Exception as error:
-            raise InputError(f"cannot read the image {path} ({error})") from error
-        resized = decoded if decoded.size == size else decoded.resize(size, Image.Resampling.BILINEAR)
-        row[:] = np.asarray(resized).reshape(size[1], size[0], channels).transpose(2, 0, 1)
+        row[:] = pixels(open_image(path, str(path)).convert(mode), size)
     return make_samples(inputs, [label for _, label in images], source=str(part), keys=("images", "classes"))
+
+
+def open_image(file: Path | IO[bytes], where: str) -> "Image":
+    """Decode an image of 8 bits per value.
+
+    Args:
+        file: its path, or the open file.
+        where: what to call it in errors.
+
+    Raises:
+        InputError: it is no image, is damaged, or has more than 8 bits per value.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            image.load()
+    except Exception as error:
+        raise InputError(f"cannot read the image {where} ({error})") from error
+    _check_depth(image.mode, where)
+    return image
+
+
+def pixels(image: "Image", size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the values [C, H, W] of a grey or RGB image at another size (width, height), bilinear.
+
+    >>> from PIL import Image
+    >>> pixels(Image.new("RGB", (8, 8)), (4, 2)).shape
+    (3, 2, 4)
+    """
+    from PIL.Image import Resampling
+
+    resized = image if image.size == size else image.resize(size, Resampling.BILINEAR)
+    return np.asarray(resized).reshape(size[1], size[0], -1).transpose(2, 0, 1)
+
+
+def _check_depth(mode: str, where: str) -> None:
+    if mode[0] in "IF":
+        raise InputError(f"{where} has more than 8 bits per value (mode {mode}); convert it to 8 bits")

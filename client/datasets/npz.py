@@ -34,14 +34,14 @@ def load_npz(path: Path) -> Dataset:
     >>> made.input_shape, made.num_classes, made.columns["writer"].shape
     ((1, 8, 8), 2, (8,))
     """
-    with _opened(path) as archive:
+    with opened(path) as archive:
         keys: tuple[str, ...] = SPLIT if "x_train" in archive.files or "y_train" in archive.files else WHOLE
         for key in keys:
             if key not in archive.files:
                 held = ", ".join(archive.files) or "nothing"
                 raise InputError(f"{path}: no '{key}' (it holds {held}); give {', '.join(SPLIT)}, or x, y")
-        arrays = [_read(archive, key, path) for key in keys]
-        others = {key: _read(archive, key, path) for key in archive.files if key not in SPLIT + WHOLE}
+        arrays = [read_array(archive, key, path) for key in keys]
+        others = {key: read_array(archive, key, path) for key in archive.files if key not in SPLIT + WHOLE}
     source = str(path)
     columns = {key: values for key, values in others.items() if values.shape == (len(arrays[0]),)}
     train = make_samples(arrays[0], arrays[1], source=source, keys=(keys[0], keys[1]))
@@ -52,7 +52,12 @@ def load_npz(path: Path) -> Dataset:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[NpzFile]:
+def opened(path: Path) -> Iterator[NpzFile]:
+    """Open an archive for as long as the context lasts.
+
+    Raises:
+        InputError: it is not there, or no archive of arrays.
+    """
     try:
         archive = np.load(path, allow_pickle=False)
     except FileNotFoundError:
@@ -65,7 +70,12 @@ def _opened(path: Path) -> Iterator[NpzFile]:
         yield archive
 
 
-def _read(archive: NpzFile, key: str, path: Path) -> NDArray[Any]:
+def read_array(archive: NpzFile, key: str, path: Path) -> NDArray[Any]:
+    """Read one array of an open archive.
+
+    Raises:
+        InputError: it cannot be read, or is no array.
+    """
     try:
         array = archive[key]
     except (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
