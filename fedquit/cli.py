@@ -42,6 +42,7 @@ COMMANDS = {
         "fedquit.server.provision.command:provision",
         "Make a federation ready: certificates, keys, a kit for each device.",
     ),
+    "verify": ("fedquit.client.receipts.command:verify", "Check a receipt, offline."),
     "serve": ("fedquit.server.serve.command:serve", "Run a server that trains, forgets and recovers."),
     "ledger": ("fedquit.server.ledger_command:ledger", "Check, read and export the ledger of a server."),
     "objectives": ("fedquit.simulations.commands:objectives", "List what devices can minimise when they train."),

@@ -1,0 +1,90 @@
+"""The command `fedquit verify`: checks a receipt on this machine, without asking anyone."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from fedquit.client.kit import Kit
+from fedquit.client.receipts import BadReceiptError, Receipt, read_receipt
+from fedquit.errors import InputError
+
+WHAT = {"client": "all its data", "sample": "{samples_count} samples", "class": "class {classes}"}
+
+
+@click.command()
+@click.argument("receipt", type=click.Path(path_type=Path))
+@click.option("--key", type=click.Path(path_type=Path), help="receipts.pub of the federation")
+@click.option("--kit", type=click.Path(path_type=Path), help="a kit, which has that key in it")
+@click.option("--model", type=click.Path(path_type=Path), help="a model file: is it the one of the receipt?")
+@click.option("--json", "as_json", is_flag=True, help="print what the receipt says as JSON, and nothing else")
+def verify(receipt: Path, key: Path | None, kit: Path | None, model: Path | None, as_json: bool) -> None:
+    """Check a receipt offline: who signed it, that no byte was changed, that it answers the ask that it carries.
+
+    Exits with 0 if it verifies, with 1 and the reason if it does not.
+    """
+    if (key is None) == (kit is None):
+        raise InputError("give --key FILE (the federation's receipts.pub) or --kit KIT")
+    read = read_receipt(_content(receipt), _key(key or Kit.read(kit or Path()).receipts_key_file))
+    if kit is not None and read.predicate["federation"] != Kit.read(kit).federation:
+        raise BadReceiptError(f"the receipt is of the federation '{read.predicate['federation']}', not the kit's")
+    if model is not None:
+        read.check_model(_content(model))
+    if as_json:
+        click.echo(json.dumps({"model": read.model, **read.predicate}, indent=1))
+        return
+    for line in lines(read, model_checked=model is not None):
+        click.echo(line)
+
+
+def lines(receipt: Receipt, *, model_checked: bool) -> list[str]:
+    """Return what a receipt says, for people."""
+    told, asked = receipt.predicate, receipt.request
+    what = WHAT[asked["granularity"]].format(**{**asked, "classes": ", ".join(map(str, asked["classes"]))})
+    late = "after" if asked["done_at"] > asked["deadline"] else "before"
+    method, costs = told["method"], told["costs"]
+    return [
+        f"verified: signed by the federation '{told['federation']}', and unaltered",
+        f"request    {asked['id']}",
+        f"asked      {_when(asked['asked_at'])} by {asked['asked_by'][:16]}: forget {what} of {asked['subject'][:16]}",
+        f"done       {_when(asked['done_at'])}, {late} the deadline {_when(asked['deadline'])}",
+        f"method     {method['name']}" + (f" ({method['fallback']})" if method["fallback"] else ""),
+        f"model      before {told['models']['before']}",
+        f"           after  {receipt.model}" + (" (the given file)" if model_checked else ""),
+        f"contained  in the models of {len(told['descendants'])} steps; {len(told['purged']['models'])} removed, "
+        f"{len(told['purged']['kept'])} kept",
+        f"cost       {costs['rounds']} rounds of recovery, {costs['bytes_down'] + costs['bytes_up']} bytes",
+        *(f"measured   {stage}: {_measures(values)}" for stage, values in told["measures"].items()),
+        f"verdict    {told['verdict']['text']}",
+        *(f"limit      {text}" for text in told["limits"]),
+    ]
+
+
+def _measures(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in sorted(values.items()))
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _key(path: Path) -> Ed25519PublicKey:
+    try:
+        key = load_pem_public_key(_content(path))
+    except ValueError as error:
+        raise InputError(f"{path} is no public key in PEM: {error}") from None
+    if not isinstance(key, Ed25519PublicKey):
+        raise InputError(f"{path} is not an Ed25519 key; the federation's is called receipts.pub")
+    return key

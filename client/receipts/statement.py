@@ -1,0 +1,122 @@
+"""What a receipt states, as an in-toto statement: its subject is the model, its predicate the request and its outcome.
+
+The payload is JSON; see docs/receipts.md for every field. A receipt carries the signed ask itself, so that whoever
+asked can see that nothing else was done in their name.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from fedquit.client.asking.ask import Signed, is_from, read_ask
+from fedquit.client.asking.keys import fingerprint
+from fedquit.client.receipts.envelope import BadReceiptError, canonical, unsealed
+
+STATEMENT = "https://in-toto.io/Statement/v1"
+PREDICATE = "urn:fedquit:receipt:v1"
+REQUIRED = ("federation", "request", "method", "models", "descendants", "costs", "measures", "verdict", "limits", "log")
+
+LIMITS = (
+    "Forgetting is approximate: this is evidence that the model was changed as stated, not a proof that nothing of the "
+    "data is left in it.",
+    "Whoever kept a model from before the request still has it; this federation removed its own copies as listed.",
+    "The figures measured on devices are what those devices reported.",
+    "The signature shows who states this and that it was not altered since, not that the signer is honest.",
+)
+"""What a receipt cannot promise, in words; every receipt says it."""
+
+
+def statement(model: str, predicate: Mapping[str, Any]) -> bytes:
+    """Return the payload of a receipt.
+
+    Args:
+        model: SHA-256 of the file of the model that the request ended with.
+        predicate: everything else.
+
+    >>> json.loads(statement("00", {"federation": "clinics"}))["subject"]
+    [{'digest': {'sha256': '00'}, 'name': 'model'}]
+    """
+    return canonical(
+        {
+            "_type": STATEMENT,
+            "subject": [{"name": "model", "digest": {"sha256": model}}],
+            "predicateType": PREDICATE,
+            "predicate": dict(predicate),
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A receipt that verified.
+
+    Attributes:
+        model: SHA-256 of the model that the request ended with.
+        predicate: what was asked, what was done, what it cost, what was measured, and what that cannot promise.
+    """
+
+    model: str
+    predicate: Mapping[str, Any]
+
+    @property
+    def request(self) -> Mapping[str, Any]:
+        """What was asked."""
+        told: Mapping[str, Any] = self.predicate["request"]
+        return told
+
+    def check_model(self, content: bytes) -> None:
+        """Check that a file is the model of this receipt.
+
+        Raises:
+            BadReceiptError: it is another one.
+        """
+        found = hashlib.sha256(content).hexdigest()
+        if found != self.model:
+            raise BadReceiptError(f"the model's SHA-256 is {found}, and the receipt is for {self.model}")
+
+
+def read_receipt(envelope: bytes, key: Ed25519PublicKey) -> Receipt:
+    """Return what a receipt says, once it is known to be whole and signed by `key`.
+
+    Raises:
+        BadReceiptError: it does not verify, or is the receipt of something else.
+    """
+    try:
+        document = json.loads(unsealed(envelope, key))
+        kind, predicate = document["predicateType"], document["predicate"]
+        (subject,) = document["subject"]
+        model = subject["digest"]["sha256"]
+    except (ValueError, KeyError, TypeError):
+        raise BadReceiptError("what was signed is not a statement about one model") from None
+    if kind != PREDICATE or document["_type"] != STATEMENT:
+        raise BadReceiptError(f"this is a statement of another kind ({kind}); a newer fedquit may read it")
+    missing = [name for name in REQUIRED if name not in predicate]
+    if missing:
+        raise BadReceiptError(f"the receipt does not say: {', '.join(missing)}")
+    receipt = Receipt(str(model), predicate)
+    _check_ask(receipt)
+    return receipt
+
+
+def _check_ask(receipt: Receipt) -> None:
+    """Check that the receipt carries the ask of its request, signed by the one who is said to have asked."""
+    told = receipt.request
+    try:
+        exact, signature, key = (base64.b64decode(told[name], validate=True) for name in ("ask", "signature", "key"))
+        ask = read_ask(exact)
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadReceiptError(f"the receipt carries no ask that can be read: {error}") from None
+    signed = Signed(exact, signature)
+    if signed.id != told.get("id"):
+        raise BadReceiptError("the ask in the receipt is not the request that the receipt is for")
+    if fingerprint(key) != ask.identity or not is_from(signed, key):
+        raise BadReceiptError("the ask in the receipt is not signed by the one who is said to have asked")
+    about = {"granularity": ask.granularity, "classes": list(ask.classes), "asked_by": ask.identity}
+    for name, value in {**about, "samples_count": ask.samples_count, "samples_digest": ask.samples_digest}.items():
+        if told.get(name) != value:
+            raise BadReceiptError(f"the receipt says {name} {told.get(name)!r}, and what was asked says {value!r}")

@@ -1,0 +1,197 @@
+"""A receipt that verifies means that model, that request, those numbers; any other does not verify."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedquit.client.asking.ask import make_ask
+from fedquit.client.asking.keys import new_key, public_der
+from fedquit.client.receipts import BadReceiptError, read_receipt, sealed, statement, unsealed
+from fedquit.client.receipts.command import verify
+from fedquit.server.federation import Federation
+from fedquit.server.ledger import Contribution, Ledger, NewRequest, Step
+from fedquit.server.provision.certificates import public_pem
+from fedquit.server.receipts import Outcome, descendants, make_receipt, remove_models
+
+KEY, ASKER, NOW = Ed25519PrivateKey.generate(), new_key(), 1_800_000_000.0
+FEDERATION = Federation(name="clinics")
+
+
+def model(number: int) -> str:
+    return hashlib.sha256(b"model %d" % number).hexdigest()
+
+
+def step(number: int, phase: str = "train", request: str | None = None, members: tuple[int, ...] = (0, 1)) -> Step:
+    gave = tuple(Contribution(member, 10) for member in members)
+    before, after = model(number - 1), model(number)
+    return Step(
+        number, phase, request, before, after, number, gave, 0, 1.5, 3.0, 100, 90, {"holdout_accuracy": 0.5}, NOW
+    )
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """Two members; the second joins in round 2 and asks after round 3; forgetting and two rounds of recovery."""
+    opened = Ledger.open(f"sqlite:///{tmp_path}/ledger.db", clock=lambda: NOW)
+    opened.enrol("north", b"north's key")
+    opened.enrol("south", public_der(ASKER))
+    for number, members in ((1, (0,)), (2, (0, 1)), (3, (0, 1))):
+        opened.add_step(step(number, members=members))
+    yield opened
+    opened.close()
+
+
+def ask(ledger: Ledger) -> str:
+    signed = make_ask(ASKER, "clinics", now=NOW)
+    fields: dict[str, Any] = {"granularity": "client", "classes": (), "samples_count": 0, "samples_digest": ""}
+    asker = ledger.member(1)
+    new = NewRequest(
+        id=signed.id, subject=1, asked_by=asker.fingerprint, deadline=NOW + 1000, ask=signed.ask,
+        signature=signed.signature, **fields,
+    )  # fmt: skip
+    return ledger.take(new)[0].id
+
+
+@pytest.fixture
+def receipt(ledger: Ledger) -> bytes:
+    request = ask(ledger)
+    ledger.advance(request, of="asked", to="forgetting", kind="forgetting", model_before=model(3), withdraw=True)
+    unlearned = step(4, "forget", request, (1,))
+    ledger.advance(request, of="forgetting", to="recovering", kind="adopted", step=unlearned, method="fedquit")
+    for number in (5, 6):
+        ledger.add_step(step(number, "recover", request, (0,)))
+    outcome = Outcome(
+        model(4), model(6), {"lr": 1e-4}, measures={"after": {"holdout_accuracy": 0.5}}, verdict="fine",
+        purged=[model(2), model(3)],
+    )  # fmt: skip
+    return make_receipt(ledger, request, federation=FEDERATION, key=KEY, outcome=outcome, now=NOW + 60)
+
+
+def test_a_receipt_says_what_was_asked_what_was_done_and_what_it_cost(receipt: bytes) -> None:
+    read = read_receipt(receipt, KEY.public_key())
+    assert read.model == model(6)
+    assert read.predicate["models"] == {"before": model(3), "unlearned": model(4), "after": model(6)}
+    assert [(d["step"], d["model"]) for d in read.predicate["descendants"]] == [(2, model(2)), (3, model(3))]
+    assert read.predicate["costs"] == {
+        "rounds": 2, "bytes_down": 300, "bytes_up": 270, "seconds": 4.5, "device_seconds": 9.0
+    }  # fmt: skip
+    assert read.request["done_at"] < read.request["deadline"]
+    assert read.predicate["limits"]
+
+
+def test_with_any_one_byte_changed_it_does_not_verify(receipt: bytes) -> None:
+    for place in range(len(receipt)):
+        for flip in (0x01, 0x20, 0x80):
+            altered = receipt[:place] + bytes([receipt[place] ^ flip]) + receipt[place + 1 :]
+            with pytest.raises(BadReceiptError):
+                unsealed(altered, KEY.public_key())
+
+
+@pytest.mark.parametrize("place", [0, 1, 100, -1])
+def test_with_a_byte_more_or_less_it_does_not_verify(receipt: bytes, place: int) -> None:
+    for altered in (
+        receipt[:place] + b" " + receipt[place:],
+        receipt[:place] + receipt[place + 1 :] if place >= 0 else b"",
+    ):
+        with pytest.raises(BadReceiptError):
+            unsealed(altered, KEY.public_key())
+
+
+def test_another_key_does_not_verify_it_and_both_keys_are_named(receipt: bytes) -> None:
+    with pytest.raises(BadReceiptError, match=r"is signed by key .*, not by the given key"):
+        read_receipt(receipt, Ed25519PrivateKey.generate().public_key())
+
+
+NAMES = st.sampled_from(["payload", "payloadType", "signatures", "keyid", "sig"])
+NESTED = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.binary(max_size=400)
+    | st.text(max_size=200).map(str.encode)
+    | NESTED.map(lambda document: json.dumps(document).encode())
+)
+def test_whatever_else_is_given_is_refused_in_one_line(content: bytes) -> None:
+    with pytest.raises(BadReceiptError):
+        read_receipt(content, KEY.public_key())
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.dictionaries(
+        st.text(max_size=12), st.integers() | st.text(max_size=5) | st.dictionaries(st.text(max_size=3), st.none())
+    )
+)
+def test_a_signed_statement_of_something_else_is_refused(predicate: dict[str, Any]) -> None:
+    for payload in (statement("00", predicate), json.dumps(predicate).encode(), b"[]", b"\xff"):
+        with pytest.raises(BadReceiptError):
+            read_receipt(sealed(payload, KEY), KEY.public_key())
+
+
+def altered(receipt: bytes, **request: Any) -> bytes:
+    """Return what a server would sign that changes what was asked."""
+    document = json.loads(unsealed(receipt, KEY.public_key()))
+    document["predicate"]["request"].update(request)
+    return sealed(statement(model(6), document["predicate"]), KEY)
+
+
+@pytest.mark.parametrize(
+    "request_says",
+    [
+        {"id": "00" * 32},
+        {"granularity": "class"},
+        {"asked_by": "00" * 32},
+        {"samples_count": 3},
+        {"ask": base64.b64encode(b"x").decode()},
+        {"signature": base64.b64encode(b"x").decode()},
+        {"key": base64.b64encode(b"x").decode()},
+        {"ask": 3},
+    ],
+)
+def test_the_server_cannot_say_that_something_else_was_asked(receipt: bytes, request_says: dict[str, Any]) -> None:
+    with pytest.raises(BadReceiptError):
+        read_receipt(altered(receipt, **request_says), KEY.public_key())
+
+
+def test_a_class_is_in_every_model_since_the_first(ledger: Ledger) -> None:
+    request = ledger.request(ask(ledger))
+    steps = ledger.steps()
+    assert [s.number for s in descendants(steps, request)] == [2, 3]
+    fields = {name: getattr(request, name) for name in request.__slots__}
+    assert [s.number for s in descendants(steps, type(request)(**{**fields, "granularity": "class"}))] == [1, 2, 3]
+
+
+def test_models_that_contained_the_data_are_removed_and_named(tmp_path: Path) -> None:
+    (tmp_path / f"{model(1)}.safetensors").write_bytes(b"")
+    (tmp_path / f"{model(9)}.safetensors").write_bytes(b"")
+    assert remove_models(tmp_path, [model(1), model(2)]) == [model(1)]
+    assert [path.stem for path in tmp_path.iterdir()] == [model(9)]
+
+
+def test_verify_says_it_in_lines_and_as_json_and_exits_with_the_reason(receipt: bytes, tmp_path: Path) -> None:
+    (tmp_path / "receipts.pub").write_bytes(public_pem(KEY.public_key()))
+    (tmp_path / "r.json").write_bytes(receipt)
+    (tmp_path / "model").write_bytes(b"model 6")
+    arguments = [str(tmp_path / "r.json"), "--key", str(tmp_path / "receipts.pub")]
+    said = CliRunner().invoke(verify, [*arguments, "--model", str(tmp_path / "model")])
+    assert said.exit_code == 0, said.exception
+    assert f"after  {model(6)} (the given file)" in said.output
+    assert json.loads(CliRunner().invoke(verify, [*arguments, "--json"]).output)["model"] == model(6)
+    (tmp_path / "model").write_bytes(b"model 7")
+    wrong = CliRunner().invoke(verify, [*arguments, "--model", str(tmp_path / "model")])
+    assert isinstance(wrong.exception, BadReceiptError)
+    assert wrong.exception.exit_code == 1
