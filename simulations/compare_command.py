@@ -34,7 +34,8 @@ def compare(
     \b
     fedquit compare simulations/configs/compare-digits.toml    a small one, in a few minutes
     fedquit compare mine.toml --plan                           what would run
-    fedquit compare mine.toml --resume --out runs/mine         go on where it was killed
+    fedquit compare mine.toml --resume --out runs/mine         go on where it was killed, or with rows, targets
+                                                               or seeds that were added to the file
     """  # noqa: D301 - click's sign that lines stay as they are
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other")

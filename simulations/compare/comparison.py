@@ -11,9 +11,9 @@ from typing import Any
 
 from fedquit.errors import InputError
 from fedquit.files import explained, write_json, write_whole
-from fedquit.simulations.compare.checks import checked_targets
+from fedquit.simulations.compare.checks import check_rows, checked_targets
 from fedquit.simulations.compare.folder import check_folder, comparison_folder
-from fedquit.simulations.compare.plan import Cell, plan
+from fedquit.simulations.compare.plan import Cell, plan, replaying_rows
 from fedquit.simulations.compare.reading import read_comparison
 from fedquit.simulations.compare.report import make_report
 from fedquit.simulations.compare.results import make_results
@@ -60,11 +60,13 @@ def run_comparison(
         raise InputError("--resume needs --out DIR, the folder of the comparison to go on with")
     path = out or Path("runs") / time.strftime("compare-%Y%m%d-%H%M%S")
     comparison = read_comparison(config)
-    check_folder(path, comparison.document(), resume=resume, overwrite=overwrite)
+    check_rows(comparison, comparison.targets or ((0,),))
+    told, replaying = comparison.document(), replaying_rows(comparison)
+    check_folder(path, told, resume=resume, overwrite=overwrite, replaying=replaying)
     targets = checked_targets(comparison)
     cells, cores = plan(comparison, targets), os.cpu_count() or 1
     jobs = jobs or cores
-    with comparison_folder(path, comparison.document(), resume=resume, overwrite=overwrite):
+    with comparison_folder(path, told, resume=resume, overwrite=overwrite, replaying=replaying):
         with progress(cells, path) as listener:
             failed = run_cells(cells, path, jobs=jobs, workers=max(1, cores // jobs), listener=listener)
         document = make_results(comparison, targets, cells, path, failed)

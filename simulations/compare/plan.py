@@ -107,6 +107,19 @@ def needs(comparison: Comparison, target: Target) -> list[Traits]:
     return [method_of(run).needs() for run in runs]
 
 
+def replaying_rows(comparison: Comparison) -> list[str]:
+    """Return the rows whose methods replay what training kept.
+
+    >>> from fedquit.simulations.compare.reading import make_comparison
+    >>> told = make_comparison({"targets": [3], "seeds": [0], "methods": {"federaser": {}, "negate": {}}})
+    >>> replaying_rows(told)
+    ['federaser']
+    """
+    example = comparison.targets[0] if comparison.targets else (0,)
+    each = zip(comparison.rows, needs(comparison, example), strict=True)
+    return [row.name for row, traits in each if traits.history in ("last", "every")]
+
+
 def row_run(
     comparison: Comparison, seed: int, target: Target, row: Row, source: str = "settings", reference: str = "none"
 ) -> Settings:

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,6 +198,31 @@ def test_it_goes_on_only_as_it_began(finished: tuple[Path, Document], tmp_path: 
     ):
         with pytest.raises(InputError, match=said):
             run(write(tmp_path, TINY.replace(before, after)), finished[0], resume=True)
+
+
+def test_rows_and_seeds_that_were_added_are_all_that_is_carried_out(
+    finished: tuple[Path, Document], tmp_path: Path
+) -> None:
+    shutil.copytree(finished[0], tmp_path / "out")
+    begun: list[Any] = []
+
+    @contextmanager
+    def listening(cells: Sequence[Cell], out: Path) -> Iterator[Listener]:
+        yield lambda event: begun.append(event["cell"].folder) if event["event"] == "begin" else None
+
+    more = write(tmp_path, TINY + "[methods.continue]\n")
+    document = run(more, tmp_path / "out", resume=True, progress=listening)
+    assert sorted(begun) == [f"seed-{seed}/target-1/continue" for seed in (0, 4)]
+    before = {cell["folder"]: cell for cell in finished[1]["cells"]}
+    assert [cell for cell in document["cells"] if cell["folder"] in before] == finished[1]["cells"]
+    with pytest.raises(InputError, match=r"methods\.continue: the comparison in .* has .*, not nothing"):
+        run(write(tmp_path, TINY), tmp_path / "out", resume=True)
+
+
+def test_what_replays_a_training_that_is_over_cannot_be_added(finished: tuple[Path, Document], tmp_path: Path) -> None:
+    more = write(tmp_path, TINY.replace("targets = [[1]]", "targets = [1, 0]"))
+    with pytest.raises(InputError, match=r"methods\.federaser: it replays what training keeps, .*; give another --out"):
+        run(more, finished[0], resume=True)
 
 
 FAILING = f"""
