@@ -1,0 +1,166 @@
+"""The page's routes: HTML for people, JSON under /api for programs, /metrics for Prometheus, /healthz.
+
+It is read-only, so it needs no login; it listens on loopback. Whoever wants to see it from elsewhere puts a proxy with
+a login before it.
+"""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path as Folder
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from fedquit import __version__
+from fedquit.errors import FedquitError
+from fedquit.server.federation import Federation
+from fedquit.server.ledger import Ledger
+from fedquit.server.page import facts
+
+POLICY = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+UNITS = ("B", "kB", "MB", "GB", "TB")
+Id = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="id of a request")]
+After = Annotated[int, Query(ge=0, le=2**53, description="steps after this one")]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+MISSING: dict[int | str, dict[str, Any]] = {404: {"description": "there is no such thing"}}
+
+
+def make_page(folder: Folder, federation: Federation) -> FastAPI:
+    """Return the page of the server in `folder`."""
+    page = FastAPI(title=f"fedquit: {federation.name}", version=__version__, docs_url=None, redoc_url=None)
+    html = Environment(loader=PackageLoader("fedquit.server.page"), autoescape=select_autoescape(default=True))
+    html.filters |= {"when": when, "span": span, "size": size, "short": lambda text: text[:12]}
+
+    def ledger() -> Iterator[Ledger]:
+        opened = Ledger.open(federation.ledger_url(folder), write=False)
+        try:
+            yield opened
+        finally:
+            opened.close()
+
+    Opened = Annotated[Ledger, Depends(ledger)]  # noqa: N806 - a type
+
+    def shown(name: str, **told: Any) -> HTMLResponse:
+        return HTMLResponse(html.get_template(f"{name}.html").render(federation=federation, now=time.time(), **told))
+
+    def found(opened: Ledger, request_id: str) -> Any:
+        for request in opened.requests():
+            if request.id == request_id:
+                return request
+        raise HTTPException(404, "there is no such request")
+
+    @page.middleware("http")
+    async def careful(request: Request, call_next: Any) -> Response:
+        response: Response = await call_next(request)
+        response.headers.update(POLICY)
+        return response
+
+    @page.exception_handler(FedquitError)
+    async def trouble(request: Request, error: FedquitError) -> JSONResponse:
+        del request
+        return JSONResponse({"detail": str(error)}, status_code=503)
+
+    @page.get("/", response_class=HTMLResponse, include_in_schema=False)
+    def first(opened: Opened) -> HTMLResponse:
+        return shown("overview", told=facts.overview(opened, federation))
+
+    @page.get("/requests", response_class=HTMLResponse, include_in_schema=False)
+    def all_requests(opened: Opened) -> HTMLResponse:
+        now = time.time()
+        return shown("requests", told=[facts.request_facts(opened, r, now) for r in reversed(opened.requests())])
+
+    @page.get("/requests/{request_id}", response_class=HTMLResponse, include_in_schema=False)
+    def one_request(request_id: Id, opened: Opened) -> HTMLResponse:
+        request = found(opened, request_id)
+        told = facts.request_facts(opened, request, time.time())
+        steps = [facts.step_facts(step) for step in opened.steps(request=request_id)]
+        return shown("request", told=told, events=facts.timeline(opened, request), steps=steps)
+
+    @page.get("/rounds", response_class=HTMLResponse, include_in_schema=False)
+    def rounds(opened: Opened) -> HTMLResponse:
+        steps = opened.steps()
+        return shown("rounds", steps=[facts.step_facts(s) for s in steps[-200:][::-1]], costs=facts.costs(steps))
+
+    @page.get("/api/overview")
+    def api_overview(opened: Opened) -> dict[str, Any]:
+        """Say who takes part, where training is, and which requests are open."""
+        return facts.overview(opened, federation)
+
+    @page.get("/api/requests")
+    def api_requests(opened: Opened) -> list[dict[str, Any]]:
+        """List every request, oldest first."""
+        return [facts.request_facts(opened, request, time.time()) for request in opened.requests()]
+
+    @page.get("/api/requests/{request_id}", responses=MISSING)
+    def api_request(request_id: Id, opened: Opened) -> dict[str, Any]:
+        """Show a request with its events."""
+        request = found(opened, request_id)
+        return {**facts.request_facts(opened, request, time.time()), "events": facts.timeline(opened, request)}
+
+    @page.get("/api/requests/{request_id}/receipt", responses=MISSING)
+    def api_receipt(request_id: Id, opened: Opened) -> Response:
+        """Hand out the signed receipt of a request that is done, byte for byte."""
+        receipt = found(opened, request_id).receipt
+        if receipt is None:
+            raise HTTPException(404, "there is no receipt yet")
+        name = {"Content-Disposition": f'attachment; filename="receipt-{request_id[:12]}.json"'}
+        return Response(receipt, media_type="application/json", headers=name)
+
+    @page.get("/api/steps")
+    def api_steps(opened: Opened, after: After = 0, limit: Limit = 100) -> list[dict[str, Any]]:
+        """List the steps of training, forgetting and recovery, oldest first."""
+        return [facts.step_facts(step) for step in opened.steps(after=after)[:limit]]
+
+    @page.get("/metrics", response_class=PlainTextResponse)
+    def metrics(opened: Opened) -> PlainTextResponse:
+        """Return the figures for Prometheus."""
+        return PlainTextResponse(facts.metrics(opened, federation), media_type="text/plain; version=0.0.4")
+
+    @page.get("/healthz")
+    def healthz(opened: Opened) -> dict[str, str]:
+        """Say that the page and the ledger answer."""
+        opened.head()
+        return {"status": "ok", "federation": federation.name}
+
+    return page
+
+
+def when(seconds: float) -> str:
+    """Return a moment for people.
+
+    >>> when(0)
+    '1970-01-01 00:00:00 UTC'
+    """
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def span(seconds: float) -> str:
+    """Return a length of time in its two largest units.
+
+    >>> span(2 * 86400 + 3 * 3600 + 5), span(-90), span(4)
+    ('2 d 3 h', '-1 min 30 s', '4 s')
+    """
+    left, parts = abs(int(seconds)), []
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, length)
+        if count or (unit == "s" and not parts):
+            parts.append(f"{count} {unit}")
+    return ("-" if seconds <= -1 else "") + " ".join(parts[:2])
+
+
+def size(num_bytes: float) -> str:
+    """Return a number of bytes for people, in powers of 1000.
+
+    >>> size(999), size(1_500_000)
+    ('999 B', '1.5 MB')
+    """
+    power = next((power for power in range(4) if num_bytes < 1000 ** (power + 1)), 4)
+    return f"{num_bytes:.0f} B" if power == 0 else f"{num_bytes / 1000**power:.1f} {UNITS[power]}"

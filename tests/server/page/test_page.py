@@ -1,0 +1,96 @@
+"""The operator sees what the ledger holds, as HTML, JSON and figures for Prometheus; nobody can change it there."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from fedquit.server.federation import Federation
+from fedquit.server.ledger import Contribution, Ledger, NewRequest, Step
+from fedquit.server.page.app import make_page
+
+NOW = 1_700_000_000.0
+IDS = [hashlib.sha256(b"ask %d" % i).hexdigest() for i in range(2)]
+
+
+def step(number: int, phase: str, request: str | None) -> Step:
+    models = [hashlib.sha256(b"model %d" % (number - back)).hexdigest() for back in (1, 0)]
+    gave = (Contribution(0, 120), Contribution(1, 80))
+    return Step(number, phase, request, *models, number, gave, 1, 2.0, 6.0, 1000, 900, {"holdout_accuracy": 0.5}, NOW)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Path:
+    """A server with two devices; one request is done with a receipt, one waits and is late."""
+    ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger.db", clock=lambda: NOW)
+    ledger.enrol("north", b"n")
+    ledger.enrol("<script>alert(1)</script>", b"s")
+    ledger.add_step(step(1, "train", None))
+    fields: dict[str, Any] = {"granularity": "client", "classes": (), "samples_count": 0, "samples_digest": ""}
+    for i, request_id in enumerate(IDS):
+        asked = ledger.member(i).fingerprint
+        ledger.take(NewRequest(request_id, i, asked, **fields, deadline=NOW + 60, ask=b"ask %d" % i, signature=b"s"))
+    ledger.advance(IDS[0], of="asked", to="forgetting", kind="forgetting", withdraw=True)
+    forgot = step(2, "forget", IDS[0])
+    ledger.advance(IDS[0], of="forgetting", to="recovering", kind="adopted", step=forgot, method="fedquit")
+    ledger.advance(IDS[0], of="recovering", to="done", kind="done", receipt=b'{"a": "receipt"}')
+    ledger.close()
+    return tmp_path
+
+
+@pytest.fixture
+def page(server: Path) -> TestClient:
+    return TestClient(make_page(server, Federation(name="clinics")))
+
+
+@pytest.mark.parametrize("path", ["/", "/requests", f"/requests/{IDS[0]}", f"/requests/{IDS[1]}", "/rounds"])
+def test_every_page_is_whole_and_runs_nothing_that_a_name_holds(page: TestClient, path: str) -> None:
+    answer = page.get(path)
+    assert answer.status_code == 200
+    assert answer.text.rstrip().endswith("</html>")
+    assert "<script" not in answer.text
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+
+
+def test_an_open_request_that_is_late_stands_on_the_first_page(page: TestClient) -> None:
+    told = page.get("/api/overview").json()
+    assert [(request["id"], request["overdue"]) for request in told["open"]] == [(IDS[1], True)]
+    assert told["overdue"] == 1
+    assert "overdue" in page.get("/").text
+
+
+def test_a_request_shows_its_timeline_and_hands_out_its_receipt_byte_for_byte(page: TestClient) -> None:
+    told = page.get(f"/api/requests/{IDS[0]}").json()
+    assert [event["kind"] for event in told["events"]][-3:] == ["forgetting", "adopted", "done"]
+    assert (told["status"], told["method"], told["subject_name"]) == ("done", "fedquit", "north")
+    assert page.get(f"/api/requests/{IDS[0]}/receipt").content == b'{"a": "receipt"}'
+    assert page.get(f"/api/requests/{IDS[1]}/receipt").status_code == 404
+    assert page.get("/api/requests/" + "0" * 64).status_code == 404
+    assert page.get("/api/requests/x").status_code == 422
+
+
+def test_prometheus_reads_the_figures(page: TestClient) -> None:
+    lines = page.get("/metrics").text.splitlines()
+    assert 'fedquit_bytes_total{federation="clinics",phase="forget",direction="up"} 900' in lines
+    assert 'fedquit_requests{federation="clinics",status="asked"} 1' in lines
+    assert 'fedquit_requests_overdue{federation="clinics"} 1' in lines
+    assert all(line.startswith("#") or line.count(" ") == 1 for line in lines)
+
+
+def test_nothing_can_be_changed(page: TestClient, server: Path) -> None:
+    routes = [*page.get("/openapi.json").json()["paths"], "/", "/requests", "/rounds"]
+    before = (server / "ledger.db").read_bytes()
+    for path in routes:
+        for method in ("post", "put", "patch", "delete"):
+            assert getattr(page, method)(path.replace("{request_id}", IDS[0])).status_code == 405
+    assert (server / "ledger.db").read_bytes() == before
+
+
+def test_it_says_that_it_is_well_and_that_it_is_not(page: TestClient, tmp_path: Path) -> None:
+    assert page.get("/healthz").json() == {"status": "ok", "federation": "clinics"}
+    lost = TestClient(make_page(tmp_path / "nowhere", Federation(name="clinics")))
+    answer = lost.get("/healthz")
+    assert answer.status_code == 503
+    assert "ledger" in answer.json()["detail"]
