@@ -18,10 +18,12 @@ def ledger_url(where: str) -> str:
     if "://" in where:
         return where
     path = Path(where).resolve()
-    if path.is_dir():
-        return _of_server(path / "server.toml") or f"sqlite:///{path / 'ledger.db'}"
-    if path.is_file():
-        return f"sqlite:///{path}"
+    said = _of_server(path / "server.toml")
+    if said:
+        return said
+    file = path / "ledger.db" if path.is_dir() else path
+    if file.is_file():
+        return f"sqlite:///{file}"
     raise InputError(f"there is no ledger at {where}; give a server's folder, a ledger.db or a URL")
 
 

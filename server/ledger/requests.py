@@ -74,6 +74,8 @@ def advance(
         rows.append(("members", now.subject))
         told["withdrawn"] = now.subject
     if step is not None:
+        if step.request != id:
+            raise InputError(f"step {step.number} is for request {step.request}, not for {id}")
         steps.add(writing, step)
         rows.append(("steps", step.number))
         told |= steps.told_of(step)

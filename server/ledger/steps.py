@@ -13,7 +13,7 @@ from fedquit.server.ledger.chain import canonical
 from fedquit.server.ledger.members import by_number
 from fedquit.server.ledger.rows import Contribution, Step
 from fedquit.server.ledger.states import StateError
-from fedquit.server.ledger.tables import contributions, steps
+from fedquit.server.ledger.tables import contributions, requests, steps
 from fedquit.server.ledger.writing import Writing
 
 PHASES = ("train", "forget", "recover")
@@ -24,13 +24,14 @@ def add(writing: Writing, step: Step) -> None:
 
     Raises:
         StateError: it does not follow the last step, or trains on what a withdrawn member contributed.
-        InputError: its phase or one of its members is unknown, a member is in it twice, or a number is not finite.
+        InputError: its phase, request or a member is unknown, a member is in it twice, or a number is not finite.
     """
     if step.phase not in PHASES:
         raise unknown("phase", step.phase, PHASES)
     last = writing.connection.execute(select(func.max(steps.c.number))).scalar() or 0
     if step.number != last + 1:
         raise StateError(f"step {step.number} does not follow step {last}, the last one; read where it is again")
+    _check_request(writing.connection, step.request)
     _check_contributions(writing.connection, step)
     writing.connection.execute(insert(steps).values(_values(step)))
     for given in step.contributions:
@@ -69,6 +70,14 @@ def contributed_by(connection: Connection, member: int) -> list[Step]:
     """Return the steps to which a member contributed."""
     where = select(contributions.c.step).where(contributions.c.member == int(member))
     return _read(connection, [steps.c.number.in_(where)])
+
+
+def _check_request(connection: Connection, request: str | None) -> None:
+    """Refuse a request that is not there."""
+    if request is not None:
+        known = connection.execute(select(requests.c.id).where(requests.c.id == request)).one_or_none()
+        if known is None:
+            raise InputError(f"there is no request {request} in this ledger")
 
 
 def _check_contributions(connection: Connection, step: Step) -> None:
