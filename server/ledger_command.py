@@ -51,7 +51,7 @@ def check(where: str, key: Path | None, noted: str | None, as_json: bool) -> Non
         click.echo(json.dumps(found, indent=1))
     else:
         for line in wrong:
-            click.echo(line)
+            click.echo(_printable(line))
         sealed = "seal checked" if seal else "seal not checked: no --key"
         click.echo(f"{len(wrong)} wrong" if wrong else f"Sound: {number} events, {sealed}.", err=True)
         click.echo(f"Head: {number}:{digest}", err=True)
@@ -143,4 +143,9 @@ def _line(event: "Event") -> str:
     about = [f"request {event.request[:12]}"] if event.request else []
     about += [f"member {event.member}"] if event.member is not None else []
     told = [f"{name}={json.dumps(value)}" for name, value in event.facts.items() if name != "rows"]
-    return "  ".join([f"{event.number:>6}", at, event.kind, *about, *told])
+    return _printable("  ".join([f"{event.number:>6}", at, event.kind, *about, *told]))
+
+
+def _printable(text: str) -> str:
+    """Return `text` with what would steer a terminal escaped: someone may have edited the rows."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)

@@ -1,16 +1,7 @@
-"""Ledgers to test: each test runs on SQLite and on a PostgreSQL of the distribution, started here and ended here."""
+"""Ledgers to test: on SQLite, and on PostgreSQL in a schema of each test's own."""
 
-import contextlib
 import hashlib
 import itertools
-import os
-import pwd
-import shutil
-import signal
-import socket
-import subprocess
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,102 +9,6 @@ from typing import Any
 import pytest
 
 from fedquit.server.ledger import Contribution, Ledger, NewRequest, Step
-
-PASSWORD = "only-for-tests"
-SETTINGS = {
-    "listen_addresses": "127.0.0.1",
-    "unix_socket_directories": "",
-    "fsync": "off",  # what is tested is that commits are awaited, not the disk
-    "full_page_writes": "off",
-    "synchronous_commit": "off",  # a careless default, which the ledger must not fall for
-    "shared_buffers": "16MB",
-    "max_connections": "40",
-}
-
-
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[str]:
-    """Start a PostgreSQL on a free port, in a temporary folder, and give its URL."""
-    programs = _programs()
-    if programs is None:
-        reason = "PostgreSQL is not installed (initdb is not found); on Debian: apt-get install postgresql"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
-    as_root = os.geteuid() == 0
-    user = pwd.getpwnam("postgres" if _exists("postgres") else "nobody") if as_root else pwd.getpwuid(os.geteuid())
-    who: dict[str, Any] = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if as_root else {}
-    folder = Path(tempfile.mkdtemp(prefix="fedquit-postgresql-"))
-    try:
-        (folder / "password").write_text(PASSWORD)
-        for path in (folder, folder / "password"):
-            os.chown(path, user.pw_uid, user.pw_gid)
-        options = [
-            "-U",
-            "fedquit",
-            "-A",
-            "scram-sha-256",
-            f"--pwfile={folder / 'password'}",
-            "-E",
-            "UTF8",
-            "--no-locale",
-        ]
-        initdb = [programs / "initdb", "-D", folder / "data", "--no-sync", *options]
-        made = subprocess.run(initdb, cwd=folder, capture_output=True, text=True, check=False, **who)
-        assert made.returncode == 0, made.stderr
-        port = _free_port()
-        given = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
-        with (folder / "log").open("w") as log:
-            command = [programs / "postgres", "-D", folder / "data", "-p", str(port), *given]
-            server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, **who)
-        try:
-            url = f"postgresql+psycopg://fedquit:{PASSWORD}@127.0.0.1:{port}/postgres"
-            _wait_for(url, server, folder / "log")
-            yield url
-        finally:
-            server.send_signal(signal.SIGQUIT)  # its data are thrown away: no need to write them out
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                server.wait(30)
-            server.kill()
-            server.wait()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _programs() -> Path | None:
-    """Return the folder of PostgreSQL's programs; distributions keep them off the PATH."""
-    found = shutil.which("initdb")
-    if found and (Path(found).parent / "postgres").exists():
-        return Path(found).parent
-    versions = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
-    return max(versions, key=lambda folder: int(folder.parent.name), default=None)
-
-
-def _exists(user: str) -> bool:
-    try:
-        pwd.getpwnam(user)
-    except KeyError:
-        return False
-    return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_for(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
-    import psycopg
-
-    for _ in range(300):
-        assert server.poll() is None, log.read_text()
-        with contextlib.suppress(psycopg.OperationalError):
-            psycopg.connect(url.replace("+psycopg", ""), connect_timeout=5).close()
-            return
-        time.sleep(0.1)
-    pytest.fail(f"PostgreSQL did not start:\n{log.read_text()}")
-
 
 _schemas = itertools.count()
 

@@ -42,6 +42,22 @@ def test_processes_that_open_a_new_ledger_and_write_at_once_lose_nothing(url: st
     ledger.close()
 
 
+def test_who_opens_a_new_ledger_at_once_makes_it_once(url: str) -> None:
+    together = threading.Barrier(4)
+
+    def begin(who: int) -> None:
+        together.wait(30)
+        ledger = Ledger.open(url)
+        ledger.note("opened", member=who)
+        ledger.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(begin, range(4)))
+    ledger = Ledger.open(url)
+    assert (len(ledger.events()), ledger.check_chain()) == (4, [])
+    ledger.close()
+
+
 def test_of_coordinators_that_take_a_request_at_once_one_has_it(
     open_ledger: Callable[..., Ledger], ask: Callable[..., NewRequest]
 ) -> None:

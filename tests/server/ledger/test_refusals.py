@@ -14,7 +14,7 @@ from fedquit.server.ledger.refusals import MOST, WINDOW, Refusals
 
 def counted(events: list[Event]) -> int:
     """Return how many refusals the log tells of."""
-    more = sum(count["count"] for event in events for count in event.facts.get("counts", []))
+    more = sum(int(count["count"]) for event in events for count in event.facts.get("counts", []))
     return more + sum(event.kind == "turned-away" for event in events)
 
 
