@@ -16,7 +16,7 @@ from fedquit.server.ledger.chain import canonical
 WINDOW = 600.0  # seconds
 FIRST = 5  # of one reason and member, logged one by one
 MOST = 50  # logged one by one, of all
-KINDS = 50  # counted apart; the rest together
+KINDS = 40  # counted apart; the rest together
 UNCOUNTED = 64  # counted without being logged, at least
 LONGEST_REASON = 200
 LARGEST_FACTS = 2_048  # bytes

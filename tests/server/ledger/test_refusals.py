@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedquit.server.ledger import Event, Ledger
-from fedquit.server.ledger.refusals import MOST, WINDOW, Refusals
+from fedquit.server.ledger.refusals import KINDS, MOST, WINDOW, Refusals
 
 
 def counted(events: list[Event]) -> int:
@@ -55,6 +55,19 @@ def test_what_a_caller_sent_does_not_swell_an_event(ledger: Ledger) -> None:
     assert "note" not in event.facts
 
 
+def test_a_flood_of_ever_new_reasons_is_bounded_too(open_ledger: Callable[..., Ledger]) -> None:
+    ledger = open_ledger()
+    for number in range(5_000):
+        ledger.turn_away(f"\n{number}" + "\n" * 300, member=number)
+    ledger.close()
+    events = open_ledger(write=False).events()
+    assert counted(events) == 5_000
+    assert len(events) < MOST + 20
+    for event in events[MOST:]:
+        assert event.facts["counts"][0]["reason"] == "other reasons"
+        assert len(event.facts["counts"]) <= KINDS + 1
+
+
 refusals = st.lists(
     st.tuples(st.text("abcdefgh", max_size=2), st.none() | st.integers(0, 9), st.sampled_from([0.0, 0.0, 1.0, 300.0])),
     max_size=1500,
@@ -73,7 +86,7 @@ def test_counts_add_up_and_events_are_bounded_whatever_is_refused(asked: list[tu
         for kind, _, facts in made.add(reason, member, {}, now=now):
             logged[kind] += 1
             logged["refusals"] += sum(count["count"] for count in facts.get("counts", [{"count": 1}]))
-            assert len(facts.get("counts", [])) <= 51
+            assert len(facts.get("counts", [])) <= KINDS + 1
     for _, _, facts in made.rest(now=now):
         logged["refusals"] += sum(count["count"] for count in facts["counts"])
     assert logged["refusals"] == len(asked)
