@@ -37,10 +37,10 @@ def check(where: str, key: Path | None, noted: str | None, as_json: bool) -> Non
     fedquit ledger check server/ --noted 1204:9f86d081...
     """  # noqa: D301 - click's sign that lines stay as they are
     from fedquit.server.ledger import Ledger
-    from fedquit.server.ledger.place import ledger_url
+    from fedquit.server.ledger.place import find_ledger
 
     seal = _seal(where, key)
-    opened = Ledger.open(ledger_url(where), seal=seal, write=False)
+    opened = Ledger.open(find_ledger(where), seal=seal, write=False)
     try:
         wrong = opened.check_chain(noted=_noted(noted))
         number, digest = opened.head()
@@ -68,9 +68,9 @@ def check(where: str, key: Path | None, noted: str | None, as_json: bool) -> Non
 def events(where: str, request: str | None, after: int, limit: int | None, as_json: bool) -> None:
     """Print the audit log, a line for each event, oldest first."""
     from fedquit.server.ledger import Ledger
-    from fedquit.server.ledger.place import ledger_url
+    from fedquit.server.ledger.place import find_ledger
 
-    opened = Ledger.open(ledger_url(where), write=False)
+    opened = Ledger.open(find_ledger(where), write=False)
     try:
         found = opened.events(request=request, after=after, limit=limit)
     finally:
@@ -87,9 +87,9 @@ def events(where: str, request: str | None, after: int, limit: int | None, as_js
 def export(where: str) -> None:
     """Print every row as a line of JSON: members, requests, steps, events, head. docs/ledger.md says what each is."""
     from fedquit.server.ledger import Ledger
-    from fedquit.server.ledger.place import ledger_url
+    from fedquit.server.ledger.place import find_ledger
 
-    opened = Ledger.open(ledger_url(where), write=False)
+    opened = Ledger.open(find_ledger(where), write=False)
     try:
         for row in opened.export():
             click.echo(json.dumps(row, allow_nan=False))
@@ -106,10 +106,12 @@ def export(where: str) -> None:
 def seal(where: str, key: Path, before: Path | None) -> None:
     """Seal the log with another key than before, or for the first time; only if nothing is wrong with it."""
     from fedquit.server.ledger import Ledger
-    from fedquit.server.ledger.place import ledger_url
+    from fedquit.server.ledger.place import find_ledger
     from fedquit.server.ledger.seal import read_seal
 
-    opened = Ledger.open(ledger_url(where), seal=read_seal(before) if before else None)
+    url = find_ledger(where)
+    Ledger.open(url, write=False).close()  # a new one is not made by mistake
+    opened = Ledger.open(url, seal=read_seal(before) if before else None)
     try:
         opened.reseal(read_seal(key))
     finally:

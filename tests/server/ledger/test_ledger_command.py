@@ -138,6 +138,7 @@ def test_a_mistake_is_one_line_that_names_it(folder: Path, run: Run, tmp_path_fa
         (["check", folder, "--key", empty / "ec.pem"], "is no Ed25519 key"),
         (["check", folder, "--noted", "2"], "write NUMBER:DIGEST"),
         (["seal", empty, "--key", folder / "receipts.key"], "there is no ledger at"),
+        (["seal", f"sqlite:///{empty}/new.db", "--key", folder / "receipts.key"], "there is no ledger"),
     ):
         code, out, err = run(*arguments)
         assert (code, out, len(err.splitlines())) == (4, "", 1), err
@@ -148,8 +149,9 @@ def test_a_mistake_is_one_line_that_names_it(folder: Path, run: Run, tmp_path_fa
 def test_the_database_that_the_servers_settings_name_is_used(folder: Path, run: Run) -> None:
     elsewhere = folder / "elsewhere.db"
     (folder / "ledger.db").rename(elsewhere)
-    (folder / "server.toml").write_text(f'[server]\nledger = "sqlite:///{elsewhere}"\n')
+    (folder / "server.toml").write_text(f'name = "clinics"\n[server]\nledger = "sqlite:///{elsewhere}"\n')
     assert run("check", folder)[0] == 0
     (folder / "server.toml").write_text("[server\n")
     code, _, err = run("check", folder)
-    assert (code, "server.toml cannot be read" in err) == (4, True)
+    assert (code, "server.toml" in err) == (4, True)
+    assert len(err.splitlines()) == 1
