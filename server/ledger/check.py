@@ -7,7 +7,7 @@ from sqlalchemy import Connection, text
 
 from fedquit.errors import InputError
 from fedquit.server.ledger.chain import START, canonical, digest_of, event_digest, head_message
-from fedquit.server.ledger.content import KEYS, read_facts, rows_of
+from fedquit.server.ledger.content import KEYS, read_facts, rows_of, stream
 from fedquit.server.ledger.seal import Seal
 
 ONE = {"members": "member", "requests": "request", "steps": "step"}
@@ -23,7 +23,7 @@ def check(connection: Connection, seal: Seal | None, noted: tuple[int, str] | No
     wrong: list[str] = []
     vouched: Vouched = {}
     number, digest, seen = 0, START, ""
-    for event in connection.execute(text("SELECT * FROM events ORDER BY number")):
+    for event in stream(connection, "SELECT * FROM events ORDER BY number"):
         fields = dict(event._mapping)
         facts = read_facts(fields["facts"])
         wrong += _check_event(fields, facts, number, digest)

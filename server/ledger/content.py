@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from fedquit.server.ledger.chain import digest_of
 
@@ -33,11 +33,16 @@ def read_facts(text: Any) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {"unreadable": str(text)}
 
 
+def stream(connection: Connection, query: str, values: Mapping[str, Any] | None = None) -> Iterator[Row[Any]]:
+    """Yield the rows of a query, a few at a time: a log may be longer than the memory."""
+    yield from connection.execute(text(query), dict(values or {}), execution_options={"yield_per": 1000})
+
+
 def rows_of(connection: Connection, table: str) -> Iterator[dict[str, Any]]:
     """Yield the content of each row of `table`; a step's with its contributions."""
     given = _contributions(connection) if table == "steps" else iter(())
     ahead = next(given, None)
-    for row in connection.execute(text(f"SELECT * FROM {table} ORDER BY {KEYS[table]}")):  # noqa: S608 - of KEYS
+    for row in stream(connection, f"SELECT * FROM {table} ORDER BY {KEYS[table]}"):  # noqa: S608 - of KEYS
         found = content(row._asdict())
         if table == "steps":
             found["contributions"] = []
@@ -61,7 +66,7 @@ def export(connection: Connection) -> Iterator[dict[str, Any]]:
     for table in KEYS:
         for found in rows_of(connection, table):
             yield {"table": table, "row": found}
-    for row in connection.execute(text("SELECT * FROM events ORDER BY number")):
+    for row in stream(connection, "SELECT * FROM events ORDER BY number"):
         yield {"table": "events", "row": {**row._asdict(), "facts": read_facts(row.facts)}}
     for row in connection.execute(text("SELECT * FROM head")):
         yield {"table": "head", "row": content(row._asdict())}
@@ -71,6 +76,6 @@ def _contributions(
     connection: Connection, where: str = "", values: Mapping[str, Any] | None = None
 ) -> Iterator[dict[str, Any]]:
     """Yield contributions in the order of steps and members."""
-    query = text(f"SELECT * FROM contributions {where} ORDER BY step, member")  # noqa: S608 - written here
-    for row in connection.execute(query, dict(values or {})):
+    query = f"SELECT * FROM contributions {where} ORDER BY step, member"  # noqa: S608 - written here
+    for row in stream(connection, query, values):
         yield content(row._asdict())

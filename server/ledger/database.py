@@ -63,6 +63,8 @@ class Database:
         """Turn an error of the database into one line that names it."""
         try:
             yield
+        except exc.TimeoutError:
+            raise UnreachableError(f"the ledger {self.shown} has too many readers at once; try again") from None
         except exc.DBAPIError as error:
             reason = " ".join(str(error.orig).split())
             kind = UnreachableError if isinstance(error, exc.OperationalError | exc.InterfaceError) else FedquitError

@@ -113,6 +113,10 @@ class Ledger:
         Raises:
             InputError: its subject is no member, or its id is not the SHA-256 of its bytes.
         """
+        with self._database.read() as connection:
+            known = requests.find(connection, new.id)
+        if known is not None:  # repeated asks take no turn of writers
+            return known, False
         with self._writing() as writing:
             return requests.take(writing, new)
 

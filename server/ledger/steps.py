@@ -10,10 +10,9 @@ from sqlalchemy import ColumnElement, Connection, Select, func, insert, select
 
 from fedquit.errors import InputError, unknown
 from fedquit.server.ledger.chain import canonical
-from fedquit.server.ledger.members import by_number
 from fedquit.server.ledger.rows import Contribution, Step
 from fedquit.server.ledger.states import StateError
-from fedquit.server.ledger.tables import contributions, requests, steps
+from fedquit.server.ledger.tables import contributions, members, requests, steps
 from fedquit.server.ledger.writing import Writing
 
 PHASES = ("train", "forget", "recover")
@@ -34,15 +33,17 @@ def add(writing: Writing, step: Step) -> None:
     _check_request(writing.connection, step.request)
     _check_contributions(writing.connection, step)
     writing.connection.execute(insert(steps).values(_values(step)))
-    for given in step.contributions:
-        writing.connection.execute(
-            insert(contributions).values(
-                step=step.number,
-                member=int(given.member),
-                num_examples=int(given.num_examples),
-                samples_digest=given.samples_digest,
-            )
-        )
+    rows = [
+        {
+            "step": step.number,
+            "member": int(given.member),
+            "num_examples": int(given.num_examples),
+            "samples_digest": given.samples_digest,
+        }
+        for given in step.contributions
+    ]
+    if rows:
+        writing.connection.execute(insert(contributions), rows)
 
 
 def told_of(step: Step) -> dict[str, Any]:
@@ -82,13 +83,16 @@ def _check_request(connection: Connection, request: str | None) -> None:
 
 def _check_contributions(connection: Connection, step: Step) -> None:
     """Refuse members that are unknown, withdrawn or named twice."""
-    named = [given.member for given in step.contributions]
-    twice = {member for member in named if named.count(member) > 1}
-    if twice:
-        raise InputError(f"member {min(twice)} contributes twice to step {step.number}")
-    for number in named:
-        if by_number(connection, number).status == "withdrawn" and step.phase != "forget":
-            raise StateError(f"member {number} has withdrawn: step {step.number} may not contain what it sent")
+    known = {row.number: row.status for row in connection.execute(select(members.c.number, members.c.status))}
+    seen: set[int] = set()
+    for given in step.contributions:
+        if given.member not in known:
+            raise InputError(f"there is no member {given.member} in this ledger")
+        if given.member in seen:
+            raise InputError(f"member {given.member} contributes twice to step {step.number}")
+        if known[given.member] == "withdrawn" and step.phase != "forget":
+            raise StateError(f"member {given.member} has withdrawn: step {step.number} may not contain what it sent")
+        seen.add(given.member)
 
 
 def _values(step: Step) -> dict[str, Any]:
