@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= runs/$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help simulate test check format lint types contract bench clean
+.PHONY: help simulate test check format lint types contract proto bench clean
 
 help: ## show this help
 	@echo "fedquit: federated learning that can forget"
@@ -41,6 +41,9 @@ types: $(VENV)/dev.stamp ## do the types fit, strictly?
 
 contract: $(VENV)/dev.stamp ## do dependencies point one way?
 	$(BIN)/lint-imports
+
+proto: $(VENV)/dev.stamp ## make the Python stubs of the forget service from client/asking/forget.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. fedquit/client/asking/forget.proto
 
 bench: $(VENV)/dev.stamp ## time a round beside bare PyTorch and beside Flower's Ray engine
 	$(BIN)/python -m fedquit.simulations.engine.bench

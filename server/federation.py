@@ -5,6 +5,7 @@ name = "clinics"
 [training]    settings of `fedquit simulate` that are about the model and its training
 [schedule]    when to train
 [forgetting]  by which method, by when, and what to do where it cannot be done
+[asking]      how many requests are taken
 [trusted]     data that the server measures models on, if it has any
 """
 
@@ -117,6 +118,22 @@ class Forgetting(Table):
     verify_on_device: bool = True
 
 
+class Asking(Table):
+    """How many requests are taken, and how old an ask may be.
+
+    Attributes:
+        fresh: seconds that the time in an ask may differ from the server's.
+        open_per_key: requests of one key that may wait or be under way at once.
+        daily_per_key: requests of one key within 24 hours.
+        open_in_all: requests of all keys together that may wait or be under way at once.
+    """
+
+    fresh: Annotated[Seconds, Field(gt=0)] = 600.0
+    open_per_key: Annotated[int, Field(ge=1)] = 20
+    daily_per_key: Annotated[int, Field(ge=1)] = 100
+    open_in_all: Annotated[int, Field(ge=1)] = 1000
+
+
 class Trusted(Table):
     """Data that the server trusts: `data` is a .npz file with inputs and labels; "" for none."""
 
@@ -135,6 +152,7 @@ class Federation(Table):
     training: dict[str, Any] = {}
     schedule: Schedule = Schedule()
     forgetting: Forgetting = Forgetting()
+    asking: Asking = Asking()
     trusted: Trusted = Trusted()
 
     def settings(self) -> Settings:

@@ -165,7 +165,7 @@ def digest_of_samples(digests: Iterable[bytes]) -> str:
 def _wrong(ask: Ask) -> str:
     """Return what is wrong with an ask that could be read, or nothing."""
     size = ask.ByteSize()
-    ask.DiscardUnknownFields()  # type: ignore[no-untyped-call]
+    ask.DiscardUnknownFields()
     samples = bool(ask.samples_count), bool(FINGERPRINT.fullmatch(ask.samples_digest))
     rules = (
         (ask.version == VERSION, f"its version is {ask.version}; this one reads {VERSION}"),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import grpc
 
@@ -34,7 +34,6 @@ OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 5_000),
 )
-Answer = TypeVar("Answer")
 
 
 @dataclass
@@ -55,9 +54,9 @@ class ForgetService:
     _stub: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.key = read_private(self.kit.key)
-        credentials = grpc.ssl_channel_credentials(_certificate(self.kit.ca))
-        self._channel = grpc.secure_channel(self.kit.forget_service, credentials, OPTIONS)
+        self.key = read_private(self.kit.key_file)
+        credentials = grpc.ssl_channel_credentials(_certificate(self.kit.authority_file))
+        self._channel = grpc.secure_channel(self.kit.forget, credentials, OPTIONS)
         self._stub = ForgetStub(self._channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Self:
@@ -71,11 +70,13 @@ class ForgetService:
     def submit(self, signed: Signed) -> Submitted:
         """Send an ask; sent again it gives the same request."""
         message = SignedAsk(ask=signed.ask, signature=signed.signature)
-        return self._tried(lambda left: self._stub.Submit(message, timeout=left))
+        answer: Submitted = self._tried(lambda left: self._stub.Submit(message, timeout=left))
+        return answer
 
     def status(self, request: str) -> Request:
         """Return where a request is now."""
-        return self._as_member("Status", RequestId(id=request), request)
+        answer: Request = self._as_member("Status", RequestId(id=request), request)
+        return answer
 
     def receipt(self, request: str) -> bytes:
         """Return the receipt of a request that is done."""
@@ -83,7 +84,8 @@ class ForgetService:
 
     def requests(self, *, status: str = "", limit: int = 0, before: str = "") -> Requests:
         """Return the requests that this member may see, newest first."""
-        return self._as_member("List", Page(status=status, limit=limit, before=before))
+        answer: Requests = self._as_member("List", Page(status=status, limit=limit, before=before))
+        return answer
 
     def watch(self, request: str, *, seconds: float = float("inf")) -> Iterator[Change]:
         """Yield each state of a request, from the first to its last or until `seconds` have passed.
@@ -114,7 +116,7 @@ class ForgetService:
             yield from self._stub.Watch(RequestId(id=request), metadata=proof.metadata(), timeout=timeout)
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise in_plain_words(error, self.kit.forget_service) from error
+                raise in_plain_words(error, self.kit.forget) from error
 
     def _as_member(self, method: str, message: Any, request: str = "") -> Any:
         """Call `method` with a proof of who calls, a new one for each try."""
@@ -125,7 +127,7 @@ class ForgetService:
 
         return self._tried(call)
 
-    def _tried(self, call: Callable[[float], Answer]) -> Answer:
+    def _tried(self, call: Callable[[float], Any]) -> Any:
         """Call, and again a little later when the service is busy or was away for a moment."""
         end, tries = time.monotonic() + self.deadline, 0
         while True:
@@ -135,7 +137,7 @@ class ForgetService:
                 pause = wait_before_another_try(error, tries)
                 tries += 1
                 if pause is None or time.monotonic() + pause >= end:
-                    raise in_plain_words(error, self.kit.forget_service) from error
+                    raise in_plain_words(error, self.kit.forget) from error
                 time.sleep(pause)
 
 

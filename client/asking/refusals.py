@@ -37,7 +37,9 @@ def in_plain_words(error: grpc.RpcError, address: str) -> FedquitError:
     if code:
         return RefusedError(details, code)
     if status is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return TimedOutError(f"the forget service at {address} did not answer in time; try again: nothing is done twice")
+        return TimedOutError(
+            f"the forget service at {address} did not answer in time; try again: nothing is done twice"
+        )
     if status is grpc.StatusCode.UNAVAILABLE:
         if "CERTIFICATE" in details or "SSL" in details or "Peer name" in details:
             return UnreachableError(
@@ -60,7 +62,7 @@ def wait_before_another_try(error: grpc.RpcError, tries: int) -> float | None:
 
 def code_of(error: grpc.RpcError) -> str:
     """Return the service's word for why it refused, or nothing: the error is not the service's own."""
-    return next((str(value) for key, value in error.trailing_metadata() or () if key == CODE), "")
+    return next((str(one.value) for one in error.trailing_metadata() or () if one.key == CODE), "")
 
 
 def _short(details: str) -> str:

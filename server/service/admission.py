@@ -1,31 +1,38 @@
 """May this ask be taken? One decision over the ledger, for asks that come to the service or ride in a device's reply.
 
-An ask is taken if a member signed these exact bytes for this federation, lately, about data that it may ask for and that
-was contributed. What would repeat an earlier request gives that one. Every refusal has a code and a sentence, and the
-ledger hears of it.
+An ask is taken if a member signed these exact bytes for this federation, lately, about data that it may ask for and
+that was contributed. What would repeat an earlier request gives that one. Every refusal has a code and a sentence, and
+the ledger hears of it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any
+from typing import Self
 
-from fedquit.client.asking.ask import MalformedError, Signed, is_from, read_ask
+from fedquit.client.asking.ask import LARGEST, MalformedError, Signed, is_from, read_ask
 from fedquit.client.asking.forget_pb2 import Ask
-from fedquit.errors import FedquitError
-from fedquit.server.ledger import Ledger, Member, NewRequest, Request
+from fedquit.errors import FedquitError, InputError
+from fedquit.server.federation import Federation
+from fedquit.server.ledger import UNDER_WAY, Ledger, Member, NewRequest, Request
 
 DAY = 86_400.0
-OPEN = ("asked", "forgetting", "recovering")
+OPEN = ("asked", *UNDER_WAY)
 
 
-class Refusal(FedquitError):
-    """An ask or a call is refused; `code` names why for programs, the text for people."""
+class RefusalError(FedquitError):
+    """An ask or a call is refused.
+
+    Attributes:
+        code: names why, for programs; the text is for people.
+        member: number of the member that is proven to have asked, if one is.
+        audited: the ledger has heard of it.
+    """
 
     def __init__(self, code: str, text: str, *, member: int | None = None) -> None:
         super().__init__(text)
-        self.code, self.member = code, member
+        self.code, self.member, self.audited = code, member, False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +43,8 @@ class Rules:
         federation: its name, which every ask must carry.
         fresh: seconds that an ask's time may differ from the server's.
         deadline: seconds within which a request must be done.
-        open_per_key: requests of one key that may be under way at once; `daily_per_key`: in 24 hours.
-        open_in_all: the same for all keys together; `daily_in_all`.
+        open_per_key: requests of one key that may wait or be under way at once; `daily_per_key`: in 24 hours.
+        open_in_all: of all keys together, at once.
     """
 
     federation: str
@@ -46,7 +53,23 @@ class Rules:
     open_per_key: int = 20
     daily_per_key: int = 100
     open_in_all: int = 1_000
-    daily_in_all: int = 5_000
+
+    @classmethod
+    def of(cls, federation: Federation) -> Self:
+        """Return what the server.toml of a federation allows.
+
+        >>> Rules.of(Federation(name="clinics", asking={"fresh": "1m"})).fresh
+        60.0
+        """
+        told = federation.asking
+        return cls(
+            federation.name,
+            told.fresh,
+            federation.forgetting.deadline,
+            told.open_per_key,
+            told.daily_per_key,
+            told.open_in_all,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +90,6 @@ def admit(
     *,
     now: float,
     came_from: str = "",
-    turn_away: Callable[[Refusal, dict[str, Any]], None] | None = None,
 ) -> Admitted:
     """Take an ask into the ledger, or give the request that it repeats.
 
@@ -77,10 +99,9 @@ def admit(
         rules: what the operator allows.
         now: Unix seconds.
         came_from: for the audit: an address, or "reply" for an ask that rode in a device's reply.
-        turn_away: told of a refusal instead of the ledger, by a caller that bounds how much is written.
 
     Raises:
-        Refusal: it is not taken; the ledger has heard of it.
+        RefusalError: it is not taken; the ledger has heard of it.
     """
     try:
         with _one_at_a_time:
@@ -89,13 +110,16 @@ def admit(
                 return Admitted(found, known=True)
             request, new = ledger.take(found)
             return Admitted(request, known=not new)
-    except Refusal as refusal:
-        facts = {"code": refusal.code, "ask": signed.id, "from": came_from}
-        if turn_away is not None:
-            turn_away(refusal, facts)
-        else:
-            ledger.turn_away(refusal.code, member=refusal.member, facts=facts)
+    except RefusalError as refusal:
+        audit(ledger, refusal, {"ask": signed.id, "from": came_from})
         raise
+
+
+def audit(ledger: Ledger, refusal: RefusalError, facts: dict[str, str]) -> None:
+    """Tell the ledger of a refusal, once; it bounds what it writes of many."""
+    if not refusal.audited:
+        refusal.audited = True
+        ledger.turn_away(refusal.code, member=refusal.member, facts={**facts, "why": str(refusal)})
 
 
 def decide(ledger: Ledger, signed: Signed, rules: Rules, *, now: float) -> NewRequest | Request:
@@ -105,29 +129,33 @@ def decide(ledger: Ledger, signed: Signed, rules: Rules, *, now: float) -> NewRe
         What the ledger should take, or the request that is there already.
 
     Raises:
-        Refusal: it cannot be taken.
+        RefusalError: it cannot be taken.
     """
+    if len(signed.ask) > LARGEST:
+        raise RefusalError("too-large", f"the ask has {len(signed.ask)} bytes; at most {LARGEST} are read")
     try:
         ask = read_ask(signed.ask)
     except MalformedError as error:
-        raise Refusal("malformed", str(error)) from error
+        raise RefusalError("malformed", str(error)) from error
     asker = _signer(ledger, ask, signed)
     with _about(asker):
         if ask.federation != rules.federation:
-            raise Refusal("wrong-federation", f"this is the federation '{rules.federation}', not '{ask.federation}'")
-        known = ledger.find(signed.id)
+            raise RefusalError(
+                "wrong-federation", f"this is the federation '{rules.federation}', not '{ask.federation}'"
+            )
+        known = find(ledger, signed.id)
         if known is not None:
             return known
         off = now - ask.created_at
         if abs(off) > rules.fresh:
             when = f"{abs(off):.0f} s {'old' if off > 0 else 'ahead of the server'}"
-            raise Refusal("stale", f"the ask is {when}; at most {rules.fresh:.0f} s: set the clock and ask again")
+            raise RefusalError("stale", f"the ask is {when}; at most {rules.fresh:.0f} s: set the clock and ask again")
         subject = _subject(ledger, ask, asker)
         earlier = _earlier(ledger, ask, subject)
         if earlier is not None:
             return earlier
-        _check_contributed(ledger, ask, subject)
         _check_quotas(ledger, asker, rules, now)
+        _check_contributed(ledger, ask, subject)
     return NewRequest(
         id=signed.id,
         subject=subject.number,
@@ -142,12 +170,20 @@ def decide(ledger: Ledger, signed: Signed, rules: Rules, *, now: float) -> NewRe
     )
 
 
+def find(ledger: Ledger, request: str) -> Request | None:
+    """Return the request of that id, or None."""
+    try:
+        return ledger.request(request)
+    except InputError:
+        return None
+
+
 @contextmanager
 def _about(asker: Member) -> Iterator[None]:
     """Name in a refusal the member that is proven to have asked."""
     try:
         yield
-    except Refusal as refusal:
+    except RefusalError as refusal:
         refusal.member = asker.number
         raise
 
@@ -156,9 +192,11 @@ def _signer(ledger: Ledger, ask: Ask, signed: Signed) -> Member:
     """Return the member that signed the ask."""
     member = ledger.member_by_key(ask.identity)
     if member is None:
-        raise Refusal("unknown-member", f"nobody here has the key {ask.identity[:16]}…; ask the operator to enrol it")
+        raise RefusalError(
+            "unknown-member", f"nobody here has the key {ask.identity[:16]}…; ask the operator to enrol it"
+        )
     if not is_from(signed, member.key):
-        raise Refusal("bad-signature", f"the signature is not that of {member.name} over this ask")
+        raise RefusalError("bad-signature", f"the signature is not that of {member.name} over this ask")
     return member
 
 
@@ -167,21 +205,21 @@ def _subject(ledger: Ledger, ask: Ask, asker: Member) -> Member:
     own = ask.subject in ("", asker.fingerprint)
     if asker.role != "operator":
         if not own:
-            raise Refusal("not-yours", "a device can ask only about its own data")
+            raise RefusalError("not-yours", "a device can ask only about its own data")
         if ask.granularity == "class":
-            raise Refusal("operators-only", "a class lies on many devices: only an operator can ask to forget it")
+            raise RefusalError("operators-only", "a class lies on many devices: only an operator can ask to forget it")
         return asker
     if ask.granularity == "class":
         if not own:
-            raise Refusal("malformed", "a class is forgotten wherever it lies; name no device")
+            raise RefusalError("malformed", "a class is forgotten wherever it lies; name no device")
         return asker
     if own:
-        raise Refusal("nothing-contributed", "an operator holds no data; name the device: --device FINGERPRINT")
+        raise RefusalError("nothing-contributed", "an operator holds no data; name the device: --device FINGERPRINT")
     if ask.granularity == "sample":
-        raise Refusal("devices-only", "only the device can name its samples: which they are does not leave it")
+        raise RefusalError("devices-only", "only the device can name its samples: which they are does not leave it")
     subject = ledger.member_by_key(ask.subject)
     if subject is None or subject.role == "operator":
-        raise Refusal("unknown-subject", f"no device here has the key {ask.subject[:16]}…")
+        raise RefusalError("unknown-subject", f"no device here has the key {ask.subject[:16]}…")
     return subject
 
 
@@ -204,28 +242,28 @@ def _check_contributed(ledger: Ledger, ask: Ask, subject: Member) -> None:
     """Refuse to forget what the model never saw."""
     if ask.granularity == "class":
         if ledger.last_step() is None:
-            raise Refusal("nothing-contributed", "nothing was trained yet: there is nothing to forget")
+            raise RefusalError("nothing-contributed", "nothing was trained yet: there is nothing to forget")
         return
     steps = ledger.contributed(subject.number)
     if not steps:
-        raise Refusal(
+        raise RefusalError(
             "nothing-contributed",
             f"no finished round used data of {subject.name}: there is nothing to forget; to leave, stop its node",
         )
     most = max(part.num_examples for step in steps for part in step.contributions if part.member == subject.number)
     if ask.granularity == "sample" and ask.samples_count > most:
-        raise Refusal("too-many-samples", f"{subject.name} never trained with more than {most} samples at once")
+        raise RefusalError("too-many-samples", f"{subject.name} never trained with more than {most} samples at once")
 
 
 def _check_quotas(ledger: Ledger, asker: Member, rules: Rules, now: float) -> None:
     """Refuse more than a key, or all keys together, may ask for."""
-    day = now - DAY
+    under_way = [request for status in OPEN for request in ledger.requests(status=status)]
+    own = sum(request.asked_by == asker.fingerprint for request in under_way)
     checks = (
-        (ledger.count(asked_by=asker.fingerprint, status=OPEN), rules.open_per_key, "under way for this key"),
-        (ledger.count(asked_by=asker.fingerprint, since=day), rules.daily_per_key, "of this key in 24 hours"),
-        (ledger.count(status=OPEN), rules.open_in_all, "under way in this federation"),
-        (ledger.count(since=day), rules.daily_in_all, "in this federation in 24 hours"),
+        (own, rules.open_per_key, "of this key under way"),
+        (ledger.asked_since(asker.fingerprint, now - DAY), rules.daily_per_key, "of this key in 24 hours"),
+        (len(under_way), rules.open_in_all, "under way in this federation"),
     )
     for count, most, what in checks:
         if count >= most:
-            raise Refusal("quota", f"there are {count} requests {what}, and at most {most} are taken; ask again later")
+            raise RefusalError("quota", f"there are {count} requests {what}; at most {most} are taken: ask again later")
