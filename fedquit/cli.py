@@ -45,6 +45,14 @@ COMMANDS = {
     "verify": ("fedquit.client.receipts.command:verify", "Check a receipt, offline."),
     "serve": ("fedquit.server.serve.command:serve", "Run a server that trains, forgets and recovers."),
     "ledger": ("fedquit.server.ledger_command:ledger", "Check, read and export the ledger of a server."),
+    "forget": ("fedquit.client.asking.commands:forget", "Ask that a device's data, or some of it, be forgotten."),
+    "status": ("fedquit.client.asking.commands:status", "Show where a request is now."),
+    "watch": ("fedquit.client.asking.commands:watch", "Show each state of a request as it comes."),
+    "receipt": ("fedquit.client.asking.commands:receipt", "Fetch the signed receipt of a request that is done."),
+    "requests": (
+        "fedquit.client.asking.commands:requests",
+        "List the requests of a device, or of all for an operator.",
+    ),
     "objectives": ("fedquit.simulations.commands:objectives", "List what devices can minimise when they train."),
     "methods": ("fedquit.simulations.commands:methods", "List the methods of forgetting and what each needs."),
 }
@@ -90,7 +98,7 @@ def main() -> NoReturn:
     try:
         code = fedquit.main(standalone_mode=False) or 0
     except FedquitError as error:
-        code = _fail(str(error), error.exit_code, as_json)
+        code = _fail(str(error), error.exit_code, as_json, getattr(error, "code", ""))
     except click.UsageError as error:
         where = f"; see {error.ctx.command_path} --help" if error.ctx else ""
         code = _fail(error.format_message() + where, 4, as_json)
@@ -104,9 +112,9 @@ def main() -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(text: str, code: int, as_json: bool) -> int:
+def _fail(text: str, code: int, as_json: bool, refusal: str = "") -> int:
     """Say what went wrong in one line, and with --json also as a document."""
     print(f"fedquit: {' '.join(text.split())}", file=sys.stderr)  # noqa: T201
     if as_json:
-        print(json.dumps({"error": text, "exit_code": code}))  # noqa: T201
+        print(json.dumps({"error": text, "exit_code": code, **({"code": refusal} if refusal else {})}))  # noqa: T201
     return code
