@@ -84,10 +84,10 @@ class Servicer:
         """Return the calls as gRPC serves them: requests come as bytes, so that their size is looked at first."""
         unary = {"Submit": self.submit, "Status": self.status, "Receipt": self.receipt, "List": self.list}
         calls: dict[str, Any] = {
-            name: grpc.unary_unary_rpc_method_handler(call, response_serializer=Message.SerializeToString)
+            name: grpc.unary_unary_rpc_method_handler(call, response_serializer=_serialised)
             for name, call in unary.items()
         }
-        calls["Watch"] = grpc.unary_stream_rpc_method_handler(self.watch, response_serializer=Message.SerializeToString)
+        calls["Watch"] = grpc.unary_stream_rpc_method_handler(self.watch, response_serializer=_serialised)
         return grpc.method_handlers_generic_handler("fedquit.v1.Forget", calls)
 
     def submit(self, content: bytes, context: grpc.ServicerContext) -> Submitted:
@@ -189,6 +189,10 @@ class Servicer:
             audit(self._ledger, refusal, {"from": peer})
         except FedquitError as error:
             LOG.warning("refused (%s), and the ledger cannot be told: %s", refusal.code, error)
+
+
+def _serialised(message: Message) -> bytes:
+    return message.SerializeToString()
 
 
 def _end(context: grpc.ServicerContext, status: grpc.StatusCode, text: str, code: str) -> NoReturn:
