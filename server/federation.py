@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from fedquit.client.method import method_of
 from fedquit.client.settings import Settings, load_settings_file
 from fedquit.errors import InputError
 
@@ -181,16 +180,20 @@ class Federation(Table):
         return self.server.ledger or f"sqlite:///{(folder / 'ledger.db').resolve()}"
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
+    def read(cls, folder: Path, *, check_method: bool = True) -> Self:
         """Return what the server.toml in `folder` says.
+
+        Args:
+            folder: of the server.
+            check_method: look whether there is such a method of forgetting; that loads torch, some 250 MB.
 
         Raises:
             InputError: it is not there, is not TOML, or says something that cannot be; the line names the key.
         """
-        return cls.parse(folder / FILE)
+        return cls.parse(folder / FILE, check_method=check_method)
 
     @classmethod
-    def parse(cls, path: Path, beside: tuple[str, ...] = ()) -> Self:
+    def parse(cls, path: Path, beside: tuple[str, ...] = (), *, check_method: bool = True) -> Self:
         """Return what a TOML file says, leaving out the tables `beside`, which are for somebody else."""
         document = load_settings_file(path)
         try:
@@ -200,7 +203,10 @@ class Federation(Table):
             key = " ".join(str(part) for part in first["loc"]) or "file"
             wanted = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
             raise InputError(f"{path}: {key}: {wanted}, got {first['input']!r}") from None
-        method_of(federation.settings())
+        if check_method:
+            from fedquit.client.method import method_of
+
+            method_of(federation.settings())
         return federation
 
 

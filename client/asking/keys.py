@@ -14,8 +14,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
-    NoEncryption,
-    PrivateFormat,
     PublicFormat,
     load_der_public_key,
     load_pem_private_key,
@@ -24,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_public_key,
 )
 
-from fedquit.errors import FedquitError, InputError
+from fedquit.errors import InputError
 
 PrivateKey = ec.EllipticCurvePrivateKey
 FINGERPRINT = re.compile(r"[0-9a-f]{64}")
@@ -84,28 +82,6 @@ def is_signed(der: bytes, content: bytes, signature: bytes) -> bool:
     except (InvalidSignature, ValueError, UnsupportedAlgorithm):
         return False
     return True
-
-
-def write_key(path: Path, key: PrivateKey) -> None:
-    """Write `key` to the new file `path`, for its owner's eyes only, and its public half to `path` with `.pub`.
-
-    Raises:
-        InputError: one of the files exists.
-        FedquitError: they could not be written.
-    """
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-    public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH) + b"\n"
-    for file, content, mode in ((path, private, 0o600), (path.with_suffix(".pub"), public, 0o644)):
-        try:
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-            with os.fdopen(descriptor, "wb") as opened:
-                opened.write(content)
-                opened.flush()
-                os.fsync(opened.fileno())
-        except FileExistsError as error:
-            raise InputError(f"{file} exists; a key is never overwritten: move it away first") from error
-        except OSError as error:
-            raise FedquitError(f"cannot write {file}: {error.strerror or error}; choose another folder") from error
 
 
 def read_private(path: Path) -> PrivateKey:

@@ -7,13 +7,12 @@ import threading
 from pathlib import Path
 
 import click
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from fedquit.client.asking.keys import check_private
-from fedquit.errors import FedquitError, InputError
+from fedquit.errors import FedquitError
 from fedquit.server.federation import Federation
-from fedquit.server.ledger import Ed25519Seal, Ledger
+from fedquit.server.ledger import Ledger
+from fedquit.server.ledger.seal import read_seal
 from fedquit.server.service.admission import Rules
 from fedquit.server.service.server import ForgetServer
 from fedquit.server.service.servicer import LOG, Servicer
@@ -30,8 +29,11 @@ def serve(folder: Path, port: int | None, stop: threading.Event) -> None:
     Raises:
         FedquitError: it cannot begin.
     """
-    federation = Federation.read(folder)
-    ledger = Ledger.open(federation.ledger_url(folder), seal=seal_of(folder))
+    federation = Federation.read(folder, check_method=False)
+    seal_file = folder / "receipts.key"
+    seal = read_seal(seal_file)
+    check_private(seal_file)
+    ledger = Ledger.open(federation.ledger_url(folder), seal=seal)
     try:
         server = ForgetServer.start(
             Servicer(ledger, Rules.of(federation)),
@@ -48,25 +50,6 @@ def serve(folder: Path, port: int | None, stop: threading.Event) -> None:
             LOG.info("stopped")
     finally:
         ledger.close()
-
-
-def seal_of(folder: Path) -> Ed25519Seal | None:
-    """Return the key that seals the ledger of the server in `folder`, if it has one.
-
-    Raises:
-        InputError: receipts.key cannot be used.
-    """
-    path = folder / "receipts.key"
-    if not path.exists():
-        return None
-    check_private(path)
-    try:
-        key = load_pem_private_key(path.read_bytes(), None)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path} is no private key without a passphrase: {error}") from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise InputError(f"{path} is not an Ed25519 key")
-    return Ed25519Seal(key)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -8,31 +8,19 @@ the ledger hears of it.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from typing import Self
 
 from fedquit.client.asking.ask import LARGEST, MalformedError, Signed, is_from, read_ask
 from fedquit.client.asking.forget_pb2 import Ask
-from fedquit.errors import FedquitError, InputError
+from fedquit.errors import InputError
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import UNDER_WAY, Ledger, Member, NewRequest, Request
+from fedquit.server.service.refusal import RefusalError, audit, signer
 
 DAY = 86_400.0
 OPEN = ("asked", *UNDER_WAY)
-
-
-class RefusalError(FedquitError):
-    """An ask or a call is refused.
-
-    Attributes:
-        code: names why, for programs; the text is for people.
-        member: number of the member that is proven to have asked, if one is.
-        audited: the ledger has heard of it.
-    """
-
-    def __init__(self, code: str, text: str, *, member: int | None = None) -> None:
-        super().__init__(text)
-        self.code, self.member, self.audited = code, member, False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +103,6 @@ def admit(
         raise
 
 
-def audit(ledger: Ledger, refusal: RefusalError, facts: dict[str, str]) -> None:
-    """Tell the ledger of a refusal, once; it bounds what it writes of many."""
-    if not refusal.audited:
-        refusal.audited = True
-        ledger.turn_away(refusal.code, member=refusal.member, facts={**facts, "why": str(refusal)})
-
-
 def decide(ledger: Ledger, signed: Signed, rules: Rules, *, now: float) -> NewRequest | Request:
     """Decide what becomes of an ask; nothing is written.
 
@@ -137,7 +118,7 @@ def decide(ledger: Ledger, signed: Signed, rules: Rules, *, now: float) -> NewRe
         ask = read_ask(signed.ask)
     except MalformedError as error:
         raise RefusalError("malformed", str(error)) from error
-    asker = _signer(ledger, ask, signed)
+    asker = signer(ledger, ask.identity, partial(is_from, signed))
     with _about(asker):
         if ask.federation != rules.federation:
             raise RefusalError(
@@ -186,18 +167,6 @@ def _about(asker: Member) -> Iterator[None]:
     except RefusalError as refusal:
         refusal.member = asker.number
         raise
-
-
-def _signer(ledger: Ledger, ask: Ask, signed: Signed) -> Member:
-    """Return the member that signed the ask."""
-    member = ledger.member_by_key(ask.identity)
-    if member is None:
-        raise RefusalError(
-            "unknown-member", f"nobody here has the key {ask.identity[:16]}…; ask the operator to enrol it"
-        )
-    if not is_from(signed, member.key):
-        raise RefusalError("bad-signature", f"the signature is not that of {member.name} over this ask")
-    return member
 
 
 def _subject(ledger: Ledger, ask: Ask, asker: Member) -> Member:

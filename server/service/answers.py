@@ -3,7 +3,7 @@
 from fedquit.client.asking import forget_pb2 as messages
 from fedquit.client.asking.forget_pb2 import Change, Page, Requests
 from fedquit.server.ledger import STATES, Event, Ledger, Member, Request
-from fedquit.server.service.admission import RefusalError
+from fedquit.server.service.refusal import RefusalError
 
 MOST_AT_ONCE = 100
 

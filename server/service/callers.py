@@ -1,12 +1,14 @@
 """Who calls? Each call that reads proves it with a fresh signature over its method and the request that it is about."""
 
 from collections.abc import Iterable
+from functools import partial
 
 from fedquit.client.asking.ask import MalformedError
 from fedquit.client.asking.call import CALL, SIGNATURE, Proof, is_from, read_call
 from fedquit.server.ledger import Ledger, Member, Request
-from fedquit.server.service.admission import RefusalError, find
+from fedquit.server.service.admission import find
 from fedquit.server.service.limits import Once
+from fedquit.server.service.refusal import RefusalError, signer
 
 FRESH = 300.0  # seconds that the clock of a caller may differ from ours
 
@@ -41,13 +43,7 @@ def caller(
         call = read_call(proof)
     except MalformedError as error:
         raise RefusalError("no-proof", str(error)) from error
-    member = ledger.member_by_key(call.identity)
-    if member is None:
-        raise RefusalError(
-            "unknown-member", f"nobody here has the key {call.identity[:16]}…; ask the operator to enrol it"
-        )
-    if not is_from(proof, member.key):
-        raise RefusalError("bad-signature", f"the signature is not that of {member.name} over this call")
+    member = signer(ledger, call.identity, partial(is_from, proof))
     if (call.federation, call.method, call.request) != (federation, method, request):
         raise RefusalError("no-proof", "the proof is for another call", member=member.number)
     off = now - call.created_at

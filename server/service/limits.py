@@ -8,18 +8,9 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 
-from fedquit.server.service.admission import RefusalError
+from fedquit.server.service.refusal import slow_down
 
 MOST_REMEMBERED = 20_000
-
-
-def slow_down(what: str) -> RefusalError:
-    """Return the refusal that says: the same again, a little later.
-
-    >>> slow_down("too many calls").code
-    'slow-down'
-    """
-    return RefusalError("slow-down", f"{what}; try again in a few seconds")
 
 
 class Rate:
@@ -50,6 +41,7 @@ class Rate:
 class Seats:
     """At most so many callers that stay, in all and of each.
 
+    >>> from fedquit.server.service.refusal import RefusalError
     >>> seats = Seats(in_all=2, of_each=1)
     >>> with seats.taken("me"):
     ...     try:

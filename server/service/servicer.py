@@ -17,10 +17,11 @@ from fedquit.client.asking.forget_pb2 import Request as RequestMessage
 from fedquit.client.asking.refusals import CODE
 from fedquit.errors import FedquitError
 from fedquit.server.ledger import ENDS, Ledger, Member, Request
-from fedquit.server.service.admission import RefusalError, Rules, admit, audit
+from fedquit.server.service.admission import Rules, admit
 from fedquit.server.service.answers import as_message, changes, page_of
 from fedquit.server.service.callers import FRESH, caller, visible
-from fedquit.server.service.limits import Once, Rate, Seats, slow_down
+from fedquit.server.service.limits import Once, Rate, Seats
+from fedquit.server.service.refusal import RefusalError, audit, slow_down
 
 LOG = logging.getLogger("fedquit.forget-service")
 LONGEST_WATCH = 900.0  # seconds; then the client calls again

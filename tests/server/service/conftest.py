@@ -1,28 +1,26 @@
 """A federation with two devices and an operator, one round trained, and its forget service on loopback with TLS."""
 
-import datetime
-import ipaddress
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from fedquit.client.asking.channel import ForgetService
-from fedquit.client.asking.keys import PrivateKey, new_key, public_der, write_key
+from fedquit.client.asking.keys import PrivateKey, read_private
 from fedquit.client.kit import Kit
 from fedquit.server.ledger import Contribution, Ledger, Step
+from fedquit.server.ledger.seal import read_seal
+from fedquit.server.provision.provision import provision
+from fedquit.server.provision.told import read_plan
 from fedquit.server.service.admission import Rules
 from fedquit.server.service.limits import Rate
 from fedquit.server.service.server import ForgetServer
 from fedquit.server.service.servicer import Servicer
 
+TOLD = 'name = "clinics"\n[[device]]\nname = "north"\n[[device]]\nname = "south"\n[[operator]]\nname = "operator"\n'
 EXAMPLES = {0: 100, 1: 50}
-NAMES = ("north", "south", "operator")
 
 
 @dataclass
@@ -35,36 +33,28 @@ class World:
     rules: Rules = field(default_factory=lambda: Rules("clinics"))
     server: ForgetServer | None = None
 
-    def start(self, **limits: Rate) -> ForgetServer:
+    def start(self, rate: Rate | None = None) -> ForgetServer:
         server = self.server = ForgetServer.start(
-            Servicer(self.ledger, self.rules, **limits),  # type: ignore[arg-type]
+            Servicer(self.ledger, self.rules, rate=rate),
             bind="127.0.0.1",
             port=int(self.server.address.rpartition(":")[2]) if self.server else 0,
-            certificate=self.folder / "server.pem",
-            key=self.folder / "server.key",
+            certificate=self.folder / "server" / "server.pem",
+            key=self.folder / "server" / "server.key",
         )
-        for name in NAMES:
-            self.kit_folder(name, server.address)
+        self.is_at(server.address)
         return server
 
-    def kit_folder(self, name: str, address: str) -> Path:
-        kit = self.folder / name
-        if not kit.exists():
-            kit.mkdir()
-            write_key(kit / "node.key", self.keys[name])
-            (kit / "ca.crt").write_bytes((self.folder / "ca.crt").read_bytes())
-        role = "operator" if name == "operator" else "device"
-        (kit / "device.toml").write_text(
-            f'federation = "clinics"\nsuperlink = "127.0.0.1:1"\nforget = "{address}"\nname = "{name}"\n'
-            f'number = {NAMES.index(name)}\nrole = "{role}"\n'
-        )
-        return kit
+    def is_at(self, address: str) -> None:
+        """Write into the kits where the service is."""
+        for name in self.keys:
+            file = self.kit_folder(name) / "device.toml"
+            file.write_text(re.sub('^forget = ".*"$', f'forget = "{address}"', file.read_text(), flags=re.MULTILINE))
 
-    def kit(self, name: str) -> Kit:
-        return Kit.read(self.folder / name)
+    def kit_folder(self, name: str) -> Path:
+        return self.folder / "kits" / name
 
     def service(self, name: str, deadline: float = 60.0) -> ForgetService:
-        return ForgetService(self.kit(name), deadline=deadline)
+        return ForgetService(Kit.read(self.kit_folder(name)), deadline=deadline)
 
     def work_off(self, request: str, *, end: str = "done") -> None:
         """Carry a request through its states, as the coordinator does."""
@@ -77,13 +67,12 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
-    keys = {name: new_key() for name in NAMES}
-    for name, key in keys.items():
-        ledger.enrol(name, public_der(key), "operator" if name == "operator" else "device")
+    (tmp_path / "federation.toml").write_text(TOLD)
+    folder = tmp_path / "clinics"
+    made = provision(read_plan(tmp_path / "federation.toml"), folder)
+    ledger = Ledger.open(f"sqlite:///{folder}/server/ledger.db", seal=read_seal(folder / "server" / "receipts.key"))
     ledger.add_step(first_step())
-    write_certificates(tmp_path)
-    world = World(tmp_path, ledger, keys)
+    world = World(folder, ledger, {one.name: read_private(one.kit / "node.key") for one in made})
     yield world
     if world.server is not None:
         world.server.stop(grace=0)
@@ -91,8 +80,6 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def first_step() -> Step:
-    parts = tuple(Contribution(member, count) for member, count in EXAMPLES.items())
-    numbers = {"seconds": 1.0, "device_seconds": 1.0, "bytes_down": 1, "bytes_up": 1, "at": 1.0}
     return Step(
         number=1,
         phase="train",
@@ -100,44 +87,12 @@ def first_step() -> Step:
         model_before="",
         model_after="a" * 64,
         round=1,
-        contributions=parts,
+        contributions=tuple(Contribution(member, count) for member, count in EXAMPLES.items()),
         refused=0,
+        seconds=1.0,
+        device_seconds=1.0,
+        bytes_down=1,
+        bytes_up=1,
         measures={},
-        **numbers,  # type: ignore[arg-type]
+        at=1.0,
     )
-
-
-def write_certificates(folder: Path) -> None:
-    """Write ca.crt, server.pem and server.key for localhost and 127.0.0.1."""
-    authority, server = new_key(), new_key()
-    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "clinics CA")])
-    begin = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
-
-    def signed(subject: x509.Name, key: PrivateKey, extension: x509.ExtensionType) -> bytes:
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(issuer)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(begin)
-            .not_valid_after(begin + datetime.timedelta(days=1))
-            .add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
-        )
-        return builder.sign(authority, SHA256()).public_bytes(Encoding.PEM)
-
-    names = x509.SubjectAlternativeName(
-        [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    )
-    (folder / "ca.crt").write_bytes(signed(issuer, authority, x509.BasicConstraints(ca=True, path_length=None)))
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    (folder / "server.pem").write_bytes(signed(name, server, names))
-    (folder / "server.key").touch(mode=0o600)
-    (folder / "server.key").write_bytes(
-        server.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    )
-
-
-@pytest.fixture
-def certificates() -> Callable[[Path], None]:
-    return write_certificates

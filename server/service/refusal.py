@@ -1,0 +1,55 @@
+"""Refusals: each has a code for programs, a sentence for people, and a line in the ledger's log."""
+
+from collections.abc import Callable
+
+from fedquit.errors import FedquitError
+from fedquit.server.ledger import Ledger, Member
+
+
+class RefusalError(FedquitError):
+    """An ask or a call is refused.
+
+    Attributes:
+        code: names why, for programs; the text is for people.
+        member: number of the member that is proven to have asked, if one is.
+        audited: the ledger has heard of it.
+    """
+
+    def __init__(self, code: str, text: str, *, member: int | None = None) -> None:
+        super().__init__(text)
+        self.code, self.member, self.audited = code, member, False
+
+
+def slow_down(what: str) -> RefusalError:
+    """Return the refusal that says: the same again, a little later.
+
+    >>> slow_down("too many calls").code
+    'slow-down'
+    """
+    return RefusalError("slow-down", f"{what}; try again in a few seconds")
+
+
+def audit(ledger: Ledger, refusal: RefusalError, facts: dict[str, str]) -> None:
+    """Tell the ledger of a refusal, once; it bounds what it writes of many."""
+    if not refusal.audited:
+        refusal.audited = True
+        ledger.turn_away(refusal.code, member=refusal.member, facts={**facts, "why": str(refusal)})
+
+
+def signer(ledger: Ledger, identity: str, is_from: Callable[[bytes], bool]) -> Member:
+    """Return the member that signed something.
+
+    Args:
+        ledger: knows the members.
+        identity: fingerprint of the key that is said to have signed.
+        is_from: tells whether the owner of a public key (DER) did.
+
+    Raises:
+        RefusalError: nobody here has that key, or it did not sign.
+    """
+    member = ledger.member_by_key(identity)
+    if member is None:
+        raise RefusalError("unknown-member", f"nobody here has the key {identity[:16]}…; ask the operator to enrol it")
+    if not is_from(member.key):
+        raise RefusalError("bad-signature", f"the signature is not that of {member.name} over these bytes")
+    return member
