@@ -135,7 +135,7 @@ def receipt(kit: Path, request_id: str, out: Path | None, as_json: bool) -> None
         if as_json:
             click.echo(json.dumps({"id": request, "file": str(file), "bytes": len(content)}))
         else:
-            click.echo(f"Receipt: {file}; check it with: fedquit verify {file} --key {service.kit.receipts_key_file}")
+            click.echo(f"Receipt: {file}; check it with: fedquit verify {file} --kit {kit}")
 
 
 @click.command()

@@ -13,7 +13,8 @@ from fedquit.client.asking.ask import PREFIX, Signed, make_ask
 from fedquit.client.asking.forget_pb2 import Ask
 from fedquit.client.asking.keys import PrivateKey, fingerprint, new_key, public_der, sign
 from fedquit.server.ledger import Request
-from fedquit.server.service.admission import RefusalError, Rules, admit, decide
+from fedquit.server.service.admission import Rules, admit, decide
+from fedquit.server.service.refusal import RefusalError
 
 NOW = 1_800_000_000.0
 RULES = Rules("clinics")

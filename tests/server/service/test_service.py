@@ -22,7 +22,6 @@ from fedquit.client.asking.refusals import RefusedError, TimedOutError, Unreacha
 from fedquit.server.provision.certificates import make_authority
 from fedquit.server.service.limits import Rate
 
-SUBMIT = "/fedquit.v1.Forget/Submit"
 STATES = ["asked", "forgetting", "recovering", "done"]
 
 
@@ -37,6 +36,11 @@ def raw(world: Any) -> Iterator[grpc.Channel]:
     credentials = grpc.ssl_channel_credentials((world.kit_folder("north") / "ca.crt").read_bytes())
     with grpc.secure_channel(world.server.address, credentials) as channel:
         yield channel
+
+
+def bare(channel: grpc.Channel, method: str) -> Any:
+    """Return a method that takes and gives bytes."""
+    return channel.unary_unary(f"/fedquit.v1.Forget/{method}")
 
 
 def code(call: Any, *args: Any, **kwargs: Any) -> tuple[str, str]:
@@ -105,11 +109,11 @@ def test_a_device_sees_its_own_requests_and_an_operator_all(world: Any) -> None:
 def test_a_call_must_prove_who_calls_for_this_call_now_and_once(world: Any, raw: grpc.Channel) -> None:
     with world.service("north") as north:
         request = north.submit(ask(world, "north")).request.id
-    status = raw.unary_unary("/fedquit.v1.Forget/Status")
+    status = bare(raw, "Status")
     message = RequestId(id=request).SerializeToString()
     key = world.keys["north"]
     sound = prove(key, "clinics", "Status", request)
-    wrong = {
+    wrong: dict[str, list[Any]] = {
         "no-proof": [
             (),
             prove(key, "clinics", "Receipt", request).metadata(),
@@ -135,20 +139,20 @@ def test_a_call_must_prove_who_calls_for_this_call_now_and_once(world: Any, raw:
 
 
 def test_garbage_and_what_is_too_large_are_refused_named_and_audited(world: Any, raw: grpc.Channel) -> None:
-    submit = raw.unary_unary(SUBMIT)
+    submit = bare(raw, "Submit")
     assert code(submit, b"\xff\xff\xff") == ("INVALID_ARGUMENT", "malformed")
     assert code(submit, b"") == ("INVALID_ARGUMENT", "malformed")
     assert code(submit, bytes(5000)) == ("INVALID_ARGUMENT", "too-large")
     assert code(submit, bytes(70_000)) == ("RESOURCE_EXHAUSTED", "")  # gRPC itself does not take that much
     for method in ("Status", "Receipt", "List"):
-        assert code(raw.unary_unary(f"/fedquit.v1.Forget/{method}"), b"\xff")[1] == "malformed"
+        assert code(bare(raw, method), b"\xff")[1] == "malformed"
     reasons = [event.facts["reason"] for event in world.ledger.events() if event.kind == "turned-away"]
     assert Counter(reasons) == {"malformed": 5, "too-large": 1}
-    assert code(raw.unary_unary("/fedquit.v1.Forget/Erase"), b"")[0] == "UNIMPLEMENTED"
+    assert code(bare(raw, "Erase"), b"")[0] == "UNIMPLEMENTED"
 
 
 def test_a_small_message_cannot_unfold_into_a_large_one(world: Any, raw: grpc.Channel) -> None:
-    submit = raw.unary_unary(SUBMIT)
+    submit = bare(raw, "Submit")
     assert code(submit, bytes(60_000), compression=grpc.Compression.Gzip)[0] != "OK"
     events = [event.facts["reason"] for event in world.ledger.events() if event.kind == "turned-away"]
     assert events == []  # it never reached us
@@ -157,7 +161,7 @@ def test_a_small_message_cannot_unfold_into_a_large_one(world: Any, raw: grpc.Ch
 def test_without_tls_or_with_another_authority_nobody_is_reached(world: Any) -> None:
     world.start()
     with grpc.insecure_channel(world.server.address) as channel:
-        assert code(channel.unary_unary(SUBMIT), b"")[0] == "UNAVAILABLE"
+        assert code(bare(channel, "Submit"), b"")[0] == "UNAVAILABLE"
     other = make_authority("clinics", datetime.datetime.now(datetime.UTC))
     (world.kit_folder("north") / "ca.crt").write_bytes(other.certificate_pem())
     with world.service("north") as north, pytest.raises(UnreachableError, match="not the one that this kit trusts"):
@@ -216,10 +220,10 @@ def test_ten_thousand_bad_requests_starve_nobody_and_leave_few_rows(world: Any) 
     def flood(number: int) -> None:
         options = (("grpc.use_local_subchannel_pool", 1),)  # a connection of its own
         with grpc.secure_channel(world.server.address, credentials, options) as channel:
-            submit = channel.unary_unary(SUBMIT)
+            submit = bare(channel, "Submit")
             for begin in range(0, 2_500, 50):
                 calls = [submit.future(bad[(number + at) % 4], timeout=300) for at in range(begin, begin + 50)]
-                codes = [code_of(call.exception()) or call.code().name for call in calls]
+                codes = [code_of(call.exception()) or str(call.code().name) for call in calls]
                 with lock:
                     answers.update(codes)
 

@@ -1,0 +1,206 @@
+"""The commands of a device's owner: what they print, how they end, and that an ask is made once whatever crashes."""
+
+import json
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedquit.cli import main
+from fedquit.client.asking import kept
+from fedquit.client.asking.ask import make_ask, read_ask, read_signed
+from fedquit.client.asking.channel import ForgetService
+from fedquit.client.asking.refusals import UnreachableError
+from fedquit.client.kit import Kit
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def called(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fedquit", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return called
+
+
+def asks(kit: Path, state: str) -> list[str]:
+    return sorted(path.stem for path in (kit / "asks").glob(f"*.{state}"))
+
+
+def test_asking_says_what_was_asked_and_what_comes_next(world: Any, run: Run) -> None:
+    world.start()
+    kit = world.kit_folder("north")
+    code, out, err = run("forget", kit)
+    (request,) = world.ledger.requests()
+    assert (code, out) == (0, "")
+    assert request.id in err
+    assert "all that north contributed" in err
+    assert f"fedquit watch {kit} {request.id[:12]}" in err
+    assert (asks(kit, "ask"), asks(kit, "waiting")) == ([request.id], [])
+    assert json.loads(run("forget", kit, "--json")[1])["known"] is True
+    assert len(world.ledger.requests()) == 1
+
+
+def test_an_ask_without_an_answer_is_sent_again_and_not_made_anew(
+    world: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.start()
+    kit = world.kit_folder("north")
+    submit = ForgetService.submit
+
+    def lost(service: ForgetService, signed: Any) -> None:
+        submit(service, signed)
+        raise UnreachableError("the answer was lost")
+
+    monkeypatch.setattr(ForgetService, "submit", lost)
+    code, _, err = run("forget", kit)
+    assert code == 2
+    assert "the same command sends it again" in err
+    (waiting,) = asks(kit, "waiting")
+    monkeypatch.setattr(ForgetService, "submit", submit)
+    document = json.loads(run("forget", kit, "--json")[1])
+    assert (document["id"], document["known"]) == (waiting, True)
+    assert len(world.ledger.requests()) == 1
+    assert (asks(kit, "ask"), asks(kit, "waiting")) == ([waiting], [])
+
+
+def test_an_ask_is_on_the_disk_before_it_is_sent(world: Any, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.start()
+    kit = world.kit_folder("north")
+    seen = []
+
+    def killed(service: ForgetService, signed: Any) -> None:
+        seen.append(read_signed((kit / "asks" / f"{signed.id}.waiting").read_bytes()) == signed)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ForgetService, "submit", killed)
+    assert run("forget", kit)[0] == 1
+    assert run("forget", kit)[0] == 1
+    assert seen == [True, True]
+    assert len(asks(kit, "waiting")) == 1
+
+
+def test_an_old_ask_that_never_arrived_is_made_anew(world: Any, run: Run) -> None:
+    world.start()
+    folder = world.kit_folder("north")
+    old = make_ask(world.keys["north"], "clinics", now=1e9)
+    kept.keep(Kit.read(folder), old)
+    document = json.loads(run("forget", folder, "--json")[1])
+    assert document["id"] != old.id
+    assert (asks(folder, "ask"), asks(folder, "waiting")) == ([document["id"]], [])
+
+
+def test_samples_are_named_in_a_file_and_only_their_number_and_digest_travel(world: Any, run: Run) -> None:
+    world.start()
+    digests = [bytes([number]) * 32 for number in (1, 2)]
+    names = world.folder / "samples.txt"
+    names.write_text("# two\n" + "\n\n".join(digest.hex() for digest in digests) + "\n")
+    assert run("forget", world.kit_folder("south"), "--samples", names)[0] == 0
+    (request,) = world.ledger.requests()
+    assert (request.granularity, request.samples_count) == ("sample", 2)
+    assert not any(digest in request.ask or digest.hex().encode() in request.ask for digest in digests)
+    for content in ("", "not a digest"):
+        names.write_text(content)
+        code, _, err = run("forget", world.kit_folder("south"), "--samples", names)
+        assert code == 4
+        assert str(names) in err
+
+
+def test_an_operator_asks_for_a_device_and_for_a_class(world: Any, run: Run) -> None:
+    world.start()
+    kit, key = world.kit_folder("operator"), world.kit_folder("south") / "node.pub"
+    assert run("forget", kit, "--device", key)[0] == 0
+    assert run("forget", kit, "--class", 3, "--note", "mislabelled")[0] == 0
+    first, second = world.ledger.requests()
+    assert (first.subject, second.classes) == (1, (3,))
+    assert read_ask(second.ask).note == "mislabelled"
+
+
+def test_a_refusal_is_one_line_with_its_code_and_the_ask_is_not_kept(world: Any, run: Run) -> None:
+    world.start()
+    for name, what, exit_code, refusal in (
+        ("north", ["--class", 3], 2, "operators-only"),
+        ("operator", [], 1, "nothing-contributed"),
+    ):
+        kit = world.kit_folder(name)
+        code, out, err = run("forget", kit, *what, "--json")
+        assert (code, json.loads(out)["code"]) == (exit_code, refusal)
+        assert len(err.strip().splitlines()) == 1
+        assert not asks(kit, "waiting")
+
+
+def test_status_and_requests_show_where_requests_are(world: Any, run: Run) -> None:
+    world.start()
+    kit = world.kit_folder("north")
+    assert "no requests" in run("requests", kit)[2]
+    request = json.loads(run("forget", kit, "--json")[1])["id"]
+    world.work_off(request)
+    code, out, _ = run("status", kit, request[:8])
+    assert code == 0
+    assert "done: forgotten" in out
+    assert json.loads(run("status", kit, request, "--json")[1])["status"] == "done"
+    assert run("requests", kit)[1].startswith(f"{request[:12]}  done")
+    listed = json.loads(run("requests", kit, "--json")[1])
+    assert ([one["id"] for one in listed["requests"]], listed["more"]) == ([request], False)
+    for wrong in ("zz", "abc", "0000000"):
+        assert run("status", kit, wrong)[0] == 4
+
+
+@pytest.mark.parametrize(("end", "exit_code"), [("done", 0), ("failed", 1)])
+def test_waiting_ends_with_how_the_request_ended(world: Any, run: Run, end: str, exit_code: int) -> None:
+    world.start()
+    kit = world.kit_folder("north")
+    request = json.loads(run("forget", kit, "--json")[1])["id"]
+    worker = threading.Timer(0.2, world.work_off, (request,), {"end": end})
+    worker.start()
+    code, out, _ = run("watch", kit, request, "--json")
+    worker.join()
+    lines = [json.loads(line) for line in out.splitlines()]
+    if end == "failed":
+        assert lines.pop()["error"].endswith("failed: no device answered")
+    assert [line["status"] for line in lines] == ["asked", "forgetting", "recovering", end]
+    assert code == exit_code
+
+
+def test_waiting_has_an_end_of_its_own(world: Any, run: Run) -> None:
+    world.start()
+    code, _, err = run("forget", world.kit_folder("north"), "--wait", "--timeout", 0.1)
+    assert code == 3
+    assert "it goes on" in err
+
+
+def test_a_receipt_is_written_to_a_file_once_there_is_one(world: Any, run: Run, tmp_path: Path) -> None:
+    world.start()
+    kit = world.kit_folder("north")
+    request = json.loads(run("forget", kit, "--json")[1])["id"]
+    code, out, _ = run("receipt", kit, request, "-o", tmp_path / "r.json", "--json")
+    assert (code, json.loads(out)["code"]) == (1, "not-yet")
+    world.work_off(request)
+    code, out, _ = run("receipt", kit, request, "-o", tmp_path / "r.json")
+    assert code == 0
+    assert (tmp_path / "r.json").read_bytes() == b'{"payload": "..."}'
+    assert f"fedquit verify {tmp_path / 'r.json'} --kit {kit}" in out
+
+
+def test_a_service_that_is_away_and_a_kit_that_is_none_are_said_in_one_line(world: Any, run: Run) -> None:
+    world.start().stop(grace=0)
+    kit = world.kit_folder("north")
+    code, _, err = run("requests", kit)
+    assert code == 2
+    assert err.startswith(f"fedquit: cannot reach the forget service at {world.server.address}")
+    code, _, err = run("forget", kit)
+    assert code == 2
+    assert len(asks(kit, "waiting")) == 1
+    assert run("forget", world.folder)[0] == 4
+    (kit / "node.key").chmod(0o644)
+    code, _, err = run("forget", kit)
+    assert code == 2
+    assert f"chmod 600 {kit / 'node.key'}" in err
