@@ -92,12 +92,14 @@ def admit(
         RefusalError: it is not taken; the ledger has heard of it.
     """
     try:
-        with _one_at_a_time:
-            found = decide(ledger, signed, rules, now=now)
-            if isinstance(found, Request):
-                return Admitted(found, known=True)
-            request, new = ledger.take(found)
-            return Admitted(request, known=not new)
+        found = decide(ledger, signed, rules, now=now)  # what is refused waits for nobody
+        if isinstance(found, NewRequest):
+            with _one_at_a_time:
+                found = decide(ledger, signed, rules, now=now)
+                if isinstance(found, NewRequest):
+                    request, new = ledger.take(found)
+                    return Admitted(request, known=not new)
+        return Admitted(found, known=True)
     except RefusalError as refusal:
         audit(ledger, refusal, {"ask": signed.id, "from": came_from})
         raise

@@ -52,7 +52,7 @@ def caller(
         raise RefusalError(
             "stale", f"the caller's clock is {when}; at most {FRESH:.0f} s: set it", member=member.number
         )
-    if not once.first_time(call.nonce, now=now):
+    if not once.first_time(member.fingerprint, call.nonce, now=now):
         raise RefusalError("replayed", "this proof was used before; make a new one for each call", member=member.number)
     return member
 

@@ -1,11 +1,11 @@
 """What keeps one caller from using up the service: a rate for each caller, seats for those who stay, proofs used once.
 
-All are bounded in memory, whoever calls and however often.
+All are bounded in memory, whoever calls and however often: by connections, or by members.
 """
 
 import contextlib
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterator
 
 from fedquit.server.service.refusal import slow_down
@@ -78,30 +78,31 @@ class Seats:
 
 
 class Once:
-    """What was used within the last `seconds`, so that it does not serve again.
+    """What each caller used within the last `seconds`, so that it does not serve again.
 
     >>> once = Once(seconds=60)
-    >>> once.first_time(b"n", now=0.0), once.first_time(b"n", now=59.0), once.first_time(b"n", now=120.0)
-    (True, False, True)
+    >>> [once.first_time("me", b"n", now=now) for now in (0.0, 59.0, 120.0)]
+    [True, False, True]
     """
 
-    def __init__(self, *, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, *, seconds: float, of_each: int = 3_000) -> None:
+        self._seconds, self._of_each = seconds, of_each
         self._lock = threading.Lock()
-        self._used: OrderedDict[bytes, float] = OrderedDict()
+        self._used: defaultdict[str, OrderedDict[bytes, float]] = defaultdict(OrderedDict)
 
-    def first_time(self, token: bytes, *, now: float) -> bool:
-        """Use `token`; False if it was used already.
+    def first_time(self, caller: str, token: bytes, *, now: float) -> bool:
+        """Use a token of a caller; False if it was used already.
 
         Raises:
-            RefusalError: more are remembered than there is room for; none is forgotten too early.
+            RefusalError: the caller used so many lately that no more can be remembered; none is forgotten too early.
         """
         with self._lock:
-            while self._used and next(iter(self._used.values())) < now - self._seconds:
-                self._used.popitem(last=False)
-            if token in self._used:
+            used = self._used[caller]
+            while used and next(iter(used.values())) < now - self._seconds:
+                used.popitem(last=False)
+            if token in used:
                 return False
-            if len(self._used) >= MOST_REMEMBERED:
+            if len(used) >= self._of_each:
                 raise slow_down("too many calls")
-            self._used[token] = now
+            used[token] = now
             return True

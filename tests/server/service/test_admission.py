@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -59,6 +60,14 @@ def test_a_device_may_ask_to_leave_and_the_ledger_holds_its_exact_bytes(world: A
     assert (done.request, done.known) == (request, False)
     assert (request.ask, request.signature, request.subject, request.status) == (*astuple(signed), 0, "asked")
     assert request.deadline == NOW + RULES.deadline
+
+
+def test_many_who_ask_the_same_at_once_get_one_request(world: Any) -> None:
+    asks = [asked(world.keys["north"]) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(lambda signed: admit(world.ledger, signed, RULES, now=NOW), asks))
+    assert len({one.request.id for one in done}) == len(world.ledger.requests()) == 1
+    assert sum(not one.known for one in done) == 1
 
 
 def astuple(signed: Signed) -> tuple[bytes, bytes]:

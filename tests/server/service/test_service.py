@@ -2,12 +2,14 @@
 
 import datetime
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -20,7 +22,9 @@ from fedquit.client.asking.forget_pb2 import RequestId
 from fedquit.client.asking.keys import new_key
 from fedquit.client.asking.refusals import RefusedError, TimedOutError, UnreachableError, code_of
 from fedquit.server.provision.certificates import make_authority
-from fedquit.server.service.limits import Rate
+from fedquit.server.service.limits import Once, Rate
+from fedquit.server.service.refusal import RefusalError
+from fedquit.server.service.servicer import STATUS
 
 STATES = ["asked", "forgetting", "recovering", "done"]
 
@@ -290,3 +294,19 @@ def test_a_port_that_is_taken_and_a_key_that_others_may_read_are_named(world: An
     read = subprocess.run([*command, "0"], capture_output=True, text=True, check=False)
     assert read.returncode == 2
     assert f"chmod 600 {key}" in read.stderr.splitlines()[-1]
+
+
+def test_the_documents_name_every_refusal() -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs" / "asking.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ((?:`[a-z-]+`(?:, )?)+) \|", text, flags=re.MULTILINE)
+    assert Counter(code for row in rows for code in re.findall("`([a-z-]+)`", row)) == Counter(dict.fromkeys(STATUS, 1))
+
+
+def test_a_caller_that_uses_up_its_proofs_does_not_use_up_those_of_others() -> None:
+    once = Once(seconds=60, of_each=2)
+    assert once.first_time("me", b"1", now=0.0)
+    assert once.first_time("me", b"2", now=0.0)
+    with pytest.raises(RefusalError):
+        once.first_time("me", b"3", now=59.0)
+    assert once.first_time("you", b"1", now=59.0)
+    assert once.first_time("me", b"3", now=61.0)
