@@ -1,19 +1,24 @@
 """The ClientApp: what a device does when the server asks. Glue only; the work is in plain functions."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch._dynamo  # now, as the first optimiser would import it on the device's account of seconds
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedquit.client.device import Device, StateDict, simulated_device
+from fedquit.client.deployed import deployed_device
+from fedquit.client.device import NOTHING, Config, Device, StateDict, simulated_device
 from fedquit.client.memory import Memory
 from fedquit.client.method import method_of
 from fedquit.client.objective import objective_of
 from fedquit.client.objectives import LocalRound
+from fedquit.client.record import Forgotten
 from fedquit.client.training import deterministic, evaluate
 from fedquit.errors import InputError
 from fedquit.unlearning.samples import Samples
@@ -23,16 +28,10 @@ app = ClientApp()
 
 @app.query()
 def describe(message: Message, context: Context) -> Message:
-    """Say which client this is, of how many, and how many samples it has."""
-    device = _device(context)
-    metrics = MetricRecord(
-        {
-            "partition-id": device.partition_id,
-            "num-partitions": device.settings.clients,
-            "num-examples": len(device.samples()),
-        }
-    )
-    return Message(RecordDict({"metrics": metrics}), reply_to=message)
+    """Say who this is, and how many samples it has."""
+    device = _device(message, context)
+    with device.at_work("query", NOTHING):
+        return _reply(message, device, {"metrics": MetricRecord({**device.who()})})
 
 
 @app.train()
@@ -40,55 +39,53 @@ def train(message: Message, context: Context) -> Message:
     """Train the model that was sent on this device's samples for one round."""
     work = Work(message, context)
     objective = objective_of(work.device.settings)
-    kept = work.recall()
-    with work.timed():
-        done = objective.train(work.model, work.samples, work.local_round(kept))
-    work.keep(done.keep)
-    return work.reply(done.loss, done.send)
+    with work.device.at_work("train", work.config):
+        kept, samples = work.recall(), work.samples
+        with work.timed():
+            done = objective.train(work.model, samples, work.local_round(kept))
+        work.keep(done.keep)
+        work.device.trained(work.config, done.send)
+        return work.reply(done.loss, done.send)
 
 
 @app.train("forget")
 def forget(message: Message, context: Context) -> Message:
     """Carry out the method's step on the model that was sent, and hand back what it becomes."""
     work = Work(message, context)
-    method = method_of(work.device.settings)
-    if work.device.memory is not None:
-        work.device.memory.forget_before(work.requests)
-    with work.timed():
-        losses = method.on_device(
-            work.model,
-            work.samples,
-            seed=work.seed,
-            step=str(work.config.get("step", "forget")),
-            config=work.numbers,
-            extra=work.extra,
-        )
-    return work.reply(losses[-1], work.model.state_dict())
+    with work.device.at_work("forget", work.config):
+        done = work.device.forget(work.config, work.model, work.extra, work.forgotten)
+        return work.reply(done.loss, done.state, done.num_examples, done.metrics)
 
 
 @app.evaluate()
 def judge(message: Message, context: Context) -> Message:
-    """Evaluate the global model on this device's samples."""
-    device = _device(context)
-    with deterministic(0):
-        loss, accuracy = evaluate(device.model(_arrays(message, "arrays")), device.samples())
-    metrics = MetricRecord({"num-examples": len(device.samples()), "loss": loss, "accuracy": accuracy})
-    return Message(RecordDict({"metrics": metrics}), reply_to=message)
+    """Evaluate the global model on this device's samples, or on those of a request while it has them."""
+    device, config = _device(message, context), _config(message)
+    with device.at_work("evaluate", config):
+        samples = device.samples(config)
+        with deterministic(0):
+            loss, accuracy = evaluate(device.model(_arrays(message, "arrays")), samples)
+        metrics = MetricRecord({"num-examples": len(samples), "loss": loss, "accuracy": accuracy})
+        return _reply(message, device, {"metrics": metrics})
 
 
 class Work:
     """What a message asks of this device: a model, samples, a seed and numbers; and the reply."""
 
     def __init__(self, message: Message, context: Context) -> None:
-        self.message, self.device = message, _device(context)
-        self.config: ConfigRecord = message.content.config_records["config"]
+        self.message, self.device = message, _device(message, context)
+        self.config = _config(message)
         self.numbers = {key: value for key, value in self.config.items() if isinstance(value, int | float)}
         self.seed = int(self.number("seed"))
         self.requests = int(self.number("requests", 0))
         self.model = self.device.model(_arrays(message, "arrays"))
         self.extra = _arrays(message, "extra") if "extra" in message.content.array_records else None
-        self.samples: Samples = self.device.samples(str(self.config.get("samples", "keep")), self.requests)
         self.seconds = 0.0
+
+    @cached_property
+    def samples(self) -> Samples:
+        """What the message is about."""
+        return self.device.samples(self.config)
 
     def number(self, key: str, default: float | None = None) -> float:
         """Return a number that the server sent along with the model."""
@@ -143,17 +140,47 @@ class Work:
             yield
         self.seconds = time.process_time() - started
 
-    def reply(self, loss: float, state: StateDict) -> Message:
-        """Return the model that `state` holds, and what the server is told of the work."""
-        metrics = MetricRecord({"num-examples": len(self.samples), "loss": loss, "cpu-seconds": self.seconds})
-        arrays = ArrayRecord(dict(state))
-        return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=self.message)
+    def forgotten(self) -> Forgotten:
+        """Carry out the method's step."""
+        method, samples = method_of(self.device.settings), self.samples
+        with self.timed():
+            losses = method.on_device(
+                self.model,
+                samples,
+                seed=self.seed,
+                step=str(self.config.get("step", "forget")),
+                config=self.numbers,
+                extra=self.extra,
+            )
+        return Forgotten(self.model.state_dict(), len(samples), losses[-1])
+
+    def reply(
+        self, loss: float, state: StateDict, num_examples: int | None = None, more: Mapping[str, float] | None = None
+    ) -> Message:
+        """Return the model that `state` holds, and what the server is told of the work; `more` are further metrics."""
+        count = len(self.samples) if num_examples is None else num_examples
+        metrics = MetricRecord({"num-examples": count, "loss": loss, "cpu-seconds": self.seconds, **(more or {})})
+        return _reply(self.message, self.device, {"arrays": ArrayRecord(dict(state)), "metrics": metrics}, self.config)
 
 
-def _device(context: Context) -> Device:
+def _reply(
+    message: Message, device: Device, records: Mapping[str, ArrayRecord | MetricRecord], config: Config = NOTHING
+) -> Message:
+    """Return a reply of these records and what the device adds to them."""
+    added = {name: ConfigRecord(dict(told)) for name, told in device.adds(config).items()}
+    return Message(RecordDict({**records, **added}), reply_to=message)
+
+
+def _device(message: Message, context: Context) -> Device:
     node = context.node_config
+    if "kit" in node:
+        return deployed_device(Path(str(node["kit"])), context.run_config, str(context.run_id), _config(message))
     clients, folder = int(node["num-partitions"]), str(node.get("device-folder", ""))
     return simulated_device(context.run_config, int(node["partition-id"]), clients, folder)
+
+
+def _config(message: Message) -> dict[str, Any]:
+    return dict(message.content.config_records.get("config", {}))
 
 
 def _arrays(message: Message, record: str) -> dict[str, torch.Tensor]:

@@ -17,21 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
+from fedquit.client.model_file import model_bytes
 from fedquit.client.settings import Settings
 from fedquit.errors import FedquitError, InputError
 from fedquit.files import explained, write_json, write_whole
 from fedquit.server.state import State
 
 Arrays = Mapping[str, NDArray[Any]]
-
-
-def model_bytes(arrays: Arrays) -> bytes:
-    """Return the safetensors file of a model; the same arrays give the same bytes."""
-    return save({name: np.asarray(array, order="C") for name, array in arrays.items()})
 
 
 class RunFolder:

@@ -60,4 +60,4 @@ def _decoded(encoded: bytes, where: str, shape: Shape | None) -> tuple[bytes, Te
     channels, height, width = shape or (1 if image.mode == "L" else 3, image.height, image.width)
     if channels not in (1, 3):
         raise InputError(f"the model takes inputs of {channels} channels; {where} is an image, of 1 or 3")
-    return content, torch.from_numpy(pixels(image.convert("L" if channels == 1 else "RGB"), (width, height)))
+    return content, torch.from_numpy(pixels(image.convert("L" if channels == 1 else "RGB"), (width, height)).copy())

@@ -84,12 +84,14 @@ def _encoded(inputs: Any) -> list[bytes | None] | None:
 
 def _numbers(inputs: Any, where: str) -> NDArray[Any]:
     """Return lists of numbers, nested or not, as one array of their own type."""
+    from pyarrow import types
+
     kind = inputs.type
     while hasattr(kind, "value_type"):
         kind = kind.value_type
     try:
-        return np.array(inputs.to_pylist(), dtype=kind.to_pandas_dtype())
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise InputError(
-            f"{where} holds neither encoded images nor lists of numbers of one length ({inputs.type})"
-        ) from error
+        if types.is_integer(kind) or types.is_floating(kind):
+            return np.array(inputs.to_pylist(), dtype=kind.to_pandas_dtype())
+    except ValueError:
+        pass
+    raise InputError(f"{where} holds neither encoded images nor lists of numbers of one length ({inputs.type})")

@@ -13,9 +13,10 @@ import filelock
 import numpy as np
 import pytest
 
+from fedquit.client.model_file import model_bytes
 from fedquit.client.settings import Settings
 from fedquit.errors import FedquitError, InputError
-from fedquit.server.folder import RunFolder, model_bytes, read_settings
+from fedquit.server.folder import RunFolder, read_settings
 from fedquit.server.state import State
 
 ARRAYS: dict[str, Any] = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "counter": np.array(3, np.int64)}

@@ -1,0 +1,37 @@
+"""An ask that rides in a device's next reply, for a device that cannot reach the forget service itself.
+
+It is signed when it rides and not when it is put: rounds may be an hour apart, and the service takes an ask only for
+some minutes after it was made. It rides as the same bytes until the server says that it has it, or until they would be
+too old; then it is made anew, and what the first was about stays marked.
+"""
+
+from fedquit.client.asking.ask import make_ask
+from fedquit.client.asking.keys import read_private
+from fedquit.client.kit import Kit
+from fedquit.client.record import Ask, Record
+
+FRESH = 500.0  # seconds; the service takes asks of the last 600
+
+
+def riding_ask(kit: Kit, record: Record) -> dict[str, dict[str, str | bytes]]:
+    """Return the record `ask` of a reply with the ask that waits longest, marked before it travels; or nothing."""
+    waiting = record.asks()
+    if not waiting:
+        return {}
+    first = waiting[0]
+    if not first.request or not 0 <= record.now() - first.signed_at < FRESH:
+        first = _signed(kit, record, first)
+    return {"ask": {"ask": first.ask, "signature": first.signature}}
+
+
+def _signed(kit: Kit, record: Record, waiting: Ask) -> Ask:
+    signed = make_ask(
+        read_private(kit.key_file),
+        kit.federation,
+        "sample" if waiting.digests else "client",
+        samples=waiting.digests,
+        note=waiting.note,
+        now=record.now(),
+    )
+    record.signed(waiting.number, signed.id, signed.ask, signed.signature)
+    return record.asks()[0]
