@@ -20,12 +20,12 @@ VERSIONS = (
         at REAL NOT NULL,
         UNIQUE (run, phase, number, model_in, samples_digest)
     );
-    CREATE TABLE sample_sets (samples_digest TEXT PRIMARY KEY, digests BLOB NOT NULL);
+    CREATE TABLE sample_sets (samples_digest TEXT PRIMARY KEY NOT NULL, digests BLOB NOT NULL);
     CREATE TABLE marks (
-        request TEXT PRIMARY KEY, granularity TEXT NOT NULL, digests BLOB NOT NULL, labels TEXT NOT NULL,
+        request TEXT PRIMARY KEY NOT NULL, granularity TEXT NOT NULL, digests BLOB NOT NULL, labels TEXT NOT NULL,
         marked_at REAL NOT NULL, retired_at REAL
     );
-    CREATE TABLE retired (digest BLOB PRIMARY KEY, content BLOB, request TEXT NOT NULL, at REAL NOT NULL);
+    CREATE TABLE retired (digest BLOB PRIMARY KEY NOT NULL, content BLOB, request TEXT NOT NULL, at REAL NOT NULL);
     CREATE TABLE asks (
         number INTEGER PRIMARY KEY AUTOINCREMENT, granularity TEXT NOT NULL, digests BLOB NOT NULL, note TEXT NOT NULL,
         put_at REAL NOT NULL, request TEXT NOT NULL DEFAULT '', ask BLOB NOT NULL DEFAULT x'',
@@ -97,6 +97,8 @@ class Database:
         """Turn an error of SQLite into one line that names the file and the way out."""
         try:
             yield
+        except sqlite3.IntegrityError:  # our own mistake
+            raise
         except sqlite3.OperationalError as error:
             raise FedquitError(
                 f"cannot use the record {self.path}: {error}; make room, or let this user write it"

@@ -3,13 +3,14 @@
 RECORD's folder/replies/REQUEST-EXERCISE.safetensors
 """
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors.torch import load
 
-from fedquit.client.model_file import model_bytes, model_hash
+from fedquit.client.model_file import model_bytes
 from fedquit.client.record.record import Record
 from fedquit.client.record.rows import Forgotten
 from fedquit.files import explained, write_whole
@@ -33,8 +34,10 @@ class Replies:
         if not rows or not file.is_file():
             return None
         num_examples, loss, metrics, model_out = rows[0]
-        state = load(file.read_bytes())
-        return Forgotten(state, num_examples, loss, json.loads(metrics)) if model_hash(state) == model_out else None
+        content = file.read_bytes()
+        if hashlib.sha256(content).hexdigest() != model_out:
+            return None
+        return Forgotten(load(content), num_examples, loss, json.loads(metrics))
 
     def keep(self, request: str, exercise: str, done: Forgotten) -> None:
         """Keep a reply: first its model, then the row that says that it is whole."""
@@ -42,7 +45,8 @@ class Replies:
         with explained(file):
             self._folder.mkdir(exist_ok=True)
         write_whole(file, content)
-        row = (request, exercise, done.num_examples, done.loss, json.dumps(dict(done.metrics)), model_hash(done.state))
+        name, metrics = hashlib.sha256(content).hexdigest(), json.dumps(dict(done.metrics))
+        row = (request, exercise, done.num_examples, done.loss, metrics, name)
         with self._database.writing() as cursor:
             cursor.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, self._now()))
 
