@@ -1,6 +1,7 @@
 """A device with a kit: what was forgotten never trains again, and what was answered once is answered the same."""
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -103,7 +104,8 @@ def test_it_says_its_number_and_how_many_samples_it_may_train_on(kit: Kit) -> No
 
 
 def test_a_round_is_in_its_record_and_its_reply_says_what_it_trained_on(kit: Kit) -> None:
-    reply = send(kit, "train", **{"server-round": 3})
+    more: dict[str, Any] = {"server-round": 3}
+    reply = send(kit, "train", **more)
     with opened(kit.path(kit.record)) as record:
         (done,) = record.rounds()
     assert (done.federation, done.run, done.phase, done.number) == ("clinics", "9", "train", 3)
@@ -227,7 +229,7 @@ def killed_at(target: Any, name: str, when: str) -> Callable[[], None]:
 POINTS = {
     "before it retires": (Record, "retire", "before"),
     "after it retired": (Record, "retire", "after"),
-    "before what was kept of rounds goes": (deployed.shutil, "rmtree", "before"),
+    "before what was kept of rounds goes": (shutil, "rmtree", "before"),
     "before it distils": (deployed.DeployedDevice, "_measures", "before"),
     "after it distilled": (deployed, "replace", "before"),
     "before it keeps the reply": (Replies, "keep", "before"),
