@@ -266,8 +266,8 @@ class Settings(BaseModel):
 
     @classmethod
     def from_run_config(cls, config: Mapping[str, Scalar], clients: int | None = None) -> Self:
-        """Return the settings in Flower's run config, where `out` is the ServerApp's and the nodes are the clients."""
-        told = {key: value for key, value in config.items() if key != "out"}
+        """Return the settings in Flower's run config, where `out` and `folder` are the ServerApp's."""
+        told = {key: value for key, value in config.items() if key not in ("out", "folder")}
         return cls.read(told if clients is None else {**told, "clients": clients}, "run config")
 
     def _check(self, source: str) -> None:

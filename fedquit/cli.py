@@ -42,6 +42,12 @@ COMMANDS = {
         "fedquit.server.provision.command:provision",
         "Make a federation ready: certificates, keys, a kit for each device.",
     ),
+    "join": ("fedquit.client.local.command:join", "Run a device in its federation."),
+    "leave": (
+        "fedquit.client.local.command:leave",
+        "Ask, in a device's next reply, that it or some samples be forgotten.",
+    ),
+    "record": ("fedquit.client.record.command:record", "Show what a device trained on, and what it retired."),
     "verify": ("fedquit.client.receipts.command:verify", "Check a receipt, offline."),
     "serve": ("fedquit.server.serve.command:serve", "Run a server that trains, forgets and recovers."),
     "ledger": ("fedquit.server.ledger_command:ledger", "Check, read and export the ledger of a server."),

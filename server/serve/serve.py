@@ -21,7 +21,7 @@ from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.provision.deployment import nginx
 from fedquit.server.serve.flower import Flower
-from fedquit.server.serve.supervisor import Listener, Part, Supervisor, listens, pause
+from fedquit.supervisor import Listener, Part, Supervisor, line_of_part, listens, pause
 
 START_WITHIN = 180.0  # seconds for a part to be ready, on a small machine
 LOOK_EVERY = 10.0  # seconds between two looks at the run
@@ -131,18 +131,11 @@ def check_files(folder: Path, names: Sequence[str] = ("ca.crt", "server.pem", "s
 def line_of(event: Mapping[str, Any]) -> str:
     """Return an event as a line for people.
 
-    >>> line_of({"event": "died", "part": "page", "code": 1, "again_in_seconds": 2.0, "log": "page.log"})
-    'page: died (exit code 1); again in 2 s; see page.log'
+    >>> line_of({"event": "run", "run": 7})
+    'run 7: started'
     """
-    part, kind = event.get("part", "run"), event["event"]
-    if kind == "started":
-        return f"{part}: started (pid {event['pid']})"
-    if kind == "died":
-        return (
-            f"{part}: died (exit code {event['code']}); again in {event['again_in_seconds']:.0f} s; see {event['log']}"
-        )
-    if kind == "run":
+    if event["event"] == "run":
         return f"run {event['run']}: started"
-    if kind == "trouble":
+    if event["event"] == "trouble":
         return f"run: {event['reason']}; it will be tried again"
-    return f"{part}: {kind}"
+    return line_of_part(event)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fedquit.errors import FedquitError
-from fedquit.server.serve.supervisor import Part, Supervisor
+from fedquit.supervisor import Part, Supervisor
 from tests.e2e.test_flower import free_port
 
 SLEEPS = [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(600)"]
@@ -79,7 +79,7 @@ def test_pauses_grow_while_a_part_keeps_dying(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends a dead parent's parts on Linux")
 def test_a_supervisor_that_is_killed_leaves_nothing_running(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from fedquit.server.serve.supervisor import Part, Supervisor\n"
+        "import sys, time; from pathlib import Path; from fedquit.supervisor import Part, Supervisor\n"
         f"s = Supervisor([Part('a', {SLEEPS!r})], Path({str(tmp_path)!r})); s.start(30)\n"
         "print(s.pids()['a'], flush=True); time.sleep(600)"
     )

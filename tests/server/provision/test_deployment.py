@@ -20,7 +20,7 @@ import yaml
 from fedquit.server.federation import Federation
 from fedquit.server.provision import deployment
 from fedquit.server.provision.certificates import make_authority, make_server_certificate
-from fedquit.server.serve.supervisor import listens
+from fedquit.supervisor import listens
 from tests.e2e.test_flower import free_port
 
 CONTROL = ["/v1/control/start-run", "/v1/runtime/x", "/", "/v1/fleet/../control/x", "/v1/fleet/..%2fcontrol/x"]

@@ -57,6 +57,22 @@ def pause(deaths: int) -> float:
     return min(LONGEST_PAUSE, 2.0 ** (deaths - 1))
 
 
+def line_of_part(event: Mapping[str, Any]) -> str:
+    """Return what a supervisor says of a part as a line for people.
+
+    >>> line_of_part({"event": "died", "part": "page", "code": 1, "again_in_seconds": 2.0, "log": "page.log"})
+    'page: died (exit code 1); again in 2 s; see page.log'
+    """
+    part, kind = event.get("part", "run"), event["event"]
+    if kind == "started":
+        return f"{part}: started (pid {event['pid']})"
+    if kind == "died":
+        return (
+            f"{part}: died (exit code {event['code']}); again in {event['again_in_seconds']:.0f} s; see {event['log']}"
+        )
+    return f"{part}: {kind}"
+
+
 class Supervisor:
     """Parts that are kept alive, in the order in which they are started.
 
