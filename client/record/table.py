@@ -16,6 +16,7 @@ def print_record(document: Mapping[str, Any], rounds: int | None = None) -> None
         f", the last {len(shown)}" if len(shown) < len(document["rounds"]) else ""
     )
     console.print(f"device '{document['device']}', number {document['number']} of '{document['federation']}': {told}")
+    rows: list[tuple[Any, ...]]
     if shown:
         columns = ("when", "run", "phase", "round", "samples", "their digest", "model that came", "model that went")
         rows = [

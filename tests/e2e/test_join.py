@@ -1,0 +1,161 @@
+"""A device in a real federation: SuperLink with TLS and node keys, `fedquit join`, and an app that asks it everything."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tomli_w
+
+from fedquit.client.kit import Kit
+from fedquit.client.local.join import free_port
+from fedquit.client.local.names import digests_of
+from fedquit.client.record import opened
+from fedquit.client.settings import Settings
+from fedquit.client.share import dataset_of
+from fedquit.server.federation import Federation
+from fedquit.server.ledger import Ledger
+from fedquit.server.serve.flower import Flower
+from fedquit.supervisor import Part, Supervisor
+
+SERVER = """
+import json
+from pathlib import Path
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.serverapp import ServerApp
+from fedquit.client.app import app as client_app
+from fedquit.client.settings import Settings
+from fedquit.client.share import initial_model
+
+__all__ = ["client_app", "server_app"]
+server_app = ServerApp()
+
+@server_app.main()
+def main(grid, context):
+    settings = Settings.from_run_config(context.run_config)
+    while not (nodes := list(grid.get_node_ids())):
+        pass
+    arrays, said = ArrayRecord(initial_model(settings, 0).state_dict()), []
+
+    def ask(kind, arrays, **config):
+        told = ConfigRecord({"seed": 5, "lr": 0.1, "phase": "train", **config})
+        message = Message(RecordDict({"arrays": arrays, "config": told}), nodes[0], kind)
+        (reply,) = grid.send_and_receive([message], timeout=240)
+        if reply.has_error():
+            said.append({"kind": kind, "error": reply.error.reason})
+            return arrays
+        said.append({"kind": kind, **dict(reply.content["metrics"])})
+        if "ask" in reply.content:
+            import hashlib
+            said[-1]["request"] = hashlib.sha256(reply.content["ask"]["ask"]).hexdigest()
+        return reply.content["arrays"] if "arrays" in reply.content else arrays
+
+    ask("query", arrays)
+    arrays = ask("train", arrays, **{"server-round": 1})
+    arrays = ask("train.forget", arrays, request=said[-1]["request"], granularity="sample", samples="forget")
+    arrays = ask("train", arrays, **{"server-round": 2})
+    (Path(context.run_config["folder"]) / "said.json").write_text(json.dumps(said))
+"""
+
+
+def until(true: Callable[[], Any], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@contextmanager
+def server(folder: Path, federation: Federation) -> Iterator[Flower]:
+    """Run a SuperLink whose app is the one above."""
+    flower = Flower(folder, federation)
+    flower.prepare()
+    (flower.home / "app" / "deployed" / "apps.py").write_text(SERVER)
+    environment = flower.environment()
+    (folder / "logs").mkdir(exist_ok=True)
+    parts = [
+        Part("superlink", flower.superlink(), environment, federation.server.superlink_port),
+        Part("superexec", flower.superexec(), environment),
+    ]
+    supervisor = Supervisor(parts, folder / "logs")
+    supervisor.start(60)
+    try:
+        ledger = Ledger.open(federation.ledger_url(folder))
+        flower.register([member for member in ledger.members() if member.role == "device"])
+        ledger.close()
+        yield flower
+    finally:
+        supervisor.stop()
+
+
+@contextmanager
+def joined(kit: Path) -> Iterator[tuple["subprocess.Popen[str]", list[Mapping[str, Any]]]]:
+    """Run `fedquit join KIT --json`, and yield it with the events as they come."""
+    events: list[Mapping[str, Any]] = []
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent.parent)}
+    command = [sys.executable, "-m", "fedquit", "join", str(kit), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as device:
+
+        def read() -> None:
+            for line in device.stdout or ():
+                events.append(json.loads(line))
+
+        threading.Thread(target=read, daemon=True).start()
+        try:
+            yield device, events
+        finally:
+            with suppress(ProcessLookupError):
+                device.send_signal(signal.SIGTERM)
+            device.wait(60)
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Path:
+    """Provision a federation of one device, and return its folder."""
+    data = dataset_of(Settings()).train
+    np.savez(tmp_path / "own.npz", x=data.inputs.numpy()[:120], y=data.labels.numpy()[:120])
+    port = free_port()
+    told = {
+        "name": "clinics",
+        "server": {"fleet-port": port, "superlink-port": port, "forget-port": free_port(), "page-port": free_port()},
+        "training": {"model": "mlp", "classes": 10, "input-shape": "1x8x8"},
+        "device": [{"name": "north", "data": str(tmp_path / "own.npz")}],
+    }
+    (tmp_path / "federation.toml").write_text(tomli_w.dumps(told))
+    command = [sys.executable, "-m", "fedquit", "provision", str(tmp_path / "federation.toml")]
+    subprocess.run(command, check=True, capture_output=True)
+    return tmp_path / "clinics"
+
+
+def test_a_device_joins_trains_asks_forgets_and_comes_back_when_it_is_killed(federation: Path) -> None:
+    folder, kit = federation / "server", Kit.read(federation / "kits" / "north")
+    gone = digests_of(kit, ["3", "7"])
+    with opened(kit.path(kit.record)) as record:
+        record.put("sample", gone)
+    with server(folder, Federation.read(folder)) as flower, joined(kit.folder) as (device, events):
+        until(lambda: any(event["event"] == "started" for event in events), 60)
+        flower.start_run()
+        until((folder / "said.json").exists, 200)
+        (first,) = (event["pid"] for event in events if event["event"] == "started")
+        os.kill(first, signal.SIGKILL)
+        until(lambda: sum(event["event"] == "started" for event in events) == 2, 30)
+        device.send_signal(signal.SIGTERM)
+        assert device.wait(60) == 0
+    assert {event["state"] for event in events if event["event"] == "check"} == {"ok"}
+    said = json.loads((folder / "said.json").read_text())
+    assert [(each["kind"], each["num-examples"]) for each in said] == [
+        ("query", 120), ("train", 120), ("train.forget", 2), ("train", 118),
+    ]  # fmt: skip
+    with opened(kit.path(kit.record)) as record:
+        assert set(record.retired()) == set(gone)
+        assert [(done.number, done.num_examples) for done in record.rounds()] == [(1, 120), (2, 118)]
+        assert [len(record.rounds(digest)) for digest in gone] == [1, 1]
