@@ -11,13 +11,15 @@ import torch
 import torch._dynamo  # now, as the first optimiser would import it on the device's account of seconds
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.mod import adaptiveclipping_mod, fixedclipping_mod
+from flwr.clientapp.typing import ClientAppCallable
 
 from fedquit.client.deployed import deployed_device
 from fedquit.client.device import NOTHING, Config, Device, StateDict, simulated_device
 from fedquit.client.memory import Memory
 from fedquit.client.method import method_of
 from fedquit.client.objective import objective_of
-from fedquit.client.objectives import LocalRound
+from fedquit.client.objectives import LocalRound, Objective, make_objective
 from fedquit.client.record import Forgotten
 from fedquit.client.training import deterministic, evaluate
 from fedquit.errors import InputError
@@ -34,11 +36,29 @@ def describe(message: Message, context: Context) -> Message:
         return _reply(message, device, {"metrics": MetricRecord({**device.who()})})
 
 
-@app.train()
+def clip(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Clip what `train` hands back, by Flower's own mod, if the server's differential privacy says to what norm."""
+    told = message.content.config_records["config"]
+    if "clipping_norm" not in told:
+        return call_next(message, context)
+    sent = list(message.content.array_records["arrays"])
+
+    def in_order(message: Message, context: Context) -> Message:
+        """Have the reply name its arrays in the order they came in, as the mod demands."""
+        reply = call_next(message, context)
+        arrays = reply.content.array_records["arrays"]
+        reply.content["arrays"] = ArrayRecord({name: arrays[name] for name in sent})
+        return reply
+
+    mod = adaptiveclipping_mod if context.run_config["dp"] == "client-adaptive" else fixedclipping_mod
+    return mod(message, context, in_order)
+
+
+@app.train(mods=[clip])
 def train(message: Message, context: Context) -> Message:
     """Train the model that was sent on this device's samples for one round."""
     work = Work(message, context)
-    objective = objective_of(work.device.settings)
+    objective = work.objective()
     with work.device.at_work("train", work.config):
         kept, samples = work.recall(), work.samples
         with work.timed():
@@ -93,6 +113,11 @@ class Work:
         if not isinstance(value, int | float):
             raise TypeError(f"config '{key}' is {value!r}, not a number")
         return value
+
+    def objective(self) -> Objective:
+        """Return what is minimised: the run's objective, or that of Flower's FedProx where the server says so."""
+        pull = self.config.get("proximal-mu")
+        return objective_of(self.device.settings) if pull is None else make_objective("fedprox", mu=pull)
 
     def recall(self) -> StateDict | None:
         """Return what this device kept of the round before; None: nothing, or the server does not count this round."""

@@ -160,6 +160,32 @@ class Settings(BaseModel):
         BeforeValidator(_pairs),
         Field(description="the gate's own settings, such as top_k=1,beta=0.1"),
     ] = {}
+    strategy: Annotated[str, Field(description="how models become one: a name that `fedquit strategies` lists")] = (
+        "fedavg"
+    )
+    strategy_settings: Annotated[
+        dict[str, Scalar],
+        BeforeValidator(_pairs),
+        Field(description="the strategy's own settings, such as eta=0.01 for fedadam"),
+    ] = {}
+    recover_strategy: Annotated[
+        str, Field(description="the same for rounds of recovery, such as fedtrimmedavg; empty: as in training")
+    ] = ""
+    recover_strategy_settings: Annotated[
+        dict[str, Scalar], BeforeValidator(_pairs), Field(description="the recovery strategy's own settings")
+    ] = {}
+    dp: Annotated[
+        Literal["", "server-fixed", "server-adaptive", "client-fixed", "client-adaptive"],
+        Field(description="differential privacy around the mean: who clips, and to what norm; empty: none"),
+    ] = ""
+    dp_settings: Annotated[
+        dict[str, Scalar],
+        BeforeValidator(_pairs),
+        Field(description="its settings, such as noise_multiplier=0.5,clipping_norm=1"),
+    ] = {}
+    secure_aggregation: Annotated[
+        bool, Field(description="refuse what reads single clients' updates; not to be run today: says why")
+    ] = False
     device_folder: Annotated[
         str,
         Field(

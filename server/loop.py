@@ -23,14 +23,18 @@ from fedquit.server.folder import RunFolder
 from fedquit.server.history import History, Keep, check_room
 from fedquit.server.judge import Judge, tensors_of
 from fedquit.server.phases import Phase, nth, phases
+from fedquit.server.rules import rules_of
 from fedquit.server.session import GridSession
 from fedquit.server.state import Round, State
+from fedquit.strategies.aggregate import Aggregate
 from fedquit.strategies.costs import Costs
 from fedquit.strategies.metered import MeteredGrid
+from fedquit.strategies.rules import Opening, Rule
 from fedquit.strategies.train import Correct, Train
 from fedquit.unlearning.arithmetic import StateDict, check_usable, parameter_names, update_of
 from fedquit.unlearning.methods import Method
 from fedquit.unlearning.recovery import Budget, Oracle, StopRule, Utility
+from fedquit.unlearning.seeds import derive_seed
 from fedquit.unlearning.session import NoAnswerError
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -53,7 +57,7 @@ class Loop:
     ) -> None:
         self.settings, self.folder, self.listener = settings, folder, listener
         self.method, self.objective = method_of(settings), objective_of(settings)
-        self.phases = phases(settings)
+        self.phases, self.rules = phases(settings), rules_of(settings)
         self.state = folder.load_state()
         keep = keep or Keep.of(self.method.needs())
         self._log = {r.number: r.participants for r in self.state.of("train")}
@@ -199,6 +203,7 @@ class Loop:
             if keeps and self.history.keep.updates(number):
                 self.history.add(number, client, update_of(tensors_of(sent), tensors_of(arrays)))
 
+        rule = self.rules.of(phase)
         strategy = Train(
             self.grid,
             seed=phase.seed,
@@ -206,6 +211,8 @@ class Loop:
             on_reply=self._on_reply(phase.name),
             on_arrays=take,
             correct=correct,
+            begin=self._opener(phase, rule, number),
+            needs=rule.needs(),
         )
         self.grid.begin(phase.name, number, leavers(self.settings, phase.requests))
         extra, beside = self._broadcast(arrays)
@@ -220,11 +227,29 @@ class Loop:
             seconds=time.perf_counter() - started,
             device_seconds=metrics["device-seconds"],
         )
-        self._checkpoint(new, finished, number, beside)
+        self._checkpoint(new, finished, number, beside, strategy.kept)
         if keeps:
             self._log[number] = finished.participants
             self.history.end(number)
         return new
+
+    def _opener(self, phase: Phase, rule: Rule, number: int) -> Callable[[Arrays, int], Aggregate]:
+        """Return what begins a round of `rule` with what was kept of the phase's last round, if it had one."""
+        kept = self.folder.load_model(self.state.moments) if self.state.moments else None
+
+        def begin(sent: Arrays, asked: int) -> Aggregate:
+            opening = Opening(
+                sent=sent,
+                parameters=self.names,
+                number=len(self.state.of(phase.name)) + 1,
+                asked=asked,
+                lr=self._lr(number),
+                seed=derive_seed(phase.seed, "rule", phase.name, number),
+                kept=kept,
+            )
+            return rule.begin(opening)
+
+        return begin
 
     def _model(self, stage: str) -> StateDict:
         """Return the model of a stage, its entries in the order of the layers: a file has an order of its own."""
@@ -309,12 +334,19 @@ class Loop:
         }
         self._save(state, self._tell("phase-end", **event))
 
-    def _checkpoint(self, new: Arrays, finished: Round, accounted: int, beside: Arrays | None = None) -> None:
+    def _checkpoint(
+        self,
+        new: Arrays,
+        finished: Round,
+        accounted: int,
+        beside: Arrays | None = None,
+        moments: Arrays | None = None,
+    ) -> None:
         """Measure a new model, add what the messages of round `accounted` cost, and make both durable."""
         traffic = self.grid.costs.of(finished.phase, accounted)
         finished = replace(finished, measures=self.judge(new), bytes_down=traffic.down, bytes_up=traffic.up)
-        kept = None if beside is None else self.folder.save_model(beside)
-        state = self.state.with_round(finished, self.folder.save_model(new), kept)
+        kept = (None if arrays is None else self.folder.save_model(arrays) for arrays in (beside, moments))
+        state = self.state.with_round(finished, self.folder.save_model(new), *kept)
         event = {
             "phase": finished.phase,
             "round": finished.number,

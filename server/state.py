@@ -46,6 +46,7 @@ class State:
         models: name of a stage (initial, original, unlearned, recovered, retrained, ...) -> SHA-256.
         current: SHA-256 of the model that the unfinished phase has reached.
         beside: SHA-256 of what the server keeps beside it for the objective, as `Objective.broadcast` says; or None.
+        moments: SHA-256 of what the strategy keeps from round to round, as `Aggregate.result` says; or None.
         ended: phase -> why it ended, in words; `reached`: phase -> whether its goal was met.
         events_size: bytes of events.jsonl that belong to this state; `costs_size`: of costs.csv.
     """
@@ -54,6 +55,7 @@ class State:
     models: dict[str, str] = field(default_factory=dict)
     current: str | None = None
     beside: str | None = None
+    moments: str | None = None
     ended: dict[str, str] = field(default_factory=dict)
     reached: dict[str, bool] = field(default_factory=dict)
     events_size: int = 0
@@ -65,11 +67,11 @@ class State:
 
     def named_models(self) -> set[str]:
         """Return the models that must be kept."""
-        return {*self.models.values(), *(name for name in (self.current, self.beside) if name)}
+        return {*self.models.values(), *filter(None, (self.current, self.beside, self.moments))}
 
-    def with_round(self, finished: Round, model: str, beside: str | None = None) -> Self:
-        """Return the state after a round that ended in `model`, with `beside` kept beside it."""
-        return replace(self, rounds=(*self.rounds, finished), current=model, beside=beside)
+    def with_round(self, finished: Round, model: str, beside: str | None = None, moments: str | None = None) -> Self:
+        """Return the state after a round that ended in `model`, with `beside` and `moments` kept beside it."""
+        return replace(self, rounds=(*self.rounds, finished), current=model, beside=beside, moments=moments)
 
     def with_model(self, stage: str, model: str) -> Self:
         """Return the state in which `stage` is `model`."""
@@ -81,6 +83,7 @@ class State:
             self.with_model(stage, model),
             current=None,
             beside=None,
+            moments=None,
             ended={**self.ended, phase: reason},
             reached={**self.reached, phase: reached},
         )

@@ -164,6 +164,21 @@ def objectives(as_json: bool) -> None:
     _print(rows, as_json, print_objectives)
 
 
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="print as JSON, and nothing else")
+def strategies(as_json: bool) -> None:
+    """List how the models of a round become one, and what can be wrapped around: settings, state, bad clients stood."""
+    from fedquit.simulations.table import print_strategies
+    from fedquit.strategies.rules import PRIVACY, RULES, settings_of_rule
+
+    rows = [
+        {"name": name, "setting": setting, "settings": settings_of_rule(rule), **asdict(rule.traits)}
+        for setting, rules in (("strategy", RULES), ("dp", PRIVACY))
+        for name, rule in rules.items()
+    ]
+    _print(rows, as_json, print_strategies)
+
+
 def _print(document: Any, as_json: bool, for_people: Callable[[Any], None]) -> None:
     if as_json:
         click.echo(json.dumps(document, indent=1))

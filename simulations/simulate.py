@@ -101,11 +101,13 @@ def _try_out(settings: Settings, keep: Any) -> tuple[Any, ...]:
     from fedquit.client.request import to_forget
     from fedquit.client.share import initial_model, split
     from fedquit.server.history import check_room
+    from fedquit.server.rules import rules_of
 
     objective = objective_of(settings)
     parts = split(settings.key())
     for request in range(settings.num_requests):
         to_forget(settings.key(), request)
+    rules_of(settings)
     model = initial_model(settings, settings.seed_of_model)
     objective.check(model)
     check_room(settings, keep, model.state_dict())

@@ -16,7 +16,7 @@ from fedquit.strategies.rows import read_rows, write_rows
 AFTER_TRAINING = {
     "forget", "granularity", "forget-share", "forget-samples", "forget-class", "budget", "history-bytes",
     "method", "teacher", "method-settings", "recover", "tolerance", "patience", "recover-rounds",
-    "recover-bytes", "reference", "references", "download", "data-root", "partition", "device-folder",
+    "recover-strategy", "recover-strategy-settings", "recover-bytes", "reference", "references", "download", "data-root", "partition", "device-folder",
 }  # fmt: skip
 
 

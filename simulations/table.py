@@ -121,6 +121,26 @@ def print_objectives(rows: list[dict[str, Any]]) -> None:
     Console().print(table)
 
 
+def print_strategies(rows: list[dict[str, Any]]) -> None:
+    """Print the strategies, and the kinds of differential privacy: settings ("…": to be given), state, robustness.
+
+    Papers are in docs/strategies.md.
+    """
+    for setting in ("strategy", "dp"):
+        table = Table(box=None, pad_edge=False)
+        for column in (setting, "settings", "server keeps", "stands bad clients", "what it does"):
+            table.add_column(column, no_wrap=column in (setting, "settings"))
+        for row in (row for row in rows if row["setting"] == setting):
+            table.add_row(
+                row["name"],
+                "\n".join(f"{name}={'…' if default is None else default}" for name, default in row["settings"].items()),
+                row["keeps"],
+                row["robust"] or "-",
+                row["summary"],
+            )
+        Console().print(table)
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 

@@ -1,5 +1,6 @@
 """Everything of Flower's that is not its public interface, in one place: a new Flower breaks this file or none."""
 
+import math
 from typing import Any
 
 from flwr.clientapp import ClientApp
@@ -10,7 +11,12 @@ from flwr.proto.message_pb2 import Metadata as MetadataProto
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from flwr.serverapp import ServerApp
+from flwr.serverapp.strategy import (
+    DifferentialPrivacyClientSideAdaptiveClipping,
+    DifferentialPrivacyServerSideAdaptiveClipping,
+)
 from flwr.supercore.constant import HEAD_BODY_DIVIDER, HEAD_VALUE_DIVIDER
+from flwr.supercore.differential_privacy import KEY_NORM_BIT
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -18,12 +24,15 @@ __all__ = [
     "CHUNK_SIZE",
     "HEAD_BODY_DIVIDER",
     "HEAD_VALUE_DIVIDER",
+    "KEY_NORM_BIT",
     "SUPERLINK_NODE_ID",
+    "ClientAdaptiveClipping",
     "MessageProto",
     "MetadataProto",
     "NodeInfo",
     "RecordDictProto",
     "Run",
+    "ServerAdaptiveClipping",
     "become_server_task",
     "simulate",
 ]
@@ -66,3 +75,28 @@ def simulate(server_app: ServerApp, client_app: ClientApp, clients: int, *, app_
         is_app=True,
         run=run,
     )
+
+
+class _NormOfThePaper:
+    """Flower's differential privacy with adaptive clipping, with the norm of Andrew et al. (arXiv 1905.03871).
+
+    Flower 1.41 makes the norm smaller when more updates than wanted were clipped, and larger when fewer were: away from
+    its goal. And its noise fits the norm of the next round, not that to which this round's updates were clipped.
+    """
+
+    clipping_norm: float
+    clip_norm_lr: float
+    target_clipped_quantile: float
+    next_norm: float
+
+    def _geometric_update(self, clipped_fraction: float) -> None:
+        away = clipped_fraction - self.target_clipped_quantile
+        self.next_norm = self.clipping_norm * math.exp(self.clip_norm_lr * away)
+
+
+class ServerAdaptiveClipping(_NormOfThePaper, DifferentialPrivacyServerSideAdaptiveClipping):
+    """The server clips."""
+
+
+class ClientAdaptiveClipping(_NormOfThePaper, DifferentialPrivacyClientSideAdaptiveClipping):
+    """Devices clip, and say whether they did."""

@@ -1,4 +1,7 @@
-"""Federated averaging (McMahan et al. 2017, arXiv 1602.05629, Algorithm 1), with seeded sampling and a guard."""
+"""A round of training: seeded sampling, a guard, and what makes one model of the replies.
+
+Unless told otherwise that is the mean: federated averaging (McMahan et al. 2017, arXiv 1602.05629, Algorithm 1).
+"""
 
 import math
 import random
@@ -13,21 +16,33 @@ from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
 from fedquit.errors import FedquitError
+from fedquit.strategies.aggregate import Aggregate, Arrays, Config, Mean
 from fedquit.strategies.costs import Costs
 from fedquit.strategies.guard import BadReplyError, checked_arrays, checked_metrics
 from fedquit.strategies.metered import MeteredGrid
-from fedquit.unlearning.average import ExactMean
 from fedquit.unlearning.seeds import derive_seed
 
-Arrays = Mapping[str, NDArray[Any]]
+__all__ = [
+    "Arrays",
+    "Config",
+    "Correct",
+    "OnReply",
+    "Reply",
+    "Train",
+    "arrays_of",
+    "checked",
+    "num_sampled",
+    "record_of",
+]
+
 OnReply = Callable[[int, str | None], None]
 OnArrays = Callable[[int, Arrays], None]
-Config = Mapping[str, float | str]
 Correct = Callable[[Arrays, Arrays], Arrays]
+Begin = Callable[[Arrays, int], Aggregate]
 
 
 class Train(FedAvg):
-    """FedAvg whose model depends on the seed alone: not on who answers first, nor on the numbers Flower gives nodes.
+    """A round whose model depends on the seed alone: not on who answers first, nor on the numbers Flower gives nodes.
 
     Args:
         grid: the metered grid, whose account is this strategy's `costs`.
@@ -36,6 +51,11 @@ class Train(FedAvg):
         on_reply: told of every reply: the client, and why it was refused, or None.
         on_arrays: given every model that the guard let through, and whose it is.
         correct: from a client's model and the round's global one to what goes into the mean.
+        begin: from the round's global model and how many are asked to what makes a model of the replies.
+        needs: of how many good replies at least.
+
+    Attributes:
+        kept: what is to be kept for the next round, after a round; None: nothing.
     """
 
     def __init__(
@@ -47,6 +67,8 @@ class Train(FedAvg):
         on_reply: OnReply = lambda _client, _reason: None,
         on_arrays: OnArrays = lambda _client, _arrays: None,
         correct: Correct | None = None,
+        begin: Begin = lambda _sent, _asked: Mean(),
+        needs: int = 1,
     ) -> None:
         super().__init__(fraction_train=fraction, min_train_nodes=1, min_available_nodes=1)
         self.grid = grid
@@ -54,6 +76,9 @@ class Train(FedAvg):
         self.on_reply = on_reply
         self.on_arrays = on_arrays
         self.correct = correct
+        self.begin, self.needs = begin, needs
+        self.kept: Arrays | None = None
+        self._aggregate: Aggregate = Mean()
         self._sent: ArrayRecord | None = None
         self._extra: dict[str, ArrayRecord] = {}
 
@@ -67,7 +92,7 @@ class Train(FedAvg):
         node_ids = self.grid.get_node_ids()
         if not node_ids:
             raise FedquitError(f"{self.grid.phase} round {server_round}: no client is left to ask")
-        size = max(1, round(self.fraction_train * len(node_ids)))
+        size = num_sampled(len(node_ids), self.fraction_train)
         chosen = random.Random(derive_seed(self.seed, "sample", server_round)).sample(node_ids, size)
         return sorted(chosen, key=lambda node: (-self.grid.members[node].num_examples, self.grid.members[node].client))
 
@@ -86,7 +111,7 @@ class Train(FedAvg):
             The new model, and `loss` (nats), `num-examples`, `clients`, `refused`, `device-seconds`.
 
         Raises:
-            FedquitError: not one reply can be used.
+            FedquitError: too few replies can be used, or they make no model.
         """
         self._extra = {} if extra is None else {"extra": record_of(extra)}
         messages = self.configure_train(number, record_of(arrays), ConfigRecord(dict(config)), self.grid)
@@ -100,11 +125,11 @@ class Train(FedAvg):
     ) -> Iterable[Message]:
         """Return a message for each node of the round: the model, and a seed of the node's own."""
         del grid
-        self._sent = arrays
-        messages = []
-        for node in self.sample(server_round):
+        nodes, messages = self.sample(server_round), []
+        self._sent, self._aggregate = arrays, self.begin(arrays_of(arrays), len(nodes))
+        for node in nodes:
             seed = derive_seed(self.seed, self.grid.phase, server_round, self.grid.members[node].client)
-            told = ConfigRecord({**config, "server-round": server_round, "seed": seed})
+            told = ConfigRecord({**config, **self._aggregate.told, "server-round": server_round, "seed": seed})
             content = RecordDict({self.arrayrecord_key: arrays, **self._extra, self.configrecord_key: told})
             messages.append(Message(content, node, MessageType.TRAIN, group_id=str(server_round)))
         return messages
@@ -112,14 +137,14 @@ class Train(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Sum the replies as they come; one that the guard refuses is named and left out.
+        """Take the replies in as they come; one that the guard refuses is named and left out.
 
         Raises:
-            FedquitError: not one reply can be used.
+            FedquitError: too few replies can be used, or they make no model.
         """
         if self._sent is None:
             raise RuntimeError("aggregate_train before configure_train")
-        mean, losses, seconds, refused = ExactMean(), [], [], []
+        losses, counts, seconds, refused = [], [], [], []
         sent = arrays_of(self._sent) if self.correct else {}
 
         def told(client: int, reason: str | None) -> None:
@@ -129,21 +154,30 @@ class Train(FedAvg):
 
         for reply in checked(replies, self._sent, self.grid, told):
             try:
-                mean.add(self.correct(reply.arrays, sent) if self.correct else reply.arrays, reply.num_examples)
-            except OverflowError as reason:
+                taken = self.correct(reply.arrays, sent) if self.correct else reply.arrays
+                self._aggregate.add(reply.client, taken, reply.num_examples, reply.metrics)
+            except (OverflowError, BadReplyError) as reason:
                 told(reply.client, str(reason))
                 continue
             losses.append(reply.metrics.get("loss", 0.0) * reply.num_examples)
+            counts.append(reply.num_examples)
             seconds.append(reply.metrics.get("cpu-seconds", 0.0))
             told(reply.client, None)
             self.on_arrays(reply.client, reply.arrays)
-        if not losses:
-            raise FedquitError(
-                f"{self.grid.phase} round {server_round}: no reply to use ({'; '.join(refused) or 'none came'})"
-            )
-        summary = {"loss": math.fsum(losses) / mean.weight, "num-examples": mean.weight, "clients": len(losses)}
+        if len(losses) < self.needs:
+            raise FedquitError(f"{self.grid.phase} round {server_round}: {self._too_few(len(losses), refused)}")
+        new, self.kept = self._aggregate.result()
+        weight = sum(counts)
+        summary = {"loss": math.fsum(losses) / weight, "num-examples": weight, "clients": len(losses)}
         spent = {"refused": len(refused), "device-seconds": math.fsum(seconds)}
-        return record_of(mean.result()), MetricRecord({**summary, **spent})
+        return record_of(new), MetricRecord({**summary, **spent})
+
+    def _too_few(self, came: int, refused: list[str]) -> str:
+        """Say that too few replies can be used, and why the others cannot."""
+        if not came:
+            return f"no reply to use ({'; '.join(refused) or 'none came'})"
+        wanted = f"{self.needs} good replies are needed, {came} came"
+        return f"{wanted} ({'; '.join(refused)})" if refused else wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +188,15 @@ class Reply:
     arrays: Arrays
     num_examples: int
     metrics: Mapping[str, float]
+
+
+def num_sampled(clients: int, fraction: float) -> int:
+    """Return how many of so many clients are asked in a round.
+
+    >>> num_sampled(10, 0.25), num_sampled(3, 0.1)
+    (2, 1)
+    """
+    return max(1, round(fraction * clients))
 
 
 def checked(

@@ -7,7 +7,6 @@ Another package adds a method by an entry point in the group "fedquit.methods"; 
 """
 
 import importlib.metadata
-import inspect
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
@@ -16,7 +15,7 @@ from torch import nn
 
 from fedquit.errors import FedquitError, InputError, unknown
 from fedquit.unlearning.arithmetic import StateDict
-from fedquit.unlearning.checks import check_count
+from fedquit.unlearning.checks import check_count, construct
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.session import Session, weighted_mean
 
@@ -196,16 +195,7 @@ def make_method(name: str, **settings: Any) -> Method:
     Ascent(lr=0.001, epochs=1, batch_size=32, clip=5.0, max_loss=None)
     """
     cls = METHODS[name] if name in METHODS else _load_third_party(name)
-    parameters = inspect.signature(cls).parameters
-    for given in settings:
-        if not parameters:
-            raise InputError(f"method '{name}' takes no settings; given: {given}")
-        if given not in parameters:
-            raise unknown(f"setting of method '{name}'", given, parameters)
-    missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in settings]
-    if missing:
-        raise InputError(f"method '{name}' needs these settings: {', '.join(missing)}")
-    return cls(**settings)
+    return construct(f"method '{name}'", cls, settings)
 
 
 def all_methods() -> dict[str, type[Method]]:

@@ -8,7 +8,6 @@ Another package adds one by an entry point in the group "fedquit.objectives"; it
 """
 
 import importlib.metadata
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from fedquit.client.training import Loss, cross_entropy, fit
 from fedquit.errors import FedquitError, InputError, unknown
+from fedquit.unlearning.checks import construct
 from fedquit.unlearning.samples import Samples
 
 GROUP = "fedquit.objectives"
@@ -179,16 +179,7 @@ def make_objective(name: str, **settings: Any) -> Objective:
     FedProx(mu=0.1)
     """
     cls = OBJECTIVES[name] if name in OBJECTIVES else _load_third_party(name)
-    parameters = inspect.signature(cls).parameters
-    for given in settings:
-        if not parameters:
-            raise InputError(f"objective '{name}' takes no settings; given: {given}")
-        if given not in parameters:
-            raise unknown(f"setting of objective '{name}'", given, parameters)
-    missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in settings]
-    if missing:
-        raise InputError(f"objective '{name}' needs these settings: {', '.join(missing)}")
-    return cls(**settings)
+    return construct(f"objective '{name}'", cls, settings)
 
 
 def all_objectives() -> dict[str, type[Objective]]:
