@@ -16,7 +16,8 @@ from fedquit.strategies.rows import read_rows, write_rows
 AFTER_TRAINING = {
     "forget", "granularity", "forget-share", "forget-samples", "forget-class", "budget", "history-bytes",
     "method", "teacher", "method-settings", "recover", "tolerance", "patience", "recover-rounds",
-    "recover-strategy", "recover-strategy-settings", "recover-bytes", "reference", "references", "download", "data-root", "partition", "device-folder",
+    "recover-bytes", "recover-strategy", "recover-strategy-settings", "reference", "references", "download",
+    "data-root", "partition", "device-folder",
 }  # fmt: skip
 
 

@@ -184,7 +184,7 @@ def method(cls: M) -> M:
     return cls
 
 
-def make_method(name: str, **settings: Any) -> Method:
+def make_method(name: str, /, **settings: Any) -> Method:
     """Return the method `name` with these settings.
 
     Raises:

@@ -112,7 +112,7 @@ class Adaptive:
 GATES: dict[str, type[Speculative] | type[Adaptive]] = {gate.name: gate for gate in (Speculative, Adaptive)}
 
 
-def make_gate(name: str, **settings: Any) -> Gate:
+def make_gate(name: str, /, **settings: Any) -> Gate:
     """Return the gate `name` with these settings.
 
     Raises:

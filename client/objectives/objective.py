@@ -168,7 +168,7 @@ def objective(cls: O) -> O:
     return cls
 
 
-def make_objective(name: str, **settings: Any) -> Objective:
+def make_objective(name: str, /, **settings: Any) -> Objective:
     """Return the objective `name` with these settings.
 
     Raises:

@@ -37,7 +37,7 @@ PRIVACY: dict[str, type[Private]] = {
 }
 
 
-def make_rule(name: str, **settings: Any) -> FlowerRule:
+def make_rule(name: str, /, **settings: Any) -> FlowerRule:
     """Return the strategy `name` with these settings.
 
     Raises:
@@ -51,7 +51,7 @@ def make_rule(name: str, **settings: Any) -> FlowerRule:
     return construct(f"strategy '{name}'", RULES[name], settings)
 
 
-def make_private(name: str, inner: FlowerRule, **settings: Any) -> Private:
+def make_private(name: str, inner: FlowerRule, /, **settings: Any) -> Private:
     """Return `inner` with differential privacy around it.
 
     Raises:

@@ -53,7 +53,7 @@ class FedTrimmedAvg(SingleReplies):
     traits: ClassVar[Traits] = Traits(
         "the mean of each number without the largest and the smallest",
         "arXiv 1803.01498",
-        robust="a share beta, rounded down",
+        robust="a share beta",
         reads_single=True,
     )
 
@@ -87,7 +87,7 @@ class Krum(SingleReplies):
     traits: ClassVar[Traits] = Traits(
         "the one model nearest to its neighbours",
         "arXiv 1703.02757",
-        robust="f = num-malicious-nodes of 2f + 3",
+        robust="f of 2f + 3",
         reads_single=True,
     )
     shifted: ClassVar[bool] = True
@@ -122,7 +122,7 @@ class MultiKrum(SingleReplies):
     traits: ClassVar[Traits] = Traits(
         "the mean of the models nearest to their neighbours",
         "arXiv 1703.02757",
-        robust="f = num-malicious-nodes of 2f + 3, or of m + f + 2",
+        robust="f of 2f + 3, or of m + f + 2",
         reads_single=True,
     )
     shifted: ClassVar[bool] = True
@@ -162,7 +162,7 @@ class Bulyan(SingleReplies):
     traits: ClassVar[Traits] = Traits(
         "MultiKrum's choice, then of each number those nearest to the median",
         "arXiv 1802.07927",
-        robust="f = num-malicious-nodes of 4f + 3",
+        robust="f of 4f + 3",
         reads_single=True,
     )
     shifted: ClassVar[bool] = True
