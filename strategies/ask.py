@@ -39,6 +39,7 @@ def ask(
             grid.node_of(client),
             ACTIONS[exercise],
             group_id=str(grid.server_round),
+            ttl=grid.patience,
         )
         for client in clients
     ]

@@ -1,8 +1,11 @@
 """Everything of Flower's that is not its public interface, in one place: a new Flower breaks this file or none."""
 
+import hashlib
 import math
 from typing import Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from flwr.clientapp import ClientApp
 from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE as CHUNK_SIZE
 from flwr.common.constant import SUPERLINK_NODE_ID
@@ -34,6 +37,7 @@ __all__ = [
     "Run",
     "ServerAdaptiveClipping",
     "become_server_task",
+    "fingerprint_of",
     "simulate",
 ]
 
@@ -48,6 +52,18 @@ def become_server_task(run_id: int) -> Run:
     run = Run.create_empty(run_id)
     run.primary_task_id = TASK_ID
     return run
+
+
+def fingerprint_of(node: NodeInfo) -> str:
+    """Return the SHA-256 (hex) of the public key that a node has proven to own; "" if it has none.
+
+    Flower gives keys as PEM; members are known by the hash of the same key's DER SubjectPublicKeyInfo.
+    """
+    try:
+        der = load_pem_public_key(node.public_key).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except (ValueError, UnsupportedAlgorithm):
+        return ""
+    return hashlib.sha256(der).hexdigest()
 
 
 def simulate(server_app: ServerApp, client_app: ClientApp, clients: int, *, app_folder: str, workers: int) -> None:

@@ -4,6 +4,7 @@ Stock FedAvg adopts NaN, infinities, broadcast shapes and absurd sample counts. 
 left out of the round, with its sender and the reason named; the round goes on.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from flwr.app import ArrayRecord, Message
 from numpy.typing import NDArray
 
+SHA256 = re.compile("[0-9a-f]{64}")
 MAX_EXAMPLES = 10**9
 LARGEST = 1e100
 
@@ -77,6 +79,30 @@ def checked_metrics(message: Message) -> tuple[int, dict[str, float]]:
             raise BadReplyError(f"metric '{name}' is {value!r}, not a finite number")
         numbers[name] = float(value)
     return count, numbers
+
+
+def ask_in(message: Message) -> tuple[bytes, bytes] | None:
+    """Return the ask to be forgotten that a reply carries, and its signature; None: it carries none.
+
+    Raises:
+        BadReplyError: it carries something else by that name.
+    """
+    if message.has_error() or "ask" not in message.content.config_records:
+        return None
+    record = message.content.config_records["ask"]
+    ask, signature = record.get("ask"), record.get("signature")
+    if not isinstance(ask, bytes) or not isinstance(signature, bytes):
+        raise BadReplyError("its ask to be forgotten cannot be read")
+    return ask, signature
+
+
+def samples_digest_in(message: Message) -> str:
+    """Return the digest of the samples that a reply says it used; "" if it says none, or none that is a SHA-256."""
+    for record in message.content.config_records.values():
+        digest = record.get("samples-digest")
+        if isinstance(digest, str) and SHA256.fullmatch(digest):
+            return digest
+    return ""
 
 
 def _difference(record: Mapping[str, object], expected: Mapping[str, object]) -> str:

@@ -3,30 +3,23 @@
 Wrapping the grid and not the strategy keeps every strategy of Flower's usable as it is.
 """
 
+import contextlib
 import math
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fedquit.errors import FedquitError
 from fedquit.strategies.costs import Costs
 from fedquit.strategies.flower_internals import NodeInfo, Run
+from fedquit.strategies.members import Member, Present, join, recognise
 from fedquit.strategies.rows import Row
 from fedquit.strategies.wire import wire_of
 
-JOIN_PAUSE = 0.05
+NO_ANSWER = 900
 MAX_SECONDS = 1e9
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A node of the federation: who it is, whatever Flower numbers it, and how many samples it has."""
-
-    client: int
-    num_examples: int
 
 
 class MeteredGrid(Grid):
@@ -34,44 +27,29 @@ class MeteredGrid(Grid):
 
     Args:
         grid: what carries the messages.
-        timeout: seconds to wait for the members to say who they are.
+        members: who the nodes are, by node; None: those of a fixed federation, who are all waited for.
+        timeout: seconds to wait for them.
+
+    Attributes:
+        patience: seconds to wait for answers; None: for ever.
+        on_stray: told of every reply to a message that was not asked or is answered already.
     """
 
-    def __init__(self, grid: Grid, *, timeout: float = 3600.0) -> None:
+    def __init__(self, grid: Grid, members: Mapping[int, Member] | None = None, *, timeout: float = 3600.0) -> None:
         self._grid = grid
         self.costs = Costs()
         self.phase = "join"
         self.server_round = 0
         self.excluded: frozenset[int] = frozenset()
-        self.members: dict[int, Member] = {}
-        self._join(timeout)
+        self.patience: float | None = None
+        self.on_stray: Callable[[Message], None] = lambda _reply: None
+        self.members: Mapping[int, Member] = join(grid, timeout) if members is None else members
 
-    def _join(self, timeout: float) -> None:
-        """Ask every node who it is, until all of the federation have said so.
-
-        Nodes say how many they are; on Flower's simulation runtime the ServerApp starts before they are registered.
-        """
-        deadline, size = time.monotonic() + timeout, 1
-        while len(self.members) < size:
-            if time.monotonic() > deadline:
-                raise FedquitError(f"{len(self.members)} of {size} clients joined within {timeout:.0f} s")
-            strangers = [node_id for node_id in self._grid.get_node_ids() if node_id not in self.members]
-            if not strangers:
-                time.sleep(JOIN_PAUSE)
-                continue
-            questions = [Message(RecordDict(), node_id, "query") for node_id in strangers]
-            for reply in self._grid.send_and_receive(questions, timeout=timeout):
-                if reply.has_error():
-                    raise FedquitError(f"a node could not join: {reply.error.reason}")
-                try:
-                    said = reply.content.metric_records["metrics"]
-                    client, num_examples, size = (
-                        int(said[key])  # type: ignore[arg-type]
-                        for key in ("partition-id", "num-examples", "num-partitions")
-                    )
-                except (KeyError, TypeError, ValueError, OverflowError) as error:
-                    raise FedquitError(f"a node could not join: {error!r}") from None
-                self.members[reply.metadata.src_node_id] = Member(client, num_examples)
+    def meet(self, enrolled: Mapping[str, Member]) -> Present:
+        """Have the members be those of the `enrolled` (fingerprint -> member) who are connected now; return them."""
+        present = recognise(self._grid, enrolled)
+        self.members = present.members
+        return present
 
     def begin(self, phase: str, server_round: int, excluded: Iterable[int] = ()) -> None:
         """Account what follows to this round, and hide the `excluded` clients."""
@@ -95,25 +73,36 @@ class MeteredGrid(Grid):
         return [known[node_id] for node_id in self.get_node_ids() if node_id in known]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        """Send `messages`, and yield each reply as it comes, accounted to the client that was asked.
+        """Send `messages`, and yield one reply to each, accounted to the client that was asked.
 
         The sender is known by the message it answers: the error that stands in for a lost node's reply names
-        another node.
+        another node. Who does not answer within `timeout` (or `patience`) seconds is given an error for a reply.
         """
         sent, started = list(messages), time.perf_counter()
+        patience = self.patience if timeout is None else timeout
         for message in sent:
             self._account(message, message.metadata.dst_node_id)
-        asked: dict[str, int] = {}
+        waiting: dict[str, Message] | None = None
         try:
-            for reply in self._grid.send_and_receive(sent, timeout=timeout):
-                if not asked:
-                    asked = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
-                node_id = asked[reply.metadata.reply_to_message_id]
-                self._account(reply, node_id, after=time.perf_counter() - started)
-                reply.metadata.__dict__["_src_node_id"] = node_id
-                yield reply
+            for reply in self._replies(sent, patience):
+                if waiting is None:
+                    waiting = {message.metadata.message_id: message for message in sent}
+                asked = waiting.pop(reply.metadata.reply_to_message_id, None)
+                if asked is None:
+                    self.on_stray(reply)
+                    continue
+                self._account(reply, asked.metadata.dst_node_id, after=time.perf_counter() - started)
+                yield _sent_by(reply, asked.metadata.dst_node_id)
+            for message in sent if waiting is None else waiting.values():
+                lost = Error(NO_ANSWER, f"no answer within {patience or 0:.0f} s")
+                yield _sent_by(Message(lost, reply_to=message), message.metadata.dst_node_id)
         finally:
             self.costs.settle()
+
+    def _replies(self, sent: list[Message], patience: float | None) -> Iterator[Message]:
+        """Yield the replies that come in time: some grids say with an error that time is up, others just end."""
+        with contextlib.suppress(TimeoutError):
+            yield from self._grid.send_and_receive(sent, timeout=patience)
 
     def client_of(self, reply: Message) -> int:
         """Return the client that a reply of `send_and_receive` came from."""
@@ -167,6 +156,12 @@ class MeteredGrid(Grid):
                 yield reply
         finally:
             self.costs.settle()
+
+
+def _sent_by(reply: Message, node_id: int) -> Message:
+    """Return the reply with its sender's name on it."""
+    reply.metadata.__dict__["_src_node_id"] = node_id
+    return reply
 
 
 def _num_bytes(record: ArrayRecord | ConfigRecord | MetricRecord) -> int:

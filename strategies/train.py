@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fedquit.errors import FedquitError
 from fedquit.strategies.aggregate import Aggregate, Arrays, Config, Mean
 from fedquit.strategies.costs import Costs
-from fedquit.strategies.guard import BadReplyError, checked_arrays, checked_metrics
+from fedquit.strategies.guard import BadReplyError, ask_in, checked_arrays, checked_metrics, samples_digest_in
 from fedquit.strategies.metered import MeteredGrid
 from fedquit.unlearning.seeds import derive_seed
 
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 OnReply = Callable[[int, str | None], None]
-OnArrays = Callable[[int, Arrays], None]
+OnAsk = Callable[[int, bytes, bytes], None]
 Correct = Callable[[Arrays, Arrays], Arrays]
 Begin = Callable[[Arrays, int], Aggregate]
 
@@ -49,7 +49,8 @@ class Train(FedAvg):
         seed: decides which clients are sampled, and the seed each of them gets.
         fraction: share of the clients that take part in a round.
         on_reply: told of every reply: the client, and why it was refused, or None.
-        on_arrays: given every model that the guard let through, and whose it is.
+        on_taken: given every reply that goes into the model.
+        on_ask: given the ask and the signature of every reply that carries them; such a reply is not used.
         correct: from a client's model and the round's global one to what goes into the mean.
         begin: from the round's global model and how many are asked to what makes a model of the replies.
         needs: of how many good replies at least.
@@ -65,7 +66,8 @@ class Train(FedAvg):
         seed: int,
         fraction: float = 1.0,
         on_reply: OnReply = lambda _client, _reason: None,
-        on_arrays: OnArrays = lambda _client, _arrays: None,
+        on_taken: "Callable[[Reply], None]" = lambda _reply: None,
+        on_ask: OnAsk = lambda _client, _ask, _signature: None,
         correct: Correct | None = None,
         begin: Begin = lambda _sent, _asked: Mean(),
         needs: int = 1,
@@ -74,7 +76,7 @@ class Train(FedAvg):
         self.grid = grid
         self.seed = seed
         self.on_reply = on_reply
-        self.on_arrays = on_arrays
+        self.on_taken, self.on_ask = on_taken, on_ask
         self.correct = correct
         self.begin, self.needs = begin, needs
         self.kept: Arrays | None = None
@@ -131,7 +133,7 @@ class Train(FedAvg):
             seed = derive_seed(self.seed, self.grid.phase, server_round, self.grid.members[node].client)
             told = ConfigRecord({**config, **self._aggregate.told, "server-round": server_round, "seed": seed})
             content = RecordDict({self.arrayrecord_key: arrays, **self._extra, self.configrecord_key: told})
-            messages.append(Message(content, node, MessageType.TRAIN, group_id=str(server_round)))
+            messages.append(Message(content, node, MessageType.TRAIN, group_id=str(server_round), ttl=self.grid.patience))
         return messages
 
     def aggregate_train(
@@ -152,7 +154,7 @@ class Train(FedAvg):
                 refused.append(f"client {client}: {reason}")
             self.on_reply(client, reason)
 
-        for reply in checked(replies, self._sent, self.grid, told):
+        for reply in checked(replies, self._sent, self.grid, told, self.on_ask):
             try:
                 taken = self.correct(reply.arrays, sent) if self.correct else reply.arrays
                 self._aggregate.add(reply.client, taken, reply.num_examples, reply.metrics)
@@ -163,12 +165,7 @@ class Train(FedAvg):
             counts.append(reply.num_examples)
             seconds.append(reply.metrics.get("cpu-seconds", 0.0))
             told(reply.client, None)
-            self.on_arrays(reply.client, reply.arrays)
-        if len(losses) < self.needs:
-            raise FedquitError(f"{self.grid.phase} round {server_round}: {self._too_few(len(losses), refused)}")
-        new, self.kept = self._aggregate.result()
-        weight = sum(counts)
-        summary = {"loss": math.fsum(losses) / weight, "num-examples": weight, "clients": len(losses)}
+OnAsk = Callable[[int, bytes, bytes], None]
         spent = {"refused": len(refused), "device-seconds": math.fsum(seconds)}
         return record_of(new), MetricRecord({**summary, **spent})
 
@@ -182,12 +179,17 @@ class Train(FedAvg):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a client handed back, as the guard let it through."""
+    """What a client handed back, as the guard let it through.
+
+    Attributes:
+        samples_digest: which samples it used, as it says: hex SHA-256 over their sorted digests; "" if it does not.
+    """
 
     client: int
     arrays: Arrays
     num_examples: int
     metrics: Mapping[str, float]
+    samples_digest: str = ""
 
 
 def num_sampled(clients: int, fraction: float) -> int:
@@ -200,17 +202,28 @@ def num_sampled(clients: int, fraction: float) -> int:
 
 
 def checked(
-    replies: Iterable[Message], expected: ArrayRecord, grid: MeteredGrid, on_refused: OnReply
+    replies: Iterable[Message],
+    expected: ArrayRecord,
+    grid: MeteredGrid,
+    on_refused: OnReply,
+    on_ask: OnAsk = lambda _client, _ask, _signature: None,
 ) -> Iterator[Reply]:
-    """Yield the replies that fit the model they were sent, as they come; tell `on_refused` of the others."""
+    """Yield the replies that fit the model they were sent, as they come; tell `on_refused` of the others.
+
+    A reply that carries an ask to be forgotten is for `on_ask`: what it says of the model is not used.
+    """
     for reply in replies:
         client = grid.client_of(reply)
         try:
+            ask = ask_in(reply)
+            if ask is not None:
+                on_ask(client, *ask)
+                raise BadReplyError("it carries an ask to be forgotten, so it is left out")
             arrays, (count, metrics) = checked_arrays(reply, expected), checked_metrics(reply)
         except BadReplyError as reason:
             on_refused(client, str(reason))
         else:
-            yield Reply(client, arrays, count, metrics)
+            yield Reply(client, arrays, count, metrics, samples_digest_in(reply))
 
 
 def arrays_of(record: ArrayRecord) -> dict[str, NDArray[Any]]:
