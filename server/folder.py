@@ -8,7 +8,6 @@ costs.csv         what each message cost, a line each
 checkpoints/      models, each named by the SHA-256 of its file
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,16 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-from numpy.typing import NDArray
-from safetensors.numpy import load
 
-from fedquit.client.model_file import model_bytes
 from fedquit.client.settings import Settings
 from fedquit.errors import FedquitError, InputError
-from fedquit.files import explained, write_json, write_whole
+from fedquit.files import explained, write_json
+from fedquit.server.models import Arrays, Models
 from fedquit.server.state import State
-
-Arrays = Mapping[str, NDArray[Any]]
 
 
 class RunFolder:
@@ -34,6 +29,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.models = Models(path / "checkpoints")
         self._lock = filelock.FileLock(str(path / ".lock"), timeout=0)
 
     @classmethod
@@ -140,31 +136,19 @@ class RunFolder:
 
     def save_model(self, arrays: Arrays) -> str:
         """Write a model named by the SHA-256 of its file, and return that."""
-        content = model_bytes(arrays)
-        name = hashlib.sha256(content).hexdigest()
-        path = self.checkpoint(name)
-        if not path.exists():
-            write_whole(path, content)
-        return name
+        return self.models.save(arrays)
 
-    def load_model(self, name: str) -> dict[str, NDArray[Any]]:
+    def load_model(self, name: str) -> Arrays:
         """Return the model of that name.
 
         Raises:
             FedquitError: the file is missing or was altered.
         """
-        path = self.checkpoint(name)
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            raise FedquitError(f"checkpoint {path} is missing; the run cannot go on from here") from None
-        if hashlib.sha256(content).hexdigest() != name:
-            raise FedquitError(f"checkpoint {path} is damaged: its SHA-256 is not its name")
-        return dict(sorted(load(content).items()))  # the library gives them in an order that no two processes share
+        return self.models.load(name)
 
     def checkpoint(self, name: str) -> Path:
         """Return the file of the model of that name."""
-        return self.path / "checkpoints" / f"{name}.safetensors"
+        return self.models.path(name)
 
 
 def _unbegun(path: Path) -> bool:

@@ -11,8 +11,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from numpy.typing import NDArray
-
 from fedquit.client.method import method_of
 from fedquit.client.objective import objective_of
 from fedquit.client.request import askers, leavers
@@ -23,21 +21,17 @@ from fedquit.server.folder import RunFolder
 from fedquit.server.history import History, Keep, check_room
 from fedquit.server.judge import Judge, tensors_of
 from fedquit.server.phases import Phase, nth, phases
+from fedquit.server.rounds import Arrays, Ears, Kept, Order, correction, train_round
 from fedquit.server.rules import rules_of
-from fedquit.server.session import GridSession
+from fedquit.server.session import GridSession, served, simulated_case
 from fedquit.server.state import Round, State
-from fedquit.strategies.aggregate import Aggregate
 from fedquit.strategies.costs import Costs
 from fedquit.strategies.metered import MeteredGrid
-from fedquit.strategies.rules import Opening, Rule
-from fedquit.strategies.train import Correct, Train
-from fedquit.unlearning.arithmetic import StateDict, check_usable, parameter_names, update_of
-from fedquit.unlearning.methods import Method
+from fedquit.strategies.train import Correct, Reply
+from fedquit.unlearning.arithmetic import StateDict, parameter_names, update_of
 from fedquit.unlearning.recovery import Budget, Oracle, StopRule, Utility
-from fedquit.unlearning.seeds import derive_seed
 from fedquit.unlearning.session import NoAnswerError
 
-Arrays = Mapping[str, NDArray[Any]]
 Listener = Callable[[Mapping[str, Any]], None]
 
 
@@ -178,94 +172,69 @@ class Loop:
 
     def _correction(self, phase: Phase) -> Correct | None:
         """Return what the method does to the models of a recovery round, if it does anything."""
-        if phase.kind != "recover" or type(self.method).corrected is Method.corrected:
+        if phase.kind != "recover":
             return None
         asked = next(other for other in self.phases if other.name == phase.after)
-        before, unlearned = self._model(asked.start), self._model(phase.start)
-
-        def correct(sent: Arrays, current: Arrays) -> Arrays:
-            new = self.method.corrected(
-                tensors_of(sent), tensors_of(current), before=before, unlearned=unlearned, parameters=self.names
-            )
-            return {name: tensor.numpy() for name, tensor in new.items()}
-
-        return correct
+        return correction(self.method, lambda: self._model(asked.start), lambda: self._model(phase.start), self.names)
 
     def _round(self, phase: Phase, number: int, arrays: Arrays, correct: Correct | None) -> Arrays:
         """Carry out one round, make it durable and return the new model."""
-        started, participants = time.perf_counter(), list[int]()
         keeps = phase.kind == "train"
         if keeps:
             self.history.begin(number, tensors_of(arrays))
 
-        def take(client: int, sent: Arrays) -> None:
-            participants.append(client)
+        def take(reply: Reply) -> None:
             if keeps and self.history.keep.updates(number):
-                self.history.add(number, client, update_of(tensors_of(sent), tensors_of(arrays)))
+                self.history.add(number, reply.client, update_of(tensors_of(reply.arrays), tensors_of(arrays)))
 
-        rule = self.rules.of(phase)
-        strategy = Train(
-            self.grid,
-            seed=phase.seed,
-            fraction=self.settings.fraction,
-            on_reply=self._on_reply(phase.name),
-            on_arrays=take,
-            correct=correct,
-            begin=self._opener(phase, rule, number),
-            needs=rule.needs(),
-        )
         self.grid.begin(phase.name, number, leavers(self.settings, phase.requests))
-        extra, beside = self._broadcast(arrays)
-        new, metrics = strategy.round(number, arrays, self._config(phase, number), extra)
+        beside, moments = (
+            self.folder.load_model(name) if name else None for name in (self.state.beside, self.state.moments)
+        )
+        done = train_round(
+            self.grid,
+            self._order(phase, number),
+            arrays,
+            Kept(beside, moments),
+            objective=self.objective,
+            rule=self.rules.of(phase),
+            names=self.names,
+            correct=correct,
+            ears=Ears(self._on_reply(phase.name), take),
+        )
         finished = Round(
             phase.name,
             number,
             exchanges=1,
-            participants=tuple(sorted(participants)),
-            refused=int(metrics["refused"]),
-            loss=metrics["loss"],
-            seconds=time.perf_counter() - started,
-            device_seconds=metrics["device-seconds"],
+            participants=tuple(done.taken),
+            refused=done.refused,
+            loss=done.loss,
+            seconds=done.seconds,
+            device_seconds=done.device_seconds,
         )
-        self._checkpoint(new, finished, number, beside, strategy.kept)
+        self._checkpoint(done.arrays, finished, number, done.kept)
         if keeps:
             self._log[number] = finished.participants
             self.history.end(number)
-        return new
+        return done.arrays
 
-    def _opener(self, phase: Phase, rule: Rule, number: int) -> Callable[[Arrays, int], Aggregate]:
-        """Return what begins a round of `rule` with what was kept of the phase's last round, if it had one."""
-        kept = self.folder.load_model(self.state.moments) if self.state.moments else None
-
-        def begin(sent: Arrays, asked: int) -> Aggregate:
-            opening = Opening(
-                sent=sent,
-                parameters=self.names,
-                number=len(self.state.of(phase.name)) + 1,
-                asked=asked,
-                lr=self._lr(number),
-                seed=derive_seed(phase.seed, "rule", phase.name, number),
-                kept=kept,
-            )
-            return rule.begin(opening)
-
-        return begin
+    def _order(self, phase: Phase, number: int) -> Order:
+        """Return what a round is to be; devices hear of the phase only where they keep something between rounds."""
+        config: dict[str, float | str] = {"requests": phase.requests}
+        return Order(
+            phase=phase.name,
+            number=number,
+            nth=len(self.state.of(phase.name)) + 1,
+            seed=phase.seed,
+            lr=self._lr(number),
+            config=config if self.objective.needs().keeps == "nothing" else {**config, "phase": phase.name},
+            fraction=self.settings.fraction,
+        )
 
     def _model(self, stage: str) -> StateDict:
         """Return the model of a stage, its entries in the order of the layers: a file has an order of its own."""
         state = tensors_of(self.folder.load_model(self.state.models[stage]))
         return {name: state[name] for name in empty_model(self.settings.key()).state_dict()}
-
-    def _config(self, phase: Phase, number: int) -> dict[str, float | str]:
-        """Return what every client is told; the phase only where devices keep something from round to round."""
-        config: dict[str, float | str] = {"lr": self._lr(number), "requests": phase.requests}
-        return config if self.objective.needs().keeps == "nothing" else {**config, "phase": phase.name}
-
-    def _broadcast(self, arrays: Arrays) -> tuple[Arrays | None, Arrays | None]:
-        """Return what the objective sends beside the model, and what is to be kept for its next round."""
-        kept = tensors_of(self.folder.load_model(self.state.beside)) if self.state.beside else None
-        extra, beside = self.objective.broadcast(tensors_of(arrays), kept)
-        return _arrays(extra), _arrays(beside)
 
     def _forget(self, phase: Phase) -> None:
         """Carry out a request, on the devices that ask or at the server, as the method says."""
@@ -275,41 +244,23 @@ class Loop:
             self._carry_out(phase)
         self._end(phase, self.state.current or "", f"{self.settings.method} done", reached=True)
 
-    def _serve(self, session: GridSession) -> Arrays:
-        """Have the method serve the request, and let only a usable model through.
-
-        Raises:
-            FedquitError: a device that is needed did not answer, or what the method did or returned cannot be used.
-        """
-        name = self.settings.method
-        try:
-            served = self.method.serve(session)
-            check_usable(served, session.current)
-        except NoAnswerError as error:
-            raise FedquitError(f"{error} ({'; '.join(session.reasons)}); --resume asks again") from error
-        except FedquitError as error:
-            raise type(error)(str(error) if name in str(error) else f"method '{name}': {error}") from error
-        except Exception as error:
-            if type(self.method).__module__.startswith("fedquit."):
-                raise
-            raise FedquitError(f"method '{name}' failed: {error!r}") from error
-        return {key: tensor.numpy() for key, tensor in served.items()}
-
     def _carry_out(self, phase: Phase) -> None:
         started, number = time.perf_counter(), self._reached(phase.after)
         self.grid.begin(phase.name, number)
         session = GridSession(
             self.grid,
             self.settings,
-            phase.requests - 1,
+            simulated_case(self.settings, phase.requests - 1, phase.name, number),
             initial=self._model("initial"),
             current=self._model(phase.start),
             history=self.history,
-            number=number,
             lr=self._lr(number + 1),
             on_reply=self._on_reply(phase.name),
         )
-        new = self._serve(session)
+        try:
+            new = served(self.method, session)
+        except NoAnswerError as error:
+            raise FedquitError(f"{error}; --resume asks again") from error
         reached = self.method.restart_round(session) - 1 if self.method.traits.restarts else number
         finished = Round(
             phase.name,
@@ -334,19 +285,13 @@ class Loop:
         }
         self._save(state, self._tell("phase-end", **event))
 
-    def _checkpoint(
-        self,
-        new: Arrays,
-        finished: Round,
-        accounted: int,
-        beside: Arrays | None = None,
-        moments: Arrays | None = None,
-    ) -> None:
+    def _checkpoint(self, new: Arrays, finished: Round, accounted: int, kept: Kept | None = None) -> None:
         """Measure a new model, add what the messages of round `accounted` cost, and make both durable."""
         traffic = self.grid.costs.of(finished.phase, accounted)
         finished = replace(finished, measures=self.judge(new), bytes_down=traffic.down, bytes_up=traffic.up)
-        kept = (None if arrays is None else self.folder.save_model(arrays) for arrays in (beside, moments))
-        state = self.state.with_round(finished, self.folder.save_model(new), *kept)
+        told = (kept.beside, kept.moments) if kept else ()
+        beside = (None if arrays is None else self.folder.save_model(arrays) for arrays in told)
+        state = self.state.with_round(finished, self.folder.save_model(new), *beside)
         event = {
             "phase": finished.phase,
             "round": finished.number,
@@ -381,10 +326,6 @@ class Loop:
                 self.listener({"event": "reply", "phase": phase, "client": client})
 
         return told
-
-
-def _arrays(state: StateDict | None) -> Arrays | None:
-    return None if state is None else {name: tensor.numpy() for name, tensor in state.items()}
 
 
 def _bytes(rounds: Collection[Round]) -> int:

@@ -38,7 +38,7 @@ def rules_of(settings: Settings) -> Rules:
     >>> rules_of(Settings(strategy="fedmedian", forget=1)).recovery
     FedMedian()
     """
-    rules = _named(settings)
+    rules = named_rules(settings)
     check_secure_aggregation(settings, (rules.training, rules.recovery))
     objective = objective_of(settings)
     if "fedprox" in (settings.strategy, settings.recover_strategy) and settings.objective != "fedavg":
@@ -54,7 +54,12 @@ def rules_of(settings: Settings) -> Rules:
     return rules
 
 
-def _named(settings: Settings) -> Rules:
+def named_rules(settings: Settings) -> Rules:
+    """Return the strategies that the settings name, whoever the clients are.
+
+    Raises:
+        InputError: no such strategy or setting, or settings that exclude each other.
+    """
     training = make_rule(settings.strategy, **settings.strategy_settings)
     recovery, restarts = training, method_of(settings).traits.restarts
     if settings.recover_strategy:

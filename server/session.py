@@ -1,20 +1,65 @@
 """One forget request, as a method sees it: `fedquit.unlearning.session.Session` over the grid."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from numpy.typing import NDArray
 from torch import nn
 
 from fedquit.client.request import askers, leavers, to_forget, to_keep
 from fedquit.client.settings import Settings
 from fedquit.client.share import initial_model
+from fedquit.errors import FedquitError
 from fedquit.server.judge import sets_of, tensors_of
 from fedquit.strategies.ask import ask
 from fedquit.strategies.metered import MeteredGrid
-from fedquit.strategies.train import OnReply
-from fedquit.unlearning.arithmetic import StateDict
+from fedquit.strategies.train import OnReply, Reply
+from fedquit.unlearning.arithmetic import StateDict, check_usable
+from fedquit.unlearning.methods import Method
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.seeds import derive_seed
-from fedquit.unlearning.session import Answer, History
+from fedquit.unlearning.session import Answer, History, NoAnswerError
+
+Told = Mapping[str, float | str]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Whom a request is about, and what devices are told of it.
+
+    Attributes:
+        leavers: the clients with something to forget; `stayers`: those that take part and have nothing to forget.
+        num_examples: samples to forget of each leaver, samples of each stayer.
+        seed: the request's own number.
+        told: what every device is told.
+        seed_of: from how many exchanges came before, and a client, to the seed of its exercise.
+        proxy: gives the samples that the server itself holds.
+    """
+
+    leavers: tuple[int, ...]
+    stayers: tuple[int, ...]
+    num_examples: Mapping[int, int]
+    seed: int
+    told: Told
+    seed_of: Callable[[int, int], int]
+    proxy: Callable[[], Samples | None] = lambda: None
+
+
+def simulated_case(settings: Settings, request: int, phase: str, number: int) -> Case:
+    """Return request `request` of a simulation, from 0, which has been trained for `number` rounds."""
+    leaving, key = askers(settings, request), settings.key()
+    left = {*leaving, *leavers(settings, request)}
+    parts = zip(to_forget(key, request), to_keep(key, request + 1), strict=True)
+    return Case(
+        leavers=leaving,
+        stayers=tuple(client for client in range(settings.clients) if client not in left),
+        num_examples={client: len(gone) or len(kept) for client, (gone, kept) in enumerate(parts)},
+        seed=derive_seed(settings.seed, "request", request),
+        told={"requests": request + 1},
+        seed_of=lambda exchanges, client: derive_seed(settings.seed, phase, number + exchanges, client),
+        proxy=lambda: sets_of(settings).holdout,
+    )
 
 
 class GridSession:
@@ -22,47 +67,44 @@ class GridSession:
 
     Args:
         grid: carries the messages, already told which phase and round they count to.
-        settings: of the run.
-        request: which of its requests, from 0.
+        settings: of the federation.
+        case: the request.
         initial: the model before the first round.
         current: that of the request.
         history: what was kept of training.
-        number: how many rounds the current model has been trained for.
         lr: learning rate of an ordinary round at this point of the schedule.
         on_reply: told of every reply.
+
+    Attributes:
+        answered: client -> the last answer of its that could be used, without its model.
     """
 
     def __init__(
         self,
         grid: MeteredGrid,
         settings: Settings,
-        request: int,
+        case: Case,
         *,
         initial: StateDict,
         current: StateDict,
         history: History,
-        number: int,
         lr: float,
         on_reply: OnReply,
     ) -> None:
         self.initial, self.current, self.history = initial, current, history
-        self.seed = derive_seed(settings.seed, "request", request)
-        self._number = number
-        self.leavers = askers(settings, request)
-        left = {*self.leavers, *leavers(settings, request)}
-        self.stayers = tuple(client for client in range(settings.clients) if client not in left)
-        parts = zip(to_forget(settings.key(), request), to_keep(settings.key(), request + 1), strict=True)
-        self.num_examples = {client: len(gone) or len(kept) for client, (gone, kept) in enumerate(parts)}
+        self.seed, self.leavers, self.stayers, self.num_examples = (
+            case.seed, case.leavers, case.stayers, case.num_examples,
+        )  # fmt: skip
         self.exchanges, self.loss, self.device_seconds = 0, 0.0, 0.0
         self.reasons: list[str] = []
-        self.answered: set[int] = set()
-        self._grid, self._settings, self._request = grid, settings, request
+        self.answered: dict[int, Reply] = {}
+        self._grid, self._settings, self._case = grid, settings, case
         self._lr, self._on_reply = lr, on_reply
 
     @property
     def proxy(self) -> Samples | None:
-        """See `Session`: the held-out samples."""
-        return sets_of(self._settings).holdout
+        """See `Session`."""
+        return self._case.proxy()
 
     def fresh(self, seed: int) -> nn.Module:
         """See `Session`."""
@@ -83,26 +125,48 @@ class GridSession:
             return
         self.exchanges += 1
         common: dict[str, float | str] = {"lr": self._lr, **config} if exercise == "train" else {**config, "step": step}
-        common["requests"] = self._request + 1
-        told = {client: {**common, **self._own(client)} for client in clients}
+        told = {client: {**common, **self._case.told, **self._own(client)} for client in clients}
         more = None if extra is None else {name: tensor.numpy() for name, tensor in extra.items()}
         losses = weight = 0.0
         arrays = {name: tensor.numpy() for name, tensor in state.items()}
         for reply in ask(self._grid, exercise, clients, arrays, told, extra=more, on_reply=self._told):
-            self.answered.add(reply.client)
+            self.answered[reply.client] = Reply(
+                reply.client, {}, reply.num_examples, reply.metrics, reply.samples_digest
+            )
             self.device_seconds += reply.metrics.get("cpu-seconds", 0.0)
             losses += reply.metrics.get("loss", 0.0) * reply.num_examples
             weight += reply.num_examples
             self.loss = losses / weight
             yield Answer(reply.client, tensors_of(reply.arrays), reply.num_examples, reply.metrics)
 
-    def _own(self, client: int) -> dict[str, float | str]:
+    def _own(self, client: int) -> Told:
         """Return what one client alone is told: which samples, and a seed."""
-        number = self._number + self.exchanges - 1
-        seed = derive_seed(self._settings.seed, self._grid.phase, number, client)
-        return {"samples": "forget" if client in self.leavers else "keep", "seed": seed}
+        samples = "forget" if client in self.leavers else "keep"
+        return {"samples": samples, "seed": self._case.seed_of(self.exchanges - 1, client)}
 
     def _told(self, client: int, refused: str | None) -> None:
         if refused is not None:
             self.reasons.append(f"client {client}: {refused}")
         self._on_reply(client, refused)
+
+
+def served(method: Method, session: GridSession) -> dict[str, NDArray[Any]]:
+    """Have the method serve the request, and let only a usable model through.
+
+    Raises:
+        NoAnswerError: a device that is needed did not answer.
+        FedquitError: what the method did or returned cannot be used.
+    """
+    name = method.name
+    try:
+        state = method.serve(session)
+        check_usable(state, session.current)
+    except NoAnswerError as error:
+        raise NoAnswerError(f"{error} ({'; '.join(session.reasons)})") from error
+    except FedquitError as error:
+        raise type(error)(str(error) if name in str(error) else f"method '{name}': {error}") from error
+    except Exception as error:
+        if type(method).__module__.startswith("fedquit."):
+            raise
+        raise FedquitError(f"method '{name}' failed: {error!r}") from error
+    return {key: tensor.numpy() for key, tensor in state.items()}

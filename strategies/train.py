@@ -133,7 +133,9 @@ class Train(FedAvg):
             seed = derive_seed(self.seed, self.grid.phase, server_round, self.grid.members[node].client)
             told = ConfigRecord({**config, **self._aggregate.told, "server-round": server_round, "seed": seed})
             content = RecordDict({self.arrayrecord_key: arrays, **self._extra, self.configrecord_key: told})
-            messages.append(Message(content, node, MessageType.TRAIN, group_id=str(server_round), ttl=self.grid.patience))
+            messages.append(
+                Message(content, node, MessageType.TRAIN, group_id=str(server_round), ttl=self.grid.patience)
+            )
         return messages
 
     def aggregate_train(
@@ -165,7 +167,12 @@ class Train(FedAvg):
             counts.append(reply.num_examples)
             seconds.append(reply.metrics.get("cpu-seconds", 0.0))
             told(reply.client, None)
-OnAsk = Callable[[int, bytes, bytes], None]
+            self.on_taken(reply)
+        if len(losses) < self.needs:
+            raise FedquitError(f"{self.grid.phase} round {server_round}: {self._too_few(len(losses), refused)}")
+        new, self.kept = self._aggregate.result()
+        weight = sum(counts)
+        summary = {"loss": math.fsum(losses) / weight, "num-examples": weight, "clients": len(losses)}
         spent = {"refused": len(refused), "device-seconds": math.fsum(seconds)}
         return record_of(new), MetricRecord({**summary, **spent})
 

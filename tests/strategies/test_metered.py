@@ -12,7 +12,8 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from fedquit.errors import FedquitError
 from fedquit.simulations.engine.inprocess import InProcessGrid
 from fedquit.strategies.costs import Costs, Traffic
-from fedquit.strategies.metered import Member, MeteredGrid
+from fedquit.strategies.members import Member
+from fedquit.strategies.metered import MeteredGrid
 from fedquit.strategies.rows import Row, read_rows
 from fedquit.strategies.train import Train, record_of
 from fedquit.strategies.wire import wire_of
