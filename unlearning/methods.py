@@ -160,6 +160,13 @@ class Method:
             raise self.no_such_step(step)
         return self.forget(model, samples, seed=seed)
 
+    def reach(self, num_examples: int) -> float | None:  # noqa: ARG002 - the interface
+        """Return how far `on_device` can move any one parameter on so many samples; None: nobody knows.
+
+        It must hold for every device that follows the method: a server refuses what is beyond.
+        """
+        return None
+
     def no_such_step(self, step: str, known: Iterable[str] = ()) -> InputError:
         """Return the error for a device procedure that is not there, or lacks what must be sent along."""
         steps = ", ".join(known) or "none"
