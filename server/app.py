@@ -32,6 +32,17 @@ def make_app(
     return server_app
 
 
+deployed = ServerApp()
+
+
+@deployed.main()
+def coordinate(grid: Grid, context: Context) -> None:
+    """Train, forget and recover for as long as the server runs; the run config's `folder` is the server's."""
+    from fedquit.server.coordinator import Coordinator, open_place  # a simulation needs no database
+
+    Coordinator(open_place(MeteredGrid(grid, {}), Path(str(context.run_config["folder"])))).run()
+
+
 def _print(event: Mapping[str, Any]) -> None:
     """Say what `flwr log` should show."""
     if event["event"] == "round":

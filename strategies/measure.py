@@ -13,7 +13,7 @@ def measure(
     grid: MeteredGrid,
     clients: Sequence[int],
     arrays: Arrays,
-    config: Mapping[str, int | float | str],
+    config: Mapping[str, float | str],
     on_reply: OnReply = lambda _client, _reason: None,
 ) -> Iterator[tuple[int, int, dict[str, float]]]:
     """Send `arrays` to `clients`; yield who answers, on how many samples, and what it measured, such as `accuracy`.

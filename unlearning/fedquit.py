@@ -43,7 +43,7 @@ def adam_reach(steps: int) -> float:
     |sum_i b1^(t-i) g_i| <= sqrt(sum_i (b1^2/b2)^(t-i)) sqrt(sum_i b2^(t-i) g_i^2), which bounds each step's m/sqrt(v),
     bias corrections included; eps only shortens it.
 
-    >>> round(adam_reach(1), 6), adam_reach(10) / 10 < 1.1, adam_reach(1000) / 1000 < 7.3
+    >>> round(adam_reach(1), 2), adam_reach(10) / 10 < 1.1, adam_reach(1000) / 1000 < 7.3
     (1.0, True, True)
     """
     reach = terms = 0.0

@@ -1,0 +1,268 @@
+"""One request to forget, from asked to done: a turn is one state or one round, and one transaction of the ledger.
+
+asked       -> forgetting   a client's member is withdrawn in the same transaction
+forgetting  -> recovering   by the policy's method, or by the next one where that cannot; the model is written first
+            -> refused      the guard refused what the device handed back, and no other method is left
+            -> failed       no method could do it
+recovering  -> recovering   a round without what was forgotten
+            -> done         the stop rule holds, or nobody is left to recover with, or the deadline cuts it short;
+                            what contained the data is removed, and the receipt is made, before
+"""
+
+from collections import Counter
+
+from fedquit.client.settings import Settings
+from fedquit.errors import FedquitError, InputError
+from fedquit.server.coordinator.forgetting import Forgetting, RefusedModelError
+from fedquit.server.coordinator.judge import Judge
+from fedquit.server.coordinator.past import Past
+from fedquit.server.coordinator.policy import chain
+from fedquit.server.coordinator.presence import Presence
+from fedquit.server.coordinator.training import Training
+from fedquit.server.coordinator.verifying import verify
+from fedquit.server.coordinator.workplace import Workplace
+from fedquit.server.ledger import Request, Step
+from fedquit.server.receipts import Outcome
+from fedquit.server.rounds import correction
+from fedquit.unlearning.methods import Method
+from fedquit.unlearning.recovery import Budget, Stopped, StopRule, Utility
+from fedquit.unlearning.session import NoAnswerError
+
+ATTEMPTS = 3
+"""How often a device that is there may fail to answer before another method is tried."""
+
+
+class Answering:
+    """Serves requests at one workplace."""
+
+    def __init__(self, place: Workplace, past: Past, judge: Judge, training: Training) -> None:
+        self.place, self.past, self.judge, self.training = place, past, judge, training
+        self.forgetting = Forgetting(place, past, judge, training)
+        self._failures = Counter[str]()
+
+    def turn(self, request: Request, presence: Presence) -> bool:
+        """Do the next thing for a request; False: it must wait."""
+        if request.status == "asked":
+            return self._begin(request)
+        if request.status == "forgetting":
+            return self._forget(request, presence)
+        return self._recover(request, presence)
+
+    def catch_up(self, presence: Presence) -> bool:
+        """Have devices that were not there drop what a request was about; their models are not used."""
+        request = next(those[0] for member, those in sorted(presence.owing.items()) if member in presence.here)
+        owing = [m for m, those in sorted(presence.owing.items()) if m in presence.here and request in those]
+        dropped = self.forgetting.drop(request, owing)
+        for member in dropped:
+            self.place.note("dropped", request=request.id, member=member)
+        return bool(dropped)  # the log has the others' reasons; they take no part until they have
+
+    def _begin(self, request: Request) -> bool:
+        place, able = self.place, chain(self.place.federation, request.granularity)
+        place.reached("asked: begin")
+        if not able:
+            reason = f"no method of [forgetting] forgets by {request.granularity}"
+            place.ledger.advance(request.id, of="asked", to="refused", kind="refused", reason=reason)
+            return True
+        place.ledger.advance(
+            request.id,
+            of="asked",
+            to="forgetting",
+            kind="forgetting",
+            method=able[0][1].name,
+            model_before=place.current(),
+            withdraw=request.granularity == "client",
+        )
+        place.reached("forgetting: committed")
+        return True
+
+    def _forget(self, request: Request, presence: Presence) -> bool:
+        """Have the request's present method do it, or go to the next one."""
+        place = self.place
+        if not self._is_contained(request):
+            facts = {"why": "no model contained any of it"}
+            place.ledger.advance(
+                request.id, of="forgetting", to="recovering", kind="forgot", facts=facts, model_after=place.current()
+            )
+            return True
+        plan, method = next(
+            each for each in chain(place.federation, request.granularity) if each[1].name == request.method
+        )
+        late = place.clock() >= request.changed_at + place.federation.forgetting.device_timeout
+        missing = self._missing(request, method, presence)
+        if missing and not late:
+            return False
+        if missing:
+            return self._fall_back(request, missing, refused=False)
+        try:
+            self.forgetting.carry_out(request, plan, method, presence)
+        except RefusedModelError as refusal:
+            return self._fall_back(request, str(refusal), refused=True)
+        except NoAnswerError as reason:
+            self._failures[request.id] += 1
+            if self._failures[request.id] < ATTEMPTS and not late:
+                return False
+            return self._fall_back(request, str(reason), refused=False)
+        except FedquitError as reason:
+            return self._fall_back(request, str(reason), refused=False)
+        return True
+
+    def _is_contained(self, request: Request) -> bool:
+        """Say whether any model contains what the request is about."""
+        if request.granularity == "class":
+            return self.place.ledger.last_step() is not None
+        return bool(self.place.ledger.contributed(request.subject))
+
+    def _missing(self, request: Request, method: Method, presence: Presence) -> str:
+        """Return who a method needs and is not there; empty: nobody."""
+        if method.traits.needs_device and request.granularity != "class" and request.subject not in presence.here:
+            return f"the device of member {request.subject} did not connect in time"
+        others = set(presence.ready) - {request.subject}
+        if (method.traits.runs_at == "federation" and not others) or (
+            request.granularity == "class" and method.traits.needs_device and not presence.ready
+        ):
+            return "no device that stays connected in time"
+        return ""
+
+    def _fall_back(self, request: Request, why: str, *, refused: bool) -> bool:
+        """Go to the next method, or end."""
+        place, names = self.place, [method.name for _, method in chain(self.place.federation, request.granularity)]
+        left = names[names.index(request.method) + 1 :]
+        facts = {"failed": request.method, "why": why[:1000]}
+        self._failures.pop(request.id, None)
+        place.reached("forgetting: falling back")
+        if left:
+            place.ledger.advance(
+                request.id, of="forgetting", to="forgetting", kind="fallback", method=left[0], facts=facts
+            )
+        else:
+            end = "refused" if refused else "failed"
+            reason = f"{request.method}: {why}"[:1000]
+            place.ledger.advance(request.id, of="forgetting", to=end, kind=end, reason=reason, facts=facts)
+            self.past.tidy()
+        place.reached("forgetting: fell back")
+        return True
+
+    def _recover(self, request: Request, presence: Presence) -> bool:
+        """Carry out a round of recovery, or end it."""
+        place = self.place
+        forgot = next(iter(place.ledger.steps(request=request.id, phase="forget")), None)
+        rounds = place.ledger.steps(request=request.id, phase="recover")
+        stopped = self._stopped(request, forgot, rounds, presence)
+        if stopped:
+            self._finish(request, forgot, rounds, stopped, presence)
+            return True
+        if len(presence.ready) < max(1, place.rules.recovery.needs()):
+            return False
+        method = self._plan(request)[1]
+        correct = correction(
+            method,
+            lambda: place.state(request.model_before),
+            lambda: place.state(forgot.model_after if forgot else place.initial),
+            place.names,
+        )
+        try:
+            self.training.step(presence, request, correct)
+        except FedquitError as error:
+            place.note("round-failed", request=request.id, facts={"reason": str(error)[:500]})
+            return False
+        return True
+
+    def _stopped(self, request: Request, forgot: Step | None, rounds: list[Step], presence: Presence) -> Stopped | None:
+        """Return why recovery ends now, or None."""
+        if forgot is None:
+            return Stopped("there was nothing to forget", reached=True)
+        if not presence.devices:
+            return Stopped("no device is left to recover with", reached=False)
+        if self.place.clock() >= request.deadline:
+            return Stopped(f"the deadline cut recovery short after {len(rounds)} round(s)", reached=False)
+        return self._rule(request, forgot).stop([step.measures.get("accuracy", 0.0) for step in rounds], 0)
+
+    def _rule(self, request: Request, forgot: Step) -> StopRule:
+        told = self.place.federation.forgetting
+        method = self._plan(request)[1]
+        most = told.recover_rounds
+        if method.traits.restarts:  # so many rounds as the model had beyond the one that was gone back to
+            before = self.place.ledger.steps(after=forgot.number - 2)[0]
+            most = max(most, before.round - forgot.round)
+        if "accuracy_before" not in forgot.measures:
+            return Budget(rounds=most)
+        return Utility(
+            reference=min(1.0, forgot.measures["accuracy_before"]),
+            tolerance=told.tolerance,
+            patience=told.patience,
+            max_rounds=most,
+        )
+
+    def _finish(
+        self, request: Request, forgot: Step | None, rounds: list[Step], stopped: Stopped, presence: Presence
+    ) -> None:
+        """Remove what contained the data, make the receipt, and end the request."""
+        place, model = self.place, self.place.current()
+        place.reached("recovering: ending")
+        measures = self._measures(request, forgot, rounds, presence)
+        gone = self.past.purge(request) if forgot else []
+        place.reached("recovering: purged")
+        told = place.federation.forgetting
+        outcome = Outcome(
+            unlearned=forgot.model_after if forgot else model,
+            model=model,
+            settings=self._plan(request)[0].method_options(),
+            fallback=self._why_fallback(request),
+            measures=measures,
+            verdict=stopped.reason,
+            thresholds={"tolerance": told.tolerance, "patience": float(told.patience)},
+            purged=gone,
+            kept={place.initial: "made before any data was seen"},
+        )
+        receipt = place.receipts.make(place.ledger, request.id, outcome, place.clock())
+        facts = {
+            "stopped": stopped.reason,
+            "reached": stopped.reached,
+            "rounds": len(rounds),
+            "measures": measures,
+            "removed": len(gone),
+            "receipt_missing": place.receipts.missing,
+        }
+        place.reached("recovering: receipt made")
+        place.ledger.advance(
+            request.id, of="recovering", to="done", kind="done", facts=facts, model_after=model, receipt=receipt
+        )
+        place.reached("done: committed")
+        self.past.tidy()
+
+    def _measures(
+        self, request: Request, forgot: Step | None, rounds: list[Step], presence: Presence
+    ) -> dict[str, dict[str, float]]:
+        """Return what was measured before, right after forgetting, and after recovery."""
+        if forgot is None:
+            return {}
+        stages: dict[str, dict[str, float]] = {"before": {}, "unlearned": {}, "after": {}}
+        for name, value in forgot.measures.items():
+            stem, _, when = name.rpartition("_")
+            stage = {"before": "before", "after": "unlearned"}.get(when)
+            stages[stage or "unlearned"][stem if stage else name] = value
+        if rounds:
+            stages["after"] = {n: v for n, v in rounds[-1].measures.items() if n in ("accuracy", "loss")}
+        if self.place.federation.forgetting.verify_on_device and request.subject in presence.here:
+            stages["after"] |= verify(self.place, self.training, request)
+        return stages
+
+    def _plan(self, request: Request) -> tuple[Settings, Method]:
+        """Return the method that a request has come to.
+
+        Raises:
+            InputError: the policy does not name it any more.
+        """
+        able = chain(self.place.federation, request.granularity)
+        for plan, method in able:
+            if method.name == request.method:
+                return plan, method
+        raise InputError(
+            f"request {request.id[:12]} is being served by {request.method}, which [forgetting] no longer names: "
+            "name it again as method or fallback until the request is done"
+        )
+
+    def _why_fallback(self, request: Request) -> str:
+        events = self.place.ledger.events(request=request.id)
+        return "; ".join(f"{e.facts['failed']}: {e.facts['why']}" for e in events if e.kind == "fallback")

@@ -1,0 +1,107 @@
+"""The loop of a deployed federation: at each boundary between rounds, a request if there is one, else training.
+
+Every turn ends in at most one transaction of the ledger. What a turn does follows from the ledger, the models that it
+names and who is connected; so a coordinator that was killed anywhere goes on where it was.
+"""
+
+from fedquit.errors import FedquitError
+from fedquit.server.coordinator.answering import Answering
+from fedquit.server.coordinator.judge import Judge
+from fedquit.server.coordinator.past import Past
+from fedquit.server.coordinator.policy import is_near, methods, next_of
+from fedquit.server.coordinator.presence import Presence, Watch
+from fedquit.server.coordinator.training import Training
+from fedquit.server.coordinator.workplace import Workplace
+from fedquit.server.ledger import Request
+
+POLL = 1.0
+"""Seconds between looks at the ledger and the grid while there is nothing to do."""
+AFTER_FAILURE = 60.0
+"""Seconds at most until a round that failed is tried again."""
+
+
+class Coordinator:
+    """Trains, forgets and recovers at one workplace.
+
+    Args:
+        place: the workplace.
+    """
+
+    def __init__(self, place: Workplace) -> None:
+        self.place = place
+        self.past = Past(place, methods(place.federation))
+        self.judge = Judge(place)
+        self.training = Training(place, self.past, self.judge)
+        self.answering = Answering(place, self.past, self.judge, self.training)
+        self._watch = Watch(place)
+        self._not_before = 0.0
+        self._said: set[tuple[str, str]] = set()
+        self.past.tidy()
+
+    def run(self) -> None:
+        """Work for ever."""
+        while True:
+            if not self.turn():
+                self.place.pause(POLL)
+
+    def turn(self) -> bool:
+        """Do the next thing; False: there is nothing to do, or it must wait."""
+        place = self.place
+        request = place.ledger.in_progress() or next_of(place.ledger.requests(status="asked"), place.clock())
+        presence = self._watch.look()
+        self._tell_deadlines()
+        if request:
+            return self.answering.turn(request, presence)
+        if any(member in presence.here for member in presence.owing):
+            return self.answering.catch_up(presence)
+        return self._train(presence)
+
+    def _train(self, presence: Presence) -> bool:
+        """Carry out a round if its time has come and enough devices are there."""
+        place, schedule = self.place, self.place.federation.schedule
+        now = place.clock()
+        if now < max(self._due(), self._not_before):
+            return False
+        if not self._enough(presence):
+            return False
+        try:
+            self.training.step(presence)
+        except FedquitError as error:
+            place.note("round-failed", facts={"reason": str(error)[:500]})
+            self._not_before = now + min(AFTER_FAILURE, schedule.every)
+            return False
+        return True
+
+    def _due(self) -> float:
+        """Return when the next round of training begins; infinity if there is none."""
+        self.past.steps()
+        schedule, last = self.place.federation.schedule, self.past.last_round
+        if schedule.rounds and self.past.rounds >= schedule.rounds:
+            return float("inf")
+        return last.at - last.seconds + schedule.every if last else 0.0
+
+    def _enough(self, presence: Presence) -> bool:
+        """Say whether enough devices are there; if not, the log hears of it once."""
+        wanted = max(self.place.federation.schedule.min_clients, self.place.rules.training.needs())
+        enough = len(presence.ready) >= wanted
+        if not enough and ("waiting", "") not in self._said:
+            self.place.note("waiting", facts={"connected": len(presence.ready), "wanted": wanted})
+        (self._said.discard if enough else self._said.add)(("waiting", ""))
+        return enough
+
+    def _tell_deadlines(self) -> None:
+        """Note in the log, once for each request, that its deadline is near, and that it is past."""
+        now = self.place.clock()
+        for status in ("asked", "forgetting", "recovering"):
+            for request in self.place.ledger.requests(status=status):
+                if is_near(request, now):
+                    self._tell_once("deadline-near", request)
+                if now >= request.deadline:
+                    self._tell_once("deadline-past", request)
+
+    def _tell_once(self, kind: str, request: Request) -> None:
+        if (kind, request.id) in self._said:
+            return
+        self._said.add((kind, request.id))
+        if all(event.kind != kind for event in self.place.ledger.events(request=request.id)):
+            self.place.note(kind, request=request.id, member=request.subject, facts={"deadline": request.deadline})

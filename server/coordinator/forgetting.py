@@ -1,0 +1,266 @@
+"""The step that forgets: on the devices or at the server, as the method says, past the guard, and into the ledger."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from fedquit.client.settings import Settings
+from fedquit.errors import FedquitError
+from fedquit.server.coordinator.judge import Judge
+from fedquit.server.coordinator.past import Past
+from fedquit.server.coordinator.presence import Presence
+from fedquit.server.coordinator.training import Training
+from fedquit.server.coordinator.workplace import Workplace
+from fedquit.server.judge import tensors_of
+from fedquit.server.ledger import Contribution, Request, Step
+from fedquit.server.models import Arrays
+from fedquit.server.session import Case, GridSession, Told, served
+from fedquit.strategies.ask import ask
+from fedquit.strategies.measure import measure
+from fedquit.strategies.quarantine import Decision, Recent, accuracy_findings, decide, step_findings
+from fedquit.unlearning.arithmetic import StateDict, difference
+from fedquit.unlearning.methods import Method
+from fedquit.unlearning.seeds import derive_seed
+from fedquit.unlearning.session import NoAnswerError
+
+NOTHING_HELD = "has no samples"
+"""In the reason of a device that holds nothing a request is about; see `fedquit.client.deployed`."""
+
+
+class RefusedModelError(FedquitError):
+    """The guard refused the model that a device handed back."""
+
+
+class Forgetting:
+    """Carries out the forget step of requests at one workplace."""
+
+    def __init__(self, place: Workplace, past: Past, judge: Judge, training: Training) -> None:
+        self.place, self.past, self.judge, self.training = place, past, judge, training
+
+    def carry_out(self, request: Request, plan: Settings, method: Method, presence: Presence) -> None:
+        """Have a method forget, and commit what came of it.
+
+        Raises:
+            NoAnswerError: a device that is needed did not answer.
+            RefusedModelError: the guard refused its model.
+            FedquitError: the method cannot do it.
+        """
+        place, started = self.place, time.perf_counter()
+        number, before = place.next_number(), place.current()
+        place.reached("forgetting: begin")
+        current = place.state(before)
+        place.grid.begin("forget", number, presence.left_out)
+        keeping: Told = {"samples": "keep", **self.training.told()}
+        gone = self.training.gone_classes()
+        reference = self.judge.measure(_arrays(current), presence, keeping, gone)
+        place.grid.patience = max(1.0, request.changed_at + place.federation.forgetting.device_timeout - place.clock())
+        session = self._session(request, plan, method, presence, current, number)
+        new: Arrays = served(method, session)
+        place.reached("forgetting: replies")
+        if session.answered and method.traits.runs_at == "device":
+            new = self._past_guard(request, method, session, new, current)
+        round_number = self._restarted(method, session) if method.traits.restarts else place.rounds_trained()
+        place.grid.patience = place.federation.schedule.round_timeout
+        measures = self.judge.measure(new, presence, keeping, gone)
+        model = place.models.save(new)
+        place.reached("forgetting: model written")
+        place.grid.costs.sync()
+        traffic, judging = place.grid.costs.of("forget", number), place.grid.costs.of("evaluate", number)
+        step = Step(
+            number=number,
+            phase="forget",
+            request=request.id,
+            model_before=before,
+            model_after=model,
+            round=round_number,
+            contributions=tuple(
+                Contribution(member, reply.num_examples, reply.samples_digest)
+                for member, reply in sorted(session.answered.items())
+            ),
+            refused=len(session.reasons),
+            seconds=time.perf_counter() - started,
+            device_seconds=session.device_seconds,
+            bytes_down=traffic.down + judging.down,
+            bytes_up=traffic.up + judging.up,
+            measures={
+                **{f"{name}_before": value for name, value in reference.items()},
+                **{f"{name}_after": value for name, value in measures.items()},
+                **_told_by(session),
+            },
+            at=place.clock(),
+        )
+        place.ledger.advance(
+            request.id,
+            of="forgetting",
+            to="recovering",
+            kind="forgot",
+            step=step,
+            model_before=before,
+            model_after=model,
+        )
+        place.reached("recovering: committed")
+        self.past.tidy()
+
+    def drop(self, request: Request, members: Sequence[int]) -> list[int]:
+        """Have devices drop what a request was about, and return those that have; their models are not used."""
+        place, number, heard = self.place, self.place.next_number(), dict[int, str | None]()
+        place.grid.begin("forget", number)
+        place.grid.patience = place.federation.schedule.round_timeout
+        told = {member: {**self._told(request, place.settings), **self._own(request, member)} for member in members}
+        listen = self.training.on_reply("forget", number, request.id)
+
+        def hear(member: int, refused: str | None) -> None:
+            heard[member] = refused
+            listen(member, refused)
+
+        for _ in ask(place.grid, "forget", members, place.models.load(place.current()), told, on_reply=hear):
+            pass
+        place.grid.costs.sync()
+        return sorted(m for m, refused in heard.items() if refused is None or NOTHING_HELD in refused)
+
+    def _session(
+        self,
+        request: Request,
+        plan: Settings,
+        method: Method,
+        presence: Presence,
+        current: StateDict,
+        number: int,
+    ) -> GridSession:
+        place = self.place
+        counts = self._counts(request, plan, method, presence)
+        leavers = tuple(sorted(counts))
+        stayers = tuple(member for member in presence.ready if member not in leavers)
+        sizes = self.past.sizes()
+        case = Case(
+            leavers=leavers,
+            stayers=stayers,
+            num_examples={**{member: sizes.get(member, 1) for member in stayers}, **counts},
+            seed=derive_seed(place.settings.seed, "request", request.id),
+            told=self._told(request, plan),
+            seed_of=lambda exchanges, member: self._seed(request, member, exchanges),
+            proxy=lambda: self.judge.trusted,
+        )
+        return GridSession(
+            place.grid,
+            place.settings,
+            case,
+            initial=place.state(place.initial),
+            current=current,
+            history=self.past.session_history(),
+            lr=place.lr(place.rounds_trained() + 1),
+            on_reply=self.training.on_reply("forget", number, request.id),
+        )
+
+    def _counts(self, request: Request, plan: Settings, method: Method, presence: Presence) -> dict[int, int]:
+        """Return the devices with something to forget, and how many samples each."""
+        if request.granularity == "sample":
+            return {request.subject: max(1, request.samples_count)}
+        if request.granularity == "client":
+            return {request.subject: self.past.sizes().get(request.subject, 1)}
+        if not method.traits.needs_device:
+            return {}
+        told = {"samples": "forget", **self._told(request, plan)}
+        arrays = self.place.models.load(self.place.current())
+        found = {m: count for m, count, _ in measure(self.place.grid, presence.ready, arrays, told)}
+        if not found:
+            raise NoAnswerError("no device that is connected holds any of it")
+        return found
+
+    def _told(self, request: Request, plan: Settings) -> dict[str, float | str]:
+        """Return what devices are told of a request: what it is about, and how to forget."""
+        config = plan.run_config()
+        return {
+            **self.training.told(),
+            "request": request.id,
+            "granularity": request.granularity,
+            "classes": ",".join(map(str, request.classes)),
+            **{key: str(config[key]) for key in ("method", "teacher", "method-settings")},
+        }
+
+    def _own(self, request: Request, member: int) -> dict[str, float | str]:
+        return {"step": "forget", "samples": "forget", "seed": self._seed(request, member, 0)}
+
+    def _seed(self, request: Request, member: int, exchanges: int) -> int:
+        return derive_seed(self.place.settings.seed, "request", request.id, exchanges, member)
+
+    def _restarted(self, method: Method, session: GridSession) -> int:
+        """Return how many rounds the model has been trained for that a method went back to."""
+        number = method.restart_round(session)
+        steps = self.place.ledger.steps(after=number - 1)
+        return steps[0].round - 1 if number > 1 and steps else 0
+
+    def _past_guard(
+        self, request: Request, method: Method, session: GridSession, new: Arrays, current: StateDict
+    ) -> Arrays:
+        """Hold a device's model aside, look at it, and return what may be adopted.
+
+        Raises:
+            RefusedModelError: nothing of it.
+        """
+        place, policy = self.place, self.place.federation.forgetting
+        name = place.quarantine.save(new)
+        place.reached("forgetting: quarantined")
+        decision = self._decide(request, method, session, tensors_of(new), current)
+        facts = {
+            "model": name,
+            "verdict": decision.verdict,
+            "policy": policy.guard,
+            "findings": [str(finding) for finding in decision.findings],
+            "off": decision.reason,
+        }
+        place.note("quarantined", request=request.id, member=request.subject, facts=facts)
+        place.reached("forgetting: decided")
+        if decision.state is None:
+            raise RefusedModelError(f"the guard refused the model: {decision.reason}")
+        return _arrays({key: decision.state[key] for key in place.order})
+
+    def _decide(
+        self, request: Request, method: Method, session: GridSession, new: StateDict, current: StateDict
+    ) -> Decision:
+        place, policy = self.place, self.place.federation.forgetting
+        reaches = [method.reach(session.num_examples[member]) for member in session.leavers]
+        reach = max((r for r in reaches if r is not None), default=None) if None not in reaches else None
+        steps = step_findings(new, current, self._recent(), parameters=place.names, reach=reach)
+        decision = decide(policy.guard, new, current, steps, blend=policy.blend)
+        if decision.state is None:
+            return decision
+        gone = self.training.gone_classes()
+        before, after = (self.judge.accuracy(_arrays(state), gone) for state in (current, decision.state))
+        if before is None or after is None:
+            return decision
+        found = accuracy_findings(after, before, asked=request.classes)
+        lost = any(not finding.holds for finding in found) and policy.guard != "adopt"
+        return Decision(
+            "refuse" if lost else decision.verdict, (*decision.findings, *found), None if lost else decision.state
+        )
+
+    def _recent(self) -> Recent:
+        steps = self.past.recent()
+        with_norms = [step for step in steps if "update_norm" in step.measures]
+        return Recent(
+            norms=[step.measures["update_norm"] for step in with_norms],
+            spreads=[step.measures["update_norm_mad"] for step in with_norms],
+            updates=[
+                difference(self.place.state(s.model_after), self.place.state(s.model_before), self.place.order)
+                for s in steps
+            ],
+        )
+
+
+def _told_by(session: GridSession) -> dict[str, float]:
+    """Return what the devices say of the samples that were forgotten, weighted by how many those were."""
+    sums: dict[str, float] = {}
+    weights: dict[str, int] = {}
+    for _, reply in sorted(session.answered.items()):
+        for name, value in reply.metrics.items():
+            if name.startswith(("forget-", "unseen-")):
+                sums[name] = sums.get(name, 0.0) + value * reply.num_examples
+                weights[name] = weights.get(name, 0) + reply.num_examples
+    return {name.replace("-", "_"): value / weights[name] for name, value in sums.items()}
+
+
+def _arrays(state: StateDict) -> dict[str, NDArray[Any]]:
+    return {name: tensor.numpy() for name, tensor in state.items()}

@@ -1,0 +1,80 @@
+"""How good a model is: on data that the server trusts, or else on the devices' own, as they say."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from fedquit.client.device import model_with
+from fedquit.client.local.data import gather
+from fedquit.client.share import form_of
+from fedquit.client.training import evaluate
+from fedquit.server.coordinator.presence import Presence
+from fedquit.server.coordinator.workplace import Workplace
+from fedquit.server.judge import tensors_of
+from fedquit.server.models import Arrays
+from fedquit.strategies.measure import measure
+from fedquit.strategies.quarantine import Accuracy
+from fedquit.unlearning.samples import Samples
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Measures models for one workplace."""
+
+    place: Workplace
+
+    @cached_property
+    def trusted(self) -> Samples | None:
+        """The server's own samples; None: it has none."""
+        path = self.place.federation.trusted.data
+        if not path:
+            return None
+        return gather(self.place.folder / path, form_of(self.place.settings), lambda *_: True).samples
+
+    def accuracy(self, arrays: Arrays, gone: Collection[int] = ()) -> Accuracy | None:
+        """Return the accuracy on trusted data, the classes `gone` left out; None: there is none."""
+        samples = self._left(gone)
+        if samples is None or not len(samples):
+            return None
+        model = model_with(self.place.settings, tensors_of(arrays))
+        overall = evaluate(model, samples)[1]
+        labels = sorted(set(samples.labels.tolist()))
+        return Accuracy(overall, {c: evaluate(model, _of_class(samples, c))[1] for c in labels})
+
+    def measure(
+        self, arrays: Arrays, presence: Presence, told: Mapping[str, int | str], gone: Collection[int] = ()
+    ) -> dict[str, float]:
+        """Return `accuracy`, and `loss` in nats: on trusted data, or on the devices' own, weighted by their samples.
+
+        Nothing comes back if there is no trusted data and no device answers.
+
+        Args:
+            arrays: the model.
+            presence: who is there.
+            told: what devices are told.
+            gone: classes that were forgotten.
+        """
+        samples = self._left(gone)
+        if samples is not None and len(samples):
+            loss, accuracy = evaluate(model_with(self.place.settings, tensors_of(arrays)), samples)
+            return {"accuracy": accuracy, "loss": loss}
+        sums = {"accuracy": 0.0, "loss": 0.0}
+        weight = 0
+        answers = measure(self.place.grid, presence.ready, arrays, told)
+        for _, count, metrics in sorted(answers, key=lambda answer: answer[0]):
+            if not 0 <= metrics.get("accuracy", -1.0) <= 1:
+                continue
+            weight += count
+            sums = {name: value + count * metrics.get(name, 0.0) for name, value in sums.items()}
+        return {name: value / weight for name, value in sums.items()} if weight else {}
+
+    def _left(self, gone: Collection[int]) -> Samples | None:
+        if self.trusted is None or not gone:
+            return self.trusted
+        return self.trusted.subset((~torch.isin(self.trusted.labels, torch.tensor(sorted(gone)))).nonzero().flatten())
+
+
+def _of_class(samples: Samples, label: int) -> Samples:
+    return samples.subset((samples.labels == label).nonzero().flatten())

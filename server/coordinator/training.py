@@ -1,0 +1,168 @@
+"""Rounds of training and of recovery: who is asked, what they are told, and the step that the ledger gets."""
+
+import statistics
+from collections.abc import Callable, Mapping
+
+from fedquit.errors import FedquitError
+from fedquit.server.coordinator.judge import Judge
+from fedquit.server.coordinator.past import Past
+from fedquit.server.coordinator.presence import Presence
+from fedquit.server.coordinator.workplace import Workplace
+from fedquit.server.judge import tensors_of
+from fedquit.server.ledger import Contribution, Request, Step
+from fedquit.server.models import Arrays
+from fedquit.server.rounds import Ears, Order, Trained, train_round
+from fedquit.strategies.train import Correct, Reply
+from fedquit.unlearning.arithmetic import difference, norm, update_of
+from fedquit.unlearning.seeds import derive_seed
+
+LISTED = 50
+"""Ids of requests that devices are told of in a message."""
+
+
+class Training:
+    """Carries rounds out and commits them."""
+
+    def __init__(self, place: Workplace, past: Past, judge: Judge) -> None:
+        self.place, self.past, self.judge = place, past, judge
+
+    def told(self) -> dict[str, float | str]:
+        """Return what every device is told in every message: how many requests are begun, and which are known."""
+        requests = self.place.ledger.requests()
+        begun = [request for request in requests if request.status not in ("asked", "refused")]
+        ended = [request.id for request in requests if request.status in ("done", "refused", "failed")]
+        return {
+            "requests": len(begun),
+            "taken": ",".join([request.id for request in requests][-LISTED:]),
+            "settled": ",".join(ended[-LISTED:]),
+        }
+
+    def gone_classes(self) -> set[int]:
+        """Return the classes that were asked to be forgotten."""
+        requests = self.place.ledger.requests()
+        return {c for r in requests if r.status in ("forgetting", "recovering", "done") for c in r.classes}
+
+    def step(self, presence: Presence, request: Request | None = None, correct: Correct | None = None) -> Step:
+        """Carry out one round of training, or of a request's recovery, and commit it.
+
+        Raises:
+            FedquitError: too few replies can be used; nothing is committed.
+        """
+        place, phase = self.place, "recover" if request else "train"
+        number, round_number, before = place.next_number(), place.rounds_trained() + 1, place.current()
+        place.reached(f"{phase}: begin")
+        arrays = place.models.load(before)
+        place.grid.begin(phase, number, presence.left_out)
+        place.grid.patience = place.federation.schedule.round_timeout
+        kept, nth = place.kept(phase, request.id if request else None)
+        spread, ears = self._ears(phase, number, arrays)
+        done = train_round(
+            place.grid,
+            self._order(phase, number, nth, round_number, request),
+            arrays,
+            kept,
+            objective=place.objective,
+            rule=place.rules.recovery if request else place.rules.training,
+            names=place.names,
+            correct=correct,
+            ears=ears,
+        )
+        place.reached(f"{phase}: replies")
+        return self._commit(done, nth, presence, request, number, round_number, before, spread())
+
+    def _commit(
+        self,
+        done: Trained,
+        nth: int,
+        presence: Presence,
+        request: Request | None,
+        number: int,
+        round_number: int,
+        before: str,
+        spread: Mapping[str, float],
+    ) -> Step:
+        place, phase = self.place, "recover" if request else "train"
+        measures = {"train_loss": done.loss, **spread}
+        if request or self.judge.trusted is not None:
+            told = {"samples": "keep", **self.told()}
+            measures |= self.judge.measure(done.arrays, presence, told, self.gone_classes())
+        place.keep(number, done.kept, nth)
+        model = place.models.save(done.arrays)
+        place.reached(f"{phase}: model written")
+        traffic, judging = place.grid.costs.of(phase, number), place.grid.costs.of("evaluate", number)
+        place.grid.costs.sync()
+        step = Step(
+            number=number,
+            phase=phase,
+            request=request.id if request else None,
+            model_before=before,
+            model_after=model,
+            round=round_number,
+            contributions=tuple(Contribution(m, count, digest) for m, (count, digest) in done.taken.items()),
+            refused=done.refused,
+            seconds=done.seconds,
+            device_seconds=done.device_seconds,
+            bytes_down=traffic.down + judging.down,
+            bytes_up=traffic.up + judging.up,
+            measures=measures,
+            at=place.clock(),
+        )
+        place.ledger.add_step(step, kind="recovered" if request else "round")
+        place.reached(f"{phase}: committed")
+        self.past.updates.end(number)
+        self.past.tidy()
+        place.reached(f"{phase}: tidied")
+        return step
+
+    def _order(self, phase: str, number: int, nth: int, round_number: int, request: Request | None) -> Order:
+        place = self.place
+        seed = derive_seed(place.settings.seed, "request", request.id) if request else place.settings.seed
+        return Order(
+            phase=phase,
+            number=number,
+            nth=nth,
+            seed=seed,
+            lr=place.lr(round_number),
+            config={"phase": phase, "samples": "keep", **self.told()},
+            fraction=place.settings.fraction,
+        )
+
+    def _ears(self, phase: str, number: int, arrays: Arrays) -> tuple[Callable[[], dict[str, float]], Ears]:
+        """Return who listens to a round's replies, and what gives the lengths of their steps when it is over."""
+        sent, lengths = tensors_of(arrays), list[float]()
+        keeps = phase == "train" and self.past.updates.keep.updates(number) and self._has_room()
+        if phase == "train":
+            self.past.updates.begin(number, sent)
+
+        def taken(reply: Reply) -> None:
+            came = tensors_of(reply.arrays)
+            lengths.append(norm(difference(came, sent, self.place.names)))
+            if keeps:
+                self.past.updates.add(number, reply.client, update_of(came, sent))
+
+        def spread() -> dict[str, float]:
+            middle = statistics.median(lengths)
+            return {"update_norm": middle, "update_norm_mad": statistics.median(abs(x - middle) for x in lengths)}
+
+        return spread, Ears(self.on_reply(phase, number), taken, self._on_ask)
+
+    def on_reply(self, phase: str, number: int, request: str | None = None) -> Callable[[int, str | None], None]:
+        """Return what names in the audit log every reply that is not used."""
+
+        def told(member: int, refused: str | None) -> None:
+            if refused:
+                facts = {"phase": phase, "step": number, "reason": refused[:500]}
+                self.place.note("reply-refused", request=request, member=member, facts=facts)
+
+        return told
+
+    def _on_ask(self, member: int, ask: bytes, signature: bytes) -> None:
+        """Take an ask that rode in a reply; one that is refused is in the log already."""
+        try:
+            self.place.admit(ask, signature)
+        except FedquitError as refusal:
+            self.place.note("ask-in-reply-refused", member=member, facts={"reason": str(refusal)[:500]})
+
+    def _has_room(self) -> bool:
+        used = sum(file.stat().st_size for file in self.past.updates.path.rglob("*.safetensors"))
+        return used < self.place.settings.history_bytes

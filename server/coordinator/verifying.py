@@ -1,0 +1,23 @@
+"""Ask the device whose data was forgotten how the recovered model does on it, while it still has it."""
+
+from fedquit.server.coordinator.training import Training
+from fedquit.server.coordinator.workplace import Workplace
+from fedquit.server.ledger import Request
+from fedquit.strategies.measure import measure
+
+
+def verify(place: Workplace, training: Training, request: Request) -> dict[str, float]:
+    """Return loss and accuracy of the current model on what was forgotten, as the device says; empty if it does not."""
+    place.reached("recovering: verifying")
+    number = place.next_number()
+    place.grid.begin("recover", number)
+    place.grid.patience = place.federation.schedule.round_timeout
+    told: dict[str, int | float | str] = {"samples": "forget", "request": request.id, **training.told()}
+    told["granularity"] = request.granularity
+    arrays = place.models.load(place.current())
+    heard = training.on_reply("evaluate", number, request.id)
+    measures: dict[str, float] = {}
+    for _, _, metrics in measure(place.grid, [request.subject], arrays, told, heard):
+        measures = {f"forget_{name}": metrics[name] for name in ("loss", "accuracy") if name in metrics}
+    place.grid.costs.sync()
+    return measures

@@ -1,0 +1,189 @@
+"""What the coordinator works with: a federation, its folder, its ledger, its grid, and a clock."""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+from safetensors.numpy import load_file, save
+
+from fedquit.client.objective import objective_of
+from fedquit.client.share import empty_model, initial_model
+from fedquit.errors import FedquitError, InputError
+from fedquit.files import explained, write_whole
+from fedquit.server.coordinator.receipts import NoReceipts, Receipts
+from fedquit.server.federation import Federation
+from fedquit.server.judge import tensors_of
+from fedquit.server.ledger import Ledger, Step
+from fedquit.server.models import Arrays, Models
+from fedquit.server.rounds import Kept
+from fedquit.server.rules import named_rules
+from fedquit.strategies.costs import Costs
+from fedquit.strategies.metered import MeteredGrid
+from fedquit.unlearning.arithmetic import StateDict, parameter_names
+
+Admit = Callable[[bytes, bytes], str]
+Reached = Callable[[str], None]
+
+
+class Workplace:
+    """See the module; the folder is locked for as long as this object is not closed.
+
+    Where the federation is, the last step of the ledger says; the models that it names lie in the folder. What is
+    written into the folder before a step is committed is named by what is in it, or by the step's number, so that an
+    attempt which was killed leaves nothing that matters.
+
+    Args:
+        grid: carries the messages; its members are none yet.
+        federation: what the server is told.
+        folder: the server's.
+        ledger: open.
+        receipts: makes them.
+        admit: takes an ask (its bytes and signature) that came in a reply, and returns the request's id.
+        clock: Unix seconds.
+        pause: waits so many seconds.
+        reached: told of every point of the work, just before it is passed.
+    """
+
+    def __init__(
+        self,
+        grid: MeteredGrid,
+        federation: Federation,
+        folder: Path,
+        ledger: Ledger,
+        *,
+        receipts: Receipts | None = None,
+        admit: Admit | None = None,
+        clock: Callable[[], float] = time.time,
+        pause: Callable[[float], None] = time.sleep,
+        reached: Reached = lambda _point: None,
+    ) -> None:
+        self.federation, self.folder, self.ledger = federation, folder, ledger
+        self.receipts: Receipts = receipts or NoReceipts()
+        self.admit, self.clock, self.pause, self.reached = admit or _refuse, clock, pause, reached
+        self.settings = federation.settings()
+        self.objective, self.rules = objective_of(self.settings), named_rules(self.settings)
+        self.names = parameter_names(empty_model(self.settings.key()))
+        self.order = list(empty_model(self.settings.key()).state_dict())
+        self.models = Models(folder / "models")
+        self.quarantine = Models(folder / "quarantine")
+        with explained(folder):
+            for path in (self.models.folder, self.quarantine.folder, folder / "kept"):
+                path.mkdir(exist_ok=True)
+        self._lock = filelock.FileLock(str(folder / ".coordinator.lock"), timeout=0)
+        try:
+            self._lock.acquire()
+        except filelock.Timeout:
+            raise FedquitError(f"another coordinator is at work in {folder}; stop it first") from None
+        for left in folder.rglob(".*.partial"):
+            left.unlink(missing_ok=True)
+        self.grid = grid
+        self.grid.on_stray = lambda _reply: self.note("stray-reply")
+        mend_rows(folder / "costs.csv")
+        self.grid.costs = Costs(folder / "costs.csv")
+        self.initial = self.models.save(self._initial())
+
+    def close(self) -> None:
+        """Let another coordinator in."""
+        self._lock.release()
+
+    def note(
+        self,
+        kind: str,
+        *,
+        request: str | None = None,
+        member: int | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add an event to the audit log."""
+        self.ledger.note(kind, request=request, member=member, facts=facts or {})
+
+    # Models
+
+    def current(self) -> str:
+        """Return the name of the model that the federation has reached."""
+        last = self.ledger.last_step()
+        return last.model_after if last else self.initial
+
+    def state(self, name: str) -> StateDict:
+        """Return a model, its entries in the order of the layers."""
+        loaded = tensors_of(self.models.load(name))
+        return {key: loaded[key] for key in self.order}
+
+    def rounds_trained(self) -> int:
+        """Return how many rounds the current model has been trained for."""
+        last = self.ledger.last_step()
+        return last.round if last else 0
+
+    def next_number(self) -> int:
+        """Return the number of the step that comes next."""
+        last = self.ledger.last_step()
+        return last.number + 1 if last else 1
+
+    def lr(self, number: int) -> float:
+        """Return the learning rate of the round that makes a model of `number` rounds."""
+        return float(self.settings.lr * self.settings.lr_decay ** (number - 1))
+
+    # What is kept beside the model from one round of a phase to the next
+
+    def kept(self, phase: str, request: str | None) -> tuple[Kept, int]:
+        """Return what the last round kept for the next one of its phase, and which of them the next one is."""
+        last = self.ledger.last_step()
+        path = self._kept_file(last) if last else None
+        if last is None or path is None or (last.phase, last.request) != (phase, request) or not path.exists():
+            return Kept(), 1
+        content = load_file(path)
+        parts: dict[str, dict[str, Any]] = {"beside": {}, "moments": {}}
+        for key, array in sorted(content.items()):
+            part, _, name = key.partition("/")
+            if name:
+                parts[part][name] = array
+        return Kept(parts["beside"] or None, parts["moments"] or None), int(content["nth"]) + 1
+
+    def keep(self, number: int, kept: Kept, nth: int) -> None:
+        """Write down what step `number` keeps; what a killed attempt at it wrote is replaced."""
+        parts = {"beside": kept.beside or {}, "moments": kept.moments or {}}
+        flat = {
+            f"{part}/{name}": np.asarray(a, order="C") for part, those in parts.items() for name, a in those.items()
+        }
+        if flat:
+            path = self.folder / "kept" / f"{number}.safetensors"
+            write_whole(path, save({**flat, "nth": np.array(nth)}))
+
+    def drop_kept(self) -> None:
+        """Remove what was kept of steps before the last one."""
+        last = self.ledger.last_step()
+        for path in (self.folder / "kept").glob("*.safetensors"):
+            if last is None or int(path.stem) < last.number:
+                path.unlink(missing_ok=True)
+
+    def _kept_file(self, step: Step) -> Path:
+        return self.folder / "kept" / f"{step.number}.safetensors"
+
+    def _initial(self) -> Arrays:
+        model = initial_model(self.settings, self.settings.seed_of_model)
+        return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
+def mend_rows(path: Path) -> None:
+    """Cut off a row of the account that a killed server did not finish writing."""
+    if not path.exists():
+        return
+    with explained(path), path.open("r+b") as file:
+        size, end = file.seek(0, os.SEEK_END), 0
+        tail = min(size, LONGEST_ROW)
+        file.seek(size - tail)
+        end = size - tail + file.read().rfind(b"\n") + 1
+        if end < size:
+            file.truncate(end)
+
+
+LONGEST_ROW = 4096
+
+
+def _refuse(ask: bytes, signature: bytes) -> str:
+    del ask, signature
+    raise InputError("this server takes no asks in replies")
