@@ -44,7 +44,7 @@ class Judge:
         return Accuracy(overall, {c: evaluate(model, _of_class(samples, c))[1] for c in labels})
 
     def measure(
-        self, arrays: Arrays, presence: Presence, told: Mapping[str, int | str], gone: Collection[int] = ()
+        self, arrays: Arrays, presence: Presence, told: Mapping[str, float | str], gone: Collection[int] = ()
     ) -> dict[str, float]:
         """Return `accuracy`, and `loss` in nats: on trusted data, or on the devices' own, weighted by their samples.
 

@@ -1,5 +1,6 @@
 """Open the workplace of a server from its folder: server.toml, ledger, keys, and the rules for asks."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def open_place(grid: MeteredGrid, folder: Path, **how: Any) -> Workplace:
     has_key = key.is_file()
     receipts: Receipts = SignedReceipts(federation, read_receipts_key(key)) if has_key else NoReceipts()
     seal = read_seal(key) if has_key else None
-    ledger = Ledger.open(federation.ledger_url(folder), seal=seal)
+    ledger = Ledger.open(federation.ledger_url(folder), seal=seal, clock=how.get("clock", time.time))
     rules = Rules(federation.name, deadline=federation.forgetting.deadline)
 
     def take(ask: bytes, signature: bytes) -> str:
