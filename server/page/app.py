@@ -148,7 +148,7 @@ def span(seconds: float) -> str:
     >>> span(2 * 86400 + 3 * 3600 + 5), span(-90), span(4)
     ('2 d 3 h', '-1 min 30 s', '4 s')
     """
-    left, parts = abs(int(seconds)), []
+    left, parts = abs(int(seconds)), list[str]()
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         count, left = divmod(left, length)
         if count or (unit == "s" and not parts):

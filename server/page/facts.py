@@ -13,6 +13,7 @@ STATUSES = ("asked", "forgetting", "recovering", "done", "refused", "failed")
 OPEN = STATUSES[:3]
 PHASES = ("train", "forget", "recover")
 Facts = dict[str, Any]
+Sample = tuple[tuple[tuple[str, str], ...], float]
 
 
 def overview(ledger: Ledger, federation: Federation, now: float | None = None) -> Facts:
@@ -93,7 +94,7 @@ def metrics(ledger: Ledger, federation: Federation, now: float | None = None) ->
     steps, requests, members = ledger.steps(), ledger.requests(), ledger.members()
     by_status = Counter(request.status for request in requests)
     spent = costs(steps)
-    families = {
+    families: dict[str, tuple[str, list[Sample]]] = {
         "members": ("gauge", [((("role", m), ("status", s)), sum(o.role == m and o.status == s for o in members))
                               for m in ("device", "operator") for s in ("active", "withdrawn")]),
         "steps_total": ("counter", [((("phase", p),), spent[p]["steps"]) for p in PHASES]),

@@ -89,7 +89,7 @@ class Run:
             self._listener({"event": "trouble", "reason": str(error)})
 
     def _register(self) -> None:
-        ledger = Ledger.open(self._flower.federation.ledger_url(self._folder))
+        ledger = Ledger.open(self._flower.federation.ledger_url(self._folder), write=False)
         try:
             new = [m for m in ledger.members() if m.role == "device" and m.fingerprint not in self._registered]
         finally:

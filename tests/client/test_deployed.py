@@ -16,7 +16,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from fedquit.client import deployed
 from fedquit.client.app import app
 from fedquit.client.asking.ask import Signed, is_from, read_ask
-from fedquit.client.asking.keys import new_key, public_der, read_private, write_key
+from fedquit.client.asking.keys import new_key, public_der, read_private
 from fedquit.client.kit import Kit
 from fedquit.client.local import find, set_digest
 from fedquit.client.model_file import model_hash
@@ -24,6 +24,7 @@ from fedquit.client.record import Mark, Record, Replies, opened, replies
 from fedquit.client.settings import Settings
 from fedquit.client.share import initial_model
 from fedquit.errors import InputError
+from fedquit.server.provision.certificates import node_key_files
 from fedquit.strategies.flower_internals import become_server_task
 
 SETTINGS = Settings(model="mlp", classes="3", input_shape="1x4x4", batch_size=4)
@@ -38,7 +39,8 @@ def make_kit(folder: Path, count: int = 12, **more: str) -> Kit:
     told = {"federation": "clinics", "superlink": "h:1", "forget": "h:2", "name": "north", "data": "own.npz", **more}
     lines = [f'{key} = "{value}"' for key, value in told.items()]
     (folder / "device.toml").write_text("\n".join([*lines, "number = 4"]))
-    write_key(folder / "node.key", new_key())
+    (folder / "node.key").touch(mode=0o600)
+    (folder / "node.key").write_bytes(node_key_files(new_key())[0])
     return Kit.read(folder)
 
 

@@ -1,4 +1,4 @@
-"""A device in a real federation: SuperLink with TLS and node keys, `fedquit join`, and an app that asks it everything."""
+"""A device in a real federation: SuperLink with TLS and node keys, `fedquit join`, an app that asks it everything."""
 
 import json
 import os
@@ -106,8 +106,7 @@ def joined(kit: Path) -> Iterator[tuple["subprocess.Popen[str]", list[Mapping[st
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as device:
 
         def read() -> None:
-            for line in device.stdout or ():
-                events.append(json.loads(line))
+            events.extend(json.loads(line) for line in device.stdout or ())
 
         threading.Thread(target=read, daemon=True).start()
         try:

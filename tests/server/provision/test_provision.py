@@ -88,9 +88,9 @@ def test_the_server_certificate_is_for_its_host_and_for_loopback(tmp_path: Path)
     server = tmp_path / "out/server"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(server / "server.pem", server / "server.key")
-    for_host = ["-CAfile", server / "ca.crt", "-verify_hostname", "fed.example.org"]
+    for_host = ["-CAfile", str(server / "ca.crt"), "-verify_hostname", "fed.example.org"]
     verified = subprocess.run(
-        ["openssl", "verify", *for_host, server / "server.pem"], capture_output=True, text=True, check=False
+        ["openssl", "verify", *for_host, str(server / "server.pem")], capture_output=True, text=True, check=False
     )
     assert verified.returncode == 0, verified.stderr
     shown = subprocess.run(
