@@ -45,6 +45,9 @@ contract: $(VENV)/dev.stamp ## do dependencies point one way?
 proto: $(VENV)/dev.stamp ## make the Python stubs of the forget service from client/asking/forget.proto
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. fedquit/client/asking/forget.proto
 
+e2e: $(VENV)/dev.stamp ## a real federation: server, four devices, requests, receipts; shows times and bytes
+	$(BIN)/python -m pytest -s tests/e2e/test_deployment.py
+
 bench: $(VENV)/dev.stamp ## time a round beside bare PyTorch and beside Flower's Ray engine
 	$(BIN)/python -m fedquit.simulations.engine.bench
 

@@ -1,0 +1,208 @@
+"""A federation as an operator runs it: provision, serve, four devices, a request by a device, a receipt offline.
+
+SuperLink with TLS and node keys behind nginx, each SuperNode a process of its own, Fashion-MNIST; `make e2e` runs this
+alone and shows the wall time and bytes of each request.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedquit.client.datasets import load_dataset
+from fedquit.errors import FedquitError
+from fedquit.server.federation import Federation
+from fedquit.server.ledger import Ledger
+from tests.e2e.test_flower import BIN, free_port
+
+DEVICES = ("north", "east", "south", "west")
+SAMPLES = 300
+TOLD = """
+name = "clinics"
+[server]
+fleet-port = {fleet}
+superlink-port = {superlink}
+forget-port = {forget}
+page-port = {page}
+[training]
+model = "mlp"
+classes = 10
+input-shape = "1x28x28"
+lr = 0.1
+[schedule]
+every = "1s"
+rounds = 3
+min-clients = 3
+round-timeout = "120s"
+[forgetting]
+device-timeout = "180s"
+tolerance = 0.05
+recover-rounds = 3
+guard = "adopt"
+[trusted]
+data = "holdout.npz"
+"""
+LIMIT = 420.0  # seconds for a request, on a small and busy machine
+
+
+def fedquit(*arguments: object, exits: int = 0) -> str:
+    """Run a command, and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "fedquit", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT,
+    )
+    assert done.returncode == exits, f"{arguments}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def until(found: Callable[[], Any], what: str, seconds: float = LIMIT) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < deadline, f"no {what} within {seconds:.0f} s"
+        time.sleep(0.5)
+    return value
+
+
+@contextmanager
+def running(log: Path, *arguments: object) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a command until the end of the block, and end it as its user would."""
+    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    environment = {key: value for key, value in environment.items() if not key.startswith("FLWR_")}
+    with log.open("wb") as file:
+        command = [sys.executable, "-m", "fedquit", *map(str, arguments)]
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(90)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def images() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return real images with their classes: Fashion-MNIST, or where that is not installed the test is skipped."""
+    try:
+        data = load_dataset("fashion-mnist").train
+    except FedquitError as missing:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(missing))
+    return data.inputs.numpy(), data.labels.numpy()
+
+
+class Deployment:
+    """A server and its devices."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.server = root, root / "clinics/server"
+        self.kits = {name: root / "clinics/kits" / name for name in (*DEVICES, "ada")}
+
+    def ledger(self, read: Callable[[Ledger], Any]) -> Any:
+        opened = Ledger.open(Federation.read(self.server).ledger_url(self.server), write=False)
+        try:
+            return read(opened)
+        finally:
+            opened.close()
+
+    def steps(self, **about: Any) -> list[Any]:
+        found: list[Any] = self.ledger(lambda ledger: ledger.steps(**about))
+        return found
+
+    def request(self, request_id: str) -> Any:
+        return self.ledger(lambda ledger: ledger.request(request_id))
+
+    def logs(self) -> str:
+        """Return the ends of all logs, for whoever must find out what failed."""
+        files = [*self.root.glob("*.log"), *(self.server / "logs").glob("*.log")]
+        return "\n".join(f"== {file.name}\n{file.read_text(errors='replace')[-1500:]}" for file in files)
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    inputs, labels = images()
+    root = tmp_path_factory.mktemp("federation")
+    ports = {name: free_port() for name in ("fleet", "superlink", "forget", "page")}
+    members = "".join(f'[[device]]\nname = "{name}"\ndata = "data.npz"\n' for name in DEVICES)
+    (root / "federation.toml").write_text(TOLD.format(**ports) + members + '[[operator]]\nname = "ada"\n')
+    fedquit("provision", root / "federation.toml")
+    found = Deployment(root)
+    order = np.random.default_rng(0).permutation(len(labels))
+    for place, name in enumerate(DEVICES):
+        own = order[place * SAMPLES : (place + 1) * SAMPLES]
+        np.savez(found.kits[name] / "data.npz", inputs=inputs[own], labels=labels[own])
+    held_out = order[-500:]
+    np.savez(found.server / "holdout.npz", inputs=inputs[held_out], labels=labels[held_out])
+    with ExitStack() as stack:
+        stack.enter_context(running(root / "serve.log", "serve", found.server))
+        for name in DEVICES:
+            stack.enter_context(running(root / f"{name}.log", "join", found.kits[name]))
+        try:
+            until(found.steps, "first round")
+            yield found
+        except BaseException:
+            print(found.logs())
+            raise
+
+
+def served(deployment: Deployment, request_id: str) -> Mapping[str, Any]:
+    """Wait until a request is done; fetch its receipt, verify it without the server, and return what it says."""
+
+    def over() -> Any:
+        request = deployment.request(request_id)
+        return request if request.status in ("done", "failed", "refused") else None
+
+    request = until(over, "end of the request")
+    assert request.status == "done", f"{request.reason}\n{deployment.logs()}"
+    receipt = deployment.root / f"{request_id[:8]}.json"
+    fedquit("receipt", deployment.kits["ada"], request_id, "-o", receipt)
+    model = deployment.server / "models" / f"{request.model_after}.safetensors"
+    said = json.loads(
+        fedquit("verify", receipt, "--key", deployment.server / "receipts.pub", "--model", model, "--json")
+    )
+    took, costs = request.changed_at - request.asked_at, said["costs"]
+    print(
+        f"{request.granularity}: {took:.0f} s, {costs['bytes_down']} bytes down, {costs['bytes_up']} up, {costs['rounds']} rounds"
+    )
+    return dict(said)
+
+
+def test_a_device_leaves_while_training_goes_on_and_its_receipt_verifies_offline(deployment: Deployment) -> None:
+    asked = json.loads(fedquit("forget", deployment.kits["south"], "--json"))
+    said = served(deployment, asked["id"])
+    request = deployment.request(asked["id"])
+    steps = deployment.steps(request=asked["id"])
+    assert [step.phase for step in steps][:2] == ["forget", "recover"]
+    assert [c.member for c in steps[0].contributions] == [request.subject]
+    assert not any(c.member == request.subject for step in steps[1:] for c in step.contributions)
+    assert said["models"]["before"] != said["models"]["unlearned"] != said["models"]["after"]
+    assert said["purged"]["models"]
+    kept = {path.stem for path in (deployment.server / "models").glob("*.safetensors")}
+    assert not kept & set(said["purged"]["models"])
+    assert deployment.ledger(lambda ledger: ledger.check_chain()) == []
+
+
+def test_samples_are_forgotten_and_the_device_stays_with_the_rest(deployment: Deployment) -> None:
+    names = deployment.root / "names.txt"
+    names.write_text("".join(f"{row}\n" for row in range(40)))
+    asked = json.loads(fedquit("forget", deployment.kits["north"], "--samples", names, "--json"))
+    said = served(deployment, asked["id"])
+    request = deployment.request(asked["id"])
+    after = [step for step in deployment.steps(request=asked["id"]) if step.phase == "recover"]
+    counts = {c.num_examples for step in after for c in step.contributions if c.member == request.subject}
+    assert said["request"]["samples_count"] == 40
+    assert counts == {SAMPLES - 40}
