@@ -134,7 +134,7 @@ class Asking(Table):
 
 
 class Trusted(Table):
-    """Data that the server trusts: `data` is a .npz file with inputs and labels; "" for none."""
+    """Data that the server trusts: `data` is a folder, .npz or Parquet file as devices have; "" for none."""
 
     data: str = ""
 

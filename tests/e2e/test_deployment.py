@@ -144,9 +144,9 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     order = np.random.default_rng(0).permutation(len(labels))
     for place, name in enumerate(DEVICES):
         own = order[place * SAMPLES : (place + 1) * SAMPLES]
-        np.savez(found.kits[name] / "data.npz", inputs=inputs[own], labels=labels[own])
+        np.savez(found.kits[name] / "data.npz", x=inputs[own], y=labels[own])
     held_out = order[-500:]
-    np.savez(found.server / "holdout.npz", inputs=inputs[held_out], labels=labels[held_out])
+    np.savez(found.server / "holdout.npz", x=inputs[held_out], y=labels[held_out])
     with ExitStack() as stack:
         stack.enter_context(running(root / "serve.log", "serve", found.server))
         for name in DEVICES:
@@ -176,7 +176,8 @@ def served(deployment: Deployment, request_id: str) -> Mapping[str, Any]:
     )
     took, costs = request.changed_at - request.asked_at, said["costs"]
     print(
-        f"{request.granularity}: {took:.0f} s, {costs['bytes_down']} bytes down, {costs['bytes_up']} up, {costs['rounds']} rounds"
+        f"{request.granularity}: {took:.0f} s, {costs['rounds']} rounds of recovery, "
+        f"{costs['bytes_down']} bytes down, {costs['bytes_up']} up"
     )
     return dict(said)
 
