@@ -5,7 +5,7 @@ none, so weeks can be rehearsed in seconds.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,8 @@ class KitGrid(InProcessGrid):
         self._members: dict[int, int] = {}
         for place, kit in enumerate(kits):
             node = FIRST_NODE_ID + place
-            told: dict[str, Scalar] = {"kit": str(kit.folder), "number": kit.number}
-            self._contexts[node] = Context(RUN_ID, node, told, RecordDict(), config)
+            node_config: dict[str, Scalar] = {"kit": str(kit.folder), "number": kit.number}
+            self._contexts[node] = Context(RUN_ID, node, node_config, RecordDict(), config)
             key = load_ssh_public_key((kit.folder / "node.pub").read_bytes())
             self._keys[node] = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
             self._members[node] = kit.number
@@ -103,6 +103,10 @@ class Rehearsal:
     def federation(self) -> Federation:
         """What the server is told."""
         return Federation.read(self.server)
+
+    def tell(self, tables: Mapping[str, dict[str, Any]]) -> None:
+        """Write server.toml anew; see `told`."""
+        (self.server / "server.toml").write_text(tomli_w.dumps(told(tables)), encoding="utf-8")
 
     def kits(self) -> list[Kit]:
         """Return the devices' kits, by number."""
@@ -171,8 +175,8 @@ class Rehearsal:
         kit, digests = self.kits()[member], tuple(samples)
         granularity: Granularity = "sample" if digests else "client"
         nonce = bytes([member]) * 16
-        told = {"samples": digests, "now": BEGIN, "nonce": nonce, **said}
-        signed = make_ask(read_private(kit.key_file), kit.federation, granularity, **told)
+        fixed: dict[str, Any] = {"samples": digests, "now": BEGIN, "nonce": nonce, **said}
+        signed = make_ask(read_private(kit.key_file), kit.federation, granularity, **fixed)
         if digests:
             with contextlib.closing(Record(kit.path(kit.record))) as record:
                 record.mark(Mark(signed.id, "sample", digests))
@@ -187,8 +191,8 @@ class Rehearsal:
     def ask_for_class(self, *classes: int) -> Request:
         """Have the operator ask that classes be forgotten."""
         kit = self.operator()
-        told: dict[str, Any] = {"classes": classes, "now": BEGIN, "nonce": b"c" * 16}
-        return self.ask(make_ask(read_private(kit.key_file), kit.federation, "class", **told))
+        fixed: dict[str, Any] = {"classes": classes, "now": BEGIN, "nonce": b"c" * 16}
+        return self.ask(make_ask(read_private(kit.key_file), kit.federation, "class", **fixed))
 
     def digests(self, member: int) -> tuple[bytes, ...]:
         """Return the digests of a device's samples."""
@@ -197,26 +201,35 @@ class Rehearsal:
         return gather(kit.path(kit.data), form, lambda *_: True).digests
 
 
-def rehearse(folder: Path, devices: int = 4, samples: int = 160, **tables: dict[str, Any]) -> Rehearsal:
+def told(tables: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return what a rehearsal's server.toml says: what `tables`, such as `forgetting`, say, and else what is usual."""
+    return {
+        "name": "rehearsal",
+        "training": {**SETTINGS, **tables.get("training", {})},
+        "schedule": {"every": 3600, "min-clients": 2, **tables.get("schedule", {})},
+        "forgetting": {"recover-rounds": 2, **tables.get("forgetting", {})},
+        "trusted": tables.get("trusted", {}),
+    }
+
+
+def rehearse(
+    folder: Path, tables: Mapping[str, dict[str, Any]] | None = None, *, devices: int = 4, samples: int = 160
+) -> Rehearsal:
     """Make a deployment of `devices` devices that share `samples` of the digits.
 
     Args:
         folder: where to; must not be there.
+        tables: see `told`.
         devices: how many.
         samples: how many in all.
-        tables: of server.toml, such as `forgetting`; they change what is there.
     """
     folder.mkdir(parents=True)
-    told: dict[str, Any] = {
-        "name": "rehearsal",
-        "training": {**SETTINGS, **tables.pop("training", {})},
-        "schedule": {"every": 3600, "min-clients": 2, **tables.pop("schedule", {})},
-        "forgetting": {"recover-rounds": 2, **tables.pop("forgetting", {})},
-        **tables,
+    document = {
+        **told(tables or {}),
         "device": [{"name": name, "data": "data.npz"} for name in NAMES[:devices]],
         "operator": [{"name": "ada"}],
     }
-    (folder / "federation.toml").write_text(tomli_w.dumps(told), encoding="utf-8")
+    (folder / "federation.toml").write_text(tomli_w.dumps(document), encoding="utf-8")
     provision(read_plan(folder / "federation.toml"), folder / "out")
     shares = Settings.read({"clients": devices, "scheme": "iid", "samples": samples})
     data = dataset_of(shares)

@@ -82,20 +82,24 @@ class MeteredGrid(Grid):
         patience = self.patience if timeout is None else timeout
         for message in sent:
             self._account(message, message.metadata.dst_node_id)
-        waiting: dict[str, Message] | None = None
+        waiting: dict[str, Message] = {}
+        answered = set[str]()
         try:
             for reply in self._replies(sent, patience):
-                if waiting is None:
-                    waiting = {message.metadata.message_id: message for message in sent}
-                asked = waiting.pop(reply.metadata.reply_to_message_id, None)
+                of = reply.metadata.reply_to_message_id
+                if of not in waiting:  # messages are named when they are sent, and some grids send one by one
+                    waiting = {m.metadata.message_id: m for m in sent if m.metadata.message_id not in answered}
+                asked = waiting.pop(of, None)
                 if asked is None:
                     self.on_stray(reply)
                     continue
+                answered.add(of)
                 self._account(reply, asked.metadata.dst_node_id, after=time.perf_counter() - started)
                 yield _sent_by(reply, asked.metadata.dst_node_id)
-            for message in sent if waiting is None else waiting.values():
-                lost = Error(NO_ANSWER, f"no answer within {patience or 0:.0f} s")
-                yield _sent_by(Message(lost, reply_to=message), message.metadata.dst_node_id)
+            for message in sent:
+                if message.metadata.message_id not in answered:
+                    lost = Message(Error(NO_ANSWER, f"no answer within {patience or 0:.0f} s"), reply_to=message)
+                    yield _sent_by(lost, message.metadata.dst_node_id)
         finally:
             self.costs.settle()
 

@@ -24,6 +24,7 @@ from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.ledger import Request, Step
 from fedquit.server.receipts import Outcome
 from fedquit.server.rounds import correction
+from fedquit.strategies.costs import Traffic
 from fedquit.unlearning.methods import Method
 from fedquit.unlearning.recovery import Budget, Stopped, StopRule, Utility
 from fedquit.unlearning.session import NoAnswerError
@@ -200,7 +201,10 @@ class Answering:
         """Remove what contained the data, make the receipt, and end the request."""
         place, model = self.place, self.place.current()
         place.reached("recovering: ending")
-        measures = self._measures(request, forgot, rounds, presence)
+        measures = self._measures(forgot, rounds)
+        verified, traffic = self._verified(request, forgot, presence)
+        if verified:
+            measures["after"] |= verified
         gone = self.past.purge(request) if forgot else []
         place.reached("recovering: purged")
         told = place.federation.forgetting
@@ -222,6 +226,8 @@ class Answering:
             "rounds": len(rounds),
             "measures": measures,
             "removed": len(gone),
+            "verify_bytes_down": traffic.down,
+            "verify_bytes_up": traffic.up,
             "receipt_missing": place.receipts.missing,
         }
         place.reached("recovering: receipt made")
@@ -231,9 +237,14 @@ class Answering:
         place.reached("done: committed")
         self.past.tidy()
 
-    def _measures(
-        self, request: Request, forgot: Step | None, rounds: list[Step], presence: Presence
-    ) -> dict[str, dict[str, float]]:
+    def _verified(self, request: Request, forgot: Step | None, presence: Presence) -> tuple[dict[str, float], Traffic]:
+        """Return what the device measures on what it had forgotten, if the policy asks for it, and what that cost."""
+        wanted = self.place.federation.forgetting.verify_on_device and forgot is not None
+        if not wanted or request.subject not in presence.here:
+            return {}, Traffic()
+        return verify(self.place, self.training, request)
+
+    def _measures(self, forgot: Step | None, rounds: list[Step]) -> dict[str, dict[str, float]]:
         """Return what was measured before, right after forgetting, and after recovery."""
         if forgot is None:
             return {}
@@ -244,8 +255,6 @@ class Answering:
             stages[stage or "unlearned"][stem if stage else name] = value
         if rounds:
             stages["after"] = {n: v for n, v in rounds[-1].measures.items() if n in ("accuracy", "loss")}
-        if self.place.federation.forgetting.verify_on_device and request.subject in presence.here:
-            stages["after"] |= verify(self.place, self.training, request)
         return stages
 
     def _plan(self, request: Request) -> tuple[Settings, Method]:

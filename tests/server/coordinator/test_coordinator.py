@@ -1,0 +1,447 @@
+"""A deployed federation from round to round: real devices, ledger and coordinator on the in-process engine."""
+
+import contextlib
+import csv
+import hashlib
+import itertools
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from flwr.app import Array, ArrayRecord, Error, Message
+
+from fedquit.client.receipts import read_receipt
+from fedquit.client.record import Record
+from fedquit.errors import FedquitError
+from fedquit.server.coordinator import Coordinator
+from fedquit.server.ledger import Ledger, Step
+from fedquit.simulations.rehearsal import KitGrid, Rehearsal, rehearse
+
+Make = Callable[..., Rehearsal]
+Change = Callable[[Message, Message], Message | None]
+
+
+class Faulty(KitGrid):
+    """A grid on which `change` decides what becomes of each reply, and which keeps what was sent to whom.
+
+    Attributes:
+        change: from the message and its reply to the reply that arrives; None: none does.
+        sent: (message type, member) of every message.
+    """
+
+    change: Change = staticmethod(lambda _message, reply: reply)
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.sent: list[tuple[str, int]] = []
+
+    def member(self, message: Message) -> int:
+        return self._members[message.metadata.dst_node_id]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        for message in list(messages):
+            self.sent.append((message.metadata.message_type, self.member(message)))
+            for reply in super().send_and_receive([message], timeout=timeout):
+                changed = self.change(message, reply)
+                if changed is not None:
+                    yield changed
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return rehearse(tmp_path_factory.mktemp("deployment") / "made").folder
+
+
+@pytest.fixture
+def make(template: Path, tmp_path: Path) -> Make:
+    """Copy the deployment, and have its server.toml say what the test wants."""
+
+    def made(**tables: dict[str, Any]) -> Rehearsal:
+        rehearsal = Rehearsal(shutil.copytree(template, tmp_path / f"copy-{len(list(tmp_path.iterdir()))}"))
+        rehearsal.tell(tables)
+        return rehearsal
+
+    return made
+
+
+def grid_of(rehearsal: Rehearsal, change: Change | None = None) -> Faulty:
+    grid = Faulty(rehearsal.kits(), rehearsal.federation.settings().run_config(), "fedquit.client.app:app")
+    if change:
+        grid.change = change
+    return grid
+
+
+@contextlib.contextmanager
+def read(rehearsal: Rehearsal) -> Iterator[Ledger]:
+    with rehearsal.ledger() as ledger:
+        yield ledger
+        assert ledger.check_chain() == []
+
+
+def kinds(rehearsal: Rehearsal) -> list[str]:
+    with read(rehearsal) as ledger:
+        return [event.kind for event in ledger.events()]
+
+
+def steps(rehearsal: Rehearsal) -> list[Step]:
+    with read(rehearsal) as ledger:
+        return ledger.steps()
+
+
+def members(step: Step) -> list[int]:
+    return [given.member for given in step.contributions]
+
+
+def spoilt(message: Message, reply: Message, value: float) -> Message:
+    """Return the reply with every number of its model set to `value`."""
+    arrays = {name: np.full_like(a.numpy(), value) for name, a in reply.content.array_records["arrays"].items()}
+    reply.content["arrays"] = ArrayRecord({name: Array(array) for name, array in arrays.items()})
+    return reply
+
+
+def test_rounds_begin_as_far_apart_as_the_schedule_says_also_after_a_restart(make: Make) -> None:
+    rehearsal = make(schedule={"every": 3600})
+    rehearsal.run(grid_of(rehearsal), rounds=2)
+    rehearsal.run(grid_of(rehearsal), rounds=3)
+    began = [step.at - step.seconds for step in steps(rehearsal)]
+    assert all(3600 <= later - earlier < 4500 for earlier, later in itertools.pairwise(began))
+    assert [step.round for step in steps(rehearsal)] == [1, 2, 3]
+
+
+def test_after_the_last_round_of_the_schedule_requests_are_still_answered(make: Make) -> None:
+    rehearsal = make(schedule={"rounds": 1})
+    with pytest.raises(TimeoutError):
+        rehearsal.run(grid_of(rehearsal), rounds=2, turns=50)
+    request = rehearsal.ask(rehearsal.signed(0))
+    rehearsal.run(grid_of(rehearsal), rounds=1)
+    with read(rehearsal) as ledger:
+        assert ledger.request(request.id).status == "done"
+        assert len(ledger.steps(phase="train")) == 1
+
+
+def test_nothing_is_trained_until_enough_devices_are_there_and_the_log_says_so_once(make: Make) -> None:
+    rehearsal = make(schedule={"min-clients": 4})
+    grid = grid_of(rehearsal)
+    grid.away = {2}
+    with pytest.raises(TimeoutError):
+        rehearsal.run(grid, rounds=1, turns=20)
+    assert kinds(rehearsal).count("waiting") == 1
+    grid.away = set()
+    rehearsal.run(grid, rounds=1)
+    assert members(steps(rehearsal)[0]) == [0, 1, 2, 3]
+
+
+def test_a_device_that_leaves_is_forgotten_and_never_asked_to_train_again(make: Make) -> None:
+    rehearsal = make()
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=2)
+    before = steps(rehearsal)
+    request = rehearsal.ask(rehearsal.signed(1))
+    grid.sent.clear()
+    rehearsal.run(grid, rounds=4)
+    with read(rehearsal) as ledger:
+        told, after = ledger.request(request.id), ledger.steps()[2:]
+        assert (told.status, told.method) == ("done", "fedquit")
+        assert ledger.member(1).status == "withdrawn"
+    assert [step.phase for step in after] == ["forget", *["recover"] * (len(after) - 3), "train", "train"]
+    assert [members(step) for step in after] == [[1], *[[0, 2, 3]] * (len(after) - 1)]
+    assert [kind for kind, member in grid.sent if member == 1] == ["train.forget", "evaluate"]
+    left = {path.stem for path in (rehearsal.server / "models").glob("*.safetensors")}
+    assert not left & {step.model_after for step in before}
+    assert told.model_after in left
+
+
+def test_the_receipt_states_the_models_that_the_ledger_names(make: Make) -> None:
+    rehearsal = make()
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=2)
+    trained = [step.model_after for step in steps(rehearsal)]
+    request = rehearsal.ask(rehearsal.signed(1))
+    rehearsal.run(grid, rounds=2)
+    with read(rehearsal) as ledger:
+        told = ledger.request(request.id)
+    key: Any = load_pem_public_key((rehearsal.server / "receipts.pub").read_bytes())
+    receipt = read_receipt(told.receipt or b"", key)
+    assert receipt.predicate["models"]["before"] == told.model_before == trained[-1]
+    assert receipt.predicate["models"]["after"] == told.model_after == steps(rehearsal)[-1].model_after
+    assert receipt.predicate["purged"]["models"] == sorted(trained)
+
+
+def test_a_device_that_wants_some_samples_forgotten_stays_and_trains_on_the_others(make: Make) -> None:
+    rehearsal = make()
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=2)
+    gone = rehearsal.digests(1)[:8]
+    request = rehearsal.ask(rehearsal.signed(1, gone))
+    rehearsal.run(grid, rounds=3)
+    with read(rehearsal) as ledger:
+        assert ledger.request(request.id).status == "done"
+        assert ledger.member(1).status == "active"
+    counts = [{given.member: given.num_examples for given in step.contributions}.get(1) for step in steps(rehearsal)]
+    assert counts[:3] == [40, 40, 8]
+    assert set(counts[3:]) == {32}
+    with contextlib.closing(Record(rehearsal.kits()[1].path("record.db"))) as record:
+        assert set(record.retired()) == set(gone)
+
+
+def test_a_class_is_forgotten_by_all_who_hold_it_and_dropped_by_who_comes_later(make: Make) -> None:
+    rehearsal = make()
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=2)
+    request = rehearsal.ask_for_class(3)
+    grid.away = {2}
+    rehearsal.run(grid, rounds=3)
+    grid.away = set()
+    rehearsal.run(grid, rounds=5)
+    with read(rehearsal) as ledger:
+        assert ledger.request(request.id).status == "done"
+        assert [event.member for event in ledger.events() if event.kind == "dropped"] == [2]
+    forget, last = steps(rehearsal)[2], steps(rehearsal)[-1]
+    assert (forget.phase, members(forget)) == ("forget", [0, 1, 3])
+    assert members(last) == [0, 1, 2, 3]
+    labels = {kit.number: np.load(kit.path(kit.data))["y"] for kit in rehearsal.kits()}
+    for given in last.contributions:
+        assert given.num_examples == sum(labels[given.member] != 3)
+
+
+def test_an_ask_that_rides_in_a_reply_is_taken_and_the_reply_is_left_out(make: Make) -> None:
+    rehearsal = make(schedule={"every": 1})  # the device's own clock is real, and an ask must be fresh
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=1)
+    with contextlib.closing(Record(rehearsal.kits()[2].path("record.db"))) as record:
+        record.put("client")
+    rehearsal.run(grid, rounds=3)
+    with read(rehearsal) as ledger:
+        [request] = ledger.requests()
+    assert (request.subject, request.status) == (2, "done")
+    trained = [members(step) for step in steps(rehearsal) if step.phase == "train"]
+    assert trained == [[0, 1, 2, 3], [0, 1, 3], [0, 1, 3]]
+
+
+def test_where_the_device_is_gone_the_next_method_of_the_policy_forgets_after_the_timeout(make: Make) -> None:
+    rehearsal = make(forgetting={"fallback": ["negate"], "device-timeout": 3600})
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=2)
+    request = rehearsal.ask(rehearsal.signed(1))
+    grid.away = {1}
+    rehearsal.run(grid, rounds=2)
+    with read(rehearsal) as ledger:
+        told = ledger.request(request.id)
+        events = {event.kind: event for event in ledger.events(request=request.id)}
+    assert (told.status, told.method) == ("done", "negate")
+    assert "did not connect" in events["fallback"].facts["why"]
+    assert events["fallback"].at - events["forgetting"].at >= 3600
+
+
+def test_where_no_method_can_do_it_the_request_fails_with_the_reason_and_the_device_stays_out(make: Make) -> None:
+    rehearsal = make(forgetting={"fallback": []})
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=1)
+    request = rehearsal.ask(rehearsal.signed(1))
+    grid.away = {1}
+    rehearsal.run(grid, rounds=1)
+    grid.away = set()
+    rehearsal.run(grid, rounds=2)
+    with read(rehearsal) as ledger:
+        told = ledger.request(request.id)
+    assert told.status == "failed"
+    assert told.reason == "fedquit: the device of member 1 did not connect in time"
+    assert members(steps(rehearsal)[-1]) == [0, 2, 3]
+
+
+@pytest.mark.parametrize(("guard", "fallback", "status"), [("refuse", [], "refused"), ("refuse", ["negate"], "done")])
+def test_a_sabotaged_model_never_becomes_the_global_one(
+    make: Make, guard: str, fallback: list[str], status: str
+) -> None:
+    rehearsal = make(forgetting={"fallback": fallback, "guard": guard})
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=2)
+
+    def sabotage(message: Message, reply: Message) -> Message:
+        return spoilt(message, reply, 0.5) if message.metadata.message_type == "train.forget" else reply
+
+    grid.change = sabotage
+    request = rehearsal.ask(rehearsal.signed(1))
+    rehearsal.run(grid, rounds=2)
+    with read(rehearsal) as ledger:
+        told = ledger.request(request.id)
+        held = [event for event in ledger.events(request=request.id) if event.kind == "quarantined"]
+    bad = {event.facts["model"] for event in held}
+    assert told.status == status
+    assert [event.facts["verdict"] for event in held] == ["refuse"]
+    assert "furthest weight" in held[0].facts["off"]
+    assert not bad & {step.model_after for step in steps(rehearsal)}
+    assert not list((rehearsal.server / "quarantine").iterdir())
+
+
+BAD: dict[str, Change] = {
+    "holds NaN or infinity": lambda message, reply: spoilt(message, reply, float("nan")),
+    "battery empty": lambda message, reply: Message(Error(5, "battery empty"), reply_to=message),
+    "no answer within 600 s": lambda message, reply: None,
+}
+
+
+@pytest.mark.parametrize("reason", BAD)
+def test_a_bad_or_missing_reply_is_named_and_left_out_and_the_round_goes_on(make: Make, reason: str) -> None:
+    rehearsal = make()
+    grid = grid_of(rehearsal)
+    grid.change = lambda message, reply: BAD[reason](message, reply) if grid.member(message) == 3 else reply
+    rehearsal.run(grid, rounds=1)
+    [step] = steps(rehearsal)
+    assert (members(step), step.refused) == ([0, 1, 2], 1)
+    with read(rehearsal) as ledger:
+        [event] = [event for event in ledger.events() if event.kind == "reply-refused"]
+    assert event.member == 3
+    assert reason in event.facts["reason"]
+
+
+def test_a_reply_that_comes_twice_counts_once(make: Make) -> None:
+    rehearsal = make()
+
+    class Twice(Faulty):
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+            for reply in super().send_and_receive(messages, timeout=timeout):
+                yield reply
+                yield reply
+
+    rehearsal.run(grid_of(rehearsal), rounds=1)
+    twice = make()
+    grid = Twice(twice.kits(), twice.federation.settings().run_config(), "fedquit.client.app:app")
+    twice.run(grid, rounds=1)
+    assert steps(twice)[0].model_after == steps(rehearsal)[0].model_after
+    assert kinds(twice).count("stray-reply") == 4
+
+
+def test_a_round_without_a_single_good_reply_is_told_and_tried_again(make: Make) -> None:
+    rehearsal = make()
+    grid = grid_of(rehearsal)
+    failures = iter(range(4))
+    grid.change = lambda message, reply: (
+        spoilt(message, reply, float("inf")) if next(failures, None) is not None else reply
+    )
+    rehearsal.run(grid, rounds=1)
+    assert kinds(rehearsal).count("round-failed") == 1
+    assert members(steps(rehearsal)[0]) == [0, 1, 2, 3]
+
+
+def test_a_node_with_an_unknown_key_is_named_once_and_gets_nothing(make: Make) -> None:
+    rehearsal = make()
+    grid = grid_of(rehearsal)
+    grid._keys[1000 + 3] = b"no key"
+    rehearsal.run(grid, rounds=2)
+    assert {member for _, member in grid.sent} == {0, 1, 2}
+    assert kinds(rehearsal).count("stranger") == 1
+
+
+def test_the_request_whose_deadline_is_near_goes_first_and_the_log_tells(make: Make) -> None:
+    rehearsal = make(forgetting={"deadline": 1_000_000})
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=1)
+    first = rehearsal.ask(rehearsal.signed(0))
+    rehearsal.tell({"forgetting": {"deadline": 100}})
+    second = rehearsal.ask(rehearsal.signed(1))
+    rehearsal.clock.pause(95)
+    rehearsal.run(grid, rounds=1)
+    with read(rehearsal) as ledger:
+        served = [event.request for event in ledger.events() if event.kind == "done"]
+        near = [event.request for event in ledger.events() if event.kind == "deadline-near"]
+    assert served == [second.id, first.id]
+    assert near == [second.id]
+
+
+def test_with_trusted_data_every_round_is_measured_and_no_device_is_asked_to(make: Make) -> None:
+    rehearsal = make(trusted={"data": "trusted.npz"})
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=2)
+    assert all(0 < step.measures["accuracy"] < 1 for step in steps(rehearsal))
+    assert {kind for kind, _ in grid.sent} == {"train"}
+
+
+def test_when_the_last_device_leaves_its_request_ends(make: Make) -> None:
+    rehearsal = make(schedule={"min-clients": 1})
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=1)
+    for member in range(4):
+        rehearsal.ask(rehearsal.signed(member))
+    rehearsal.run(grid, rounds=1)
+    with read(rehearsal) as ledger:
+        assert [request.status for request in ledger.requests()] == ["done"] * 4
+
+
+def test_two_coordinators_do_not_work_in_one_folder(make: Make) -> None:
+    rehearsal = make()
+    with (
+        rehearsal.place(grid_of(rehearsal)),
+        pytest.raises(FedquitError, match="another coordinator is at work"),
+        rehearsal.place(grid_of(rehearsal)),
+    ):
+        pass
+
+
+def test_the_bytes_of_the_steps_are_those_of_the_account(make: Make) -> None:
+    rehearsal = make()
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=2)
+    rehearsal.ask(rehearsal.signed(1))
+    rehearsal.run(grid, rounds=3)
+    with (rehearsal.server / "costs.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    up, down = (sum(int(r["payload_bytes"]) for r in rows if r["direction"] == way) for way in ("up", "down"))
+    with read(rehearsal) as ledger:
+        [done] = [event for event in ledger.events() if event.kind == "done"]
+        told = [(step.bytes_down, step.bytes_up) for step in ledger.steps()]
+    told.append((done.facts["verify_bytes_down"], done.facts["verify_bytes_up"]))
+    assert (down, up) == tuple(map(sum, zip(*told, strict=True)))
+    assert {row["phase"] for row in rows} == {"train", "forget", "recover", "evaluate"}
+
+
+@pytest.mark.parametrize(
+    "told", [{"strategy": "fedavgm", "strategy-settings": "server_momentum=0.9"}, {"objective": "fedgkd"}]
+)
+def test_what_a_strategy_or_an_objective_keeps_survives_a_restart(make: Make, told: dict[str, Any]) -> None:
+    whole, parts, robbed = (make(training=told) for _ in range(3))
+    whole.run(grid_of(whole), rounds=3)
+    for rounds in (1, 2, 3):
+        parts.run(grid_of(parts), rounds=rounds)
+        robbed.run(grid_of(robbed), rounds=rounds)
+        shutil.rmtree(robbed.server / "kept")
+    last = [steps(rehearsal)[-1].model_after for rehearsal in (whole, parts, robbed)]
+    assert last[0] == last[1] != last[2]
+
+
+@pytest.mark.parametrize("method", ["retrain", "federaser"])
+def test_the_fallbacks_that_go_back_do_so_without_what_the_device_gave(make: Make, method: str) -> None:
+    rehearsal = make(forgetting={"fallback": [method]})
+    grid = grid_of(rehearsal)
+    grid.away = {1}
+    rehearsal.run(grid, rounds=1)
+    grid.away = set()
+    rehearsal.run(grid, rounds=3)
+    [first, *_] = trained = steps(rehearsal)
+    request = rehearsal.ask(rehearsal.signed(1))
+    grid.away = {1}
+    rehearsal.run(grid, rounds=3)
+    with read(rehearsal) as ledger:
+        assert (ledger.request(request.id).status, ledger.request(request.id).method) == ("done", method)
+    forget = steps(rehearsal)[len(trained)]
+    assert (forget.phase, 1 in members(forget)) == ("forget", False)
+    if method == "retrain":
+        assert (forget.model_after, forget.round) == (first.model_after, first.round)
+    assert not (rehearsal.server / "history").exists()
+
+
+def test_models_are_named_by_their_files_and_what_no_step_names_is_removed(make: Make) -> None:
+    rehearsal = make()
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=1)
+    stray = rehearsal.server / "models" / f"{'0' * 64}.safetensors"
+    stray.write_bytes(b"left by a killed attempt")
+    with rehearsal.place(grid) as place:
+        Coordinator(place)
+    files = list((rehearsal.server / "models").iterdir())
+    assert stray not in files
+    assert all(hashlib.sha256(path.read_bytes()).hexdigest() == path.stem for path in files)
