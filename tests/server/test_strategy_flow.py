@@ -48,7 +48,7 @@ STRATEGIES: dict[str, str] = {
     "multikrum": "num-malicious-nodes=1,num-nodes-to-select=2",
     "bulyan": "num-malicious-nodes=0",
 }
-CHOICES: dict[str, dict[str, str]] = {
+CHOICES: dict[str, dict[str, Any]] = {
     name: {"strategy": name, "strategy-settings": settings} for name, settings in STRATEGIES.items()
 } | {
     kind: {"dp": kind, "dp-settings": f"noise-multiplier=0.1,{'initial-' * kind.endswith('adaptive')}clipping-norm=0.3"}
@@ -150,7 +150,7 @@ def test_killed_anywhere_it_ends_where_it_would_have_and_what_left_is_never_aske
 
 
 def test_two_workers_change_nothing(tmp_path: Path) -> None:
-    short = {"rounds": 2, "recover-rounds": 1}
+    short: dict[str, Any] = {"rounds": 2, "recover-rounds": 1}
     with InProcessGrid(SMALL["clients"], {}, workers=2) as pool:
 
         def same_pool(clients: int, config: Mapping[str, Any], workers: int) -> Any:
@@ -217,7 +217,12 @@ def test_nan_and_sabotage_are_named_and_do_no_more_than_absence(tmp_path: Path, 
 
 
 def test_too_few_good_replies_stop_the_run_which_can_go_on_when_there_are_enough(tmp_path: Path) -> None:
-    chosen = {"strategy": "krum", "strategy-settings": "num-malicious-nodes=2", "forget": "0", "clients": 8}
+    chosen: dict[str, Any] = {
+        "strategy": "krum",
+        "strategy-settings": "num-malicious-nodes=2",
+        "forget": "0",
+        "clients": 8,
+    }
     with pytest.raises(
         FedquitError, match=r"train round 1: 7 good replies are needed, 6 came \(client 3: .*client 5: "
     ):
@@ -234,7 +239,7 @@ def test_what_a_strategy_keeps_is_there_while_a_phase_lasts_and_begins_anew_with
             state = RunFolder(path).load_state() if (path / "state.json").exists() else State()
             moments.append((f"{event['event']} {event['phase']}", state.moments is not None))
 
-    momentum = {"strategy": "fedavgm", "strategy-settings": "server-momentum=0.9"}
+    momentum: dict[str, Any] = {"strategy": "fedavgm", "strategy-settings": "server-momentum=0.9"}
     state = carry_out(path, listen, **momentum, recover_rounds=1)
     assert moments == [
         ("phase train", False),
