@@ -11,7 +11,7 @@ import torch
 import torch._dynamo  # now, as the first optimiser would import it on the device's account of seconds
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.clientapp.mod import adaptiveclipping_mod, fixedclipping_mod
+from flwr.clientapp.mod import adaptiveclipping_mod
 from flwr.clientapp.typing import ClientAppCallable
 
 from fedquit.client.deployed import deployed_device
@@ -37,7 +37,10 @@ def describe(message: Message, context: Context) -> Message:
 
 
 def clip(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Clip what `train` hands back, by Flower's own mod, if the server's differential privacy says to what norm."""
+    """Clip what `train` hands back, by Flower's own mod, if the server's differential privacy says to what norm.
+
+    The mod also says whether it clipped; where the norm is fixed, nobody asks.
+    """
     told = message.content.config_records["config"]
     if "clipping_norm" not in told:
         return call_next(message, context)
@@ -50,8 +53,7 @@ def clip(message: Message, context: Context, call_next: ClientAppCallable) -> Me
         reply.content["arrays"] = ArrayRecord({name: arrays[name] for name in sent})
         return reply
 
-    mod = adaptiveclipping_mod if context.run_config["dp"] == "client-adaptive" else fixedclipping_mod
-    return mod(message, context, in_order)
+    return adaptiveclipping_mod(message, context, in_order)
 
 
 @app.train(mods=[clip])

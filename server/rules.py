@@ -10,7 +10,7 @@ from fedquit.client.share import empty_model
 from fedquit.errors import InputError
 from fedquit.server.phases import Phase, phases
 from fedquit.server.secure_aggregation import check_secure_aggregation
-from fedquit.strategies.rules import Rule, is_mean, make_private, make_rule
+from fedquit.strategies.rules import FlowerRule, Rule, is_mean, make_private, make_rule
 from fedquit.strategies.train import num_sampled
 from fedquit.unlearning.arithmetic import parameter_names
 
@@ -19,11 +19,11 @@ from fedquit.unlearning.arithmetic import parameter_names
 class Rules:
     """How models become one: in training and in the models that are retrained, and in recovery."""
 
-    training: Rule
-    recovery: Rule
+    training: FlowerRule
+    recovery: FlowerRule
     restarts: bool = False
 
-    def of(self, phase: Phase) -> Rule:
+    def of(self, phase: Phase) -> FlowerRule:
         """Return the rule of a phase's rounds; after a method that restarts, what follows is training."""
         recovers = phase.kind in ("recover", "later") and not self.restarts
         return self.recovery if recovers else self.training
@@ -39,15 +39,6 @@ def rules_of(settings: Settings) -> Rules:
     FedMedian()
     """
     rules = named_rules(settings)
-    check_secure_aggregation(settings, (rules.training, rules.recovery))
-    objective = objective_of(settings)
-    if "fedprox" in (settings.strategy, settings.recover_strategy) and settings.objective != "fedavg":
-        raise InputError(
-            f"strategy 'fedprox' has devices minimise an objective of its own: leave out objective = "
-            f"{settings.objective}, or take another strategy"
-        )
-    if settings.dp:
-        _check_private(settings, objective.needs().down)
     for phase in phases(settings):
         if phase.kind != "forget":
             _check_size(rules.of(phase), phase, settings)
@@ -60,26 +51,45 @@ def named_rules(settings: Settings) -> Rules:
     Raises:
         InputError: no such strategy or setting, or settings that exclude each other.
     """
+    rules = _private(settings, _plain(settings))
+    check_secure_aggregation(settings, (rules.training, rules.recovery))
+    if "fedprox" in (settings.strategy, settings.recover_strategy) and settings.objective != "fedavg":
+        raise InputError(
+            f"strategy 'fedprox' has devices minimise an objective of its own: leave out objective = "
+            f"{settings.objective}, or take another strategy"
+        )
+    return rules
+
+
+def _plain(settings: Settings) -> Rules:
     training = make_rule(settings.strategy, **settings.strategy_settings)
     recovery, restarts = training, method_of(settings).traits.restarts
     if settings.recover_strategy:
         recovery = make_rule(settings.recover_strategy, **settings.recover_strategy_settings)
     elif settings.recover_strategy_settings:
         raise InputError("recover-strategy-settings: there is no recover-strategy whose settings they could be")
+    return Rules(training, recovery, restarts)
+
+
+def _private(settings: Settings, rules: Rules) -> Rules:
+    """Put differential privacy around the rules, if the settings ask for it."""
     if not settings.dp:
         if settings.dp_settings:
             raise InputError("dp-settings: there is no dp whose settings they could be")
-        return Rules(training, recovery, restarts)
-    for rule in (training, recovery):
+        return rules
+    for rule in (rules.training, rules.recovery):
         if not is_mean(rule):
             raise InputError(
                 f"dp: its noise fits a mean, and strategy '{rule.name}' makes none: take fedavg or fedprox, or no dp"
             )
-    training, recovery = (make_private(settings.dp, rule, **settings.dp_settings) for rule in (training, recovery))
-    return Rules(training, recovery, restarts)
+    _check_private(settings)
+    training, recovery = (
+        make_private(settings.dp, rule, **settings.dp_settings) for rule in (rules.training, rules.recovery)
+    )
+    return Rules(training, recovery, rules.restarts)
 
 
-def _check_private(settings: Settings, down: str) -> None:
+def _check_private(settings: Settings) -> None:
     """Refuse what noise or clipping cannot be right for."""
     model = empty_model(settings.key())
     buffers = sorted(set(model.state_dict()) - parameter_names(model))
@@ -88,7 +98,7 @@ def _check_private(settings: Settings, down: str) -> None:
             f"dp: noise on running statistics, such as '{buffers[0]}', can make a model useless; take a model without "
             "batch normalisation"
         )
-    if settings.dp.startswith("client") and down != "model":
+    if settings.dp.startswith("client") and objective_of(settings).needs().down != "model":
         raise InputError(
             f"dp: devices clip against the one model they get, objective '{settings.objective}' sends more: "
             f"take dp = {settings.dp.replace('client', 'server')}"

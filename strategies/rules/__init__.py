@@ -16,6 +16,7 @@ from fedquit.unlearning.checks import construct
 __all__ = [
     "PRIVACY",
     "RULES",
+    "FlowerRule",
     "Opening",
     "Rule",
     "Traits",

@@ -78,7 +78,7 @@ def carry_out(
         folder.release()
 
 
-def models(path: Path, state: State, stage: str) -> dict[str, Any]:
+def models(path: Path, state: State, stage: str) -> Mapping[str, Any]:
     return RunFolder(path).load_model(state.models[stage])
 
 
@@ -265,7 +265,7 @@ def test_recovery_may_be_robust_after_training_that_is_not(tmp_path: Path, plain
 
 
 def test_after_a_method_that_starts_again_what_follows_is_training(tmp_path: Path) -> None:
-    chosen = {"method": "retrain"}
+    chosen: dict[str, Any] = {"method": "retrain"}
     one, other = (carry_out(tmp_path / n, **chosen, recover_strategy=n) for n in ("fedmedian", "fedavg"))
     assert one.models == other.models
 
