@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # now, as the first optimiser would import it on the device's account of seconds
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import adaptiveclipping_mod
@@ -16,6 +15,7 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from fedquit.client.deployed import deployed_device
 from fedquit.client.device import NOTHING, Config, Device, StateDict, simulated_device
+from fedquit.client.lean import spare_the_compiler
 from fedquit.client.memory import Memory
 from fedquit.client.method import method_of
 from fedquit.client.objective import objective_of
@@ -25,6 +25,7 @@ from fedquit.client.training import deterministic, evaluate
 from fedquit.errors import InputError
 from fedquit.unlearning.samples import Samples
 
+spare_the_compiler()
 app = ClientApp()
 
 

@@ -19,8 +19,8 @@ from torch import nn
 
 from fedquit.client.device import NOTHING, Config, StateDict, model_with
 from fedquit.client.kit import FILE, Kit
-from fedquit.client.local import Gathered, gather, set_digest
-from fedquit.client.local.data import Keep
+from fedquit.client.local.data import Gathered, Keep, gather
+from fedquit.client.local.digest import set_digest
 from fedquit.client.memory import Memory
 from fedquit.client.model_file import model_hash
 from fedquit.client.record import Forgotten, Mark, Record, Replies, Round

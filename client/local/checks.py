@@ -2,10 +2,12 @@
 
 import email.utils
 import http.client
+import json
 import ssl
+import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,13 +30,13 @@ class Finding:
         name: of what was checked.
         state: "ok", "warning" or "wrong".
         text: what is there; or what is wrong, and the way out.
-        code: exit code of a command that ends over it.
+        code: exit code of a command that ends over it; 0 for a warning that nothing need end over.
     """
 
     name: str
     state: str
     text: str
-    code: int = 1
+    code: int = 0
 
 
 def device_checks(folder: Path) -> Iterator[Finding]:
@@ -42,7 +44,7 @@ def device_checks(folder: Path) -> Iterator[Finding]:
     try:
         kit = Kit.read(folder)
     except InputError as error:
-        yield Finding("kit", "wrong", str(error))
+        yield Finding("kit", "wrong", str(error), 1)
         return
     yield Finding("kit", "ok", f"'{kit.name}', number {kit.number} of '{kit.federation}'")
     for name, check in (("files", _files), ("key", _key), ("data", _data), ("record", _record)):
@@ -55,7 +57,7 @@ def server_checks(kit: Kit, now: Callable[[], float] = time.time) -> Iterator[Fi
     try:
         date = _date_of_server(kit)
     except InputError as error:
-        yield Finding("server", "wrong", str(error))
+        yield Finding("server", "wrong", str(error), 1)
         return
     except ssl.SSLCertVerificationError as error:
         reason = f"{kit.superlink} is not the server of this kit's ca.crt ({error.verify_message})"
@@ -77,11 +79,17 @@ def server_checks(kit: Kit, now: Callable[[], float] = time.time) -> Iterator[Fi
     apart = now() - date
     told = f"{abs(apart):.0f} s {'ahead of' if apart > 0 else 'behind'} the server's"
     if abs(apart) > TOO_FAR:
-        yield Finding("clock", "wrong", f"{told}: nobody is let in so; set it, as with timedatectl set-ntp true")
+        yield Finding("clock", "wrong", f"{told}: nobody is let in so; set it, as with timedatectl set-ntp true", 1)
     elif abs(apart) > WORRYING:
         yield Finding("clock", "warning", f"{told}; it should be set")
     else:
         yield Finding("clock", "ok", "it agrees with the server's")
+
+
+def main(folder: Path) -> None:
+    """Print what each check found as a line of JSON."""
+    for finding in device_checks(folder):
+        print(json.dumps(asdict(finding)), flush=True)  # noqa: T201
 
 
 def _checked(name: str, check: Callable[[Kit], str], kit: Kit) -> Finding:
@@ -154,3 +162,7 @@ def address(text: str) -> tuple[str, int]:
     if not parts.hostname or not parts.port:
         raise ValueError("write HOST:PORT")
     return parts.hostname, parts.port
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,9 +31,9 @@ def join(kit: Path, only_check: bool, as_json: bool) -> None:
         told = {"at": round(time.time(), 3), **event}
         click.echo(json.dumps(told) if as_json else f"{time.strftime('%H:%M:%S')} {line_of(event)}")
 
-    check(kit, tell)
-    if only_check:
-        return
+    code = check(kit, tell, patient=not only_check)
+    if code or only_check:
+        sys.exit(code)
     for name in [name for name in os.environ if name.startswith("FLWR_")]:
         del os.environ[name]
     supervisor, lock = make_device(kit, tell)

@@ -4,19 +4,19 @@ The SuperNode starts a process for each message, which is gone when it is answer
 data is in memory. KIT/flower/ holds what Flower keeps, KIT/logs/ what it says.
 """
 
+import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import filelock
 
 from fedquit.client.kit import Kit
-from fedquit.client.local.checks import Finding, device_checks
 from fedquit.errors import FedquitError
 from fedquit.files import explained
 from fedquit.supervisor import Part, Supervisor, line_of_part
@@ -26,26 +26,25 @@ REFUSED = "Exit Code: 305"
 """What a SuperNode says in the end that is not let in."""
 
 
-class NotReadyError(FedquitError):
-    """The device is not ready."""
+def check(folder: Path, listener: Listener, *, patient: bool = True) -> int:
+    """Carry out the checks of the device in a process of their own, which takes the memory with it.
 
-    def __init__(self, finding: Finding) -> None:
-        super().__init__(f"{finding.name}: {finding.text}")
-        self.exit_code = finding.code
+    Args:
+        folder: the kit.
+        listener: told what each check found.
+        patient: go on where the server cannot be reached yet.
 
-
-def check(folder: Path, listener: Listener) -> None:
-    """Carry out the checks of the device, and tell what each found.
-
-    Raises:
-        NotReadyError: something is wrong; all checks are told first. That the server is not there yet is not wrong.
+    Returns:
+        The exit code to end with; 0: go on.
     """
-    wrong = []
-    for finding in device_checks(folder):
-        listener({"event": "check", **asdict(finding)})
-        wrong += [finding] if finding.state == "wrong" else []
-    if wrong:
-        raise NotReadyError(wrong[0])
+    command, codes = [sys.executable, "-m", "fedquit.client.local.checks", str(folder)], [0]
+    bad = ("wrong",) if patient else ("wrong", "warning")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as checking:  # noqa: S603 - our own command
+        for line in checking.stdout or ():
+            found = json.loads(line)
+            codes += [found["code"]] if found["state"] in bad else []
+            listener({"event": "check", **found})
+    return checking.returncode or max(codes, default=0)
 
 
 def make_device(folder: Path, listener: Listener) -> tuple[Supervisor, filelock.BaseFileLock]:

@@ -18,7 +18,8 @@ from fedquit.client.app import app
 from fedquit.client.asking.ask import Signed, is_from, read_ask
 from fedquit.client.asking.keys import new_key, public_der, read_private
 from fedquit.client.kit import Kit
-from fedquit.client.local import find, set_digest
+from fedquit.client.local.data import find
+from fedquit.client.local.digest import set_digest
 from fedquit.client.model_file import model_hash
 from fedquit.client.record import Mark, Record, Replies, opened, replies
 from fedquit.client.settings import Settings

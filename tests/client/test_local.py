@@ -15,8 +15,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedquit.client.local import Gathered, count, find, gather, open_data, set_digest
-from fedquit.client.local.digest import content_digest, sample_digest
+from fedquit.client.local.data import Gathered, count, find, gather, open_data
+from fedquit.client.local.digest import content_digest, sample_digest, set_digest
 from fedquit.client.share import Form
 from fedquit.errors import InputError
 
