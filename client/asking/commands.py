@@ -9,6 +9,7 @@ import click
 from fedquit.errors import FedquitError, InputError
 
 if TYPE_CHECKING:
+    from fedquit.client.asking.ask import Granularity
     from fedquit.client.asking.channel import ForgetService
 
 KIT = click.argument("kit", type=click.Path(path_type=Path))
@@ -19,7 +20,7 @@ TIMEOUT = click.option("--timeout", type=click.FloatRange(min=0, min_open=True),
 
 @click.command()
 @KIT
-@click.option("--samples", type=click.Path(path_type=Path), metavar="FILE", help="only these: a sample a line")
+@click.option("--samples", type=click.Path(path_type=Path), metavar="FILE", help="only these: a name a line")
 @click.option("--class", "classes", type=click.IntRange(min=0), multiple=True, help="a class, for an operator")
 @click.option("--device", metavar="KEY", help="whose data, for an operator: a fingerprint or a .pub file")
 @click.option("--note", default="", help="a word to the operator, at most 500 characters")
@@ -46,20 +47,23 @@ def forget(
     fedquit forget operator --class 3          an operator: a class, wherever it lies
     """  # noqa: D301 - click's sign that lines stay as they are
     from fedquit.client.asking.asking import ask_once, follow
-    from fedquit.client.asking.samples import digests_in
     from fedquit.client.asking.texts import change_document, request_document, request_lines
+    from fedquit.client.local.names import digests_of, marking, names_in
 
     if samples and classes:
         raise InputError("--samples and --class exclude each other")
-    digests = digests_in(samples) if samples else ()
+    granularity: Granularity = "sample" if samples else "class" if classes else "client"
+    names = names_in(samples) if samples else ()
     with _service(kit) as service:
+        digests = digests_of(service.kit, names)
         answer = ask_once(
             service,
-            "sample" if samples else "class" if classes else "client",
+            granularity,
             subject=_subject(device),
             classes=classes,
             samples=digests,
             note=note,
+            before_sending=marking(service.kit, granularity, digests),
         )
         request = answer.request
         if not as_json:
