@@ -110,13 +110,26 @@ class RunFolder:
         return settings
 
     def load_state(self) -> State:
-        """Return how far the run is, and cut events and costs off that came after it."""
+        """Return how far the run is; cut events and costs off that came after it, and put back rows that were lost."""
         state = read_state(self.path)
         for file, size in ((self.path / "events.jsonl", state.events_size), (self.costs_file, state.costs_size)):
             if file.exists() and file.stat().st_size > size:
                 with explained(file), file.open("r+b") as opened:
                     opened.truncate(size)
+        self._put_back(state.costs_tail.encode(), state.costs_size)
         return state
+
+    def _put_back(self, tail: bytes, size: int) -> None:
+        """Make `tail` the end of the account, of `size` bytes, if a failure of power took it."""
+        file, start = self.costs_file, size - len(tail)
+        if tail and file.exists() and file.stat().st_size >= start:
+            with explained(file), file.open("rb") as opened:
+                opened.seek(start)
+                if opened.read() == tail:
+                    return
+            with explained(file), file.open("r+b") as opened:
+                opened.seek(start)
+                opened.write(tail)
 
     def save_state(self, state: State) -> None:
         """Make `state` the point from which a killed run goes on, and drop models that nothing names any more."""

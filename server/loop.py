@@ -308,7 +308,8 @@ class Loop:
         self._save(state, self._tell("round", **event))
 
     def _save(self, state: State, events_size: int) -> None:
-        self.state = replace(state, events_size=events_size, costs_size=self.grid.costs.sync())
+        costs = self.grid.costs.sync()
+        self.state = replace(state, events_size=events_size, costs_size=costs.size, costs_tail=costs.tail)
         self.folder.save_state(self.state)
 
     def _tell(self, event: str, **facts: Any) -> int:

@@ -49,6 +49,7 @@ class State:
         moments: SHA-256 of what the strategy keeps from round to round, as `Aggregate.result` says; or None.
         ended: phase -> why it ended, in words; `reached`: phase -> whether its goal was met.
         events_size: bytes of events.jsonl that belong to this state; `costs_size`: of costs.csv.
+        costs_tail: the last of those of costs.csv, if they may not be on the disk yet.
     """
 
     rounds: tuple[Round, ...] = ()
@@ -60,6 +61,7 @@ class State:
     reached: dict[str, bool] = field(default_factory=dict)
     events_size: int = 0
     costs_size: int = 0
+    costs_tail: str = ""
 
     def of(self, phase: str) -> tuple[Round, ...]:
         """Return the finished rounds of a phase."""

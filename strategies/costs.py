@@ -3,18 +3,22 @@
 In memory are the sums of each phase and the messages of the exchange in progress; so the account of a year needs no
 more than that of a day. Rows that were written after the last checkpoint are cut off when a run is resumed, as a
 journal's are.
+
+To flush a file to the disk takes longer than to account a round. So rows are flushed only once there are some kilobytes
+of them. Until then the checkpoint, which is flushed anyway, holds them as well, and what a failure of power took from
+the file is put back from there.
 """
 
 import os
-from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from fedquit.files import explained
-from fedquit.strategies.rows import Direction, Row, read_rows, write_rows
+from fedquit.strategies.rows import HEADER, Direction, Row, line_of, read_rows
 from fedquit.strategies.wire import Wire
+
+MOST_TAIL = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,14 @@ class Traffic:
     def total(self) -> int:
         """Bytes in both directions."""
         return self.down + self.up
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a checkpoint holds of an account: its size, and the last rows if they may not be on the disk."""
+
+    size: int = 0
+    tail: str = ""
 
 
 @dataclass(slots=True)
@@ -58,10 +70,11 @@ class Costs:
     Args:
         path: file of the rows; those in it are counted first.
 
-    >>> costs = Costs()
-    >>> costs.record(Row("train", 1, 3, "down", 100, 0, 0), Wire(20, {1: 90}))
-    >>> costs.record(Row("train", 1, 3, "up", 90, 0, 0), Wire(20, {1: 90}))
-    >>> costs.record(Row("train", 1, 4, "up", 90, 0, 0), Wire(20, {1: 90}))
+    >>> from fedquit.strategies.objects import Part
+    >>> costs, wire = Costs(), Wire(20, (Part((1,), (90,)),))
+    >>> costs.record(Row("train", 1, 3, "down", 100, 0, 0), wire)
+    >>> costs.record(Row("train", 1, 3, "up", 90, 0, 0), wire)
+    >>> costs.record(Row("train", 1, 4, "up", 90, 0, 0), wire)
     >>> costs.settle()
     >>> costs.of("train"), costs.of("train", 1)
     (Traffic(down=100, up=180), Traffic(down=100, up=180))
@@ -72,9 +85,9 @@ class Costs:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.totals: dict[tuple[str, Direction], Total] = {}
-        self._last: dict[str, tuple[int, Traffic]] = {}
-        self._exchange: dict[Direction, _Sent] = {"down": _Sent(), "up": _Sent()}
-        self._unsynced = False
+        self._latest: dict[str, _Latest] = {}
+        self._exchange: list[tuple[Row, Wire]] = []
+        self._tail: bytes | None = None  # what is there may not be on the disk
         for row in read_rows(path) if path else ():
             self._count(row)
             self._remember(row)
@@ -82,29 +95,34 @@ class Costs:
     def record(self, row: Row, wire: Wire) -> None:
         """Add a message of the exchange in progress; `wire` says what its row does not yet."""
         self._remember(row)
-        self._exchange[row.direction].add(row, wire)
+        self._exchange.append((row, wire))
 
     def settle(self) -> None:
         """End the exchange: what its messages have in common is counted once, and its rows are written."""
-        rows = [row for sent in self._exchange.values() for row in sent.rows()]
-        self._exchange = {"down": _Sent(), "up": _Sent()}
+        if not self._exchange:
+            return
+        rows = compared(self._exchange)
+        self._exchange = []
         for row in rows:
             self._count(row)
-        if self.path and rows:
+        if self.path:
+            lines = b"".join(map(line_of, rows))
             with explained(self.path), self.path.open("ab") as file:
-                write_rows(file, rows)
-            self._unsynced = True
+                lines = lines if file.tell() else HEADER + lines
+                file.write(lines)
+            if self._tail is not None:
+                self._tail = self._tail + lines if len(self._tail) + len(lines) <= MOST_TAIL else None
 
-    def sync(self) -> int:
-        """Make the rows durable, and return the size of their file."""
+    def sync(self) -> Kept:
+        """Return what a checkpoint must hold: with it on the disk, no row is lost."""
         self.settle()
         if self.path is None or not self.path.exists():
-            return 0
-        with explained(self.path), self.path.open("ab") as file:
-            if self._unsynced:
+            return Kept()
+        if self._tail is None:
+            with explained(self.path), self.path.open("ab") as file:
                 os.fsync(file.fileno())
-            self._unsynced = False
-            return file.tell()
+            self._tail = b""
+        return Kept(self.path.stat().st_size, self._tail.decode())
 
     def of(self, phase: str, server_round: int | None = None) -> Traffic:
         """Return the payload of a phase, or of its latest round; of earlier rounds the file alone knows.
@@ -114,56 +132,48 @@ class Costs:
         """
         if server_round is None:
             down, up = (self.totals.get((phase, way), Total()).payload_bytes for way in ("down", "up"))
-            pending = {
-                way: sum(r.payload_bytes for r in s.told if r.phase == phase) for way, s in self._exchange.items()
-            }
-            return Traffic(down + pending["down"], up + pending["up"])
-        latest, traffic = self._last.get(phase, (server_round, Traffic()))
-        if server_round < latest:
+            pending = [(row.direction, row.payload_bytes) for row, _ in self._exchange if row.phase == phase]
+            more_down, more_up = (sum(size for other, size in pending if other == way) for way in ("down", "up"))
+            return Traffic(down + more_down, up + more_up)
+        latest = self._latest.get(phase)
+        if latest is None or server_round > latest.round:
+            return Traffic()
+        if server_round < latest.round:
             raise LookupError(f"{phase} round {server_round} is over: its costs are in the rows alone")
-        return traffic if server_round == latest else Traffic()
+        return Traffic(latest.down, latest.up)
 
     def _count(self, row: Row) -> None:
-        self.totals.setdefault((row.phase, row.direction), Total()).add(row)
+        way = (row.phase, row.direction)
+        if way not in self.totals:
+            self.totals[way] = Total()
+        self.totals[way].add(row)
 
     def _remember(self, row: Row) -> None:
-        latest, traffic = self._last.get(row.phase, (row.round, Traffic()))
-        more = Traffic(**{row.direction: row.payload_bytes})
-        self._last[row.phase] = (row.round, traffic + more if latest == row.round else more)
+        latest = self._latest.get(row.phase)
+        if latest is None or latest.round != row.round:
+            latest = self._latest[row.phase] = _Latest(row.round)
+        if row.direction == "down":
+            latest.down += row.payload_bytes
+        else:
+            latest.up += row.payload_bytes
 
 
-class _Sent:
-    """The messages of an exchange in one direction, and which objects they are made of."""
+@dataclass(slots=True)
+class _Latest:
+    """The latest round of a phase, and the payload of its messages so far."""
 
-    def __init__(self) -> None:
-        self.told: list[Row] = []
-        self._fixed = array("q")
-        self._ids, self._sizes, self._owners = array("q"), array("q"), array("q")
+    round: int
+    down: int = 0
+    up: int = 0
 
-    def add(self, row: Row, wire: Wire) -> None:
-        self._ids.extend(wire.objects)
-        self._sizes.extend(wire.objects.values())
-        self._owners.extend([len(self.told)] * len(wire.objects))
-        self._fixed.append(wire.fixed)
-        self.told.append(row)
 
-    def rows(self) -> list[Row]:
-        """Return the rows in the order of their nodes, whatever order they came in.
+def compared(exchange: Iterable[tuple[Row, Wire]]) -> list[Row]:
+    """Return the rows of an exchange with their bytes on the wire: questions, then answers, each in the order of nodes.
 
-        An object that several carry is counted to the first of them.
-        """
-        order = sorted(range(len(self.told)), key=lambda index: self.told[index].node)
-        rank = np.empty(len(order), dtype=np.int64)
-        rank[order] = np.arange(len(order))
-        ids, sizes = np.frombuffer(self._ids, dtype=np.int64), np.frombuffer(self._sizes, dtype=np.int64)
-        owners = rank[np.frombuffer(self._owners, dtype=np.int64)]
-        by_object = np.lexsort((owners, ids))
-        first = by_object[np.diff(ids[by_object], prepend=ids[by_object][:1] - 1) != 0]
-        fixed = np.frombuffer(self._fixed, dtype=np.int64)[order]
-        wire, deduplicated = fixed.copy(), fixed.copy()
-        np.add.at(wire, owners, sizes)
-        np.add.at(deduplicated, owners[first], sizes[first])
-        return [
-            self.told[index]._replace(wire_bytes=int(wire[place]), deduplicated_bytes=int(deduplicated[place]))
-            for place, index in enumerate(order)
-        ]
+    An object that several carry in one direction is counted to the first of them, whatever order they came in.
+    """
+    rows, seen = list[Row](), {"down": set[int](), "up": set[int]()}
+    for row, wire in sorted(exchange, key=lambda message: (message[0].direction, message[0].node)):
+        deduplicated = wire.unseen(seen[row.direction])
+        rows.append(row._replace(wire_bytes=wire.total(), deduplicated_bytes=deduplicated))
+    return rows

@@ -8,15 +8,15 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fedquit.errors import FedquitError
 from fedquit.strategies.costs import Costs
 from fedquit.strategies.flower_internals import NodeInfo, Run
 from fedquit.strategies.members import Member, Present, join, recognise
-from fedquit.strategies.rows import Row
-from fedquit.strategies.wire import wire_of
+from fedquit.strategies.rows import Direction, Row
+from fedquit.strategies.wire import Wire, measured
 
 NO_ANSWER = 900
 MAX_SECONDS = 1e9
@@ -80,8 +80,7 @@ class MeteredGrid(Grid):
         """
         sent, started = list(messages), time.perf_counter()
         patience = self.patience if timeout is None else timeout
-        for message in sent:
-            self._account(message, message.metadata.dst_node_id)
+        self._account_questions(sent)
         waiting: dict[str, Message] = {}
         answered = set[str]()
         try:
@@ -94,7 +93,7 @@ class MeteredGrid(Grid):
                     self.on_stray(reply)
                     continue
                 answered.add(of)
-                self._account(reply, asked.metadata.dst_node_id, after=time.perf_counter() - started)
+                self._account_answer(reply, asked.metadata.dst_node_id, seconds=time.perf_counter() - started)
                 yield _sent_by(reply, asked.metadata.dst_node_id)
             for message in sent:
                 if message.metadata.message_id not in answered:
@@ -112,22 +111,23 @@ class MeteredGrid(Grid):
         """Return the client that a reply of `send_and_receive` came from."""
         return self.members[reply.metadata.src_node_id].client
 
-    def _account(self, message: Message, node_id: int, *, after: float | None = None) -> None:
-        """Add a row for a message with content: a question, or an answer that came `after` so many seconds."""
-        if message.has_content():
-            evaluates = message.metadata.message_type.startswith(MessageType.EVALUATE)
-            row = Row(
-                phase="evaluate" if evaluates else self.phase,
-                round=self.server_round,
-                node=self.members[node_id].client,
-                direction="down" if after is None else "up",
-                payload_bytes=sum(map(_num_bytes, message.content.values())),
-                wire_bytes=0,
-                deduplicated_bytes=0,
-                seconds=after or 0.0,
-                device_seconds=0.0 if after is None else _device_seconds(message),
-            )
-            self.costs.record(row, wire_of(message))
+    def _account_questions(self, messages: Iterable[Message]) -> None:
+        """Add a row for each message with content; what several of them carry is measured once."""
+        told = [message for message in messages if message.has_content()]
+        for message, wire in zip(told, measured(told), strict=True):
+            self.costs.record(self._row(message, message.metadata.dst_node_id, "down", wire), wire)
+
+    def _account_answer(self, reply: Message, node_id: int, *, seconds: float) -> None:
+        """Add a row for a reply with content, which came `seconds` after it was asked for."""
+        if reply.has_content():
+            (wire,) = measured([reply])
+            row = self._row(reply, node_id, "up", wire)
+            self.costs.record(row._replace(seconds=seconds, device_seconds=_device_seconds(reply)), wire)
+
+    def _row(self, message: Message, node_id: int, direction: Direction, wire: Wire) -> Row:
+        evaluates = message.metadata.message_type.startswith(MessageType.EVALUATE)
+        phase, client = "evaluate" if evaluates else self.phase, self.members[node_id].client
+        return Row(phase, self.server_round, client, direction, wire.payload, 0, 0)
 
     def set_run(self, run: Run) -> None:
         """Pass on."""
@@ -147,8 +147,7 @@ class MeteredGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Account and send, without waiting."""
         sent = list(messages)
-        for message in sent:
-            self._account(message, message.metadata.dst_node_id)
+        self._account_questions(sent)
         self.costs.settle()
         return self._grid.push_messages(sent)
 
@@ -156,7 +155,7 @@ class MeteredGrid(Grid):
         """Yield and account the replies that have come; when they were asked for is not known here."""
         try:
             for reply in self._grid.pull_messages(message_ids):
-                self._account(reply, reply.metadata.src_node_id, after=0.0)
+                self._account_answer(reply, reply.metadata.src_node_id, seconds=0.0)
                 yield reply
         finally:
             self.costs.settle()
@@ -168,18 +167,10 @@ def _sent_by(reply: Message, node_id: int) -> Message:
     return reply
 
 
-def _num_bytes(record: ArrayRecord | ConfigRecord | MetricRecord) -> int:
-    """Count a record's payload; Flower's own count refuses empty texts."""
-    try:
-        return record.count_bytes()
-    except ValueError:
-        return len(record.deflate())
-
-
 def _device_seconds(reply: Message) -> float:
     """Return the processor seconds that a reply says it took, if it says so in a usable number."""
-    for metrics in reply.content.metric_records.values():
-        said = metrics.get("cpu-seconds")
+    for record in reply.content.values():
+        said = record.get("cpu-seconds") if isinstance(record, MetricRecord) else None
         if isinstance(said, int | float) and math.isfinite(said) and 0 <= said <= MAX_SECONDS:
             return float(said)
     return 0.0

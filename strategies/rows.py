@@ -44,8 +44,7 @@ def line_of(row: Row) -> bytes:
     >>> line_of(Row("train", 1, 0, "up", 90, 100, 100, 0.25)).strip()
     b'train,1,0,up,90,100,100,0.250000,0.000000'
     """
-    *counts, seconds, device_seconds = row
-    return f"{','.join(map(str, counts))},{seconds:.6f},{device_seconds:.6f}\n".encode()
+    return b"%b,%d,%d,%b,%d,%d,%d,%.6f,%.6f\n" % (row.phase.encode(), *row[1:3], row.direction.encode(), *row[4:])
 
 
 def write_rows(file: BinaryIO, rows: Iterable[Row]) -> None:

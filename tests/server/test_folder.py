@@ -192,6 +192,20 @@ def test_events_are_on_the_disk_before_the_state_that_counts_them(
     assert synced.index(events) < synced.index(state)
 
 
+@pytest.mark.parametrize("left", [b"rows on the disk\n", b"rows on the disk\nta", b"rows on the disk\n\0\0\0\0\0"])
+def test_rows_that_a_failure_of_power_took_are_put_back(folder: RunFolder, left: bytes) -> None:
+    folder.save_state(State(costs_size=22, costs_tail="tail\n"))
+    folder.costs_file.write_bytes(left)
+    folder.load_state()
+    assert folder.costs_file.read_bytes() == b"rows on the disk\ntail\n"
+
+
+def test_an_account_that_somebody_removed_is_not_made_up(folder: RunFolder) -> None:
+    folder.save_state(State(costs_size=22, costs_tail="tail\n"))
+    folder.load_state()
+    assert not folder.costs_file.exists()
+
+
 def test_a_run_just_begun_starts_at_nothing(folder: RunFolder) -> None:
     assert folder.load_state() == State()
 

@@ -111,7 +111,7 @@ def journal(path: Path) -> list[dict[str, Any]]:
 def outcome(state: State) -> dict[str, Any]:
     """Return all of a state that must not depend on the clock."""
     document = state.to_json()
-    del document["events_size"]
+    del document["events_size"], document["costs_tail"]
     for finished in document["rounds"]:
         del finished["seconds"], finished["device_seconds"]
     return document

@@ -15,12 +15,13 @@ from fedquit.client.settings import Settings
 from fedquit.server.folder import RunFolder
 from fedquit.server.state import Round, State
 from fedquit.strategies.costs import Costs
+from fedquit.strategies.objects import Part
 from fedquit.strategies.rows import Row, read_rows
 from fedquit.strategies.wire import Wire
 
 Run = Callable[..., tuple[int, str, str]]
 PHASES = {"train": (3, (0, 1, 2)), "forget": (1, (0,)), "recover": (1, (1, 2)), "retrain": (3, (1, 2))}
-WIRE = Wire(100, {1: 900})
+WIRE = Wire(100, (Part((1,), (900,)),))
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
             costs.settle()
             size = 800 * len(nodes)
             rounds.append(Round(phase, number, 1, nodes, 0, 0.5, 2.0, 0.25 * len(nodes), {}, size, size))
-    opened.save_state(State(rounds=tuple(rounds), costs_size=costs.sync()))
+    opened.save_state(State(rounds=tuple(rounds), costs_size=costs.sync().size))
     costs.record(Row("later", 1, 0, "down", 1, 0, 0), WIRE)
     costs.settle()
     opened.release()

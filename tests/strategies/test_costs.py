@@ -8,19 +8,24 @@ from pathlib import Path
 import pytest
 
 from fedquit.errors import InputError
-from fedquit.strategies.costs import Costs, Traffic
+from fedquit.strategies.costs import MOST_TAIL, Costs, Traffic
+from fedquit.strategies.objects import Part
 from fedquit.strategies.rows import HEADER, Direction, Row, read_rows
 from fedquit.strategies.wire import Wire
+
+
+def wire(fixed: int, objects: dict[int, int]) -> Wire:
+    return Wire(fixed, (Part(tuple(objects), tuple(objects.values())),))
 
 
 def fill(costs: Costs, rounds: range, nodes: int = 4, phase: str = "train") -> None:
     """Account rounds in which every node gets the same model and returns its own."""
     for number in rounds:
         for node in range(nodes):
-            costs.record(Row(phase, number, node, "down", 100, 0, 0), Wire(20, {1: 90, 2: 7}))
+            costs.record(Row(phase, number, node, "down", 100, 0, 0), wire(20, {1: 90, 2: 7}))
         for node in range(nodes):
             row = Row(phase, number, node, "up", 100 + node, 0, 0, 0.5, 0.25)
-            costs.record(row, Wire(20, {10 + node: 90, 2: 7}))
+            costs.record(row, wire(20, {10 + node: 90, 2: 7}))
         costs.settle()
 
 
@@ -31,7 +36,7 @@ def test_rows_sum_exactly_to_the_totals_however_large(tmp_path: Path) -> None:
         way: Direction = generator.choice(("down", "up"))
         size = generator.randrange(2**60)
         costs.record(
-            Row("train", number, generator.randrange(9), way, size, 0, 0), Wire(generator.randrange(2**40), {})
+            Row("train", number, generator.randrange(9), way, size, 0, 0), wire(generator.randrange(2**40), {})
         )
         seen["train", way] += size
         costs.settle()
@@ -63,7 +68,7 @@ def test_the_order_of_arrival_changes_no_row(tmp_path: Path) -> None:
         costs, nodes = Costs(tmp_path / f"{seed}.csv"), list(range(9))
         random.Random(seed).shuffle(nodes)
         for node in nodes:
-            costs.record(Row("train", 1, node, "up", node, 0, 0), Wire(5, {100 + node // 3: 50, 7: 3}))
+            costs.record(Row("train", 1, node, "up", node, 0, 0), wire(5, {100 + node // 3: 50, 7: 3}))
         costs.settle()
         files.append((tmp_path / f"{seed}.csv").read_bytes())
     assert len(set(files)) == 1, files
@@ -86,7 +91,7 @@ def test_a_reader_sees_what_is_within_the_size_and_no_half_line(tmp_path: Path) 
     path = tmp_path / "costs.csv"
     costs = Costs(path)
     fill(costs, range(1, 2))
-    size = costs.sync()
+    size = costs.sync().size
     fill(costs, range(2, 3))
     assert {row.round for row in read_rows(path, size)} == {1}
     assert len(list(read_rows(path, size - 1))) == 7
@@ -98,6 +103,22 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "costs.csv").write_bytes(HEADER + line.encode())
     with pytest.raises(InputError, match=r"costs\.csv, line 2: no row"):
         list(read_rows(tmp_path / "costs.csv"))
+
+
+def test_a_checkpoint_holds_the_rows_that_were_not_flushed_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[int] = []
+    monkeypatch.setattr("os.fsync", lambda _file: flushed.append((tmp_path / "costs.csv").stat().st_size))
+    (tmp_path / "costs.csv").touch()
+    costs = Costs(tmp_path / "costs.csv")
+    for number in range(1, 200):
+        fill(costs, range(number, number + 1))
+        kept, content = costs.sync(), (tmp_path / "costs.csv").read_bytes()
+        assert kept.size == len(content)
+        assert content == content[: flushed[-1]] + kept.tail.encode(), "on the disk, or in the checkpoint"
+        assert len(kept.tail) <= MOST_TAIL
+    assert 2 <= len(flushed) <= 10
 
 
 def test_rounds_that_are_over_are_in_the_rows_alone() -> None:

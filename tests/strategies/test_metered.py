@@ -16,7 +16,7 @@ from fedquit.strategies.members import Member
 from fedquit.strategies.metered import MeteredGrid
 from fedquit.strategies.rows import Row, read_rows
 from fedquit.strategies.train import Train, record_of
-from fedquit.strategies.wire import wire_of
+from fedquit.strategies.wire import measured
 
 Connect = Callable[..., MeteredGrid]
 
@@ -140,11 +140,11 @@ def test_messages_pushed_and_pulled_are_accounted_too(connect: Connect, answer: 
 def test_wire_bytes_of_a_row_are_those_of_its_message(connect: Connect, answer: Any) -> None:
     sent: dict[int, int] = {}
 
-    def measured(client: int, message: Message) -> RecordDict:
-        sent[client] = wire_of(message).total
+    def noted(client: int, message: Message) -> RecordDict:
+        sent[client] = next(measured([message])).total()
         return RecordDict(answer(client, message))
 
-    grid = connect(measured)
+    grid = connect(noted)
     grid.begin("train", 1)
     Train(grid, seed=0).round(1, START, {"lr": 0.5})
     assert {row.node: row.wire_bytes for row in rows_of(grid) if row.direction == "down"} == sent

@@ -10,9 +10,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_to_proto
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from fedquit.strategies import wire as wire_module
 from fedquit.strategies.flower_internals import CHUNK_SIZE, become_server_task
-from fedquit.strategies.wire import WIDEST_ID, wire_of
+from fedquit.strategies.objects import measure
+from fedquit.strategies.wire import WIDEST_ID, Wire, measured
 
 RANDOM = np.random.default_rng(7)
 CONTENTS: dict[str, Callable[[], RecordDict]] = {
@@ -29,6 +34,14 @@ CONTENTS: dict[str, Callable[[], RecordDict]] = {
         {"arrays": ArrayRecord({"w": Array(RANDOM.random(CHUNK_SIZE // 8 * 2)), "z": Array(np.zeros(CHUNK_SIZE))})}
     ),
 }
+
+
+def wire_of(message: Message) -> Wire:
+    return next(measured([message]))
+
+
+def objects_of(wire: Wire) -> dict[int, int]:
+    return {name: size for part in wire.parts for name, size in zip(part.ids, part.sizes, strict=True)}
 
 
 def model(seed: int) -> RecordDict:
@@ -62,22 +75,71 @@ def pair(content: RecordDict) -> tuple[Message, Message]:
     return down, widest(Message(copy.deepcopy(content), reply_to=down))
 
 
+POOL: list[NDArray[Any]] = [
+    np.zeros(3, np.float32),
+    np.zeros(3, np.int32),
+    np.ones(3, np.float32),
+    np.zeros((3, 1)),
+    np.array(7),
+    np.ones(0),
+]
+NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=3)
+NUMBERS = st.one_of(st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False))
+LISTS = st.one_of(
+    st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=3),
+    st.lists(st.floats(allow_nan=False), min_size=1, max_size=3),
+)
+ARRAYS = st.dictionaries(NAMES, st.sampled_from([Array(array) for array in POOL]), max_size=5).map(ArrayRecord)
+METRICS = st.dictionaries(NAMES, NUMBERS | LISTS, max_size=4).map(MetricRecord)
+SCALARS: Any = NUMBERS | LISTS | st.booleans() | st.text() | st.binary()
+CONFIGS = st.dictionaries(NAMES, SCALARS, max_size=4).map(ConfigRecord)
+ANY = st.dictionaries(NAMES, ARRAYS | METRICS | CONFIGS, max_size=4).map(RecordDict)
+
+
+@given(st.lists(ANY, min_size=1, max_size=4))
+@settings(max_examples=150, deadline=None)
+def test_whatever_is_sent_sizes_and_what_is_the_same_are_flowers(contents: list[RecordDict]) -> None:
+    messages = [message for content in contents for message in pair(content)]
+    theirs: dict[str, int] = {}
+    seen: set[int] = set()
+    for message, wire in zip(messages, measured(messages), strict=True):
+        fixed, objects = sent_by_flower(message)
+        assert wire.total() == fixed + sum(objects.values())
+        assert wire.unseen(seen) == fixed + sum(size for name, size in objects.items() if name not in theirs)
+        theirs |= objects
+
+
+def test_a_record_that_many_messages_carry_is_read_once_and_counted_in_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[object] = []
+
+    def counted(record: Any) -> Any:
+        read.append(record)
+        return measure(record)
+
+    monkeypatch.setattr(wire_module, "measure", counted)
+    shared = model(1)["arrays"]
+    contents = [RecordDict({"arrays": shared, "config": ConfigRecord({"seed": seed})}) for seed in range(5)]
+    totals = [wire.total() for wire in measured([pair(content)[0] for content in contents])]
+    assert [record is shared for record in read].count(True) == 1
+    assert set(totals) == {wire_of(pair(contents[0])[0]).total()}
+
+
 @pytest.mark.parametrize("name", CONTENTS)
 @pytest.mark.parametrize("direction", [0, 1], ids=["down", "up"])
 def test_wire_bytes_are_those_that_flower_serialises(name: str, direction: int) -> None:
     message = pair(CONTENTS[name]())[direction]
     wire = wire_of(message)
     fixed, objects = sent_by_flower(message)
-    assert sorted(wire.objects.values()) == sorted(objects.values())
+    assert sorted(objects_of(wire).values()) == sorted(objects.values())
     assert wire.fixed == fixed
-    assert wire.total == fixed + sum(objects.values())
+    assert wire.total() == fixed + sum(objects.values())
 
 
 def test_with_flowers_own_ids_it_is_a_few_bytes_less_and_never_more() -> None:
     become_server_task(run_id=2**63 + 5)
     message = Message(model(1), 2**62, "train", group_id="3")
     fixed, objects = sent_by_flower(message)
-    assert 0 <= wire_of(message).total - fixed - sum(objects.values()) <= 2 * 3 * 9
+    assert 0 <= wire_of(message).total() - fixed - sum(objects.values()) <= 2 * 3 * 9
 
 
 def test_objects_are_the_same_exactly_where_flower_names_them_the_same() -> None:
@@ -85,7 +147,7 @@ def test_objects_are_the_same_exactly_where_flower_names_them_the_same() -> None
     ours: set[int] = set()
     theirs: dict[str, int] = {}
     for message in messages:
-        ours |= set(wire_of(message).objects)
+        ours |= set(objects_of(wire_of(message)))
         theirs |= sent_by_flower(message)[1]
     assert len(ours) == len(theirs)
 
@@ -102,4 +164,4 @@ def test_measuring_leaves_the_message_as_it_was() -> None:
 def test_a_record_that_flower_cannot_deflate_is_counted_all_the_same() -> None:
     odd: Any = MetricRecord({"num-examples": 1})
     odd.__dict__["_data"]["num-examples"] = 2**80
-    assert wire_of(pair(RecordDict({"metrics": odd}))[0]).total > 0
+    assert wire_of(pair(RecordDict({"metrics": odd}))[0]).total() > 0
