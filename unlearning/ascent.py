@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedquit.unlearning.checks import check_count, check_positive
+from fedquit.unlearning.exchanges import Exchange, Outlook
 from fedquit.unlearning.fitting import descend, trainable
 from fedquit.unlearning.methods import GRANULARITIES, Method, Traits, method
 from fedquit.unlearning.samples import Samples
@@ -66,6 +67,10 @@ class Ascent(Method):
             check_count(field, getattr(self, field))
         if self.max_loss is not None:
             check_positive("max_loss", self.max_loss)
+
+    def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
+        """One question to the leavers."""
+        return (Exchange("forget", outlook.leavers, passes=self.epochs),)
 
     def forget(self, model: nn.Module, samples: Samples, *, seed: int) -> list[float]:
         """Climb in place; return the mean cross-entropy of each epoch that was begun."""

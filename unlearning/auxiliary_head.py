@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fedquit.errors import InputError, unknown
 from fedquit.unlearning.checks import check_count, check_positive, check_share
+from fedquit.unlearning.exchanges import Exchange, Outlook
 from fedquit.unlearning.fitting import descend, seeded, trainable
 from fedquit.unlearning.inference import device_of
 from fedquit.unlearning.methods import GRANULARITIES, Method, Traits, method
@@ -91,6 +92,10 @@ class AuxiliaryHead(Method):
         check_positive("lr", self.lr)
         for field in ("epochs", "batch_size"):
             check_count(field, getattr(self, field))
+
+    def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
+        """One question to the leavers; only the classifier is gone through backwards."""
+        return (Exchange("forget", outlook.leavers, passes=self.epochs / 3),)
 
     def forget(self, model: nn.Module, samples: Samples, *, seed: int) -> list[float]:
         """Replace the classifier in place; return the auxiliary classifier's mean loss of each epoch."""

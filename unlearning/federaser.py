@@ -13,8 +13,9 @@ from torch import Tensor
 from fedquit.errors import FedquitError, InputError
 from fedquit.unlearning.arithmetic import StateDict, StateMean, difference, moved, norm, parameter_names
 from fedquit.unlearning.checks import check_count
+from fedquit.unlearning.exchanges import Exchange, Log, Outlook
 from fedquit.unlearning.methods import Method, Traits, method
-from fedquit.unlearning.session import History, Session
+from fedquit.unlearning.session import Session
 
 
 def calibrated(stored: StateDict, fresh: StateDict) -> dict[str, Tensor]:
@@ -29,7 +30,7 @@ def calibrated(stored: StateDict, fresh: StateDict) -> dict[str, Tensor]:
     return {name: factor * value for name, value in fresh.items()}
 
 
-def rounds_run(history: History) -> list[int]:
+def rounds_run(history: Log) -> list[int]:
     """Return the rounds of training that were run, kept or not."""
     rounds: list[int] = []
     while history.participants(len(rounds) + 1):
@@ -115,6 +116,12 @@ class FedEraser(Method):
         if not replay:
             raise InputError("federaser: no remaining client took part in a kept round; use retrain")
         return state
+
+    def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
+        """A short training of the stayers for each kept round after the first, of those who took part in it."""
+        rounds = replayed(rounds_run(outlook.history), self.interval)[1:]
+        clients = [tuple(c for c in outlook.stayers if c in outlook.history.participants(number)) for number in rounds]
+        return tuple(Exchange("train", asked, config=("epochs",), passes=self.epochs) for asked in clients if asked)
 
     def _first(self, session: Session, state: StateDict, clients: Sequence[int]) -> StateDict:
         mean = StateMean()

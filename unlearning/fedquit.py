@@ -20,6 +20,7 @@ from fedquit.errors import FedquitError, InputError, unknown
 from fedquit.unlearning.arithmetic import StateDict
 from fedquit.unlearning.checks import check_count, check_positive, is_number
 from fedquit.unlearning.distances import DISTANCES, check_clip, distance
+from fedquit.unlearning.exchanges import Exchange, Outlook
 from fedquit.unlearning.fitting import seeded, trainable
 from fedquit.unlearning.inference import logits, mode
 from fedquit.unlearning.methods import Method, Traits, method
@@ -155,6 +156,11 @@ class FedQUIT(Method):
         unseen = mean_loss(model, session.proxy)
         answers = session.ask("forget", session.leavers, session.current, unseen_loss=unseen)
         return weighted_mean(answers, session.leavers)
+
+    def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
+        """One question to the leavers; the teacher goes through the samples once, forwards."""
+        told = ("unseen_loss",) if self.lr == "auto" else ()
+        return (Exchange("forget", outlook.leavers, config=told, passes=self.epochs + 1 / 3),)
 
     def on_device(
         self,

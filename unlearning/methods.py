@@ -16,6 +16,7 @@ from torch import nn
 from fedquit.errors import FedquitError, InputError, unknown
 from fedquit.unlearning.arithmetic import StateDict
 from fedquit.unlearning.checks import check_count, construct
+from fedquit.unlearning.exchanges import Exchange, Outlook
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.session import Session, weighted_mean
 
@@ -101,7 +102,15 @@ class Method:
         """
         return weighted_mean(session.ask("forget", session.leavers, session.current), session.leavers)
 
-    def restart_round(self, session: Session) -> int:  # noqa: ARG002 - the interface
+    def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...] | None:
+        """Return what `serve` will ask, call by call, before it asks; None: not known.
+
+        Where a method leaves `serve` as it is, that is one question to the leavers. One that overrides `serve` says here
+        what that asks, or its cost cannot be foretold (`fedquit plan`).
+        """
+        return (Exchange("forget", outlook.leavers),) if type(self).serve is Method.serve else None
+
+    def restart_round(self, outlook: Outlook) -> int:  # noqa: ARG002 - the interface
         """Return the round that training goes on with after `serve`; asked only if `traits.restarts`."""
         return 1
 

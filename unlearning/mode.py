@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fedquit.errors import InputError
 from fedquit.unlearning.arithmetic import StateDict
 from fedquit.unlearning.checks import check_count, check_positive, check_share
+from fedquit.unlearning.exchanges import Exchange, Outlook
 from fedquit.unlearning.fitting import descend
 from fedquit.unlearning.inference import logits
 from fedquit.unlearning.methods import Method, Traits, method
@@ -94,6 +95,11 @@ class MoDe(Method):
             answers = session.ask("forget", session.leavers, state, step="guide", extra=degradation)
             state = weighted_mean(answers, session.leavers)
         return state
+
+    def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
+        """The stayers train the degradation model, then the leavers are guided by it, which travels with the model."""
+        guide = Exchange("forget", outlook.leavers, step="guide", extra="state", passes=self.epochs + 1 / 3)
+        return (Exchange("train", outlook.stayers),) * self.rounds + (guide,) * self.guidance_rounds
 
     def on_device(
         self,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedquit.errors import InputError
 from fedquit.unlearning.arithmetic import StateDict
+from fedquit.unlearning.exchanges import Exchange, Outlook
 from fedquit.unlearning.methods import GRANULARITIES, Method, Traits, method
 from fedquit.unlearning.session import Session
 
@@ -65,3 +66,7 @@ class Negate(Method):
     def serve(self, session: Session) -> StateDict:
         """Return the current model with its first kernel negated."""
         return negate(session.current)
+
+    def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:  # noqa: ARG002 - the interface
+        """Nobody is asked."""
+        return ()

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from fedquit.errors import unknown
 from fedquit.unlearning.arithmetic import StateDict, StateMean, difference, moved, parameter_names
 from fedquit.unlearning.checks import check_count, check_positive
+from fedquit.unlearning.exchanges import Exchange, Outlook
 from fedquit.unlearning.fitting import Loss, full_gradient, trainable
 from fedquit.unlearning.methods import Method, Traits, method
 from fedquit.unlearning.samples import Samples
@@ -164,6 +165,11 @@ class Orthogonal(Method):
             direction = steepest(_flat(own, own), [_flat(other, own) for other in others])
             state = moved(state, _shaped(direction, own), -self.lr)
         return state
+
+    def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
+        """In each round a gradient of every leaver, then one of every stayer."""
+        own = Exchange("forget", outlook.leavers, passes=1)
+        return (own, Exchange("forget", outlook.stayers, step="gradient", passes=1)) * self.rounds
 
     def corrected(
         self,

@@ -11,7 +11,7 @@ two balls differ (d/3 against d/1.73), so each is offered under its name.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import ClassVar
 
@@ -22,6 +22,7 @@ from fedquit.errors import InputError, unknown
 from fedquit.unlearning.arithmetic import StateDict, StateMean, difference, moved, norm, parameter_names
 from fedquit.unlearning.ascent import climbing
 from fedquit.unlearning.checks import check_count, check_positive, is_number
+from fedquit.unlearning.exchanges import Exchange, Outlook
 from fedquit.unlearning.fitting import descend, trainable
 from fedquit.unlearning.methods import Method, Traits, method
 from fedquit.unlearning.samples import Samples
@@ -157,6 +158,11 @@ class ProjectedAscent(Method):
                 came.add(answer.client)
         check_answered(came, session.leavers)
         return mean.result()
+
+    def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
+        """Each leaver is asked alone, as its own last model travels with the question."""
+        one = Exchange("forget", (), config=("radius",), extra="parameters", passes=self.epochs)
+        return tuple(replace(one, clients=(client,)) for client in outlook.leavers)
 
     def _last_models(self, session: Session, names: frozenset[str]) -> tuple[dict[int, StateDict], int]:
         """Return each leaver's model at the end of the last round, parameters only, and how many took part."""

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from fedquit.unlearning.arithmetic import StateDict, difference, moved, parameter_names
 from fedquit.unlearning.checks import check_positive
+from fedquit.unlearning.exchanges import Exchange, Outlook
 from fedquit.unlearning.methods import GRANULARITIES, Method, Traits, method
 from fedquit.unlearning.session import Session, weighted_mean
 
@@ -48,3 +49,7 @@ class PseudoAscent(Method):
         current = session.current
         trained = weighted_mean(session.ask("train", session.leavers, current), session.leavers)
         return moved(current, difference(trained, current, parameter_names(session.fresh(session.seed))), -self.scale)
+
+    def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
+        """One ordinary round of the leavers."""
+        return (Exchange("train", outlook.leavers),)

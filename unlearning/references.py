@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fedquit.unlearning.arithmetic import StateDict
+from fedquit.unlearning.exchanges import Exchange, Log, Outlook
 from fedquit.unlearning.methods import GRANULARITIES, Method, Traits, method
-from fedquit.unlearning.session import History, Session
+from fedquit.unlearning.session import Session
 
 
 @method
@@ -36,8 +37,12 @@ class Continue(Method):
         """Return the current model unchanged."""
         return session.current
 
+    def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:  # noqa: ARG002 - the interface
+        """Nobody is asked."""
+        return ()
 
-def rollback_round(history: History, leavers: Collection[int]) -> int | None:
+
+def rollback_round(history: Log, leavers: Collection[int]) -> int | None:
     """Return the last kept round before whose start no leaver had taken part; None if there is none.
 
     Rounds that were not kept count as well: the log of who took part covers them all.
@@ -79,6 +84,10 @@ class Retrain(Method):
         number = rollback_round(session.history, session.leavers)
         return session.initial if number is None else session.history.model(number)
 
-    def restart_round(self, session: Session) -> int:
+    def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:  # noqa: ARG002 - the interface
+        """Nobody is asked; the training that follows is ordinary rounds."""
+        return ()
+
+    def restart_round(self, outlook: Outlook) -> int:
         """Return the round that the checkpoint stands before; 1 with no history."""
-        return rollback_round(session.history, session.leavers) or 1
+        return rollback_round(outlook.history, outlook.leavers) or 1

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from fedquit.errors import FedquitError, InputError
 from fedquit.unlearning import METHODS, Answer, Method, Samples, Session, make_method
-from fedquit.unlearning.arithmetic import StateDict
+from fedquit.unlearning.arithmetic import StateDict, parameter_names
+from fedquit.unlearning.exchanges import Exchange
 from fedquit.unlearning.references import rollback_round
 from fedquit.unlearning.seeds import derive_seed
 from fedquit.unlearning.session import History, weighted_mean
@@ -180,6 +181,63 @@ def flat(state: Mapping[str, Tensor]) -> Tensor:
 
 def like(value: Tensor, model: Tensor) -> Tensor:
     return (value if model.is_floating_point() else value.round()).to(model.dtype)
+
+
+@dataclass
+class Listening(FakeSession):
+    """A session that writes down what is asked as a method foretells it."""
+
+    heard: list[Exchange] = field(default_factory=list)
+
+    def ask(self, exercise: str, clients: Sequence[int], state: StateDict, **rest: Any) -> Iterator[Answer]:
+        extra = rest.get("extra")
+        kind = "nothing" if extra is None else "state" if extra.keys() == state.keys() else "parameters"
+        if kind == "parameters":
+            assert extra.keys() == parameter_names(fresh(0))
+        told = tuple(name for name in rest if name not in ("step", "extra"))
+        self.heard.append(Exchange(exercise, tuple(clients), rest.get("step", "forget"), told, kind))
+        yield from super().ask(exercise, clients, state, **rest)
+
+
+FORETOLD: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in SERVED),
+    ("fedquit", {"lr": "auto"}),
+    ("federaser", {"interval": 1}),
+    ("federaser", {"interval": 4, "epochs": 2}),
+    ("mode", {"rounds": 2, "guidance_rounds": 3}),
+    ("orthogonal", {"rounds": 3}),
+]
+
+
+@pytest.mark.parametrize("leavers", [(0,), (0, 2)])
+@pytest.mark.parametrize(("name", "settings"), FORETOLD, ids=str)
+def test_what_a_method_says_it_will_ask_is_what_it_asks(
+    name: str, settings: dict[str, Any], leavers: tuple[int, ...]
+) -> None:
+    method = make_method(name, **settings)
+    state, kept = trained()
+    log = {number: clients if number != 5 else (0, 3) for number, clients in kept.log.items()}
+    updates = {key: value for key, value in kept.updates.items() if key[1] in log[key[0]]}
+    history = Kept(kept.models, updates, log)
+    listening = Listening(method, state, kept.models[1], history, leavers=leavers, proxy=samples_of(3))
+    if name == "projected-ascent":  # it needs the leavers in the last round
+        assert set(leavers) <= set(log[ROUNDS])
+    foretold = method.exchanges(listening)
+    method.serve(listening)
+    assert foretold is not None
+    assert [replace(one, passes=None) for one in foretold] == listening.heard
+
+
+def test_what_a_method_asks_that_does_not_say_it_is_not_known() -> None:
+    class Silent(Method):
+        def serve(self, session: Session) -> StateDict:
+            return weighted_mean(session.ask("train", session.stayers, session.current))
+
+    class Plain(Method):
+        pass
+
+    assert Silent().exchanges(session(Silent())) is None
+    assert Plain().exchanges(session(Plain())) == (Exchange("forget", (0,)),)
 
 
 def test_the_fake_session_is_one() -> None:
