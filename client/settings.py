@@ -194,6 +194,19 @@ class Settings(BaseModel):
         ),
     ] = ""
 
+    compress_up: Annotated[
+        str,
+        Field(description="codecs of what devices send, such as int8 or top-k+fp16+zstd; empty: none"),
+    ] = ""
+    compress_down: Annotated[
+        str, Field(description="codecs of the model that devices get, such as fp16 or svd+int8+zstd; empty: none")
+    ] = ""
+    compress_settings: Annotated[
+        dict[str, Scalar],
+        BeforeValidator(_pairs),
+        Field(description="the codecs' own settings, such as share=0.05,level=9; `fedquit codecs` lists them"),
+    ] = {}
+
     forget: Annotated[
         Requests,
         Field(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
+from fedquit.client.compression import compression_of
 from fedquit.client.method import method_of
 from fedquit.client.objective import objective_of
 from fedquit.client.request import askers, leavers
@@ -27,6 +28,7 @@ from fedquit.server.session import GridSession, served, simulated_case
 from fedquit.server.state import Round, State
 from fedquit.strategies.costs import Costs
 from fedquit.strategies.metered import MeteredGrid
+from fedquit.strategies.rows import DIRECTIONS
 from fedquit.strategies.train import Correct, Reply
 from fedquit.unlearning.arithmetic import StateDict, parameter_names, update_of
 from fedquit.unlearning.recovery import Budget, Oracle, StopRule, Utility
@@ -59,7 +61,7 @@ class Loop:
         self.judge = Judge(settings)
         self.names = parameter_names(empty_model(settings.key()))
         self.grid = grid
-        self.grid.costs = Costs(folder.costs_file)
+        self.grid.costs, self.grid.compression = Costs(folder.costs_file), compression_of(settings)
         clients = sorted(member.client for member in self.grid.members.values())
         if clients != list(range(settings.clients)):
             raise InputError(f"clients: {settings.clients} are needed, {len(clients)} are connected")
@@ -221,13 +223,14 @@ class Loop:
     def _order(self, phase: Phase, number: int) -> Order:
         """Return what a round is to be; devices hear of the phase only where they keep something between rounds."""
         config: dict[str, float | str] = {"requests": phase.requests}
+        keeps = self.objective.needs().keeps != "nothing" or self.grid.compression.keeps
         return Order(
             phase=phase.name,
             number=number,
             nth=len(self.state.of(phase.name)) + 1,
             seed=phase.seed,
             lr=self._lr(number),
-            config=config if self.objective.needs().keeps == "nothing" else {**config, "phase": phase.name},
+            config={**config, "phase": phase.name} if keeps else config,
             fraction=self.settings.fraction,
         )
 
@@ -288,7 +291,15 @@ class Loop:
     def _checkpoint(self, new: Arrays, finished: Round, accounted: int, kept: Kept | None = None) -> None:
         """Measure a new model, add what the messages of round `accounted` cost, and make both durable."""
         traffic = self.grid.costs.of(finished.phase, accounted)
-        finished = replace(finished, measures=self.judge(new), bytes_down=traffic.down, bytes_up=traffic.up)
+        errors = {way: self.grid.compression_error(way) for way in DIRECTIONS}
+        finished = replace(
+            finished,
+            measures=self.judge(new),
+            bytes_down=traffic.down,
+            bytes_up=traffic.up,
+            compression_error_down=errors["down"],
+            compression_error_up=errors["up"],
+        )
         told = (kept.beside, kept.moments) if kept else ()
         beside = (None if arrays is None else self.folder.save_model(arrays) for arrays in told)
         state = self.state.with_round(finished, self.folder.save_model(new), *beside)
@@ -301,6 +312,7 @@ class Loop:
             **finished.measures,
             "bytes_down": finished.bytes_down,
             "bytes_up": finished.bytes_up,
+            **{f"compression_error_{way}": error for way, error in errors.items() if error is not None},
             "seconds": finished.seconds,
             "device_seconds": finished.device_seconds,
             "model_sha256": state.current,

@@ -23,6 +23,8 @@ class Round:
         device_seconds: of processor time, over all devices.
         measures: accuracies of the new model, such as `holdout_accuracy`.
         bytes_down: payload from the server; `bytes_up`: to the server.
+        compression_error_down: relative L2 error of the models sent, their mean; `compression_error_up`: of the
+            replies, as the devices say; None: they were not coded.
     """
 
     phase: str
@@ -36,6 +38,8 @@ class Round:
     measures: dict[str, float] = field(default_factory=dict)
     bytes_down: int = 0
     bytes_up: int = 0
+    compression_error_down: float | None = None
+    compression_error_up: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

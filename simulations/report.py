@@ -6,9 +6,10 @@
 import copy
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 
 import fedquit
 from fedquit.client.request import askers
@@ -24,6 +25,7 @@ from fedquit.simulations.measure import Document, ask, measure, sample_counts, v
 
 SCHEMA_VERSION = 2
 STAGES = ("original", "unlearned", "recovered", "later", "retrained")
+ERRORS = ("compression_error_down", "compression_error_up")
 PHASES = ("train", "forget", "recover", "later", "retrain")
 
 
@@ -106,7 +108,13 @@ def _costs(state: State, phase: str) -> Document | None:
         "bytes_up": sum(r.bytes_up for r in rounds),
         "seconds": sum(r.seconds for r in rounds),
         "device_seconds": sum(r.device_seconds for r in rounds),
+        **{name: _mean([getattr(r, name) for r in rounds]) for name in ERRORS},
     }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def _ratios(costs: Mapping[str, Document | None]) -> dict[str, float] | None:

@@ -97,6 +97,7 @@ def _try_out(settings: Settings, keep: Any) -> tuple[Any, ...]:
 
     So mistakes show before anything is written.
     """
+    from fedquit.client.compression import compression_of
     from fedquit.client.objective import objective_of
     from fedquit.client.request import to_forget
     from fedquit.client.share import initial_model, split
@@ -104,6 +105,7 @@ def _try_out(settings: Settings, keep: Any) -> tuple[Any, ...]:
     from fedquit.server.rules import rules_of
 
     objective = objective_of(settings)
+    compression_of(settings)
     parts = split(settings.key())
     for request in range(settings.num_requests):
         to_forget(settings.key(), request)

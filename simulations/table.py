@@ -32,6 +32,7 @@ COST_ROWS = (
     ("bytes up", lambda cost: _bytes(cost["bytes_up"])),
     ("seconds", lambda cost: f"{cost['seconds']:.1f}"),
 )
+ERROR_ROWS = (("error of coding, down", "compression_error_down"), ("error of coding, up", "compression_error_up"))
 
 
 def print_report(document: dict[str, Any]) -> None:
@@ -49,6 +50,10 @@ def print_report(document: dict[str, Any]) -> None:
     costs = [document["phases"][PHASE_OF[name]] for name in stages]
     for label, shown in COST_ROWS:
         table.add_row(label, *(shown(cost) if cost else "-" for cost in costs))
+    for label, name in ERROR_ROWS:
+        errors = [(cost or {}).get(name) for cost in costs]
+        if any(error is not None for error in errors):
+            table.add_row(label, *("-" if error is None else f"{error:.2g}" for error in errors))
     console.print(table)
     ratios = document["ratios_to_retraining"]
     if ratios:

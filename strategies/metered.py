@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from flwr.app import Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
+from fedquit.client.compression import Compression
 from fedquit.errors import FedquitError
+from fedquit.strategies.coded import Exchange
 from fedquit.strategies.costs import Costs
 from fedquit.strategies.flower_internals import NodeInfo, Run
 from fedquit.strategies.members import Member, Present, join, recognise
@@ -38,6 +40,9 @@ class MeteredGrid(Grid):
     def __init__(self, grid: Grid, members: Mapping[int, Member] | None = None, *, timeout: float = 3600.0) -> None:
         self._grid = grid
         self.costs = Costs()
+        self.compression = Compression()
+        self.errors: dict[str, list[float]] = {}
+        self._pushed: dict[str, tuple[Message, Exchange]] = {}
         self.phase = "join"
         self.server_round = 0
         self.excluded: frozenset[int] = frozenset()
@@ -54,6 +59,12 @@ class MeteredGrid(Grid):
     def begin(self, phase: str, server_round: int, excluded: Iterable[int] = ()) -> None:
         """Account what follows to this round, and hide the `excluded` clients."""
         self.phase, self.server_round, self.excluded = phase, server_round, frozenset(excluded)
+        self.errors = {}
+
+    def compression_error(self, direction: Direction) -> float | None:
+        """Return the mean relative error of the models since `begin`; None: none was coded."""
+        errors = self.errors.get(direction)
+        return math.fsum(errors) / len(errors) if errors else None
 
     def node_of(self, client: int) -> int:
         """Return the node that is `client` at present."""
@@ -78,9 +89,9 @@ class MeteredGrid(Grid):
         The sender is known by the message it answers: the error that stands in for a lost node's reply names
         another node. Who does not answer within `timeout` (or `patience`) seconds is given an error for a reply.
         """
-        sent, started = list(messages), time.perf_counter()
+        exchange = Exchange(self.compression, self.errors)
+        sent, started = self._sent(messages, exchange), time.perf_counter()
         patience = self.patience if timeout is None else timeout
-        self._account_questions(sent)
         waiting: dict[str, Message] = {}
         answered = set[str]()
         try:
@@ -93,8 +104,7 @@ class MeteredGrid(Grid):
                     self.on_stray(reply)
                     continue
                 answered.add(of)
-                self._account_answer(reply, asked.metadata.dst_node_id, seconds=time.perf_counter() - started)
-                yield _sent_by(reply, asked.metadata.dst_node_id)
+                yield self._received(reply, asked, exchange, after=time.perf_counter() - started)
             for message in sent:
                 if message.metadata.message_id not in answered:
                     lost = Message(Error(NO_ANSWER, f"no answer within {patience or 0:.0f} s"), reply_to=message)
@@ -107,27 +117,44 @@ class MeteredGrid(Grid):
         with contextlib.suppress(TimeoutError):
             yield from self._grid.send_and_receive(sent, timeout=patience)
 
+    def _sent(self, messages: Iterable[Message], exchange: Exchange) -> list[Message]:
+        """Code and account messages."""
+        plain = list(messages)
+        coded = [exchange.question(message) for message in plain]
+        self._account_questions(coded, plain)
+        return coded
+
+    def _received(self, reply: Message, question: Message, exchange: Exchange, after: float) -> Message:
+        """Decode and account a reply, which came `after` so many seconds; it is the node's that was asked."""
+        decoded, node_id = exchange.answer(reply, question), question.metadata.dst_node_id
+        self._account_answer(reply, node_id, decoded, seconds=after)
+        return _sent_by(decoded, node_id)
+
     def client_of(self, reply: Message) -> int:
         """Return the client that a reply of `send_and_receive` came from."""
         return self.members[reply.metadata.src_node_id].client
 
-    def _account_questions(self, messages: Iterable[Message]) -> None:
+    def _account_questions(self, coded: Iterable[Message], plain: Iterable[Message]) -> None:
         """Add a row for each message with content; what several of them carry is measured once."""
-        told = [message for message in messages if message.has_content()]
-        for message, wire in zip(told, measured(told), strict=True):
-            self.costs.record(self._row(message, message.metadata.dst_node_id, "down", wire), wire)
+        told = [(message, before) for message, before in zip(coded, plain, strict=True) if message.has_content()]
+        for (message, before), wire in zip(told, measured([message for message, _ in told]), strict=True):
+            self.costs.record(self._row(message, message.metadata.dst_node_id, "down", wire, before), wire)
 
-    def _account_answer(self, reply: Message, node_id: int, *, seconds: float) -> None:
+    def _account_answer(self, reply: Message, node_id: int, plain: Message, *, seconds: float) -> None:
         """Add a row for a reply with content, which came `seconds` after it was asked for."""
         if reply.has_content():
             (wire,) = measured([reply])
-            row = self._row(reply, node_id, "up", wire)
+            row = self._row(reply, node_id, "up", wire, plain)
             self.costs.record(row._replace(seconds=seconds, device_seconds=_device_seconds(reply)), wire)
 
-    def _row(self, message: Message, node_id: int, direction: Direction, wire: Wire) -> Row:
+    def _row(self, message: Message, node_id: int, direction: Direction, wire: Wire, plain: Message) -> Row:
+        """Return the row of a message; `plain` is it before it was coded, or after it was decoded."""
         evaluates = message.metadata.message_type.startswith(MessageType.EVALUATE)
         phase, client = "evaluate" if evaluates else self.phase, self.members[node_id].client
-        return Row(phase, self.server_round, client, direction, wire.payload, 0, 0)
+        saved = 0
+        if plain is not message and plain.has_content():
+            saved = next(measured([plain])).payload - wire.payload
+        return Row(phase, self.server_round, client, direction, wire.payload, 0, 0, saved_bytes=saved)
 
     def set_run(self, run: Run) -> None:
         """Pass on."""
@@ -145,18 +172,20 @@ class MeteredGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Account and send, without waiting."""
-        sent = list(messages)
-        self._account_questions(sent)
+        """Code, account and send, without waiting."""
+        exchange = Exchange(self.compression, self.errors)
+        sent = self._sent(messages, exchange)
         self.costs.settle()
-        return self._grid.push_messages(sent)
+        names = list(self._grid.push_messages(sent))
+        self._pushed.update((name, (message, exchange)) for name, message in zip(names, sent, strict=True))
+        return names
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
-        """Yield and account the replies that have come; when they were asked for is not known here."""
+        """Yield, decoded and accounted, the replies that have come; how long they took is not known here."""
         try:
             for reply in self._grid.pull_messages(message_ids):
-                self._account_answer(reply, reply.metadata.src_node_id, seconds=0.0)
-                yield reply
+                question, exchange = self._pushed.pop(reply.metadata.reply_to_message_id)
+                yield self._received(reply, question, exchange, after=0.0)
         finally:
             self.costs.settle()
 

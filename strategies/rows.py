@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple, cast
+from typing import BinaryIO, Literal, NamedTuple, cast, get_args
 
 from fedquit.errors import InputError
 
 Direction = Literal["down", "up"]
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 
 
 class Row(NamedTuple):
@@ -22,6 +23,7 @@ class Row(NamedTuple):
         deduplicated_bytes: the same without the objects that a message before it in this exchange carried already.
         seconds: from the question to the answer; 0 for a question.
         device_seconds: of processor time, as the device says.
+        saved_bytes: of payload, that compression saved; 0 without.
     """
 
     phase: str
@@ -33,18 +35,23 @@ class Row(NamedTuple):
     deduplicated_bytes: int
     seconds: float = 0.0
     device_seconds: float = 0.0
+    saved_bytes: int = 0
 
 
 HEADER = (",".join(Row._fields) + "\n").encode()
+OLD_HEADER = HEADER.replace(b",saved_bytes", b"")
+"""Of a run begun before there was compression, whose later rows may have one value more."""
 
 
 def line_of(row: Row) -> bytes:
     """Return a row as a line.
 
     >>> line_of(Row("train", 1, 0, "up", 90, 100, 100, 0.25)).strip()
-    b'train,1,0,up,90,100,100,0.250000,0.000000'
+    b'train,1,0,up,90,100,100,0.250000,0.000000,0'
     """
-    return b"%b,%d,%d,%b,%d,%d,%d,%.6f,%.6f\n" % (row.phase.encode(), *row[1:3], row.direction.encode(), *row[4:])
+    counts = (*row[1:3], row.direction.encode(), *row[4:])
+    return b"%b,%d,%d,%b,%d,%d,%d,%.6f,%.6f,%d
+" % (row.phase.encode(), *counts)
 
 
 def write_rows(file: BinaryIO, rows: Iterable[Row]) -> None:
@@ -68,19 +75,20 @@ def read_rows(path: Path, size: int | None = None) -> Iterator[Row]:
             place += len(line)
             if size is not None and place > size:
                 return
-            if number == 1 and line == HEADER:
+            if number == 1 and line in (HEADER, OLD_HEADER):
                 continue
             yield _row(line, f"{path}, line {number}")
 
 
 def _row(line: bytes, where: str) -> Row:
     try:
-        phase, number, node, direction, payload, wire, deduplicated, seconds, device = line.decode().split(",")
-        if direction not in ("down", "up") or not line.endswith(b"\n"):
+        values = line.decode().split(",")
+        phase, number, node, direction, payload, wire, deduplicated, seconds, device, *saved = values
+        if direction not in ("down", "up") or not line.endswith(b"\n") or len(saved) > 1:
             raise ValueError(direction)
         return Row(
             phase, int(number), int(node), cast(Direction, direction),
-            int(payload), int(wire), int(deduplicated), float(seconds), float(device),
+            int(payload), int(wire), int(deduplicated), float(seconds), float(device), *map(int, saved),
         )  # fmt: skip
     except ValueError:
         raise InputError(f"{where}: no row of an account") from None

@@ -17,9 +17,9 @@ from fedquit.strategies.rows import Row, read_rows
 
 Document = dict[str, Any]
 
-BYTES = ("payload_bytes", "wire_bytes", "deduplicated_bytes")
+BYTES = ("payload_bytes", "wire_bytes", "deduplicated_bytes", "saved_bytes")
 SUMS = tuple(f"{name}_{way}" for name in BYTES for way in ("down", "up"))
-COMPARED = (*BYTES, "rounds", "seconds", "device_seconds")
+COMPARED = (*BYTES[:3], "rounds", "seconds", "device_seconds")
 
 
 def rows_of(path: Path) -> Iterator[Row]:
@@ -71,7 +71,7 @@ def sums_of(rows: Iterable[Row], price: Price) -> tuple[list[Document], list[Doc
         device_seconds = 0.0
         for row in group:
             found["messages"] += 1
-            for name, size in zip(BYTES, row[4:7], strict=True):
+            for name, size in zip(BYTES, (*row[4:7], row.saved_bytes), strict=True):
                 found[f"{name}_{row.direction}"] += size
             by_node[row.node] = by_node.get(row.node, 0) + row.wire_bytes
             device_seconds += row.device_seconds

@@ -31,7 +31,7 @@ def write_parquet(path: Path, run: str, rows: Iterable[Row]) -> None:
     from pyarrow import parquet
 
     text, whole, real = pa.dictionary(pa.int32(), pa.string()), pa.int64(), pa.float64()
-    types = (text, text, whole, whole, text, whole, whole, whole, real, real)
+    types = (text, text, whole, whole, text, whole, whole, whole, real, real, whole)
     schema = pa.schema(list(zip(COLUMNS, types, strict=True)))
     left = iter(rows)
     with _whole(path) as file, parquet.ParquetWriter(file, schema) as writer:

@@ -21,17 +21,20 @@ ROWS = (
     ("device seconds", lambda cost: f"{cost['device_seconds']:.1f}"),
     ("network energy", lambda cost: f"{cost['joules']:.0f} J"),
 )
+SAVED = (("saved by coding", lambda cost: size_of(cost["saved_bytes"])),)
 
 
 def print_account(account: dict[str, Any]) -> None:
     """Print what each phase cost, what each request cost beside retraining, and what the prices assume."""
     console, link = Console(), account["model"]["link_mbit_per_second"]
+    phases = account["phases"].values()
     table = Table(title=f"What {account['run']} cost", title_justify="left")
     table.add_column("")
     for name in account["phases"]:
         table.add_column(name, justify="right")
-    for label, shown in (*ROWS, *((_at(link),) if link else ())):
-        table.add_row(label, *(shown(cost) for cost in account["phases"].values()))
+    saved = SAVED if any(cost["saved_bytes"] for cost in phases) else ()
+    for label, shown in (*ROWS, *saved, *((_at(link),) if link else ())):
+        table.add_row(label, *(shown(cost) for cost in phases))
     console.print(table)
     for number, request in enumerate(account["requests"]):
         times = request["retraining_costs_times"]

@@ -1,4 +1,4 @@
-"""Objectives in whole runs: what travels, what devices keep, and that a killed run ends where it would have."""
+"""Objectives and compression in whole runs: what travels, what devices keep, and where a killed run ends."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -128,7 +128,14 @@ def test_fedgkd_sends_two_models_once_there_are_two_to_average(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "chosen", [{"objective": "moon"}, {"objective": "fedgkd"}, {"objective": "kd", "gate": "adaptive"}], ids=str
+    "chosen",
+    [
+        {"objective": "moon"},
+        {"objective": "fedgkd"},
+        {"objective": "kd", "gate": "adaptive"},
+        {"objective": "moon", "compress_up": "top-k+int8+zstd", "compress_down": "svd+fp16"},
+    ],
+    ids=str,
 )
 def test_killed_anywhere_it_ends_where_it_would_have(tmp_path: Path, chosen: dict[str, Any]) -> None:
     whole = carry_out(tmp_path / "whole", **chosen)
@@ -162,7 +169,9 @@ def test_killed_anywhere_it_ends_where_it_would_have(tmp_path: Path, chosen: dic
 
 def test_an_objective_that_keeps_something_says_where_to_put_it(tmp_path: Path) -> None:
     with pytest.raises(FedquitError, match=r"objective 'moon' keeps something on the device .* set device-folder"):
-        carry_out(tmp_path, devices="", objective="moon")
+        carry_out(tmp_path / "moon", devices="", objective="moon")
+    with pytest.raises(FedquitError, match=r"compress-up 'top-k' keeps something on the device .* set device-folder"):
+        carry_out(tmp_path / "top-k", devices="", compress_up="top-k")
 
 
 def test_the_settings_of_a_run_name_objective_and_gate() -> None:
@@ -181,3 +190,52 @@ def test_the_settings_of_a_run_name_objective_and_gate() -> None:
     ]:
         with pytest.raises(InputError, match=message):
             objective_of(Settings.read(wrong))
+
+
+def test_an_exact_codec_changes_bytes_and_no_model(tmp_path: Path) -> None:
+    plain = carry_out(tmp_path / "plain")
+    packed = carry_out(tmp_path / "packed", compress_up="zstd", compress_down="zstd")
+    assert packed.models == plain.models
+    for one, other in zip(packed.rounds, plain.rounds, strict=True):
+        assert one.bytes_up < 0.95 * other.bytes_up
+        assert one.bytes_down < 0.95 * other.bytes_down
+        assert (one.compression_error_up, one.compression_error_down) == (0, 0)
+        assert (other.compression_error_up, other.compression_error_down) == (None, None)
+
+
+def test_every_round_says_what_coding_lost_and_the_bytes_are_those_that_travelled(tmp_path: Path) -> None:
+    plain = carry_out(tmp_path / "plain")
+    told: list[Event] = []
+    coded = carry_out(tmp_path / "coded", told.append, compress_up="int8", compress_down="fp16")
+    for one, other in zip(coded.rounds, plain.rounds, strict=True):
+        assert other.bytes_up / 4 < one.bytes_up < other.bytes_up * 0.3
+        assert other.bytes_down / 2 < one.bytes_down < other.bytes_down * 0.55
+        assert one.compression_error_up is not None
+        assert one.compression_error_down is not None
+        assert 0 < one.compression_error_down < 2**-11 < one.compression_error_up < 0.1
+    errors = [event["compression_error_up"] for event in told if event["event"] == "round"]
+    assert errors == [r.compression_error_up for r in coded.rounds]
+    accuracy = [run.of("train")[-1].measures["holdout_accuracy"] for run in (plain, coded)]
+    assert accuracy[1] == pytest.approx(accuracy[0], abs=0.1)
+
+
+def test_what_top_k_owes_is_kept_from_round_to_round_and_nothing_older_than_the_request(tmp_path: Path) -> None:
+    at_the_request: list[str] = []
+
+    def listen(event: Event) -> None:
+        if event["event"] == "phase" and event["phase"] == "forget":
+            at_the_request.extend(kept(tmp_path))
+
+    state = carry_out(tmp_path, listen, compress_up="top-k")
+    assert at_the_request == [f"{client}/0-train-owed/{number}" for client in range(3) for number in (2, 3)]
+    assert kept(tmp_path) == sorted(
+        f"{client}/1-{phase}-owed/{number}"
+        for client in (1, 2)
+        for phase, rounds in (("recover", (4, 5)), ("retrain", (2, 3)))
+        for number in rounds
+    ), "the one that left keeps nothing, the others nothing of before"
+    without = carry_out(tmp_path / "without", compress_up="top-k", compress_settings="feedback=false")
+    assert not kept(tmp_path / "without")
+    first, second = state.of("train")[:2]
+    assert first.loss == without.of("train")[0].loss
+    assert second.measures != without.of("train")[1].measures or state.models != without.models
