@@ -3,30 +3,65 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import adaptiveclipping_mod
 from flwr.clientapp.typing import ClientAppCallable
+from numpy.typing import NDArray
 
-from fedquit.client.deployed import deployed_device
-from fedquit.client.device import NOTHING, Config, Device, StateDict, simulated_device
+from fedquit.client.coding import code_model, memory_for, read_model
+from fedquit.client.compression import Compression, compression_of
+from fedquit.client.deployed import deployed_device, deployed_settings, memory_of
+from fedquit.client.device import NOTHING, Config, Device, SimulatedDevice, StateDict, simulated_device
+from fedquit.client.kit import Kit
 from fedquit.client.lean import spare_the_compiler
 from fedquit.client.memory import Memory
 from fedquit.client.method import method_of
 from fedquit.client.objective import objective_of
 from fedquit.client.objectives import LocalRound, Objective, make_objective
 from fedquit.client.record import Forgotten
+from fedquit.client.settings import Settings
 from fedquit.client.training import deterministic, evaluate
 from fedquit.errors import InputError
 from fedquit.unlearning.samples import Samples
 
 spare_the_compiler()
-app = ClientApp()
+
+
+def coded(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Read the model that came, and send what became of it, as the run has models coded; outermost of all mods."""
+    if "arrays" not in message.content.array_records:
+        return call_next(message, context)
+    settings = _settings(message, context)
+    compression = compression_of(settings)
+    if compression == Compression():
+        return call_next(message, context)
+    started, config = time.process_time(), _config(message)
+    memory = memory_for(compression.up, config, lambda: _memory(message, context))
+    given = {name: array.data for name, array in message.content.array_records["arrays"].items()}
+    received, plain = read_model(compression.down, given, settings), copy(message)
+    plain.content = RecordDict({**message.content, "arrays": _record(received)})
+    spent = time.process_time() - started
+    reply = call_next(plain, context)
+    if compression.up is None or "arrays" not in reply.content.array_records:
+        return reply
+    started = time.process_time()
+    model = {name: array.numpy() for name, array in reply.content.array_records["arrays"].items()}
+    sent = code_model(compression.up, model, received, config, memory)
+    metrics = reply.content.metric_records["metrics"]
+    metrics["compression-error"] = sent.error
+    metrics["cpu-seconds"] = cast(float, metrics["cpu-seconds"]) + spent + time.process_time() - started
+    reply.content["arrays"] = _record(sent.arrays)
+    return reply
+
+
+app = ClientApp(mods=[coded])
 
 
 @app.query()
@@ -199,6 +234,20 @@ def _reply(
     return Message(RecordDict({**records, **added}), reply_to=message)
 
 
+def _settings(message: Message, context: Context) -> Settings:
+    node = context.node_config
+    if "kit" in node:
+        return deployed_settings(context.run_config, _config(message))
+    return Settings.from_run_config(context.run_config, int(node["num-partitions"]))
+
+
+def _memory(message: Message, context: Context) -> Memory | None:
+    node, settings = context.node_config, _settings(message, context)
+    if "kit" in node:
+        return memory_of(Kit.read(Path(str(node["kit"]))), settings)
+    return SimulatedDevice(int(node["partition-id"]), settings, str(node.get("device-folder", ""))).memory
+
+
 def _device(message: Message, context: Context) -> Device:
     node = context.node_config
     if "kit" in node:
@@ -209,6 +258,10 @@ def _device(message: Message, context: Context) -> Device:
 
 def _config(message: Message) -> dict[str, Any]:
     return dict(message.content.config_records.get("config", {}))
+
+
+def _record(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
+    return ArrayRecord({name: Array(array) for name, array in arrays.items()})
 
 
 def _arrays(message: Message, record: str) -> dict[str, torch.Tensor]:

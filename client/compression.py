@@ -43,6 +43,11 @@ def compression_of(settings: Settings) -> Compression:
     for codec in down.codecs if down else ():
         if codec.traits.for_updates:
             raise InputError(f"compress-down: {codec.name} leaves most of a model out; it is for updates: compress-up")
+    if up and not up.exact and settings.dp.startswith("client"):
+        raise InputError(
+            f"compress-up: dp '{settings.dp}' has clients clip what they send, and what {up.name} makes of it may be "
+            "longer; use zstd, or let the server clip"
+        )
     needs = objective_of(settings).needs()
     if up and needs.up != "model":
         raise InputError(f"compress-up: objective '{settings.objective}' sends {needs.up}, and models alone are coded")

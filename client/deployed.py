@@ -54,11 +54,7 @@ class DeployedDevice:
     @property
     def memory(self) -> Memory:
         """See `Device`."""
-        return Memory.of(self._memory_folder, self.settings, self.kit.number)
-
-    @property
-    def _memory_folder(self) -> Path:
-        return self._path.parent / "memory"
+        return memory_of(self.kit, self.settings)
 
     @contextmanager
     def at_work(self, exercise: str, config: Config) -> Iterator[None]:
@@ -166,7 +162,7 @@ class DeployedDevice:
         found = self._of(mark)
         self._record.retire(mark, zip(found.digests, found.contents, strict=True))
         self._record.taken([mark.request])
-        shutil.rmtree(self._memory_folder, ignore_errors=True)
+        shutil.rmtree(_memory_folder(self.kit), ignore_errors=True)
 
     def _mark(self, config: Config) -> Mark:
         """Return what the request of a message is about.
@@ -235,8 +231,22 @@ def deployed_device(folder: Path, run_config: Mapping[str, Scalar], run: str, co
         run: its number.
         config: what this message says.
     """
+    return DeployedDevice(Kit.read(folder), deployed_settings(run_config, config), run)
+
+
+def deployed_settings(run_config: Mapping[str, Scalar], config: Config) -> Settings:
+    """Return what the run is told, with what this message says otherwise."""
     late: dict[str, Any] = {key: config[key] for key in TOLD_LATE if key in config}
-    return DeployedDevice(Kit.read(folder), Settings.from_run_config({**run_config, **late}), run)
+    return Settings.from_run_config({**run_config, **late})
+
+
+def memory_of(kit: Kit, settings: Settings) -> Memory:
+    """Return what the device of a kit keeps from round to round."""
+    return Memory.of(_memory_folder(kit), settings, kit.number)
+
+
+def _memory_folder(kit: Kit) -> Path:
+    return kit.path(kit.record).parent / "memory"
 
 
 def _ids(config: Config, key: str) -> list[str]:

@@ -228,4 +228,3 @@ def main() -> None:
         lines.append(f"| **{name}** | {sum(row[1] for row in rows)} | {sum(row[2] for row in rows)} |")
         lines += [f"| {point} | {times} | {same} |" for point, times, same in rows]
     click.echo("\n".join(lines))
-

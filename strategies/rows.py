@@ -50,8 +50,7 @@ def line_of(row: Row) -> bytes:
     b'train,1,0,up,90,100,100,0.250000,0.000000,0'
     """
     counts = (*row[1:3], row.direction.encode(), *row[4:])
-    return b"%b,%d,%d,%b,%d,%d,%d,%.6f,%.6f,%d
-" % (row.phase.encode(), *counts)
+    return b"%b,%d,%d,%b,%d,%d,%d,%.6f,%.6f,%d\n" % (row.phase.encode(), *counts)
 
 
 def write_rows(file: BinaryIO, rows: Iterable[Row]) -> None:

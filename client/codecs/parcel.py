@@ -1,6 +1,7 @@
 """What came, array by array in numpy's file format, read only as what it must be."""
 
 import io
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,7 +67,9 @@ def read_npy(name: str, data: bytes, slot: Slot) -> NDArray[Any]:
     """
     file = io.BytesIO(data)
     try:
-        shape, by_columns, dtype = READERS[npy.read_magic(file)](file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # headers of Python 2, which nobody here writes
+            shape, by_columns, dtype = READERS[npy.read_magic(file)](file)
     except Exception as error:  # whatever a stranger's bytes bring about in the reader of a header
         raise InputError(f"'{name}' cannot be read: {type(error).__name__}") from None
     found, start = Slot(str(dtype), shape), file.tell()

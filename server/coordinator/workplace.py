@@ -10,6 +10,7 @@ import filelock
 import numpy as np
 from safetensors.numpy import load_file, save
 
+from fedquit.client.compression import compression_of
 from fedquit.client.objective import objective_of
 from fedquit.client.share import empty_model, initial_model
 from fedquit.errors import FedquitError, InputError
@@ -83,7 +84,7 @@ class Workplace:
         self.grid = grid
         self.grid.on_stray = lambda _reply: self.note("stray-reply")
         mend_rows(folder / "costs.csv")
-        self.grid.costs = Costs(folder / "costs.csv")
+        self.grid.costs, self.grid.compression = Costs(folder / "costs.csv"), compression_of(self.settings)
         self.initial = self.models.save(self._initial())
 
     def close(self) -> None:

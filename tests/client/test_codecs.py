@@ -124,10 +124,10 @@ def test_a_matrix_of_low_rank_travels_as_its_factors_and_another_whole() -> None
 
 
 def test_what_is_owed_is_sent_in_the_end() -> None:
-    chain, update, owed = chain_of("top-k+fp16", {"share": 0.1}), model_of(3), None
+    chain, update, owed = chain_of("top-k+fp16", {"share": 0.1}), model_of(3), dict[str, NDArray[Any]]()
     rounds, total = 60, dict.fromkeys(LOSSY, np.zeros(()))
     for _ in range(rounds):
-        coded = chain.encode(update, None, owed)
+        coded = chain.encode(update, None, owed or None)
         owed = coded.owed
         total = {name: total[name] + coded.received[name] for name in LOSSY}
     for name in LOSSY:

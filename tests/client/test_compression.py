@@ -19,11 +19,12 @@ SETTINGS: dict[str, Any] = {"clients": 3, "model": "mlp", "samples": 90, "scheme
 START = {name: tensor.numpy() for name, tensor in initial_model(Settings(**SETTINGS), 0).state_dict().items()}
 
 
-def ask(arrays: dict[str, Any], kind: str = "train", **changed: Any) -> RecordDict:
+def ask(arrays: dict[str, Any], kind: str = "train", clipping_norm: float = 0.0, **changed: Any) -> RecordDict:
     become_server_task(1)
     settings = Settings.read({**SETTINGS, **changed})
     record = ArrayRecord({name: Array(array) for name, array in arrays.items()})
-    config = ConfigRecord({"seed": 5, "lr": 0.1, "server-round": 1})
+    clipping = {"clipping_norm": clipping_norm} if clipping_norm else {}
+    config = ConfigRecord({"seed": 5, "lr": 0.1, "server-round": 1, **clipping})
     context = Context(1, 1000, {"partition-id": 0, "num-partitions": 3}, RecordDict(), settings.run_config())
     return app(Message(RecordDict({"arrays": record, "config": config}), 1000, kind), context).content
 
@@ -82,6 +83,7 @@ def test_what_cannot_be_is_said_before_anything_runs() -> None:
         ({"compress-settings": "share=0.1"}, "there is no codec to set share of; set compress-up"),
         ({"compress-up": "top-k", "compress-settings": "shares=0.1"}, r"unknown setting of compression 'shares'"),
         ({"compress-up": "top-k", "compress-settings": "share=2"}, "share is 2"),
+        ({"compress-up": "int8+zstd", "dp": "client-fixed"}, "compress-up: dp 'client-fixed' has clients clip"),
     ]:
         with pytest.raises(InputError, match=message):
             compression_of(Settings.read(wrong))
@@ -94,9 +96,21 @@ def test_an_objective_that_sends_no_model_cannot_be_coded(monkeypatch: pytest.Mo
 
     cls = OBJECTIVES["fedavg"]
     for way in ("up", "down"):
-        monkeypatch.setattr(cls, "traits", replace(cls.traits, **{"up": "model", "down": "model", way: "prototypes"}))
+        told = {"up": "model", way: "prototypes"}
+        monkeypatch.setattr(cls, "traits", replace(cls.traits, up=told["up"], down=told.get("down", "model")))
         with pytest.raises(InputError, match=f"compress-{way}: objective 'fedavg' .* prototypes"):
             compression_of(Settings.read({f"compress-{way}": "fp16"}))
+
+
+@pytest.mark.parametrize("dp", ["client-fixed", "client-adaptive"])
+def test_what_is_clipped_is_what_is_coded(dp: str) -> None:
+    plain = model_in(ask(START, clipping_norm=0.01, dp=dp))
+    coded = chain_of("zstd").encode(START).arrays
+    packed = model_in(ask(coded, clipping_norm=0.01, dp=dp, compress_up="zstd", compress_down="zstd"))
+    got = chain_of("zstd").decode(packed, {name: slot_of(array) for name, array in START.items()})
+    assert {name: array.tobytes() for name, array in got.items()} == {n: a.tobytes() for n, a in plain.items()}
+    moved = np.sqrt(sum(np.square(got[name] - START[name], dtype=np.float64).sum() for name in got))
+    assert moved == pytest.approx(0.01, rel=1e-3)
 
 
 def test_tensors_of_the_received_model_are_the_devices_own() -> None:

@@ -9,7 +9,7 @@ import pytest
 from flwr.app import Message, RecordDict
 from numpy.typing import NDArray
 
-from fedquit.client.codecs import Slot, chain_of, slot_of
+from fedquit.client.codecs import Chain, Slot, chain_of, slot_of
 from fedquit.client.compression import Compression
 from fedquit.strategies.costs import Costs
 from fedquit.strategies.metered import MeteredGrid
@@ -150,9 +150,13 @@ def test_a_reply_with_no_model_or_two_is_the_guards_to_refuse(connect: Connect, 
 
 
 def test_a_model_for_many_is_coded_once(connect: Connect, answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    coded = []
-    before = type(DOWN).encode
-    monkeypatch.setattr(type(DOWN), "encode", lambda self, *given: coded.append(self.name) or before(self, *given))
+    coded, before = list[str](), type(DOWN).encode
+
+    def counted(self: Chain, *given: Any) -> Any:
+        coded.append(self.name)
+        return before(self, *given)
+
+    monkeypatch.setattr(type(DOWN), "encode", counted)
     Train(connect(answer), seed=0).round(1, START, {})
     assert coded.count("fp16") == 1
 

@@ -18,9 +18,7 @@ IDS = [hashlib.sha256(b"ask %d" % i).hexdigest() for i in range(2)]
 def step(number: int, phase: str, request: str | None) -> Step:
     before, after = (hashlib.sha256(b"model %d" % (number - back)).hexdigest() for back in (1, 0))
     gave = (Contribution(0, 120), Contribution(1, 80))
-    return Step(
-        number, phase, request, before, after, number, gave, 1, 2.0, 6.0, 1000, 900, {"accuracy": 0.5}, NOW
-    )
+    return Step(number, phase, request, before, after, number, gave, 1, 2.0, 6.0, 1000, 900, {"accuracy": 0.5}, NOW)
 
 
 @pytest.fixture
