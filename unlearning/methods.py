@@ -105,8 +105,8 @@ class Method:
     def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...] | None:
         """Return what `serve` will ask, call by call, before it asks; None: not known.
 
-        Where a method leaves `serve` as it is, that is one question to the leavers. One that overrides `serve` says here
-        what that asks, or its cost cannot be foretold (`fedquit plan`).
+        Where a method leaves `serve` as it is, that is one question to the leavers. One that overrides `serve` says
+        here what that asks, or its cost cannot be foretold (`fedquit plan`).
         """
         return (Exchange("forget", outlook.leavers),) if type(self).serve is Method.serve else None
 
