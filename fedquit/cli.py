@@ -42,6 +42,7 @@ COMMANDS = {
         "fedquit.server.provision.command:provision",
         "Make a federation ready: certificates, keys, a kit for each device.",
     ),
+    "doctor": ("fedquit.server.provision.doctor_command:doctor", "Check a device or a server before it starts."),
     "join": ("fedquit.client.local.command:join", "Run a device in its federation."),
     "leave": (
         "fedquit.client.local.command:leave",

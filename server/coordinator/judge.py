@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
@@ -12,11 +13,22 @@ from fedquit.client.share import form_of
 from fedquit.client.training import evaluate
 from fedquit.server.coordinator.presence import Presence
 from fedquit.server.coordinator.workplace import Workplace
+from fedquit.server.federation import Federation
 from fedquit.server.judge import tensors_of
 from fedquit.server.models import Arrays
 from fedquit.strategies.measure import measure
 from fedquit.strategies.quarantine import Accuracy
 from fedquit.unlearning.samples import Samples
+
+
+def trusted_samples(folder: Path, federation: Federation) -> Samples | None:
+    """Return the samples that the server in `folder` trusts; None: it has none.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    path = federation.trusted.data
+    return gather(folder / path, form_of(federation.settings()), lambda *_: True).samples if path else None
 
 
 @dataclass(frozen=True)
@@ -28,10 +40,7 @@ class Judge:
     @cached_property
     def trusted(self) -> Samples | None:
         """The server's own samples; None: it has none."""
-        path = self.place.federation.trusted.data
-        if not path:
-            return None
-        return gather(self.place.folder / path, form_of(self.place.settings), lambda *_: True).samples
+        return trusted_samples(self.place.folder, self.place.federation)
 
     def accuracy(self, arrays: Arrays, gone: Collection[int] = ()) -> Accuracy | None:
         """Return the accuracy on trusted data, the classes `gone` left out; None: there is none."""

@@ -193,7 +193,7 @@ class Listening(FakeSession):
         extra = rest.get("extra")
         kind = "nothing" if extra is None else "state" if extra.keys() == state.keys() else "parameters"
         if kind == "parameters":
-            assert extra.keys() == parameter_names(fresh(0))
+            assert (extra or {}).keys() == parameter_names(fresh(0))
         told = tuple(name for name in rest if name not in ("step", "extra"))
         self.heard.append(Exchange(exercise, tuple(clients), rest.get("step", "forget"), told, kind))
         yield from super().ask(exercise, clients, state, **rest)
