@@ -23,7 +23,8 @@ from fedquit.client.local.data import Gathered, Keep, gather
 from fedquit.client.local.digest import set_digest
 from fedquit.client.memory import Memory
 from fedquit.client.model_file import model_hash
-from fedquit.client.record import Forgotten, Mark, Record, Replies, Round
+from fedquit.client.record import Forgotten, Mark, Record, Round
+from fedquit.client.record.replies import Replies
 from fedquit.client.riding import riding_ask
 from fedquit.client.settings import Scalar, Settings
 from fedquit.client.share import told_form

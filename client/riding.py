@@ -1,8 +1,9 @@
 """An ask that rides in a device's next reply, for a device that cannot reach the forget service itself.
 
 It is signed when it rides and not when it is put: rounds may be an hour apart, and the service takes an ask only for
-some minutes after it was made. It rides as the same bytes until the server says that it has it, or until they would be
-too old; then it is made anew, and what the first was about stays marked.
+some minutes after it was made. It rides as the same bytes until the server says that it has it or they would be too
+old; then it is made anew, and what the first was about stays marked. A reply with an ask is not aggregated, so one
+that the server will not take must not ride for ever: after a few times it stays in the record, for its owner to see.
 """
 
 from fedquit.client.asking.ask import make_ask
@@ -11,15 +12,18 @@ from fedquit.client.kit import Kit
 from fedquit.client.record import Ask, Record
 
 FRESH = 500.0  # seconds; the service takes asks of the last 600
+SIGNINGS = 6
 
 
 def riding_ask(kit: Kit, record: Record) -> dict[str, dict[str, str | bytes]]:
     """Return the record `ask` of a reply with the ask that waits longest, marked before it travels; or nothing."""
-    waiting = record.asks()
-    if not waiting:
+    for first in record.asks():
+        fresh = bool(first.request) and 0 <= record.now() - first.signed_at < FRESH
+        if fresh or first.signings < SIGNINGS:
+            break
+    else:
         return {}
-    first = waiting[0]
-    if not first.request or not 0 <= record.now() - first.signed_at < FRESH:
+    if not fresh:
         first = _signed(kit, record, first)
     return {"ask": {"ask": first.ask, "signature": first.signature}}
 
@@ -34,4 +38,4 @@ def _signed(kit: Kit, record: Record, waiting: Ask) -> Ask:
         now=record.now(),
     )
     record.signed(waiting.number, signed.id, signed.ask, signed.signature)
-    return record.asks()[0]
+    return next(ask for ask in record.asks() if ask.number == waiting.number)

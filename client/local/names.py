@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from fedquit.client.kit import Kit
-from fedquit.client.local.data import find
 from fedquit.client.record import Mark, opened
 from fedquit.errors import InputError
 
@@ -40,7 +39,7 @@ def digests_of(kit: Kit, names: Collection[str]) -> tuple[bytes, ...]:
     others = [name for name in names if name not in given]
     if others and not kit.data:
         raise InputError(f"the kit {kit.folder} names no data: an operator's kit cannot name samples")
-    found = find(kit.path(kit.data), others) if others else {}
+    found = _find(kit.path(kit.data), others) if others else {}
     return tuple(dict.fromkeys([*map(bytes.fromhex, given), *found.values()]))
 
 
@@ -51,8 +50,14 @@ def marking(kit: Kit, granularity: str, digests: Collection[bytes] = ()) -> Call
     """
 
     def mark(request: str) -> None:
-        if kit.role == "device" and kit.data:
+        if kit.role == "device":
             with opened(kit.path(kit.record)) as record:
                 record.mark(Mark(request, granularity, digests=tuple(digests)))
 
     return mark
+
+
+def _find(path: Path, names: Collection[str]) -> dict[str, bytes]:
+    from fedquit.client.local.data import find  # not before it is needed: it loads PyTorch
+
+    return find(path, names)

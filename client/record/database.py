@@ -37,6 +37,7 @@ VERSIONS = (
         PRIMARY KEY (request, exercise)
     );
     """,
+    "ALTER TABLE asks ADD COLUMN signings INTEGER NOT NULL DEFAULT 0",
 )
 WAIT = 30.0  # seconds for another process to finish its transaction
 

@@ -15,7 +15,7 @@ from fedquit.client.record.rows import Ask, Mark, Round
 DIGEST = 32
 ROUND = "federation, run, phase, number, model_in, model_out, num_examples, samples_digest, at"
 MARK = "request, granularity, digests, labels, marked_at, retired_at"
-ASK = "number, granularity, digests, note, put_at, request, ask, signature, signed_at"
+ASK = "number, granularity, digests, note, put_at, request, ask, signature, signed_at, signings"
 
 
 class Record:
@@ -125,7 +125,8 @@ class Record:
         now = self.now()
         with self.database.writing() as cursor:
             cursor.execute(
-                "UPDATE asks SET request = ?, ask = ?, signature = ?, signed_at = ? WHERE number = ?",
+                "UPDATE asks SET request = ?, ask = ?, signature = ?, signed_at = ?, signings = signings + 1 "
+                "WHERE number = ?",
                 (request, ask, signature, now, number),
             )
             cursor.execute(

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Ask:
         ask: its exact bytes since then.
         signature: over them.
         signed_at: Unix seconds.
+        signings: how often it was made anew, because the server did not say that it has it.
     """
 
     number: int
@@ -79,6 +82,7 @@ class Ask:
     ask: bytes = b""
     signature: bytes = b""
     signed_at: float = 0.0
+    signings: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ class Forgotten:
         metrics: further numbers.
     """
 
-    state: Mapping[str, Tensor]
+    state: "Mapping[str, Tensor]"
     num_examples: int
     loss: float
     metrics: Mapping[str, float] = field(default_factory=dict)

@@ -21,7 +21,9 @@ from fedquit.client.kit import Kit
 from fedquit.client.local.data import find
 from fedquit.client.local.digest import set_digest
 from fedquit.client.model_file import model_hash
-from fedquit.client.record import Mark, Record, Replies, opened, replies
+from fedquit.client.record import Mark, Record, opened, replies
+from fedquit.client.record.replies import Replies
+from fedquit.client.riding import SIGNINGS
 from fedquit.client.settings import Settings
 from fedquit.client.share import initial_model
 from fedquit.errors import InputError
@@ -40,8 +42,8 @@ def make_kit(folder: Path, count: int = 12, **more: str) -> Kit:
     told = {"federation": "clinics", "superlink": "h:1", "forget": "h:2", "name": "north", "data": "own.npz", **more}
     lines = [f'{key} = "{value}"' for key, value in told.items()]
     (folder / "device.toml").write_text("\n".join([*lines, "number = 4"]))
-    (folder / "node.key").touch(mode=0o600)
     (folder / "node.key").write_bytes(node_key_files(new_key())[0])
+    (folder / "node.key").chmod(0o600)
     return Kit.read(folder)
 
 
@@ -382,6 +384,17 @@ def test_one_that_would_be_too_old_is_made_anew_and_either_can_be_served(
     assert first.id != second.id
     for signed in (first, second):
         assert said(forget(kit, signed.id))["num-examples"] == 1
+
+
+def test_an_ask_that_the_server_will_not_take_keeps_no_device_from_training_for_ever(kit: Kit) -> None:
+    put(kit, 1)
+    for _ in range(SIGNINGS):
+        assert "ask" in send(kit, "train").config_records
+        with opened(kit.path(kit.record)) as record, record.database.writing() as cursor:
+            cursor.execute("UPDATE asks SET signed_at = signed_at - 600")
+    assert "ask" not in send(kit, "train").config_records
+    put(kit, 5)
+    assert "ask" in send(kit, "train").config_records
 
 
 def test_the_request_is_served_and_the_ask_rides_no_more(kit: Kit) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedquit.client.record import Forgotten, Mark, Record, Replies, Round, opened
+from fedquit.client.record import Forgotten, Mark, Record, Round, opened
 from fedquit.client.record.record import joined, split
+from fedquit.client.record.replies import Replies
 from fedquit.errors import FedquitError
 
 A, B, C = (letter * 32 for letter in (b"a", b"b", b"c"))
