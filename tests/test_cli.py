@@ -88,6 +88,37 @@ def test_objectives_are_listed_for_people_and_for_programs(run: Run) -> None:
     assert "fedntd" in run("objectives")[1]
 
 
+def test_strategies_are_listed_for_people_and_for_programs(run: Run) -> None:
+    code, out, _ = run("strategies", "--json")
+    listed = {row["name"]: row for row in json.loads(out)}
+    assert code == 0
+    assert listed["fedadam"]["settings"] == {"eta": 0.1, "beta-1": 0.9, "beta-2": 0.99, "tau": 0.001}
+    assert listed["krum"]["settings"] == {"num-malicious-nodes": None}
+    assert listed["fedavgm"]["keeps"] == "momentum"
+    assert (listed["server-fixed"]["setting"], listed["server-fixed"]["reads_single"]) == ("dp", True)
+    assert "num-malicious-nodes=…" in run("strategies")[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--strategy", "fedadm"], "unknown strategy 'fedadm' (did you mean 'fedadam'?)"),
+        (["--strategy", "krum"], "strategy 'krum' needs these settings: num_malicious_nodes"),
+        (["--strategy", "fedadam", "--strategy-settings", "name=1"], "unknown setting of strategy 'fedadam' 'name'"),
+        (["--method-settings", "name=1"], "unknown setting of method 'fedquit' 'name'"),
+        (["--secure-aggregation"], "not yet: Flower 1.41 has it for its older interface only"),
+    ],
+)
+def test_a_mistake_in_a_strategy_gets_one_line_and_nothing_is_written(
+    run: Run, tmp_path: Path, flags: list[str], said: str
+) -> None:
+    code, out, err = run("simulate", *TINY, *flags, "--out", str(tmp_path / "run"))
+    assert code == 4
+    assert said in one_line(err)
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_run_with_an_objective_keeps_what_devices_keep_in_its_folder(run: Run, tmp_path: Path) -> None:
     code, out, _ = run("simulate", *TINY, "--objective", "moon", "--json", "--out", str(tmp_path / "run"))
     assert code == 0

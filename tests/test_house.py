@@ -109,6 +109,20 @@ def test_the_documents_name_every_objective_and_its_defaults() -> None:
             assert value == str(default).lower() or float(value) == default
 
 
+def test_the_documents_name_every_strategy_and_its_settings() -> None:
+    from fedquit.strategies.rules import PRIVACY, RULES, settings_of_rule
+
+    text = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8").partition("## Accuracies")[0]
+    rows = dict(re.findall(r"^\| `([a-z-]+)` (.*)$", text, flags=re.MULTILINE))
+    assert set(rows) == {*RULES, *PRIVACY}
+    for name, rule in {**RULES, **PRIVACY}.items():
+        shown = dict(re.findall(r"`([a-z0-9-]+)=([^`]+)`", rows[name]))
+        if name.startswith("client"):
+            assert f"as `{name.replace('client', 'server')}`" in rows[name]
+            continue
+        assert shown == {key: "…" if value is None else str(value) for key, value in settings_of_rule(rule).items()}
+
+
 def test_the_method_in_the_documents_works() -> None:
     import torch
 
