@@ -256,6 +256,16 @@ def test_what_a_strategy_keeps_is_there_while_a_phase_lasts_and_begins_anew_with
     assert apart < 1e-6, "the first step of recovery has no momentum of what was forgotten"
 
 
+def test_a_round_goes_on_with_what_the_one_before_kept(tmp_path: Path, plain: tuple[Path, State]) -> None:
+    momentum = carry_out(tmp_path / "m", strategy="fedavgm", strategy_settings="server-momentum=0.9")
+    once = carry_out(tmp_path / "one", rounds=1)
+    start, first = (models(tmp_path / "one", once, stage) for stage in ("initial", "original"))
+    second = models(*plain, "original")
+    expected = {name: second[name] + 0.9 * (first[name] - start[name]) for name in start}
+    assert largest_difference(models(tmp_path / "m", momentum, "original"), expected) < 1e-5
+    assert largest_difference(second, expected) > 1e-3
+
+
 def test_recovery_may_be_robust_after_training_that_is_not(tmp_path: Path, plain: tuple[Path, State]) -> None:
     median = carry_out(tmp_path / "median", recover_strategy="fedmedian", budget=4)
     for stage in ("original", "unlearned"):
