@@ -13,7 +13,7 @@ from collections import Counter
 
 from fedquit.client.settings import Settings
 from fedquit.errors import FedquitError, InputError
-from fedquit.server.coordinator.forgetting import Forgetting, RefusedModelError
+from fedquit.server.coordinator.forgetting import CannotForgetError, Forgetting, RefusedModelError
 from fedquit.server.coordinator.judge import Judge
 from fedquit.server.coordinator.past import Past
 from fedquit.server.coordinator.policy import chain
@@ -31,6 +31,8 @@ from fedquit.unlearning.session import NoAnswerError
 
 ATTEMPTS = 3
 """How often a device that is there may fail to answer before another method is tried."""
+PAUSE = 60.0
+"""Seconds at most between two attempts."""
 
 
 class Answering:
@@ -40,9 +42,12 @@ class Answering:
         self.place, self.past, self.judge, self.training = place, past, judge, training
         self.forgetting = Forgetting(place, past, judge, training)
         self._failures = Counter[str]()
+        self._not_before: dict[str, float] = {}
 
     def turn(self, request: Request, presence: Presence) -> bool:
         """Do the next thing for a request; False: it must wait."""
+        if self.place.clock() < self._not_before.get(request.id, 0.0):
+            return False
         if request.status == "asked":
             return self._begin(request)
         if request.status == "forgetting":
@@ -95,6 +100,7 @@ class Answering:
             return False
         if missing:
             return self._fall_back(request, missing, refused=False)
+        place.models.load(place.current())  # without it nothing can be done, and no method is to blame
         try:
             self.forgetting.carry_out(request, plan, method, presence)
         except RefusedModelError as refusal:
@@ -102,9 +108,10 @@ class Answering:
         except NoAnswerError as reason:
             self._failures[request.id] += 1
             if self._failures[request.id] < ATTEMPTS and not late:
+                self._try_again(request)
                 return False
             return self._fall_back(request, str(reason), refused=False)
-        except FedquitError as reason:
+        except CannotForgetError as reason:
             return self._fall_back(request, str(reason), refused=False)
         return True
 
@@ -166,8 +173,14 @@ class Answering:
             self.training.step(presence, request, correct)
         except FedquitError as error:
             place.note("round-failed", request=request.id, facts={"reason": str(error)[:500]})
+            self._try_again(request)
             return False
         return True
+
+    def _try_again(self, request: Request) -> None:
+        """Leave a request alone for a while."""
+        pause = min(PAUSE, self.place.federation.forgetting.device_timeout / (2 * ATTEMPTS))
+        self._not_before[request.id] = self.place.clock() + pause
 
     def _stopped(self, request: Request, forgot: Step | None, rounds: list[Step], presence: Presence) -> Stopped | None:
         """Return why recovery ends now, or None."""

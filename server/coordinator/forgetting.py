@@ -14,7 +14,7 @@ from fedquit.server.coordinator.presence import Presence
 from fedquit.server.coordinator.training import Training
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.judge import tensors_of
-from fedquit.server.ledger import Contribution, Request, Step
+from fedquit.server.ledger import Contribution, Request, Step, UnreachableError
 from fedquit.server.models import Arrays
 from fedquit.server.session import Case, GridSession, Told, served
 from fedquit.strategies.ask import ask
@@ -33,6 +33,10 @@ class RefusedModelError(FedquitError):
     """The guard refused the model that a device handed back."""
 
 
+class CannotForgetError(FedquitError):
+    """A method cannot serve this request; another may."""
+
+
 class Forgetting:
     """Carries out the forget step of requests at one workplace."""
 
@@ -45,7 +49,7 @@ class Forgetting:
         Raises:
             NoAnswerError: a device that is needed did not answer.
             RefusedModelError: the guard refused its model.
-            FedquitError: the method cannot do it.
+            CannotForgetError: the method cannot do it.
         """
         place, started = self.place, time.perf_counter()
         number, before = place.next_number(), place.current()
@@ -56,8 +60,7 @@ class Forgetting:
         gone = self.training.gone_classes()
         reference = self.judge.measure(_arrays(current), presence, keeping, gone)
         place.grid.patience = max(1.0, request.changed_at + place.federation.forgetting.device_timeout - place.clock())
-        session = self._session(request, plan, method, presence, current, number)
-        new: Arrays = served(method, session)
+        session, new = self._served(request, plan, method, presence, current, number)
         place.reached("forgetting: replies")
         if session.answered and method.traits.runs_at == "device":
             new = self._past_guard(request, method, session, new, current)
@@ -119,6 +122,20 @@ class Forgetting:
             pass
         place.grid.costs.sync()
         return sorted(m for m, refused in heard.items() if refused is None or NOTHING_HELD in refused)
+
+    def _served(
+        self, request: Request, plan: Settings, method: Method, presence: Presence, current: StateDict, number: int
+    ) -> tuple[GridSession, Arrays]:
+        """Have the method serve the request; whatever stops it, a bug of ours included, leaves the way to the next."""
+        try:
+            session = self._session(request, plan, method, presence, current, number)
+            return session, served(method, session)
+        except (NoAnswerError, UnreachableError):
+            raise
+        except FedquitError as error:
+            raise CannotForgetError(str(error)) from error
+        except Exception as error:
+            raise CannotForgetError(f"method '{method.name}' failed: {error!r}") from error
 
     def _session(
         self,

@@ -8,6 +8,7 @@ from typing import Any
 
 import filelock
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
 from fedquit.client.compression import compression_of
@@ -136,23 +137,26 @@ class Workplace:
         path = self._kept_file(last) if last else None
         if last is None or path is None or (last.phase, last.request) != (phase, request) or not path.exists():
             return Kept(), 1
-        content = load_file(path)
-        parts: dict[str, dict[str, Any]] = {"beside": {}, "moments": {}}
-        for key, array in sorted(content.items()):
-            part, _, name = key.partition("/")
-            if name:
-                parts[part][name] = array
-        return Kept(parts["beside"] or None, parts["moments"] or None), int(content["nth"]) + 1
+        content = dict(sorted(load_file(path).items()))
+        found = {
+            part: {key.partition("/")[2]: array for key, array in content.items() if key.startswith(f"{part}/")}
+            for part in ("beside", "moments")
+            if part in content
+        }
+        return Kept(found.get("beside"), found.get("moments")), int(content["nth"]) + 1
 
     def keep(self, number: int, kept: Kept, nth: int) -> None:
-        """Write down what step `number` keeps; what a killed attempt at it wrote is replaced."""
-        parts = {"beside": kept.beside or {}, "moments": kept.moments or {}}
-        flat = {
-            f"{part}/{name}": np.asarray(a, order="C") for part, those in parts.items() for name, a in those.items()
-        }
+        """Write down what step `number` keeps; what a killed attempt at it wrote is replaced.
+
+        Something empty is not nothing: an objective may keep that a first round is over.
+        """
+        flat: dict[str, NDArray[Any]] = {}
+        for part, arrays in (("beside", kept.beside), ("moments", kept.moments)):
+            if arrays is not None:
+                flat |= {part: np.array(True), **{f"{part}/{name}": array for name, array in arrays.items()}}
         if flat:
-            path = self.folder / "kept" / f"{number}.safetensors"
-            write_whole(path, save({**flat, "nth": np.array(nth)}))
+            content = {name: np.asarray(array, order="C") for name, array in flat.items()}
+            write_whole(self.folder / "kept" / f"{number}.safetensors", save({**content, "nth": np.array(nth)}))
 
     def drop_kept(self) -> None:
         """Remove what was kept of steps before the last one."""

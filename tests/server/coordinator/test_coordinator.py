@@ -278,6 +278,57 @@ def test_a_sabotaged_model_never_becomes_the_global_one(
     assert not list((rehearsal.server / "quarantine").iterdir())
 
 
+def test_a_device_that_fails_is_asked_again_and_then_another_method_forgets(make: Make) -> None:
+    rehearsal = make()
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=1)
+    request = rehearsal.ask(rehearsal.signed(1))
+    failures = iter(range(2))
+
+    def fails(message: Message, reply: Message) -> Message:
+        failing = message.metadata.message_type == "train.forget" and next(failures, None) is not None
+        return Message(Error(5, "battery empty"), reply_to=message) if failing else reply
+
+    grid.change = fails
+    rehearsal.run(grid, rounds=1)
+    other = rehearsal.ask(rehearsal.signed(2))
+    failures = iter(range(3))
+    rehearsal.run(grid, rounds=1)
+    with read(rehearsal) as ledger:
+        assert [ledger.request(each.id).method for each in (request, other)] == ["fedquit", "negate"]
+        assert all(each.status == "done" for each in ledger.requests())
+
+
+def test_a_model_that_is_gone_is_the_operators_matter_and_no_reason_for_a_request_to_fail(make: Make) -> None:
+    rehearsal = make()
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=1)
+    request = rehearsal.ask(rehearsal.signed(1))
+    current = rehearsal.server / "models" / f"{steps(rehearsal)[-1].model_after}.safetensors"
+    content = current.read_bytes()
+    current.unlink()
+    with pytest.raises(FedquitError, match="is missing"):
+        rehearsal.run(grid, rounds=1)
+    current.write_bytes(content)
+    rehearsal.run(grid, rounds=1)
+    with read(rehearsal) as ledger:
+        assert (ledger.request(request.id).status, ledger.request(request.id).method) == ("done", "fedquit")
+
+
+def test_a_bug_in_a_method_does_not_keep_a_request_for_ever(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    rehearsal = make()
+    rehearsal.run(grid_of(rehearsal), rounds=1)
+    request = rehearsal.ask(rehearsal.signed(1))
+
+    def broken(*_args: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("fedquit.unlearning.fedquit.FedQUIT.serve", broken)
+    rehearsal.run(grid_of(rehearsal), rounds=1)
+    with read(rehearsal) as ledger:
+        assert (ledger.request(request.id).status, ledger.request(request.id).method) == ("done", "negate")
+
+
 BAD: dict[str, Change] = {
     "holds NaN or infinity": lambda message, reply: spoilt(message, reply, float("nan")),
     "battery empty": lambda message, reply: Message(Error(5, "battery empty"), reply_to=message),
