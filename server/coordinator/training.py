@@ -12,6 +12,7 @@ from fedquit.server.judge import tensors_of
 from fedquit.server.ledger import Contribution, Request, Step
 from fedquit.server.models import Arrays
 from fedquit.server.rounds import Ears, Order, Trained, train_round
+from fedquit.strategies.rows import DIRECTIONS
 from fedquit.strategies.train import Correct, Reply
 from fedquit.unlearning.arithmetic import difference, norm, update_of
 from fedquit.unlearning.seeds import derive_seed
@@ -82,7 +83,9 @@ class Training:
         spread: Mapping[str, float],
     ) -> Step:
         place, phase = self.place, "recover" if request else "train"
-        measures = {"train_loss": done.loss, **spread}
+        errors = {f"compression_error_{way}": place.grid.compression_error(way) for way in DIRECTIONS}
+        coded = {name: error for name, error in errors.items() if error is not None}
+        measures = {"train_loss": done.loss, **spread, **coded}
         if request or self.judge.trusted is not None:
             told = {"samples": "keep", **self.told()}
             measures |= self.judge.measure(done.arrays, presence, told, self.gone_classes())

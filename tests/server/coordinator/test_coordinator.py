@@ -496,3 +496,28 @@ def test_models_are_named_by_their_files_and_what_no_step_names_is_removed(make:
     files = list((rehearsal.server / "models").iterdir())
     assert stray not in files
     assert all(hashlib.sha256(path.read_bytes()).hexdigest() == path.stem for path in files)
+
+
+def test_models_travel_coded_and_what_devices_owe_survives_their_restart_and_the_servers(make: Make) -> None:
+    coded = {"compress-up": "top-k+int8+zstd", "compress-down": "fp16+zstd", "compress-settings": {"share": 0.2}}
+    whole, parts = make(training=coded), make(training=coded)
+    plain, robbed = make(), make(training=coded)
+    for rehearsal in (whole, plain):
+        rehearsal.run(grid_of(rehearsal), rounds=2)
+    for rounds in (1, 2):
+        parts.run(grid_of(parts), rounds=rounds)
+        robbed.run(grid_of(robbed), rounds=rounds)
+        for kit in robbed.kits():
+            shutil.rmtree(kit.path(kit.record).parent / "memory")
+    last = [steps(rehearsal)[-1] for rehearsal in (whole, parts, robbed, plain)]
+    assert last[0].model_after == last[1].model_after != last[2].model_after
+    assert last[0].bytes_up < 0.4 * last[3].bytes_up
+    assert last[0].bytes_down < 0.6 * last[3].bytes_down
+    assert 0 < last[0].measures["compression_error_down"] < 0.001 < last[0].measures["compression_error_up"] < 1
+    request = whole.ask(whole.signed(1))
+    whole.run(grid_of(whole), rounds=3)
+    with read(whole) as ledger:
+        assert ledger.request(request.id).status == "done"
+    kept = {kit.number: list((kit.path(kit.record).parent / "memory").rglob("*-owed")) for kit in whole.kits()}
+    assert not kept[1], "the device that left owes nothing"
+    assert {path.name.partition("-")[0] for paths in kept.values() for path in paths} == {"1"}, "nor is it of before"
