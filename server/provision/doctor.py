@@ -16,7 +16,7 @@ from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.ledger.seal import read_seal
 from fedquit.server.provision.certificates import hosts_of
-from fedquit. import listens
+from fedquit.supervisor import listens
 
 SOON = datetime.timedelta(days=30)
 ROOM = 20  # models for which there should be room on the disk
