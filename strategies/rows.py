@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple, get_args
+from typing import BinaryIO, Literal, NamedTuple, cast, get_args
 
 from fedquit.errors import InputError
 
@@ -86,7 +86,7 @@ def _row(line: bytes, where: str) -> Row:
         if direction not in ("down", "up") or not line.endswith(b"\n") or len(saved) > 1:
             raise ValueError(direction)
         return Row(
-            phase, int(number), int(node), direction,
+            phase, int(number), int(node), cast(Direction, direction),
             int(payload), int(wire), int(deduplicated), float(seconds), float(device), *map(int, saved),
         )  # fmt: skip
     except ValueError:
