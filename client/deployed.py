@@ -17,7 +17,7 @@ from typing import Any
 import filelock
 from torch import nn
 
-from fedquit.client.device import NOTHING, Config, StateDict, model_with
+from fedquit.client.device import NOTHING, Config, StateDict
 from fedquit.client.kit import FILE, Kit
 from fedquit.client.local.data import Gathered, Keep, gather
 from fedquit.client.local.digest import set_digest
@@ -27,7 +27,7 @@ from fedquit.client.record import Forgotten, Mark, Record, Round
 from fedquit.client.record.replies import Replies
 from fedquit.client.riding import riding_ask
 from fedquit.client.settings import Scalar, Settings
-from fedquit.client.share import told_form
+from fedquit.client.share import initial_model, told_form
 from fedquit.client.training import deterministic, evaluate
 from fedquit.errors import FedquitError, InputError, unknown
 from fedquit.unlearning.samples import Samples
@@ -95,7 +95,9 @@ class DeployedDevice:
     def model(self, state: StateDict) -> nn.Module:
         """See `Device`."""
         self._received = model_hash(state)
-        return model_with(self.settings, state)
+        model = initial_model(self.settings, 0)  # not a copy of one that is kept: a process answers one message
+        model.load_state_dict(state)
+        return model
 
     def trained(self, config: Config, sent: StateDict) -> None:
         """See `Device`; the round is in the record before the server learns of it."""
