@@ -14,7 +14,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from fedquit.client.settings import Settings
 from fedquit.errors import FedquitError, InputError
-from fedquit.server.folder import RunFolder
+from fedquit.server.folder import RunFolder, read_state
 from fedquit.server.loop import Loop
 from fedquit.server.rules import rules_of
 from fedquit.server.state import State
@@ -236,7 +236,7 @@ def test_what_a_strategy_keeps_is_there_while_a_phase_lasts_and_begins_anew_with
 
     def listen(event: Event) -> None:
         if event["event"] in ("round", "phase"):
-            state = RunFolder(path).load_state() if (path / "state.json").exists() else State()
+            state = read_state(path)
             moments.append((f"{event['event']} {event['phase']}", state.moments is not None))
 
     momentum: dict[str, Any] = {"strategy": "fedavgm", "strategy-settings": "server-momentum=0.9"}
