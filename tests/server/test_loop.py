@@ -246,7 +246,7 @@ def payload(path: Path) -> Counter[tuple[str, str]]:
 
 
 def rows_without_clock(path: Path) -> list[tuple[Any, ...]]:
-    return [row[:-2] for row in read_rows(path / "costs.csv")]
+    return [row._replace(seconds=0.0, device_seconds=0.0) for row in read_rows(path / "costs.csv")]
 
 
 def go_on_and_compare(path: Path, carry_out: CarryOut, expected: dict[str, Any], where: str) -> None:

@@ -61,6 +61,8 @@ def test_the_report_has_what_other_programs_read(finished: tuple[Path, dict[str,
             "bytes_up",
             "seconds",
             "device_seconds",
+            "compression_error_down",
+            "compression_error_up",
         }
     assert document["phases"]["later"] is document["stages"]["later"] is None
     assert set(document["ratios_to_retraining"]) == {"bytes", "rounds", "seconds", "device_seconds"}
