@@ -28,7 +28,13 @@ from fedquit.simulations.rehearsal import KitGrid, Rehearsal, rehearse
 BEFORE, AFTER = 2, 3
 """Rounds of training before the request, and in all."""
 ASKER = 1
+GONE = "asker-gone"
 MINUTES = 5
+SCENES: dict[str, dict[str, bool]] = {
+    "all of a device": {},
+    "some samples of a device": {"sample": True},
+    "all of a device that is gone": {"gone": True},
+}
 Reached = Callable[[str], None]
 
 
@@ -74,17 +80,20 @@ class WatchedGrid(KitGrid):
                 yield reply
 
 
-def prepare(folder: Path, *, sample: bool = False) -> Rehearsal:
+def prepare(folder: Path, *, sample: bool = False, gone: bool = False) -> Rehearsal:
     """Make a deployment that has trained for two rounds and been asked by one device.
 
     Args:
         folder: where to.
         sample: a fifth of the device's samples is to be forgotten, not all.
+        gone: the device is not connected any more.
     """
     rehearsal = rehearse(folder)
     rehearsal.run(rehearsal.grid(), rounds=BEFORE)
     samples = rehearsal.digests(ASKER) if sample else ()
     rehearsal.ask(rehearsal.signed(ASKER, samples[: len(samples) // 5]))
+    if gone:
+        (rehearsal.folder / GONE).touch()
     return rehearsal
 
 
@@ -93,6 +102,7 @@ def carry_on(folder: Path, reached: Reached) -> None:
     rehearsal = Rehearsal(folder)
     grid = WatchedGrid(rehearsal.kits(), rehearsal.federation.settings().run_config(), "fedquit.client.app:app")
     grid.reached = reached
+    grid.away = {ASKER} if (folder / GONE).exists() else set()
     rehearsal.run(grid, rounds=AFTER, reached=reached)
 
 
@@ -220,10 +230,10 @@ def rows_of(prepared: Path, scratch: Path, told: Callable[[str], None] = _nowher
 def main() -> None:
     """Print the table of kills."""
     lines = ["| killed at | times | request done once, same models, log intact |", "|---|---|---|"]
-    for name, sample in (("all of a device", False), ("some samples of a device", True)):
+    for name, scene in SCENES.items():
         with tempfile.TemporaryDirectory() as temporary:
             scratch = Path(temporary)
-            prepared = prepare(scratch / "prepared", sample=sample).folder
+            prepared = prepare(scratch / "prepared", **scene).folder
             rows = rows_of(prepared, scratch, lambda line: click.echo(line, err=True))
         lines.append(f"| **{name}** | {sum(row[1] for row in rows)} | {sum(row[2] for row in rows)} |")
         lines += [f"| {point} | {times} | {same} |" for point, times, same in rows]

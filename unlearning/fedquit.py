@@ -35,6 +35,7 @@ WATCHED = 256  # with lr "auto", so many of the samples to forget are looked at 
 
 BETA_1, BETA_2 = 0.9, 0.999
 ROUNDING = 1e-3  # weights and steps are float32
+SETTLED = 50_000  # steps after which bias corrections are 1 to the last bit
 
 
 def adam_reach(steps: int) -> float:
@@ -47,12 +48,12 @@ def adam_reach(steps: int) -> float:
     >>> round(adam_reach(1), 2), adam_reach(10) / 10 < 1.1, adam_reach(1000) / 1000 < 7.3
     (1.0, True, True)
     """
-    reach = terms = 0.0
-    for step in range(1, steps + 1):
+    reach = terms = ratio = 0.0
+    for step in range(1, min(steps, SETTLED) + 1):
         terms = 1 + terms * BETA_1**2 / BETA_2
         ratio = (1 - BETA_1) * math.sqrt(terms / (1 - BETA_2))
         reach += ratio * math.sqrt(1 - BETA_2**step) / (1 - BETA_1**step)
-    return reach * (1 + ROUNDING)
+    return (reach + max(0, steps - SETTLED) * ratio) * (1 + ROUNDING)
 
 
 def _adam(parameters: list[nn.Parameter], lr: float) -> optim.Optimizer:

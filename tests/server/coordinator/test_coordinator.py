@@ -155,6 +155,20 @@ def test_a_device_that_leaves_is_forgotten_and_never_asked_to_train_again(make: 
     assert told.model_after in left
 
 
+def test_a_device_that_left_and_registers_again_is_asked_nothing(make: Make) -> None:
+    rehearsal = make()
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=1)
+    rehearsal.ask(rehearsal.signed(1))
+    rehearsal.run(grid, rounds=1)
+    old, new = 1001, 5000
+    for known in (grid._contexts, grid._keys, grid._members):
+        known[new] = known.pop(old)  # type: ignore[attr-defined]
+    grid.sent.clear()
+    rehearsal.run(grid, rounds=3)
+    assert {member for _, member in grid.sent} == {0, 2, 3}
+
+
 def test_the_receipt_states_the_models_that_the_ledger_names(make: Make) -> None:
     rehearsal = make()
     grid = grid_of(rehearsal)

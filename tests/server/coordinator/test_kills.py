@@ -1,0 +1,41 @@
+"""Killed anywhere, a deployment ends where it would have; docs/results/kills.md has every point."""
+
+from pathlib import Path
+
+import pytest
+
+from fedquit.simulations.kills import Outcome, killed_at, points_of, prepare
+
+POINTS = (
+    "forgetting: committed",
+    "device: train.forget comes",
+    "device: train.forget is answered",
+    "forgetting: quarantined",
+    "forgetting: model written",
+    "recovering: committed",
+    "recover: model written",
+    "recovering: purged",
+    "done: committed",
+)
+
+Prepared = tuple[Path, list[str], Outcome]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    scratch = tmp_path_factory.mktemp("kills")
+    folder = prepare(scratch / "prepared").folder
+    return folder, *points_of(folder, scratch)
+
+
+def test_undisturbed_it_is_done_once_with_a_receipt(prepared: Prepared) -> None:
+    outcome = prepared[2]
+    assert (outcome.status, outcome.requests, outcome.done, outcome.receipt) == ("done", 1, 1, True)
+    assert outcome.steps[:3] == ("train", "train", "forget")
+    assert not outcome.wrong
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_anywhere_it_ends_where_it_would_have(prepared: Prepared, tmp_path: Path, point: str) -> None:
+    folder, points, undisturbed = prepared
+    assert killed_at(folder, tmp_path, points.index(point), go_on_here=True) == undisturbed
