@@ -162,8 +162,9 @@ def test_a_device_that_left_and_registers_again_is_asked_nothing(make: Make) -> 
     rehearsal.ask(rehearsal.signed(1))
     rehearsal.run(grid, rounds=1)
     old, new = 1001, 5000
-    for known in (grid._contexts, grid._keys, grid._members):
-        known[new] = known.pop(old)  # type: ignore[attr-defined]
+    tables: tuple[dict[int, Any], ...] = (grid._contexts, grid._keys, grid._members)
+    for known in tables:
+        known[new] = known.pop(old)
     grid.sent.clear()
     rehearsal.run(grid, rounds=3)
     assert {member for _, member in grid.sent} == {0, 2, 3}
