@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= runs/$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help simulate test check format lint types contract proto bench clean
+.PHONY: help simulate test check format lint types contract proto codings bench clean
 
 help: ## show this help
 	@echo "fedquit: federated learning that can forget"
@@ -47,6 +47,9 @@ proto: $(VENV)/dev.stamp ## make the Python stubs of the forget service from cli
 
 e2e: $(VENV)/dev.stamp ## a real federation: server, four devices, requests, receipts; shows times and bytes
 	$(BIN)/python -m pytest -s tests/e2e/test_deployment.py
+
+codings: $(VENV)/run.stamp ## what each way of coding models saves and loses, on digits (some minutes)
+	$(BIN)/python -m fedquit.simulations.codings
 
 bench: $(VENV)/dev.stamp ## time a round beside bare PyTorch and beside Flower's Ray engine
 	$(BIN)/python -m fedquit.simulations.engine.bench

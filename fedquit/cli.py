@@ -60,6 +60,7 @@ COMMANDS = {
         "fedquit.client.asking.commands:requests",
         "List the requests of a device, or of all for an operator.",
     ),
+    "codecs": ("fedquit.simulations.commands:codecs", "List what models can be coded by on their way."),
     "objectives": ("fedquit.simulations.commands:objectives", "List what devices can minimise when they train."),
     "strategies": ("fedquit.simulations.commands:strategies", "List how the models of a round can become one."),
     "methods": ("fedquit.simulations.commands:methods", "List the methods of forgetting and what each needs."),

@@ -179,6 +179,19 @@ def strategies(as_json: bool) -> None:
     _print(rows, as_json, print_strategies)
 
 
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="print as JSON, and nothing else")
+def codecs(as_json: bool) -> None:
+    """List what models can be coded by on their way: settings with defaults, which way, and whether bit for bit."""
+    from fedquit.client.codecs import CODECS, settings_of_codec
+    from fedquit.simulations.table import print_codecs
+
+    rows = [
+        {"name": name, "settings": settings_of_codec(codec), **asdict(codec.traits)} for name, codec in CODECS.items()
+    ]
+    _print(rows, as_json, print_codecs)
+
+
 def _print(document: Any, as_json: bool, for_people: Callable[[Any], None]) -> None:
     if as_json:
         click.echo(json.dumps(document, indent=1))

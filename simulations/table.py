@@ -32,7 +32,7 @@ COST_ROWS = (
     ("bytes up", lambda cost: _bytes(cost["bytes_up"])),
     ("seconds", lambda cost: f"{cost['seconds']:.1f}"),
 )
-ERROR_ROWS = (("error of coding, down", "compression_error_down"), ("error of coding, up", "compression_error_up"))
+ERROR_ROWS = (("coding lost, down", "compression_error_down"), ("coding lost, up", "compression_error_up"))
 
 
 def print_report(document: dict[str, Any]) -> None:
@@ -121,6 +121,22 @@ def print_objectives(rows: list[dict[str, Any]]) -> None:
             f"{row['down']} / {row['up']}",
             row["keeps"],
             "yes" if row["gated"] else "-",
+            f"{row['summary']} ({row['paper']})" if row["paper"] else row["summary"],
+        )
+    Console().print(table)
+
+
+def print_codecs(rows: list[dict[str, Any]]) -> None:
+    """Print the codecs in the order in which a chain may name them."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("codec", "settings", "way", "loses", "what it does"):
+        table.add_column(column, no_wrap=column == "codec")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            ", ".join(f"{key}={str(value).lower()}" for key, value in row["settings"].items()) or "-",
+            "up" if row["for_updates"] else "up, down",
+            "nothing" if row["exact"] else "digits",
             f"{row['summary']} ({row['paper']})" if row["paper"] else row["summary"],
         )
     Console().print(table)

@@ -116,6 +116,46 @@ def test_a_mistake_in_a_strategy_gets_one_line_and_nothing_is_written(
     assert code == 4
     assert said in one_line(err)
     assert out == ""
+
+
+def test_codecs_are_listed_for_people_and_for_programs(run: Run) -> None:
+    code, out, _ = run("codecs", "--json")
+    listed = {row["name"]: row for row in json.loads(out)}
+    assert code == 0
+    assert listed["top-k"]["settings"] == {"share": 0.01, "feedback": True}
+    assert listed["zstd"]["exact"]
+    assert "svd" in run("codecs")[1]
+
+
+def test_a_coded_run_says_what_it_saved_and_lost(run: Run, tmp_path: Path) -> None:
+    folder = str(tmp_path / "run")
+    code, out, _ = run("simulate", *TINY, "--compress-up", "int8", "--compress-down", "zstd", "--json", "--out", folder)
+    train = json.loads(out)["phases"]["train"]
+    assert code == 0
+    assert 0 < train["compression_error_up"] < 0.1
+    assert train["compression_error_down"] == 0
+    assert train["bytes_up"] < 0.35 * train["bytes_down"]
+    assert "coding lost, up" in run("report", folder)[1]
+    account = json.loads(run("costs", folder, "--json")[1])["phases"]["train"]
+    assert account["payload_bytes_up"] == train["bytes_up"]
+    assert account["saved_bytes_up"] > 2 * train["bytes_up"]
+    assert "saved by coding" in run("costs", folder)[1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--compress-up", "int9"], "unknown codec 'int9' (did you mean 'int8'?)"),
+        (["--compress-down", "top-k"], "compress-down: top-k leaves most of a model out"),
+        (["--compress-up", "top-k", "--compress-settings", "share=2"], "share is 2"),
+    ],
+)
+def test_a_coding_that_cannot_be_is_one_line_and_nothing_is_written(
+    run: Run, tmp_path: Path, wrong: list[str], said: str
+) -> None:
+    code, _, err = run("simulate", *TINY, *wrong, "--out", str(tmp_path / "run"))
+    assert code == 4
+    assert said in one_line(err)
     assert list(tmp_path.iterdir()) == []
 
 
