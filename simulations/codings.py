@@ -102,10 +102,11 @@ def _line(row: Document) -> list[str]:
 
 def _said(given: Mapping[str, Any], seeds: Sequence[int]) -> str:
     told = Settings.read({**given, **FIXED})
+    skew = f" {told.alpha:g}" if told.scheme == "dirichlet" else ""
     return (
-        f"{told.dataset}, {told.samples or 'all'} training samples, {told.clients} clients, {told.scheme} "
-        f"{told.alpha:g}; {told.model}; {told.rounds} rounds, then client {told.run_config()['forget']} forgotten by "
-        f"{told.method} and {told.recover_rounds} rounds of recovery; seeds {', '.join(map(str, seeds))}."
+        f"{told.dataset}, {told.samples or 'all'} training samples, {told.clients} clients, {told.scheme}{skew}; "
+        f"{told.model}; {told.rounds} rounds, then client {told.run_config()['forget']} forgotten by {told.method} and "
+        f"{told.recover_rounds} rounds of recovery; seeds {', '.join(map(str, seeds))}."
     )
 
 

@@ -81,17 +81,22 @@ def test_fedavgs_messages_and_models_are_those_of_a_run_that_names_no_objective(
     assert not kept(tmp_path / "a")
 
 
-def test_a_device_keeps_its_previous_model_and_nothing_older_than_the_request(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("chosen", "what"), [({"objective": "moon"}, ""), ({"compress_up": "top-k"}, "-owed")], ids=str
+)
+def test_a_device_keeps_what_it_must_from_round_to_round_and_nothing_older_than_the_request(
+    tmp_path: Path, chosen: dict[str, Any], what: str
+) -> None:
     at_the_request: list[str] = []
 
     def listen(event: Event) -> None:
         if event["event"] == "phase" and event["phase"] == "forget":
             at_the_request.extend(kept(tmp_path))
 
-    state = carry_out(tmp_path, listen, objective="moon")
-    assert at_the_request == [f"{client}/0-train/{number}" for client in range(3) for number in (2, 3)]
+    state = carry_out(tmp_path, listen, **chosen)
+    assert at_the_request == [f"{client}/0-train{what}/{number}" for client in range(3) for number in (2, 3)]
     assert kept(tmp_path) == sorted(
-        f"{client}/1-{phase}/{number}"
+        f"{client}/1-{phase}{what}/{number}"
         for client in (1, 2)
         for phase, rounds in (("recover", (4, 5)), ("retrain", (2, 3)))
         for number in rounds
@@ -219,23 +224,10 @@ def test_every_round_says_what_coding_lost_and_the_bytes_are_those_that_travelle
     assert accuracy[1] == pytest.approx(accuracy[0], abs=0.1)
 
 
-def test_what_top_k_owes_is_kept_from_round_to_round_and_nothing_older_than_the_request(tmp_path: Path) -> None:
-    at_the_request: list[str] = []
-
-    def listen(event: Event) -> None:
-        if event["event"] == "phase" and event["phase"] == "forget":
-            at_the_request.extend(kept(tmp_path))
-
-    state = carry_out(tmp_path, listen, compress_up="top-k")
-    assert at_the_request == [f"{client}/0-train-owed/{number}" for client in range(3) for number in (2, 3)]
-    assert kept(tmp_path) == sorted(
-        f"{client}/1-{phase}-owed/{number}"
-        for client in (1, 2)
-        for phase, rounds in (("recover", (4, 5)), ("retrain", (2, 3)))
-        for number in rounds
-    ), "the one that left keeps nothing, the others nothing of before"
-    without = carry_out(tmp_path / "without", compress_up="top-k", compress_settings="feedback=false")
+def test_what_top_k_owes_is_sent_with_the_next_update_unless_it_is_told_not_to(tmp_path: Path) -> None:
+    settings = {"owing": "share=0.1", "without": "share=0.1,feedback=false"}
+    one, other = (carry_out(tmp_path / n, compress_up="top-k", compress_settings=t) for n, t in settings.items())
+    assert [r.loss for r in one.rounds[:2]] == [r.loss for r in other.rounds[:2]], "the second round has the same start"
+    assert one.rounds[2].loss != other.rounds[2].loss
+    assert kept(tmp_path / "owing")
     assert not kept(tmp_path / "without")
-    first, second = state.of("train")[:2]
-    assert first.loss == without.of("train")[0].loss
-    assert second.measures != without.of("train")[1].measures or state.models != without.models
