@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= runs/$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help simulate test check format lint types contract proto codings bench clean
+.PHONY: help simulate test check format lint types contract proto codings e2e bench kills guard clean
 
 help: ## show this help
 	@echo "fedquit: federated learning that can forget"
@@ -53,6 +53,12 @@ codings: $(VENV)/run.stamp ## what each way of coding models saves and loses, on
 
 bench: $(VENV)/dev.stamp ## time a round beside bare PyTorch and beside Flower's Ray engine
 	$(BIN)/python -m fedquit.simulations.engine.bench
+
+kills: $(VENV)/dev.stamp ## kill a rehearsed deployment at every point of a request, and print the table
+	$(BIN)/python -c "from fedquit.simulations.kills import main; main()"
+
+guard: $(VENV)/dev.stamp ## show what the guard of forgetting lets through, honest and sabotaged
+	$(BIN)/python -c "from fedquit.simulations.sabotage import main; main()"
 
 clean: ## remove what the tools left (not runs/)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

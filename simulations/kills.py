@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -227,14 +227,29 @@ def rows_of(prepared: Path, scratch: Path, told: Callable[[str], None] = _nowher
     return [(point, times[point], same[point]) for point in times]
 
 
+def table_of(scenes: Mapping[str, list[tuple[str, int, int]]]) -> list[str]:
+    """Return the table of `rows_of` several scenes: at how many of the kills at each kind of point all was the same.
+
+    >>> table_of({"a": [("done: committed", 2, 2)], "b": []})[-1]
+    '| done: committed | 2 of 2 | |'
+    """
+    cells: dict[str, dict[str, str]] = {"**all**": {}}
+    for scene, rows in scenes.items():
+        cells["**all**"][scene] = f"**{sum(row[2] for row in rows)} of {sum(row[1] for row in rows)}**"
+        for point, times, same in rows:
+            cells.setdefault(point, {})[scene] = f"{same} of {times}"
+    lines = [f"| killed at | {' | '.join(scenes)} |", "|---" * (len(scenes) + 1) + "|"]
+    for point, found in cells.items():
+        lines.append("".join([f"| {point} |", *(f" {found[scene]} |" if scene in found else " |" for scene in scenes)]))
+    return lines
+
+
 def main() -> None:
     """Print the table of kills."""
-    lines = ["| killed at | times | request done once, same models, log intact |", "|---|---|---|"]
+    rows = {}
     for name, scene in SCENES.items():
         with tempfile.TemporaryDirectory() as temporary:
             scratch = Path(temporary)
             prepared = prepare(scratch / "prepared", **scene).folder
-            rows = rows_of(prepared, scratch, lambda line: click.echo(line, err=True))
-        lines.append(f"| **{name}** | {sum(row[1] for row in rows)} | {sum(row[2] for row in rows)} |")
-        lines += [f"| {point} | {times} | {same} |" for point, times, same in rows]
-    click.echo("\n".join(lines))
+            rows[name] = rows_of(prepared, scratch, lambda line: click.echo(line, err=True))
+    click.echo("\n".join(table_of(rows)))
