@@ -58,6 +58,7 @@ def measure(given: Mapping[str, Any], coding: tuple[str, str, str], seed: int, w
         **{f"bytes_{way}": sum(cost[f"bytes_{way}"] for cost in costs) for way in ("down", "up")},
         **{name: stages[stage][accuracy] for name, (stage, accuracy) in STAGES.items()},
         **{f"error_{way}": costs[0][f"compression_error_{way}"] for way in ("down", "up")},
+        "error_forget": costs[1]["compression_error_up"],
     }
 
 
@@ -65,7 +66,7 @@ def row_of(coding: tuple[str, str, str], runs: Sequence[Document], plain: Sequen
     """Return what a coding saves, as shares of the bytes without it, and loses, over seeds.
 
     >>> run = {"bytes_down": 10, "bytes_up": 4, "test": 0.9, "recovered": 0.9, "forget": 0.5,
-    ...        "error_down": None, "error_up": 0.1}
+    ...        "error_down": None, "error_up": 0.1, "error_forget": 0.2}
     >>> row = row_of(("int8", "", ""), [{**run, "test": 0.75}], [{**run, "bytes_up": 16}])
     >>> row["saved_up"]["mean"], round(row["lost_test"]["mean"], 2)
     (0.75, 0.15)
@@ -77,27 +78,28 @@ def row_of(coding: tuple[str, str, str], runs: Sequence[Document], plain: Sequen
         "settings": coding[2],
         **{name: summary([run[name] for run in runs]) for name in runs[0]},
         **{f"saved_{w}": summary([1 - a[f"bytes_{w}"] / b[f"bytes_{w}"] for a, b in pairs]) for w in ("down", "up")},
-        **{f"lost_{name}": summary([b[name] - a[name] for a, b in pairs]) for name in STAGES},
+        **{f"lost_{name}": summary([b[name] - a[name] for a, b in pairs]) for name in ("test", "recovered")},
+        "changed_forget": summary([a["forget"] - b["forget"] for a, b in pairs]),
     }
 
 
 def markdown(rows: Sequence[Document]) -> str:
-    """Return the rows as a table."""
-    titles = ("up", "down", "settings", "MB up", "saved", "MB down", "saved", "error up", "error down", "test accuracy",
-              "lost, trained", "lost, recovered", "change on the forgotten")  # fmt: skip
+    """Return the rows as a table; accuracies in %, differences of them in points."""
+    titles = ("up", "down", "settings", "MB up", "saved", "MB down", "saved", "error down", "error up",
+              "of the forget reply", "test accuracy", "lost", "lost, recovered", "change on the forgotten")  # fmt: skip
     return "\n".join("| " + " | ".join(line) + " |" for line in (titles, ("---",) * len(titles), *map(_line, rows)))
 
 
 def _line(row: Document) -> list[str]:
-    moved = row["lost_forget"] and {**row["lost_forget"], "mean": -row["lost_forget"]["mean"]}
     sizes = [
-        shown
+        text
         for way in ("up", "down")
-        for shown in (f"{row[f'bytes_{way}']['mean'] / 1e6:.2f}", f"{100 * row[f'saved_{way}']['mean']:.1f} %")
+        for text in (f"{row[f'bytes_{way}']['mean'] / 1e6:.2f}", f"{100 * row[f'saved_{way}']['mean']:z.1f} %")
     ]
-    errors = ["" if not row[f"error_{way}"] else f"{row[f'error_{way}']['mean']:.2g}" for way in ("up", "down")]
-    lost = [spread_of(row[name]) for name in ("test", "lost_test", "lost_recovered")]
-    return [row["up"] or "-", row["down"] or "-", row["settings"], *sizes, *errors, *lost, spread_of(moved)]
+    errors = [row[f"error_{name}"] for name in ("down", "up", "forget")]
+    shown = ["" if error is None else f"{error['mean']:.2g}" for error in errors]
+    lost = [spread_of(row[name]) for name in ("test", "lost_test", "lost_recovered", "changed_forget")]
+    return [row["up"] or "-", row["down"] or "-", row["settings"], *sizes, *shown, *lost]
 
 
 def _said(given: Mapping[str, Any], seeds: Sequence[int]) -> str:
