@@ -204,11 +204,11 @@ class Rehearsal:
 def told(tables: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Return what a rehearsal's server.toml says: what `tables`, such as `forgetting`, say, and else what is usual."""
     return {
+        **tables,
         "name": "rehearsal",
         "training": {**SETTINGS, **tables.get("training", {})},
         "schedule": {"every": 3600, "min-clients": 2, **tables.get("schedule", {})},
         "forgetting": {"recover-rounds": 2, **tables.get("forgetting", {})},
-        "trusted": tables.get("trusted", {}),
     }
 
 

@@ -12,9 +12,13 @@ import numpy as np
 from flwr.app import ArrayRecord, Message
 from numpy.typing import NDArray
 
+from fedquit.client.codecs import Slot, read_npy
+from fedquit.errors import InputError
+
 SHA256 = re.compile("[0-9a-f]{64}")
 MAX_EXAMPLES = 10**9
 LARGEST = 1e100
+SERIALISED = "numpy.ndarray"
 
 
 class BadReplyError(Exception):
@@ -46,14 +50,12 @@ def checked_arrays(message: Message, expected: ArrayRecord) -> dict[str, NDArray
             raise BadReplyError(
                 f"'{name}' is {claimed.dtype} {claimed.shape}, not {reference.dtype} {tuple(reference.shape)}"
             )
+        if claimed.stype != SERIALISED:
+            raise BadReplyError(f"'{name}' is serialised as {claimed.stype!r}, not as {SERIALISED!r}")
         try:
-            array = np.asarray(claimed.numpy())
-        except Exception as error:
-            raise BadReplyError(f"'{name}' cannot be read: {type(error).__name__}") from None
-        if array.shape != tuple(reference.shape) or str(array.dtype) != reference.dtype:
-            raise BadReplyError(
-                f"'{name}' is {array.dtype} {array.shape}, not {reference.dtype} {tuple(reference.shape)}"
-            )
+            array = read_npy(name, claimed.data, Slot(reference.dtype, tuple(reference.shape))).copy()
+        except InputError as error:
+            raise BadReplyError(str(error)) from None
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise BadReplyError(f"'{name}' holds NaN or infinity")
         arrays[name] = array

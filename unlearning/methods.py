@@ -6,21 +6,20 @@ needs, so a server can refuse a request that it cannot serve before anything run
 Another package adds a method by an entry point in the group "fedquit.methods"; it is loaded only when asked for.
 """
 
-import importlib.metadata
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from torch import nn
 
-from fedquit.errors import FedquitError, InputError, unknown
+from fedquit.errors import InputError, unknown
 from fedquit.unlearning.arithmetic import StateDict
-from fedquit.unlearning.checks import check_count, construct
+from fedquit.unlearning.checks import check_count
 from fedquit.unlearning.exchanges import Exchange, Outlook
+from fedquit.unlearning.plugins import Plugins
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.session import Session, weighted_mean
 
-GROUP = "fedquit.methods"
 GRANULARITIES = ("client", "sample", "class")
 PLACES = ("server", "device", "federation")
 HISTORIES = ("none", "initial", "rollback", "last", "every")
@@ -182,7 +181,8 @@ class Method:
         return InputError(f"method '{self.name}' has no device procedure '{step}'; it has {steps}")
 
 
-METHODS: dict[str, type[Method]] = {}
+PLUGINS = Plugins("method", Method, Traits)
+METHODS = PLUGINS.ours
 M = TypeVar("M", bound=type[Method])
 
 
@@ -195,8 +195,7 @@ def method(cls: M) -> M:
     >>> method(METHODS["continue"]).name  # again the same class: nothing changes
     'continue'
     """
-    if METHODS.setdefault(cls.name, cls) is not cls:
-        raise InputError(f"method '{cls.name}' is registered already, by {METHODS[cls.name].__module__}")
+    PLUGINS.add(cls)
     return cls
 
 
@@ -210,8 +209,7 @@ def make_method(name: str, /, **settings: Any) -> Method:
     >>> make_method("ascent", lr=1e-3)
     Ascent(lr=0.001, epochs=1, batch_size=32, clip=5.0, max_loss=None)
     """
-    cls = METHODS[name] if name in METHODS else _load_third_party(name)
-    return construct(f"method '{name}'", cls, settings)
+    return PLUGINS.make(name, settings)
 
 
 def all_methods() -> dict[str, type[Method]]:
@@ -220,22 +218,4 @@ def all_methods() -> dict[str, type[Method]]:
     >>> sorted(all_methods()["continue"].traits.granularities)
     ['class', 'client', 'sample']
     """
-    return {name: _load_third_party(name) for name in _third_party()} | METHODS
-
-
-def _third_party() -> dict[str, importlib.metadata.EntryPoint]:
-    points = importlib.metadata.entry_points(group=GROUP)
-    return {point.name: point for point in points if point.name not in METHODS}
-
-
-def _load_third_party(name: str) -> type[Method]:
-    points = _third_party()
-    if name not in points:
-        raise unknown("method", name, [*METHODS, *points])
-    try:
-        cls: Any = points[name].load()
-    except Exception as error:  # whatever a stranger's import raises
-        raise FedquitError(f"method '{name}' ({points[name].value}) cannot be loaded: {error!r}") from error
-    if not (isinstance(cls, type) and issubclass(cls, Method) and isinstance(getattr(cls, "traits", None), Traits)):
-        raise FedquitError(f"method '{name}' ({points[name].value}) is no method: derive it from Method, with `traits`")
-    return cls
+    return PLUGINS.all()

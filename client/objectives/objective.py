@@ -7,7 +7,6 @@ was kept, and says what is sent and what is kept. What the server sends beside t
 Another package adds one by an entry point in the group "fedquit.objectives"; it is loaded only when asked for.
 """
 
-import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
@@ -15,11 +14,10 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor, nn
 
 from fedquit.client.training import Loss, cross_entropy, fit
-from fedquit.errors import FedquitError, InputError, unknown
-from fedquit.unlearning.checks import construct
+from fedquit.errors import unknown
+from fedquit.unlearning.plugins import Plugins
 from fedquit.unlearning.samples import Samples
 
-GROUP = "fedquit.objectives"
 KEEPS = ("nothing", "previous model", "own model", "own teacher")
 TRAVELS = ("model", "two models", "model and generator", "factors", "class logits", "prototypes", "open logits")
 
@@ -150,7 +148,8 @@ class Objective:
         return Done(value, state, state if self.needs().keeps == "previous model" else None)
 
 
-OBJECTIVES: dict[str, type[Objective]] = {}
+PLUGINS = Plugins("objective", Objective, Traits)
+OBJECTIVES = PLUGINS.ours
 O = TypeVar("O", bound=type[Objective])  # noqa: E741
 
 
@@ -163,8 +162,7 @@ def objective(cls: O) -> O:
     >>> objective(OBJECTIVES["fedavg"]).name  # again the same class: nothing changes
     'fedavg'
     """
-    if OBJECTIVES.setdefault(cls.name, cls) is not cls:
-        raise InputError(f"objective '{cls.name}' is registered already, by {OBJECTIVES[cls.name].__module__}")
+    PLUGINS.add(cls)
     return cls
 
 
@@ -178,8 +176,7 @@ def make_objective(name: str, /, **settings: Any) -> Objective:
     >>> make_objective("fedprox", mu=0.1)
     FedProx(mu=0.1)
     """
-    cls = OBJECTIVES[name] if name in OBJECTIVES else _load_third_party(name)
-    return construct(f"objective '{name}'", cls, settings)
+    return PLUGINS.make(name, settings)
 
 
 def all_objectives() -> dict[str, type[Objective]]:
@@ -188,23 +185,4 @@ def all_objectives() -> dict[str, type[Objective]]:
     >>> all_objectives()["moon"].traits.keeps
     'previous model'
     """
-    return {name: _load_third_party(name) for name in _third_party()} | OBJECTIVES
-
-
-def _third_party() -> dict[str, importlib.metadata.EntryPoint]:
-    points = importlib.metadata.entry_points(group=GROUP)
-    return {point.name: point for point in points if point.name not in OBJECTIVES}
-
-
-def _load_third_party(name: str) -> type[Objective]:
-    points = _third_party()
-    if name not in points:
-        raise unknown("objective", name, [*OBJECTIVES, *points])
-    where = f"objective '{name}' ({points[name].value})"
-    try:
-        cls: Any = points[name].load()
-    except Exception as error:  # whatever a stranger's import raises
-        raise FedquitError(f"{where} cannot be loaded: {error!r}") from error
-    if not (isinstance(cls, type) and issubclass(cls, Objective) and isinstance(getattr(cls, "traits", None), Traits)):
-        raise FedquitError(f"{where} is no objective: derive it from Objective, with `traits`")
-    return cls
+    return PLUGINS.all()

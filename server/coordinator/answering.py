@@ -17,7 +17,7 @@ from fedquit.server.coordinator.forgetting import CannotForgetError, Forgetting,
 from fedquit.server.coordinator.judge import Judge
 from fedquit.server.coordinator.past import Past
 from fedquit.server.coordinator.policy import chain
-from fedquit.server.coordinator.presence import Presence
+from fedquit.server.coordinator.presence import BEGUN, Presence
 from fedquit.server.coordinator.training import Training
 from fedquit.server.coordinator.verifying import verify
 from fedquit.server.coordinator.workplace import Workplace
@@ -70,6 +70,11 @@ class Answering:
             reason = f"no method of [forgetting] forgets by {request.granularity}"
             place.ledger.advance(request.id, of="asked", to="refused", kind="refused", reason=reason)
             return True
+        leave = self._leave(request)
+        if leave is not None:
+            reason = f"request {leave.id[:12]} covers it: the device left with all its data"
+            place.ledger.advance(request.id, of="asked", to="refused", kind="refused", reason=reason)
+            return True
         place.ledger.advance(
             request.id,
             of="asked",
@@ -81,6 +86,16 @@ class Answering:
         )
         place.reached("forgetting: committed")
         return True
+
+    def _leave(self, request: Request) -> Request | None:
+        """Return the request with which this one's device left already, if it did.
+
+        Service and coordinator each look before they take an ask, so two of one device can come in at once.
+        """
+        if request.granularity == "class":
+            return None
+        before = self.place.ledger.requests(subject=request.subject)
+        return next((other for other in before if other.granularity == "client" and other.status in BEGUN), None)
 
     def _forget(self, request: Request, presence: Presence) -> bool:
         """Have the request's present method do it, or go to the next one."""

@@ -34,7 +34,7 @@ def open_place(grid: MeteredGrid, folder: Path, **how: Any) -> Workplace:
     receipts: Receipts = SignedReceipts(federation, read_receipts_key(key)) if has_key else NoReceipts()
     seal = read_seal(key) if has_key else None
     ledger = Ledger.open(federation.ledger_url(folder), seal=seal, clock=how.get("clock", time.time))
-    rules = Rules(federation.name, deadline=federation.forgetting.deadline)
+    rules = Rules.of(federation)
 
     def take(ask: bytes, signature: bytes) -> str:
         return admit(ledger, Signed(ask, signature), rules, now=place.clock(), came_from="reply").request.id

@@ -1,6 +1,7 @@
 """A reply that is not what was asked for is refused with its reason, and nothing but `BadReplyError` comes out."""
 
 import io
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -138,6 +139,16 @@ def test_an_error_text_of_many_lines_is_told_in_one() -> None:
 )
 def test_bytes_that_are_not_what_they_claim_are_refused(message: Callable[[], Message]) -> None:
     assert "'w'" in refusal(message())
+
+
+def test_what_a_reply_claims_is_looked_at_before_memory_is_taken_for_it() -> None:
+    message = with_bytes(npy_header((2**28,)))  # 1 GiB, which this machine would give
+    tracemalloc.start()
+    try:
+        refusal(message)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_pickle_is_refused_and_never_run(tmp_path: Any) -> None:

@@ -18,7 +18,8 @@ from fedquit.client.receipts import read_receipt
 from fedquit.client.record import Record
 from fedquit.errors import FedquitError
 from fedquit.server.coordinator import Coordinator
-from fedquit.server.ledger import Ledger, Step
+from fedquit.server.ledger import Ledger, NewRequest, Step
+from fedquit.server.service.admission import Rules, decide
 from fedquit.simulations.rehearsal import KitGrid, Rehearsal, rehearse
 
 Make = Callable[..., Rehearsal]
@@ -153,6 +154,33 @@ def test_a_device_that_leaves_is_forgotten_and_never_asked_to_train_again(make: 
     left = {path.stem for path in (rehearsal.server / "models").glob("*.safetensors")}
     assert not left & {step.model_after for step in before}
     assert told.model_after in left
+
+
+def test_two_asks_to_leave_that_came_in_at_once_are_carried_out_once(make: Make) -> None:
+    rehearsal = make()
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=1)
+    with rehearsal.ledger() as ledger:  # service and coordinator decide, and only then take
+        rules = Rules(rehearsal.federation.name, fresh=1e9)
+        asks = [rehearsal.signed(1, nonce=bytes([number]) * 16) for number in (7, 8)]
+        decided = [decide(ledger, signed, rules, now=rehearsal.clock()) for signed in asks]
+        assert [ledger.take(new)[1] for new in decided if isinstance(new, NewRequest)] == [True, True]
+    rehearsal.run(grid, rounds=2)
+    with read(rehearsal) as ledger:
+        first, second = (ledger.request(signed.id) for signed in asks)
+        assert (first.status, second.status) == ("done", "refused")
+        assert second.reason.startswith(f"request {first.id[:12]} covers it")
+    assert [step.phase for step in steps(rehearsal)].count("forget") == 1
+
+
+def test_the_rules_of_server_toml_hold_for_asks_that_ride_in_replies_too(make: Make) -> None:
+    rehearsal = make(asking={"fresh": "1m", "daily-per-key": 1})
+    rehearsal.run(grid_of(rehearsal), rounds=1)
+    with rehearsal.place(grid_of(rehearsal)) as place:
+        now = place.clock()
+        signed = rehearsal.signed(1, now=now - 120)
+        with pytest.raises(FedquitError, match="at most 60 s"):
+            place.admit(signed.ask, signed.signature)
 
 
 def test_a_device_that_left_and_registers_again_is_asked_nothing(make: Make) -> None:
