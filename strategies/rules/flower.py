@@ -11,6 +11,7 @@ import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -35,9 +36,13 @@ class FlowerRule(Rule):
 
     __slots__ = ()
 
-    def strategy(self, opening: Opening, replies: int) -> Strategy:
+    flowers: ClassVar[Any]
+    """Flower's class, whose settings are the fields of the rule; not needed where `strategy` is overridden."""
+
+    def strategy(self, opening: Opening, replies: int) -> Strategy:  # noqa: ARG002 - for those that override it
         """Return Flower's object for a round of so many replies."""
-        raise NotImplementedError
+        made: Strategy = self.flowers(**FLOWER_SHOWN_ONE_NODE, **asdict(cast(Any, self)))
+        return made
 
     def tells(self, opening: Opening) -> Config:
         """Return what Flower puts into the config of a round, beside the round's number."""

@@ -1,12 +1,12 @@
 """Rules whose result is the weighted mean."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from flwr.serverapp import strategy as flower
 
 from fedquit.strategies.aggregate import Aggregate, Mean
-from fedquit.strategies.rules.flower import FLOWER_SHOWN_ONE_NODE, FlowerRule
+from fedquit.strategies.rules.flower import FlowerRule
 from fedquit.strategies.rules.rule import Opening, Rule, Traits
 from fedquit.unlearning.checks import check_at_least_zero
 
@@ -20,11 +20,8 @@ class FedAvg(FlowerRule):
     """
 
     name: ClassVar[str] = "fedavg"
+    flowers: ClassVar[Any] = flower.FedAvg
     traits: ClassVar[Traits] = Traits("the mean weighted by numbers of samples, exact", "arXiv 1602.05629")
-
-    def strategy(self, opening: Opening, replies: int) -> flower.Strategy:  # noqa: ARG002 - the interface
-        """See `FlowerRule`; what differential privacy is wrapped around."""
-        return flower.FedAvg(**FLOWER_SHOWN_ONE_NODE)  # type: ignore[arg-type]
 
     def begin(self, opening: Opening) -> Aggregate:  # noqa: ARG002 - the interface
         """See `Rule`."""
@@ -43,16 +40,13 @@ class FedProx(FlowerRule):
     """
 
     name: ClassVar[str] = "fedprox"
+    flowers: ClassVar[Any] = flower.FedProx
     traits: ClassVar[Traits] = Traits("fedavg, and devices are pulled to the global model", "arXiv 1812.06127")
 
     proximal_mu: float
 
     def __post_init__(self) -> None:
         check_at_least_zero("proximal-mu", self.proximal_mu)
-
-    def strategy(self, opening: Opening, replies: int) -> flower.Strategy:  # noqa: ARG002 - the interface
-        """See `FlowerRule`."""
-        return flower.FedProx(**FLOWER_SHOWN_ONE_NODE, proximal_mu=self.proximal_mu)  # type: ignore[arg-type]
 
     def begin(self, opening: Opening) -> Aggregate:
         """See `Rule`: Flower says what devices are told, and leaves the mean as it is."""

@@ -5,14 +5,14 @@ Sources: Hsu et al. 2019, arXiv 1909.06335 (momentum); Reddi et al., "Adaptive F
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from flwr.serverapp import strategy as flower
 
 from fedquit.strategies.aggregate import Aggregate, Arrays
-from fedquit.strategies.rules.flower import FLOWER_SHOWN_ONE_NODE, FlowerRule, Stepped
+from fedquit.strategies.rules.flower import FlowerRule, Stepped
 from fedquit.strategies.rules.rule import Opening, Traits
 from fedquit.unlearning.checks import check_fraction, check_positive
 
@@ -21,13 +21,6 @@ class ServerOptimiser(FlowerRule):
     """What these rules have in common: their fields are the settings of Flower's class."""
 
     __slots__ = ()
-
-    flowers: ClassVar[Any]
-
-    def strategy(self, opening: Opening, replies: int) -> flower.Strategy:  # noqa: ARG002 - the interface
-        """See `FlowerRule`."""
-        made: flower.Strategy = self.flowers(**FLOWER_SHOWN_ONE_NODE, **asdict(self))  # type: ignore[call-overload]
-        return made
 
     def begin(self, opening: Opening) -> Aggregate:
         """See `Rule`."""

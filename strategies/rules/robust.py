@@ -6,13 +6,13 @@ themselves; MultiKrum weighs those that it chose by them.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from flwr.serverapp import strategy as flower
 
 from fedquit.errors import InputError
-from fedquit.strategies.rules.flower import FLOWER_SHOWN_ONE_NODE, SingleReplies
-from fedquit.strategies.rules.rule import Opening, Traits
+from fedquit.strategies.rules.flower import SingleReplies
+from fedquit.strategies.rules.rule import Traits
 from fedquit.unlearning.checks import check_count, check_number_of, is_number
 
 
@@ -25,6 +25,7 @@ class FedMedian(SingleReplies):
     """
 
     name: ClassVar[str] = "fedmedian"
+    flowers: ClassVar[Any] = flower.FedMedian
     traits: ClassVar[Traits] = Traits(
         "the median of each number", "arXiv 1803.01498", robust="fewer than half", reads_single=True
     )
@@ -32,10 +33,6 @@ class FedMedian(SingleReplies):
     def needs(self) -> int:
         """See `Rule`: of two, the median is the mean."""
         return 3
-
-    def strategy(self, opening: Opening, replies: int) -> flower.Strategy:  # noqa: ARG002 - the interface
-        """See `FlowerRule`."""
-        return flower.FedMedian(**FLOWER_SHOWN_ONE_NODE)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +47,7 @@ class FedTrimmedAvg(SingleReplies):
     """
 
     name: ClassVar[str] = "fedtrimmedavg"
+    flowers: ClassVar[Any] = flower.FedTrimmedAvg
     traits: ClassVar[Traits] = Traits(
         "the mean of each number without the largest and the smallest",
         "arXiv 1803.01498",
@@ -67,10 +65,6 @@ class FedTrimmedAvg(SingleReplies):
         """See `Rule`: so many that one is left out at either end."""
         return next(replies for replies in range(3, int(2 / self.beta) + 3) if int(self.beta * replies) >= 1)
 
-    def strategy(self, opening: Opening, replies: int) -> flower.Strategy:  # noqa: ARG002 - the interface
-        """See `FlowerRule`."""
-        return flower.FedTrimmedAvg(**FLOWER_SHOWN_ONE_NODE, beta=self.beta)  # type: ignore[arg-type]
-
 
 @dataclass(frozen=True, slots=True)
 class Krum(SingleReplies):
@@ -84,6 +78,7 @@ class Krum(SingleReplies):
     """
 
     name: ClassVar[str] = "krum"
+    flowers: ClassVar[Any] = flower.Krum
     traits: ClassVar[Traits] = Traits(
         "the one model nearest to its neighbours",
         "arXiv 1703.02757",
@@ -101,10 +96,6 @@ class Krum(SingleReplies):
         """See `Rule`: 2f + 3."""
         return 2 * self.num_malicious_nodes + 3
 
-    def strategy(self, opening: Opening, replies: int) -> flower.Strategy:  # noqa: ARG002 - the interface
-        """See `FlowerRule`."""
-        return flower.Krum(**FLOWER_SHOWN_ONE_NODE, num_malicious_nodes=self.num_malicious_nodes)  # type: ignore[arg-type]
-
 
 @dataclass(frozen=True, slots=True)
 class MultiKrum(SingleReplies):
@@ -119,6 +110,7 @@ class MultiKrum(SingleReplies):
     """
 
     name: ClassVar[str] = "multikrum"
+    flowers: ClassVar[Any] = flower.MultiKrum
     traits: ClassVar[Traits] = Traits(
         "the mean of the models nearest to their neighbours",
         "arXiv 1703.02757",
@@ -138,14 +130,6 @@ class MultiKrum(SingleReplies):
         """See `Rule`: 2f + 3, and m + f + 2, for a model is compared with all but f + 2."""
         return self.num_malicious_nodes + 2 + max(self.num_malicious_nodes + 1, self.num_nodes_to_select)
 
-    def strategy(self, opening: Opening, replies: int) -> flower.Strategy:  # noqa: ARG002 - the interface
-        """See `FlowerRule`."""
-        return flower.MultiKrum(
-            **FLOWER_SHOWN_ONE_NODE,  # type: ignore[arg-type]
-            num_malicious_nodes=self.num_malicious_nodes,
-            num_nodes_to_select=self.num_nodes_to_select,
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Bulyan(SingleReplies):
@@ -159,6 +143,7 @@ class Bulyan(SingleReplies):
     """
 
     name: ClassVar[str] = "bulyan"
+    flowers: ClassVar[Any] = flower.Bulyan
     traits: ClassVar[Traits] = Traits(
         "MultiKrum's choice, then of each number those nearest to the median",
         "arXiv 1802.07927",
@@ -175,7 +160,3 @@ class Bulyan(SingleReplies):
     def needs(self) -> int:
         """See `Rule`: 4f + 3."""
         return 4 * self.num_malicious_nodes + 3
-
-    def strategy(self, opening: Opening, replies: int) -> flower.Strategy:  # noqa: ARG002 - the interface
-        """See `FlowerRule`."""
-        return flower.Bulyan(**FLOWER_SHOWN_ONE_NODE, num_malicious_nodes=self.num_malicious_nodes)  # type: ignore[arg-type]
