@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import tracemalloc
 import warnings
 import zipfile
@@ -244,3 +245,17 @@ def test_type_shape_label_and_values_all_count() -> None:
     others = [(x.reshape(4), "1"), (x.astype(np.int8), "1"), (x, "2"), (x + 1, "1"), (x.tobytes(), "1")]
     assert len({sample_digest(*other) for other in [(x, "1"), *others]}) == 6  # type: ignore[arg-type]
     assert content_digest(x) != content_digest(x.reshape(4))
+
+
+def test_the_documents_tell_an_owner_how_to_compute_a_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "device.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    x, y = values(18, 8, 8), np.arange(18) % 3
+    save_image(tmp_path / "ill" / "scan-17.png", 3)
+    monkeypatch.chdir(tmp_path)
+    exec(example, {"x": x, "y": y})
+    path = save_npz(tmp_path / "own.npz", x=x, y=y)
+    expected = [find(tmp_path, ["scan-17.png"])["scan-17.png"], find(path, ["17"])["17"]]
+    assert capsys.readouterr().out.split() == [digest.hex() for digest in expected]
