@@ -33,6 +33,7 @@ ATTEMPTS = 3
 """How often a device that is there may fail to answer before another method is tried."""
 PAUSE = 60.0
 """Seconds at most between two attempts."""
+NOT_COMPARED = "no model was retrained without the data to compare with"
 
 
 class Answering:
@@ -242,7 +243,7 @@ class Answering:
             settings=self._plan(request)[0].method_options(),
             fallback=self._why_fallback(request),
             measures=measures,
-            verdict=stopped.reason,
+            verdict=f"{stopped.reason}; {NOT_COMPARED}",
             thresholds={"tolerance": told.tolerance, "patience": float(told.patience)},
             purged=gone,
             kept={place.initial: "made before any data was seen"},

@@ -32,11 +32,11 @@ deadline = "30d"
 
 [[device]]
 name = "north"
-data = "/srv/images.npz"     # on the device
+data = "data.npz"            # in its kit; or a path on the device: a folder of images, an .npz or a Parquet file
 
 [[device]]
 name = "south"
-data = "/srv/images.npz"
+data = "data.npz"
 
 [[operator]]
 name = "ada"
