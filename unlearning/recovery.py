@@ -85,7 +85,7 @@ class Utility:
     The reference is what the model reached before the request, which every deployment knows.
 
     >>> Utility(reference=0.9).stop([0.7, 0.895], num_bytes=0)
-    Stopped(reason='accuracy 0.8950 is within 0.01 of 0.9000, 1 round(s) in a row', reached=True)
+    Stopped(reason='accuracy 0.8950 is at most 0.01 below 0.9000, 1 round(s) in a row', reached=True)
     """
 
     reference: float
@@ -104,8 +104,8 @@ class Utility:
         goal = self.reference - self.tolerance - ROUNDING
         recent = accuracies[-self.patience :]
         if len(recent) == self.patience and all(accuracy >= goal for accuracy in recent):
-            within = f"accuracy {recent[-1]:.4f} is within {self.tolerance} of {self.reference:.4f}"
-            return Stopped(f"{within}, {self.patience} round(s) in a row", reached=True)
+            back = f"accuracy {recent[-1]:.4f} is at most {self.tolerance} below {self.reference:.4f}"
+            return Stopped(f"{back}, {self.patience} round(s) in a row", reached=True)
         return _out_of_rounds(accuracies, self.max_rounds)
 
 

@@ -14,6 +14,7 @@ from fedquit.client.kit import Kit
 from fedquit.client.receipts import BadReceiptError, Receipt, read_receipt
 from fedquit.errors import InputError
 
+STAGES = ("before", "unlearned", "after")
 WHAT = {"client": "all its data", "sample": "{samples_count} samples", "class": "class {classes}"}
 
 
@@ -59,10 +60,17 @@ def lines(receipt: Receipt, *, model_checked: bool) -> list[str]:
         f"contained  in the models of {len(told['descendants'])} steps; {len(told['purged']['models'])} removed, "
         f"{len(told['purged']['kept'])} kept",
         f"cost       {costs['rounds']} rounds of recovery, {costs['bytes_down'] + costs['bytes_up']} bytes",
-        *(f"measured   {stage}: {_measures(values)}" for stage, values in told["measures"].items()),
+        *(
+            f"measured   {stage}: {_measures(told['measures'][stage])}"
+            for stage in sorted(told["measures"], key=_order)
+        ),
         f"verdict    {told['verdict']['text']}",
         *(f"limit      {text}" for text in told["limits"]),
     ]
+
+
+def _order(stage: str) -> int:
+    return STAGES.index(stage) if stage in STAGES else len(STAGES)
 
 
 def _measures(values: Mapping[str, Any]) -> str:
