@@ -4,7 +4,7 @@ What another package names is loaded only when it is asked for; a name of ours w
 """
 
 import importlib.metadata
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from fedquit.errors import FedquitError, InputError, unknown
 from fedquit.unlearning.checks import construct
@@ -69,4 +69,4 @@ class Plugins(Generic[P]):
         if not fits or not isinstance(getattr(cls, "traits", None), self._traits):
             base = self._base.__name__
             raise FedquitError(f"{where} is no {self.kind}: derive it from {base}, with `traits`")
-        return cls
+        return cast(type[P], cls)

@@ -29,6 +29,10 @@ def serve(folder: Path, no_proxy: bool, as_json: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.ask_to_stop())
     supervisor.start(START_WITHIN)
-    run.begin()
-    tell({"event": "ready"})
+    try:
+        run.begin()
+        tell({"event": "ready"})
+    except BaseException:
+        supervisor.stop()
+        raise
     supervisor.run(run.tend)

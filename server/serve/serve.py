@@ -24,7 +24,7 @@ from fedquit.server.serve.flower import Flower
 from fedquit.supervisor import Listener, Part, Supervisor, line_of_part, listens, pause
 
 START_WITHIN = 180.0  # seconds for a part to be ready, on a small machine
-LOOK_EVERY = 10.0  # seconds between two looks at the run
+LOOK_EVERY = 30.0  # seconds between two looks at the run; a look is a command of Flower's, some seconds of work
 LIVE = ("pending", "starting", "running")
 
 
@@ -75,8 +75,8 @@ class Run:
 
     def tend(self) -> None:
         """Register new devices, and start the run if there is none; what fails is tried again, later each time."""
-        if time.monotonic() < self._next:
-            return
+        if time.monotonic() < self._next or not listens(self._flower.federation.server.superlink_port):
+            return  # a command to a SuperLink that is down would only keep it from being started again
         self._next = time.monotonic() + LOOK_EVERY
         try:
             self._register()
