@@ -206,9 +206,17 @@ class Federation(Table):
         if check_method:
             from fedquit.client.method import method_of
 
-            method_of(federation.settings())
+            method = method_of(federation.settings()).name
+            if method in TRAINS_ON_IT:
+                raise InputError(
+                    f"{path}: [forgetting] method: '{method}' has the device train on what is to be forgotten, "
+                    "and a deployed device refuses that; choose another"
+                )
         return federation
 
+
+TRAINS_ON_IT = ("pseudo-ascent",)
+"""Methods that ask for an ordinary round of training on what is to be forgotten."""
 
 NOT_HERE = {
     *("dataset", "data-root", "download", "samples", "holdout"),

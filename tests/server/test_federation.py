@@ -50,6 +50,7 @@ def test_settings_of_training_and_forgetting_reach_the_devices(tmp_path: Path) -
         ('name = "a"\n[training]\nmethod = "negate"', "[training] method: belongs to [forgetting]"),
         ('name = "a"\n[training]\nlr = -1', "lr: should be greater than 0, got -1"),
         ('name = "a"\n[forgetting]\nmethod = "fedquitt"', "unknown method 'fedquitt'"),
+        ('name = "a"\n[forgetting]\nmethod = "pseudo-ascent"', "has the device train on what is to be forgotten"),
         ('name = "a"\n[forgetting]\nfallback = ["fedquit"]', "forgetting fallback 0"),
         ('name = "a"\n[serverr]\nx = 1', "serverr"),
     ],
