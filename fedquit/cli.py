@@ -29,6 +29,10 @@ COMMANDS = {
         "fedquit.simulations.costs_command:costs",
         "Show what a run cost, beside retraining; export the rows of its account.",
     ),
+    "plan": (
+        "fedquit.simulations.plan_command:plan",
+        "Foretell what a request would cost by each method, beside retraining.",
+    ),
     "compare": (
         "fedquit.simulations.compare_command:compare",
         "Compare methods over targets and seeds, at equal budgets.",

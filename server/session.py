@@ -62,6 +62,20 @@ def simulated_case(settings: Settings, request: int, phase: str, number: int) ->
     )
 
 
+def question(
+    case: Case, exercise: str, step: str, config: Mapping[str, float], *, lr: float, exchanges: int, client: int
+) -> dict[str, float | str]:
+    """Return what a client is told beside the model: what the method says, which samples, and a seed of its own.
+
+    >>> case = Case((3,), (0,), {}, seed=1, told={"requests": 1}, seed_of=lambda exchanges, client: 7)
+    >>> question(case, "train", "forget", {"epochs": 2}, lr=0.1, exchanges=0, client=0)
+    {'lr': 0.1, 'epochs': 2, 'requests': 1, 'samples': 'keep', 'seed': 7}
+    """
+    common: dict[str, float | str] = {"lr": lr, **config} if exercise == "train" else {**config, "step": step}
+    samples = "forget" if client in case.leavers else "keep"
+    return {**common, **case.told, "samples": samples, "seed": case.seed_of(exchanges, client)}
+
+
 class GridSession:
     """See `Session`; and it remembers who answered, why others did not, and what the devices spent.
 
@@ -124,8 +138,12 @@ class GridSession:
         if not clients:
             return
         self.exchanges += 1
-        common: dict[str, float | str] = {"lr": self._lr, **config} if exercise == "train" else {**config, "step": step}
-        told = {client: {**common, **self._case.told, **self._own(client)} for client in clients}
+        told = {
+            client: question(
+                self._case, exercise, step, config, lr=self._lr, exchanges=self.exchanges - 1, client=client
+            )
+            for client in clients
+        }
         more = None if extra is None else {name: tensor.numpy() for name, tensor in extra.items()}
         losses = weight = 0.0
         arrays = {name: tensor.numpy() for name, tensor in state.items()}
@@ -138,11 +156,6 @@ class GridSession:
             weight += reply.num_examples
             self.loss = losses / weight
             yield Answer(reply.client, tensors_of(reply.arrays), reply.num_examples, reply.metrics)
-
-    def _own(self, client: int) -> Told:
-        """Return what one client alone is told: which samples, and a seed."""
-        samples = "forget" if client in self.leavers else "keep"
-        return {"samples": samples, "seed": self._case.seed_of(self.exchanges - 1, client)}
 
     def _told(self, client: int, refused: str | None) -> None:
         if refused is not None:

@@ -1,7 +1,7 @@
 """The researcher's commands: each parses, makes one call, prints."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,32 @@ import click
 from fedquit.client.settings import Settings
 from fedquit.errors import InputError
 
+Command = Callable[..., Any]
 
-def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command a flag for every setting; only those that were given reach it, as text."""
-    for name, field in reversed(Settings.model_fields.items()):
-        default = Settings().run_config()[name.replace("_", "-")]
-        if field.annotation is bool:
-            flag = f"--{name.replace('_', '-')}"
-            option = click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=field.description)
-        else:
-            shown = f" [{default}]" if default != "" else ""
-            option = click.option(
-                f"--{name.replace('_', '-')}", name, metavar=_metavar(field), help=f"{field.description}{shown}"
-            )
-        command = option(command)
-    return click.option("--iid", is_flag=True, help="the same as --scheme iid")(command)
+
+def settings_options(names: Collection[str], default: str | None = None) -> Callable[[Command], Command]:
+    """Return what gives a command a flag for each of these settings; only those that are given reach it, as text.
+
+    Args:
+        names: of settings.
+        default: what to say that it is where a flag is not given, if not the settings' own.
+    """
+
+    def with_flags(command: Command) -> Command:
+        for name in reversed([name for name in Settings.model_fields if name in names]):
+            command = _flag(name, default)(command)
+        return command
+
+    return with_flags
+
+
+def _flag(name: str, default: str | None) -> Callable[[Command], Command]:
+    field, flag = Settings.model_fields[name], f"--{name.replace('_', '-')}"
+    if field.annotation is bool:
+        return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=field.description)
+    value = Settings().run_config()[flag[2:]] if default is None else default
+    shown = f" [{value}]" if value != "" else ""
+    return click.option(flag, name, metavar=_metavar(field), help=f"{field.description}{shown}")
 
 
 def _metavar(field: Any) -> str:
@@ -37,7 +48,8 @@ def _metavar(field: Any) -> str:
 
 @click.command()
 @click.argument("config", required=False, type=click.Path(path_type=Path))
-@settings_options
+@settings_options(Settings.model_fields)
+@click.option("--iid", is_flag=True, help="the same as --scheme iid")
 @click.option(
     "--engine",
     type=click.Choice(["inprocess", "flower"]),

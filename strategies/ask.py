@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
+from fedquit.client.compression import Compression
+from fedquit.strategies.coded import Exchange
 from fedquit.strategies.metered import MeteredGrid
 from fedquit.strategies.train import Arrays, OnReply, Reply, checked, record_of
+from fedquit.strategies.wire import Wire, measured
 
 ACTIONS = {"train": str(MessageType.TRAIN), "forget": "train.forget"}
 
@@ -34,15 +37,51 @@ def ask(
     sent = record_of(arrays)
     records = {"arrays": sent, **({"extra": record_of(extra)} if extra is not None else {})}
     messages = [
-        Message(
-            RecordDict({**records, "config": ConfigRecord(dict(config[client]))}),
-            grid.node_of(client),
-            ACTIONS[exercise],
-            group_id=str(grid.server_round),
-            ttl=grid.patience,
-        )
+        _question(exercise, records, config[client], grid.node_of(client), grid.server_round, grid.patience)
         for client in clients
     ]
     for reply in checked(grid.send_and_receive(messages), sent, grid, on_reply):
         on_reply(reply.client, None)
         yield reply
+
+
+def weigh(
+    exercise: str,
+    arrays: Arrays,
+    config: Mapping[str, float | str],
+    *,
+    extra: Arrays | None = None,
+    number: int = 1,
+    compression: Compression | None = None,
+) -> Wire:
+    """Return what a question of `ask` to one client would come to, without sending it.
+
+    Args:
+        exercise: "train" or "forget".
+        arrays: the model.
+        config: what the client is told.
+        extra: more arrays for the exercise.
+        number: of the round that it is accounted to.
+        compression: how models travel.
+
+    >>> import numpy as np
+    >>> from fedquit.strategies.flower_internals import become_server_task
+    >>> _ = become_server_task(run_id=1)
+    >>> weigh("forget", {"w": np.zeros(100)}, {"seed": 3}).payload  # NumPy's header, the names, the numbers
+    941
+    """
+    records = {"arrays": record_of(arrays), **({"extra": record_of(extra)} if extra is not None else {})}
+    plain = _question(exercise, records, config, 1, number, None)
+    return next(measured([Exchange(compression or Compression(), {}).question(plain)]))
+
+
+def _question(
+    exercise: str,
+    records: Mapping[str, ArrayRecord],
+    config: Mapping[str, float | str],
+    node: int,
+    number: int,
+    patience: float | None,
+) -> Message:
+    content = RecordDict({**records, "config": ConfigRecord(dict(config))})
+    return Message(content, node, ACTIONS[exercise], group_id=str(number), ttl=patience)
