@@ -9,6 +9,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fedquit.files import explained
 
@@ -77,4 +78,5 @@ def _dress(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)

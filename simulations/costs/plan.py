@@ -4,8 +4,8 @@ What the messages come to is exact where they are determined. How many rounds of
 cannot be known before; then there are two sums, for the fewest rounds and for the most.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Rounds:
 
 
 def make_plan(path: Path, given: Mapping[str, Any], price: Price, *, method: str = "all") -> Document:
-    """Return what the requests that `given` names would cost, from the training of the run in the folder `path`.
+    """Return what requests would cost, from the training of the run in the folder `path`; see docs/costs.md.
 
     Args:
         path: of a run whose training is finished.
@@ -46,106 +46,103 @@ def make_plan(path: Path, given: Mapping[str, Any], price: Price, *, method: str
     Raises:
         InputError: it is no such run, or what is given is no request.
     """
-    seen = seen_in(path)
+    plan = Plan(path, {key.replace("_", "-"): value for key, value in given.items()}, price, seen_in(path))
     if "train" not in read_state(path).ended:
         raise InputError(f"{path}: training is not finished; a plan starts from its model")
-    given = {key.replace("_", "-"): value for key, value in given.items()}
-    settings = _settings(path, given)
-    if method != "all":
-        method_of(_with(settings, method, path, given))  # a mistake in one that is named is one
-    elif "method-settings" in given:
-        raise InputError("method-settings are those of one method: name it with --method")
-    names = list(all_methods()) if method == "all" else [method]
+    if method == "all":
+        settings = {name: plan.settings(name) for name in all_methods()}
+        if "method-settings" in plan.given:
+            raise InputError("method-settings are those of one method: name it with --method")
+    else:
+        settings = {method: plan.settings(method, named=True)}
+        method_of(settings[method])  # of one that is named, a mistake is one
+    plain = plan.settings("continue")
     return {
         "run": path.resolve().name,
         "model": price.told(),
-        "exact_payload": seen.exact,
-        "seconds_as_in": f"training of {path.resolve().name}",
-        "requests": [_request(path, settings, i, names, given, seen, price) for i in range(settings.num_requests)],
+        "exact_payload": plan.seen.exact,
+        "requests": [
+            {
+                **plan.retraining(plain, number),
+                "methods": {name: plan.method(own, number) for name, own in settings.items()},
+            }
+            for number in range(plain.num_requests)
+        ],
     }
 
 
-def _settings(path: Path, given: Mapping[str, Any]) -> Settings:
-    config = RunFolder(path).settings().run_config()
-    for key in given:
-        if key not in AFTER_TRAINING:
-            raise InputError(f"{key}: a plan starts from the training of {path}; it can be told what comes after alone")
-    if given.get("granularity", config["granularity"]) != "class":
-        config["forget-class"] = ""
-    plain = {"method": "continue", "teacher": "min", "method-settings": ""}
-    return Settings.read({**config, **given, **plain}, "plan")
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a plan rests on: a run, what is asked of it, a price, and what its training showed."""
 
+    path: Path
+    given: Mapping[str, Any]
+    price: Price
+    seen: Seen
 
-def _request(
-    path: Path, settings: Settings, request: int, names: Sequence[str], given: Mapping[str, Any], seen: Seen,
-    price: Price,
-) -> Document:  # fmt: skip
-    plain = Foretold(path, settings, request, seen)
-    rounds = [plain.round("retrain", number) for number in range(1, settings.rounds + 1)]
-    own = {key: value for key, value in given.items() if key != "teacher"}
-    methods = {
-        name: _method(
-            path,
-            _with(settings, name, path, given if name == "fedquit" or len(names) == 1 else own),
-            request,
-            seen,
-            price,
-        )
-        for name in names
-    }
-    return {
-        "request": request + 1,
-        "leavers": list(plain.outlook.leavers),
-        "retraining": {"rounds": settings.rounds, **sum(rounds, Cost()).told(price)},
-        "methods": methods,
-    }
+    def settings(self, method: str, *, named: bool = False) -> Settings:
+        """Return the run's settings with what is given; its own method keeps the settings that it had.
 
+        Args:
+            method: which.
+            named: whether it was asked for by its name; else a teacher that is given is FedQUIT's alone.
 
-def _with(settings: Settings, name: str, path: Path, given: Mapping[str, Any]) -> Settings:
-    """Return the settings with this method; its own settings are what is given, or the run's if it is the run's."""
-    ran, keys = read_settings(path), ("teacher", "method-settings")
-    own = {key: ran.run_config()[key] for key in keys} if ran.method == name else {}
-    told = {key: given[key] for key in keys if key in given}
-    return Settings.read({**settings.run_config(), "method": name, **own, **told}, "plan")
+        Raises:
+            InputError: what is given is of training, or no request.
+        """
+        for key in self.given:
+            if key not in AFTER_TRAINING:
+                raise InputError(f"{key} cannot be given: a plan starts from the training of {self.path}")
+        config, told = RunFolder(self.path).settings().run_config(), dict(self.given)
+        if config["method"] != method:
+            config |= {"method": method, "teacher": "min", "method-settings": ""}
+        if told.get("granularity", config["granularity"]) != "class":
+            config["forget-class"] = ""
+        if not named and method != "fedquit":
+            told.pop("teacher", None)
+        return Settings.read({**config, **told}, "plan")
 
+    def retraining(self, settings: Settings, request: int) -> Document:
+        """Return who asks, and what it costs to train as many rounds again without what they ask to forget."""
+        foretold = Foretold(self.path, settings, request, self.seen)
+        rounds = [foretold.round("retrain", number) for number in range(1, settings.rounds + 1)]
+        whole = {"rounds": settings.rounds, **sum(rounds, Cost()).told(self.price)}
+        return {"request": request + 1, "leavers": list(foretold.outlook.leavers), "retraining": whole}
 
-def _method(path: Path, settings: Settings, request: int, seen: Seen, price: Price) -> Document:
-    """Return what serving a request by one method costs, or why it cannot be served or foretold."""
-    foretold = Foretold(path, settings, request, seen)
-    try:
-        needs, forget = foretold.method.needs(), foretold.forget()
-    except FedquitError as error:
-        return {"known": False, "why": str(error)}
-    if forget is None:
-        return {"known": False, "why": "the method does not say what it asks (Method.exchanges)"}
-    if needs.keeps_updates and not (path / "history").is_dir():
-        why = "the updates that it reads were not kept in this run, or are purged"
-    else:
-        why = ""
-    phase = nth("recover", request)
-    rounds = _rounds(foretold, path, phase)
-    each = [foretold.round(phase, number) for number in range(1, rounds.at_most + 1)]
-    model_bytes = sum(array.nbytes for array in foretold.arrays.values())
-    return {
-        "known": True,
-        "can_be_served": not why,
-        "why": why,
-        "forget": forget.told(price),
-        "recover": {
-            "at_least": rounds.at_least,
-            "at_most": rounds.at_most,
-            "because": rounds.because,
-            "rounds": [cost.told(price) for cost in each],
-        },
-        "total": {
-            bound: sum(each[:count], forget).told(price)
-            for bound, count in (("at_least", rounds.at_least), ("at_most", rounds.at_most))
-        },
-        "stored": {
-            "what": needs.server_keeps,
-            "bytes_at_most": Keep.of(needs).most_bytes(settings.rounds, settings.clients, model_bytes),
-        },
-    }
+    def method(self, settings: Settings, request: int) -> Document:
+        """Return what it costs to serve a request by one method, or why that is not known."""
+        foretold = Foretold(self.path, settings, request, self.seen)
+        try:
+            needs, forget = foretold.method.needs(), foretold.forget()
+        except FedquitError as error:
+            return {"known": False, "why": str(error)}
+        if forget is None:
+            return {"known": False, "why": "the method does not say what it asks (Method.exchanges)"}
+        gone = needs.keeps_updates and not (self.path / "history").is_dir()
+        model_bytes = sum(array.nbytes for array in foretold.arrays.values())
+        return {
+            "known": True,
+            "can_be_served": not gone,
+            "why": "the updates that it reads were not kept in this run, or are purged" if gone else "",
+            "forget": forget.told(self.price),
+            **self._recovery(foretold, forget, nth("recover", request)),
+            "stored": {
+                "what": needs.server_keeps,
+                "bytes_at_most": Keep.of(needs).most_bytes(settings.rounds, settings.clients, model_bytes),
+            },
+        }
+
+    def _recovery(self, foretold: Foretold, forget: Cost, phase: str) -> Document:
+        """Return each round of recovery that there may be, and what it all comes to with the fewest and the most."""
+        count = _rounds(foretold, self.path, phase)
+        each = [foretold.round(phase, number) for number in range(1, count.at_most + 1)]
+        return {
+            "recover": {**asdict(count), "rounds": [cost.told(self.price) for cost in each]},
+            "total": {
+                "at_least": sum(each[: count.at_least], forget).told(self.price),
+                "at_most": sum(each, forget).told(self.price),
+            },
+        }
 
 
 def _rounds(foretold: Foretold, path: Path, phase: str) -> Rounds:

@@ -26,7 +26,7 @@ def print_plan(plan: Document) -> None:
             if found["why"]:
                 console.print(f"{name}: {found['why']}", highlight=False, markup=False)
     exact = "The payload of messages is exact" if plan["exact_payload"] else "Messages of training differed in size"
-    console.print(f"{exact}; seconds go by those of the {plan['seconds_as_in']}.", highlight=False, markup=False)
+    console.print(f"{exact}; seconds go by those of its training.", highlight=False, markup=False)
 
 
 def _table(request: Document, link: float | None) -> Table:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from pyarrow import parquet
 
 from fedquit.cli import main
@@ -114,6 +115,19 @@ def test_csv_and_parquet_hold_every_row_of_the_checkpoint_and_its_run(run: Run, 
 def test_prometheus_text_has_the_sums_and_nothing_else(run: Run, folder: Path) -> None:
     code, out, _ = run(folder, "--prometheus")
     assert code == 0
+    read = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(out)
+        for sample in family.samples
+    }
+    phases = account(run, folder)["phases"]
+    for phase, cost in phases.items():
+        for way in ("down", "up"):
+            for kind in ("payload", "wire", "deduplicated"):
+                assert read["fedquit_bytes_total", "run", phase, way, kind] == cost[f"{kind}_bytes_{way}"]
+        for name in ("messages", "rounds", "device_seconds"):
+            assert read[f"fedquit_{name}_total", "run", phase] == cost[name]
+    assert len(read) == len(phases) * 9
     lines = out.splitlines()
     assert 'fedquit_bytes_total{run="run",phase="retrain",direction="up",kind="wire"} 6000' in lines
     assert 'fedquit_messages_total{run="run",phase="forget"} 2' in lines
