@@ -18,7 +18,7 @@ from fedquit.strategies.costs import Costs
 from fedquit.strategies.flower_internals import NodeInfo, Run
 from fedquit.strategies.members import Member, Present, join, recognise
 from fedquit.strategies.rows import Direction, Row
-from fedquit.strategies.wire import Wire, measured
+from fedquit.strategies.wire import Wire, measured, payload_of
 
 NO_ANSWER = 900
 MAX_SECONDS = 1e9
@@ -153,7 +153,7 @@ class MeteredGrid(Grid):
         phase, client = "evaluate" if evaluates else self.phase, self.members[node_id].client
         saved = 0
         if plain is not message and plain.has_content():
-            saved = next(measured([plain])).payload - wire.payload
+            saved = payload_of(plain) - wire.payload
         return Row(phase, self.server_round, client, direction, wire.payload, 0, 0, saved_bytes=saved)
 
     def set_run(self, run: Run) -> None:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from flwr.app import Message
 
 from fedquit.strategies.flower_internals import SUPERLINK_NODE_ID, MessageProto, MetadataProto, RecordDictProto
-from fedquit.strategies.objects import NAME, Measured, Part, deflated, measure, node, references
+from fedquit.strategies.objects import NAME, Measured, Part, count_bytes, deflated, measure, node, references
 
 WIDEST_ID = 2**64 - 1
 """Stands in for the ids of run, nodes and tasks, which are random: real ones take as many bytes, or one less."""
@@ -63,6 +63,18 @@ def measured(messages: Sequence[Message]) -> Iterator[Wire]:
             if id(record) not in known:
                 known[id(record)] = measure(record)
         yield _wire(message, [known[id(record)] for record in message.content.values()])
+
+
+def payload_of(message: Message) -> int:
+    """Return the bytes of the content of a message's records, without reading them.
+
+    >>> from flwr.app import ConfigRecord, RecordDict
+    >>> from fedquit.strategies.flower_internals import become_server_task
+    >>> _ = become_server_task(run_id=1)
+    >>> payload_of(Message(RecordDict({"config": ConfigRecord({"lr": 0.1})}), 7, "train"))
+    10
+    """
+    return sum(map(count_bytes, message.content.values()))
 
 
 def _wire(message: Message, records: list[Measured]) -> Wire:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fedquit.client.compression import Compression, compression_of
 from fedquit.client.method import method_of
 from fedquit.client.settings import Settings
 from fedquit.errors import FedquitError, InputError
@@ -60,7 +61,7 @@ def make_plan(path: Path, given: Mapping[str, Any], price: Price, *, method: str
     return {
         "run": path.resolve().name,
         "model": price.told(),
-        "exact_payload": plan.seen.exact,
+        "exact_payload": plan.is_exact(plain),
         "requests": [
             {
                 **plan.retraining(plain, number),
@@ -101,6 +102,16 @@ class Plan:
         if not named and method != "fedquit":
             told.pop("teacher", None)
         return Settings.read({**config, **told}, "plan")
+
+    def is_exact(self, settings: Settings) -> bool:
+        """Say whether what travels has the sizes that it had in training.
+
+        Not where a codec makes them depend on what is in a model, nor where recovery aggregates in another way or
+        devices clip, as they are told more then than a method tells them.
+        """
+        coded = compression_of(settings) != Compression()
+        alike = not (settings.recover_strategy or settings.dp)
+        return self.seen.exact and alike and (self.seen.steady or not coded)
 
     def retraining(self, settings: Settings, request: int) -> Document:
         """Return who asks, and what it costs to train as many rounds again without what they ask to forget."""

@@ -25,7 +25,9 @@ def print_plan(plan: Document) -> None:
         for name, found in request["methods"].items():
             if found["why"]:
                 console.print(f"{name}: {found['why']}", highlight=False, markup=False)
-    exact = "The payload of messages is exact" if plan["exact_payload"] else "Messages of training differed in size"
+    exact = (
+        "The payload of messages is exact" if plan["exact_payload"] else "Sizes of messages are about those of training"
+    )
     console.print(f"{exact}; seconds go by those of its training.", highlight=False, markup=False)
 
 

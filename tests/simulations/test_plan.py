@@ -124,6 +124,34 @@ def test_it_is_exact_where_some_take_part_and_devices_keep_something_and_so_is_r
     check(request["retraining"], retrain)
 
 
+@pytest.mark.parametrize(
+    ("codecs", "exact"),
+    [
+        ({"compress-up": "int8", "compress-down": "fp16"}, True),
+        ({"compress-up": "top-k", "compress-settings": "share=0.05"}, True),
+        ({"compress-up": "int8+zstd", "compress-down": "fp16+zstd"}, False),
+    ],
+    ids=str,
+)
+def test_a_plan_knows_how_models_are_coded_and_when_their_sizes_depend_on_them(
+    tmp_path: Path, codecs: dict[str, Any], exact: bool
+) -> None:
+    trained = train(tmp_path / "trained", **codecs)
+    given = {**AFTER, "method": "fedquit"}
+    plan = make_plan(trained, {key: given[key] for key in ("forget", "recover", "recover-rounds")}, Price())
+    assert plan["exact_payload"] is exact
+    found = carry_out(trained, tmp_path / "run", given, codecs)
+    foretold = plan["requests"][0]["methods"]["fedquit"]
+    for one, sums in (
+        (foretold["forget"], found["forget", 1]),
+        *((foretold["recover"]["rounds"][number - 1], found["recover", number]) for number in (1, 2)),
+    ):
+        if exact:
+            check(one, sums)
+        for way in ("down", "up"):
+            assert one[f"payload_bytes_{way}"] == pytest.approx(sums[f"payload_bytes_{way}"], rel=0.1)
+
+
 def test_rounds_until_utility_is_back_are_a_range_until_a_request_has_shown_some(trained: Path, tmp_path: Path) -> None:
     told = {"forget": "3", "recover": "utility", "recover-rounds": 3, "patience": 2}
     recover = make_plan(trained, told, Price(), method="negate")["requests"][0]["methods"]["negate"]["recover"]
