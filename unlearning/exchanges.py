@@ -15,7 +15,7 @@ class Exchange:
 
     Attributes:
         exercise: "train" or "forget".
-        clients: who is asked.
+        clients: who is asked: leavers alone, or stayers alone.
         step: which of the method's device procedures "forget" runs.
         config: names of the numbers that are sent along.
         extra: the tensors sent beside the model: "nothing", another "state" of its kind, or "parameters" alone.

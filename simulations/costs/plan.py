@@ -127,6 +127,10 @@ class Plan:
             needs, forget = foretold.method.needs(), foretold.forget()
         except FedquitError as error:
             return {"known": False, "why": str(error)}
+        except Exception as error:
+            if type(foretold.method).__module__.startswith("fedquit."):
+                raise
+            return {"known": False, "why": f"the method failed to say what it asks: {error!r}"}
         if forget is None:
             return {"known": False, "why": "the method does not say what it asks (Method.exchanges)"}
         gone = needs.keeps_updates and not (self.path / "history").is_dir()

@@ -18,8 +18,9 @@ from typing import BinaryIO
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-BIN = Path(sys.executable).parent
+from fedquit.client.local.join import free_port
+from tests.e2e.test_flower import BIN, ROOT, own_flower
+
 CLIENTS = 2
 CONFIG = {
     "model": "cnn", "samples": 200, "holdout": 100, "alpha": 10.0, "rounds": 2, "recover": "budget",
@@ -161,32 +162,17 @@ class Proxy:
         }
 
 
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
-
-
 @contextmanager
 def flower(home: Path, proxy: Proxy) -> Iterator[dict[str, str]]:
     """Yield an environment with a SuperLink and SuperNodes that reach it through the proxy; all end with it."""
-    home.mkdir()
     proxy.target = free_port()
-    connection = f'[superlink.counted]\naddress = "127.0.0.1:{proxy.target}"\ninsecure = true\n'
-    (home / "config.toml").write_text(f'[superlink]\ndefault = "counted"\n{connection}')
-    environment = {
-        **os.environ,
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "FLWR_HOME": str(home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "OMP_NUM_THREADS": "1",
-    }
     threading.Thread(target=proxy.serve, daemon=True).start()
-    with ExitStack() as ending:
+    superlink = ["flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(proxy.target)]
+    with own_flower(home) as own, ExitStack() as ending:
         ending.callback(proxy.listening.close)
-        superlink = ["flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(proxy.target)]
+        environment = {**own, "OMP_NUM_THREADS": "1"}
+        connection = f'[superlink.counted]\naddress = "127.0.0.1:{proxy.target}"\ninsecure = true\n'
+        (home / "config.toml").write_text(f'[superlink]\ndefault = "counted"\n{connection}')
         ending.enter_context(started([*superlink, "--disable-runtime-dependency-installation"], environment))
         wait_for(proxy.target)
         for node in range(CLIENTS):

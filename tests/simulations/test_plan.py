@@ -17,6 +17,7 @@ from fedquit.simulations.costs.price import Price
 from fedquit.simulations.simulate import run_simulation
 from fedquit.strategies.rows import read_rows
 from fedquit.unlearning.arithmetic import StateDict
+from fedquit.unlearning.exchanges import Exchange, Outlook
 from fedquit.unlearning.methods import METHODS, Method, Traits
 from fedquit.unlearning.session import Session
 
@@ -184,11 +185,18 @@ def test_a_method_that_does_not_say_what_it_asks_is_not_known_and_the_others_are
         def serve(self, session: Session) -> StateDict:
             return session.current
 
+    class Broken(Strange):
+        name: ClassVar[str] = "broken"
+
+        def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
+            raise KeyError(outlook.leavers)
+
     monkeypatch.setitem(METHODS, "strange", Strange)
+    monkeypatch.setitem(METHODS, "broken", Broken)
     methods = make_plan(trained, {"forget": "3"}, Price())["requests"][0]["methods"]
-    assert methods["strange"]["known"] is False
     assert "does not say" in methods["strange"]["why"]
-    assert all(methods[name]["known"] for name in METHODS if name != "strange")
+    assert "KeyError((3,))" in methods["broken"]["why"]
+    assert {name for name in METHODS if not methods[name]["known"]} == {"strange", "broken"}
 
 
 def test_a_method_that_cannot_forget_so_says_so(trained: Path) -> None:
