@@ -1,9 +1,12 @@
 """What a device minimises when it trains: plain cross-entropy, or with a teacher (knowledge distillation)."""
 
+from fedquit.client.objectives.fd import FD
 from fedquit.client.objectives.fedavg import FedAvg
 from fedquit.client.objectives.fedgkd import FedGKD
+from fedquit.client.objectives.fedkd import FedKD
 from fedquit.client.objectives.fedlmd import FedLMD
 from fedquit.client.objectives.fedntd import FedNTD
+from fedquit.client.objectives.fedproto import FedProto
 from fedquit.client.objectives.fedprox import FedProx
 from fedquit.client.objectives.gates import GATES, Adaptive, Speculative, make_gate
 from fedquit.client.objectives.kd import KD
@@ -17,8 +20,10 @@ from fedquit.client.objectives.objective import (
     all_objectives,
     make_objective,
 )
+from fedquit.client.objectives.sharing import Form, Sharing
 
 __all__ = [
+    "FD",
     "GATES",
     "KD",
     "MOON",
@@ -27,11 +32,15 @@ __all__ = [
     "Done",
     "FedAvg",
     "FedGKD",
+    "FedKD",
     "FedLMD",
     "FedNTD",
+    "FedProto",
     "FedProx",
+    "Form",
     "LocalRound",
     "Objective",
+    "Sharing",
     "Speculative",
     "Traits",
     "all_objectives",

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from fedquit.client.objectives.imitation import Imitating, filled
 from fedquit.client.objectives.kd import soft_kl
-from fedquit.client.objectives.objective import LocalRound, StateDict, Traits, objective
+from fedquit.client.objectives.objective import LocalRound, Traits, objective
+from fedquit.client.objectives.sharing import StateDict
 from fedquit.unlearning.arithmetic import StateMean
 from fedquit.unlearning.checks import check_count
 from fedquit.unlearning.samples import Samples

@@ -6,13 +6,15 @@ evaluation or in training mode. The samples to imitate may be chosen by a gate.
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedquit.client.objectives.gates import Gate
-from fedquit.client.objectives.objective import LocalRound, Objective, StateDict, Traits
+from fedquit.client.objectives.objective import LocalRound, Objective, Traits
+from fedquit.client.objectives.sharing import StateDict
 from fedquit.client.objectives.teacher import MODES, Teacher
 from fedquit.client.training import Batch, Loss, cross_entropy
 from fedquit.errors import InputError, unknown
@@ -20,6 +22,8 @@ from fedquit.unlearning.checks import check_at_least_zero, check_positive
 from fedquit.unlearning.samples import Samples
 
 REDUCTIONS = ("batchmean", "mean")
+Asked = Callable[[Batch], tuple[Tensor, ...]]
+"""From a batch to what the teacher says of it: logits [B, C], alone in a tuple."""
 
 
 def mean_over(each: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -111,6 +115,11 @@ class Imitating(Gated):
         """Return whom to imitate, the global model unless overridden; None: nobody in this round."""
         return model
 
+    def asked(self, model: nn.Module, samples: Samples, told: LocalRound) -> Asked | None:
+        """Return what the teacher says of a batch; None: nobody is imitated in this round."""
+        teacher = self.teacher(model, told)
+        return None if teacher is None else Teacher(teacher, samples, self.teacher_mode)
+
     def each(self, student: Tensor, teacher: Tensor, labels: Tensor, samples: Samples) -> Tensor:
         """Return how far apart two logits [B, C] are for each sample [B]; `samples` are all of the client's."""
         raise NotImplementedError
@@ -121,10 +130,9 @@ class Imitating(Gated):
 
     def loss(self, model: nn.Module, samples: Samples, told: LocalRound) -> Loss:
         """See `Objective`."""
-        teacher = self.teacher(model, told)
-        if teacher is None:
+        asked = self.asked(model, samples, told)
+        if asked is None:
             return cross_entropy
-        asked = Teacher(teacher, samples, self.teacher_mode)
         reference = self.reference(model, samples, told)
 
         def imitating(student: nn.Module, batch: Batch) -> Tensor:

@@ -7,12 +7,12 @@ was kept, and says what is sent and what is kept. What the server sends beside t
 Another package adds one by an entry point in the group "fedquit.objectives"; it is loaded only when asked for.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
+from fedquit.client.objectives.sharing import Sharing, StateDict
 from fedquit.client.training import Loss, cross_entropy, fit
 from fedquit.errors import unknown
 from fedquit.unlearning.plugins import Plugins
@@ -21,7 +21,7 @@ from fedquit.unlearning.samples import Samples
 KEEPS = ("nothing", "previous model", "own model", "own teacher")
 TRAVELS = ("model", "two models", "model and generator", "factors", "class logits", "prototypes", "open logits")
 
-StateDict = Mapping[str, Tensor]
+SHARES = ("model", "answers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class Traits:
         paper: where it comes from; "" if nowhere in particular.
         down: what travels to a device in a round; `up`: from it: words in `TRAVELS`.
         keeps: what a device keeps on its disk from one round to the next, a word in `KEEPS`.
+        shares: what the server has from round to round: one "model", or what each device has said last, "answers";
+            then there is no global model.
         same_model: whether all devices must have the same architecture.
         gated: whether it has a term of each sample, so that a gate can choose among them.
     """
@@ -42,6 +44,7 @@ class Traits:
     down: str = "model"
     up: str = "model"
     keeps: str = "nothing"
+    shares: str = "model"
     same_model: bool = True
     gated: bool = False
 
@@ -51,6 +54,13 @@ class Traits:
                 raise unknown("thing that travels", word, TRAVELS)
         if self.keeps not in KEEPS:
             raise unknown("thing to keep", self.keeps, KEEPS)
+        if self.shares not in SHARES:
+            raise unknown("thing to share", self.shares, SHARES)
+
+    @property
+    def owns(self) -> bool:
+        """Whether a device has a model of its own, which it trains from round to round."""
+        return self.keeps.startswith("own")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +72,9 @@ class LocalRound:
         lr: step size of SGD; `epochs`, `batch_size`, `momentum`, `weight_decay`: its other settings.
         extra: what `Objective.broadcast` sent beside the model; None: nothing.
         kept: what this device kept of the last round it took part in; None: this is its first.
+        shared: what `Sharing.down` sent, where a device trains a model of its own.
+        mentee: a model of the kind that the federation shares, to be filled, where it is another than the device's own.
+        progress: how far training is at the end of this round, from 0 to 1.
     """
 
     seed: int
@@ -72,6 +85,9 @@ class LocalRound:
     weight_decay: float = 0.0
     extra: StateDict | None = None
     kept: StateDict | None = None
+    shared: StateDict = field(default_factory=dict)
+    mentee: nn.Module | None = None
+    progress: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +125,23 @@ class Objective:
             InputError: it cannot.
         """
 
+    def shaped(self, model: nn.Module) -> nn.Module:
+        """Return a device's own model as this objective trains it; it may be changed in place."""
+        return model
+
+    def own_model(self, kept: StateDict) -> StateDict:
+        """Return the weights of a device's own model in what it kept."""
+        return kept
+
+    def sharing(self, model: nn.Module, classes: int) -> Sharing:  # noqa: ARG002 - the interface
+        """Return the server's side: what is shared, and how.
+
+        Args:
+            model: one that devices train, as `shaped` returns it; all of them must share alike.
+            classes: C.
+        """
+        return Sharing()
+
     def broadcast(
         self,
         current: StateDict,  # noqa: ARG002 - the interface
@@ -132,7 +165,7 @@ class Objective:
         return cross_entropy
 
     def train(self, model: nn.Module, samples: Samples, told: LocalRound) -> Done:
-        """Carry out a round on the device: train `model`, which came from the server, in place."""
+        """Carry out a round on the device: train `model`, which came from the server or is its own, in place."""
         value = fit(
             model,
             samples,

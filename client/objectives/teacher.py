@@ -94,6 +94,19 @@ class Teacher:
             return self._view(self._copy, batch.inputs)
 
 
+def said_of_all(model: nn.Module, samples: Samples, how: str = "eval", view: View = logits_of) -> tuple[Tensor, ...]:
+    """Return what a model says of every sample, without gradient and without changing it.
+
+    >>> said_of_all(nn.Identity(), Samples(torch.tensor([[1.0], [2.0]]), torch.tensor([0, 0])))
+    (tensor([[1.],
+            [2.]]),)
+    """
+    teacher = Teacher(model, samples, how, view)
+    places = torch.arange(len(samples)).tensor_split(-(-len(samples) // CHUNK))
+    parts = [teacher(Batch(place, *samples.batch(place))) for place in places]
+    return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+
+
 @contextmanager
 def buffers_put_back(model: nn.Module) -> Iterator[None]:
     """Give every buffer its old value at the end.

@@ -41,7 +41,7 @@ from fedquit.errors import FedquitError, InputError
 from fedquit.unlearning.samples import Samples, shuffled_batches
 
 FEATURES, CLASSES = 5, 4
-BUILT_IN = ["fedavg", "fedgkd", "fedlmd", "fedntd", "fedprox", "kd", "moon"]
+BUILT_IN = ["fd", "fedavg", "fedgkd", "fedkd", "fedlmd", "fedntd", "fedproto", "fedprox", "kd", "moon"]
 IMITATING = ["fedgkd", "fedlmd", "fedntd", "kd"]
 TOLD = LocalRound(seed=3, lr=0.1, epochs=2, batch_size=6, momentum=0.5, weight_decay=0.01)
 
@@ -525,7 +525,7 @@ def test_a_name_is_taken_once() -> None:
 @pytest.mark.parametrize(
     ("name", "own", "message"),
     [
-        ("fedprx", {}, r"unknown objective 'fedprx' \(did you mean 'fedprox'\?\); known: fedavg"),
+        ("fedprx", {}, r"unknown objective 'fedprx' \(did you mean 'fedprox'\?\); known: fd, fedavg"),
         ("fedavg", {"mu": 1}, "objective 'fedavg' takes no settings; given: mu"),
         ("fedprox", {"nu": 1}, "unknown setting of objective 'fedprox' 'nu'; known: mu"),
         ("fedprox", {"mu": -1}, "mu is -1; it must be a finite number of at least 0"),
