@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from copy import copy
+from copy import copy, deepcopy
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +14,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import adaptiveclipping_mod
 from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
+from torch import nn
 
 from fedquit.client.coding import code_model, memory_for, read_model
 from fedquit.client.compression import Compression, compression_of
@@ -23,10 +24,12 @@ from fedquit.client.kit import Kit
 from fedquit.client.lean import spare_the_compiler
 from fedquit.client.memory import Memory
 from fedquit.client.method import method_of
-from fedquit.client.objective import objective_of
-from fedquit.client.objectives import LocalRound, Objective, make_objective
+from fedquit.client.objective import NOT_DEPLOYED, objective_of
+from fedquit.client.objectives import LocalRound, Objective, make_objective, progress
+from fedquit.client.own_measures import round_measures, stage_measures
 from fedquit.client.record import Forgotten
 from fedquit.client.settings import Settings
+from fedquit.client.share import empty_model
 from fedquit.client.training import deterministic, evaluate
 from fedquit.errors import InputError
 from fedquit.unlearning.samples import Samples
@@ -99,8 +102,9 @@ def train(message: Message, context: Context) -> Message:
     objective = work.objective()
     with work.device.at_work("train", work.config):
         kept, samples = work.recall(), work.samples
+        model = work.own_model(kept) if work.owns else work.model
         with work.timed():
-            done = objective.train(work.model, samples, work.local_round(kept))
+            done = objective.train(model, samples, work.local_round(kept))
         work.keep(done.keep)
         work.device.trained(work.config, done.send)
         return work.reply(done.loss, done.send)
@@ -127,6 +131,19 @@ def judge(message: Message, context: Context) -> Message:
         return _reply(message, device, {"metrics": metrics})
 
 
+@app.evaluate("own")
+def worth(message: Message, context: Context) -> Message:
+    """Say what this device's own model is worth, as it was when the round that the message names began."""
+    work = Work(message, context)
+    with work.device.at_work("evaluate", work.config):
+        model = work.own_model(work.recall())
+        with work.timed():
+            measures = work.measures(model)
+        told: dict[str, Any] = {"num-examples": len(work.samples), "cpu-seconds": work.seconds, **measures}
+        sha256 = ConfigRecord({"sha256": hashlib.sha256(save(contiguous(model.state_dict()))).hexdigest()})
+        return Message(RecordDict({"metrics": MetricRecord(told), "model": sha256}), reply_to=message)
+
+
 class Work:
     """What a message asks of this device: a model, samples, a seed and numbers; and the reply."""
 
@@ -136,9 +153,26 @@ class Work:
         self.numbers = {key: value for key, value in self.config.items() if isinstance(value, int | float)}
         self.seed = int(self.number("seed"))
         self.requests = int(self.number("requests", 0))
-        self.model = self.device.model(_arrays(message, "arrays"))
+        self.owns = self.objective().needs().owns
         self.extra = _arrays(message, "extra") if "extra" in message.content.array_records else None
         self.seconds = 0.0
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The model that was sent."""
+        return self.device.model(_arrays(self.message, "arrays"))
+
+    def own_model(self, kept: StateDict | None) -> nn.Module:
+        """Return the device's own model, as it was kept, or as it begins."""
+        weights = None if kept is None else self.objective().own_model(kept)
+        return _simulated(self.device).own_model(weights, int(self.number("model-seed")))
+
+    def measures(self, model: nn.Module) -> dict[str, float]:
+        """Return what is measured of the device's own model: at the end of a phase more than after a round."""
+        device = _simulated(self.device)
+        if self.number("stage"):
+            return stage_measures(model, device.settings, device.partition_id)
+        return round_measures(model, device.settings)
 
     @cached_property
     def samples(self) -> Samples:
@@ -162,14 +196,16 @@ class Work:
         memory = self._memory()
         if memory is None:
             return None
-        memory.forget_before(self.requests)
-        return memory.recall(str(self.config["phase"]), self.requests, int(self.number("server-round")))
+        since = self.device.kept_since(self.requests)
+        memory.forget_before(since)
+        return memory.recall(str(self.config["phase"]), since, int(self.number("server-round")))
 
     def keep(self, state: StateDict | None) -> None:
         """Keep `state` for the next round."""
         memory = self._memory()
         if memory is not None and state is not None:
-            memory.keep(state, str(self.config["phase"]), self.requests, int(self.number("server-round")))
+            since = self.device.kept_since(self.requests)
+            memory.keep(state, str(self.config["phase"]), since, int(self.number("server-round")))
 
     def _memory(self) -> Memory | None:
         if "phase" not in self.config:
@@ -193,7 +229,17 @@ class Work:
             weight_decay=settings.weight_decay,
             extra=self.extra,
             kept=kept,
+            **(self._shared() if self.owns else {}),
         )
+
+    def _shared(self) -> dict[str, Any]:
+        """Return what a round of a device with a model of its own has beside."""
+        settings = self.device.settings
+        return {
+            "shared": _arrays(self.message, "arrays"),
+            "mentee": deepcopy(empty_model(settings.key())) if settings.mentee else None,
+            "progress": progress(int(self.number("server-round")), settings.rounds),
+        }
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -254,6 +300,17 @@ def _device(message: Message, context: Context) -> Device:
         return deployed_device(Path(str(node["kit"])), context.run_config, str(context.run_id), _config(message))
     clients, folder = int(node["num-partitions"]), str(node.get("device-folder", ""))
     return simulated_device(context.run_config, int(node["partition-id"]), clients, folder)
+
+
+def _simulated(device: Device) -> SimulatedDevice:
+    """Return a device that can have a model of its own.
+
+    Raises:
+        InputError: it is deployed.
+    """
+    if not isinstance(device, SimulatedDevice):
+        raise InputError(NOT_DEPLOYED.format(device.settings.objective))
+    return device
 
 
 def _config(message: Message) -> dict[str, Any]:

@@ -17,6 +17,8 @@ import torch
 from torch import nn
 
 from fedquit.client.memory import Memory
+from fedquit.client.objective import objective_of
+from fedquit.client.own import begun_after, empty_own_model, own_model
 from fedquit.client.record.rows import Forgotten
 from fedquit.client.request import to_forget, to_keep
 from fedquit.client.settings import Key, Scalar, Settings, settings_of
@@ -58,8 +60,12 @@ class Device(Protocol):
         """Return the samples that a message is about."""
         ...
 
+    def kept_since(self, requests: int) -> int:
+        """Return after which of so many requests began what it keeps from round to round; 0: after none."""
+        ...
+
     def model(self, state: StateDict) -> nn.Module:
-        """Return a model of the federation's kind with the weights of `state`."""
+        """Return a model of the kind that devices share with the weights of `state`."""
         ...
 
     def trained(self, config: Config, sent: StateDict) -> None:
@@ -101,7 +107,7 @@ class SimulatedDevice:
     def at_work(self, exercise: str, config: Config) -> AbstractContextManager[object]:
         """See `Device`; a forget message ends what was kept of the time before it."""
         if exercise == "forget" and self.memory is not None:
-            self.memory.forget_before(int(config.get("requests", 0)))
+            self.memory.forget_before(self.kept_since(int(config.get("requests", 0))))
         return nullcontext()
 
     def who(self) -> dict[str, int]:
@@ -124,9 +130,22 @@ class SimulatedDevice:
         parts = to_keep(key, requests) if which == "keep" else to_forget(key, requests - 1)
         return _cut(key, parts[self.partition_id].tobytes())
 
+    def kept_since(self, requests: int) -> int:
+        """See `Device`; a model of its own outlives the requests of others."""
+        owns = objective_of(self.settings).needs().owns
+        return begun_after(self.settings, self.partition_id, requests) if owns else requests
+
     def model(self, state: StateDict) -> nn.Module:
         """See `Device`."""
         return model_with(self.settings, state)
+
+    def own_model(self, state: StateDict | None, seed: int) -> nn.Module:
+        """Return this device's own model with the weights of `state`; None: with its first, drawn from `seed`."""
+        if state is None:
+            return own_model(self.settings, self.partition_id, seed)
+        model = empty_own_model(self.settings, self.partition_id)
+        model.load_state_dict(state)
+        return model
 
     def trained(self, config: Config, sent: StateDict) -> None:
         """See `Device`; a simulation's own files say it all."""

@@ -110,6 +110,14 @@ class Settings(BaseModel):
     model: Annotated[
         str, Field(description="mlp, cnn, resnet18, a torchvision classifier or package.module:factory")
     ] = "cnn"
+    models: Annotated[
+        str,
+        Field(
+            description="models of devices that have their own: cnn,mlp in turn, or a JSON file of client -> model; "
+            "empty: model"
+        ),
+    ] = ""
+    mentee: Annotated[str, Field(description="objective fedkd: the small model that all devices share")] = ""
     classes: Annotated[
         str,
         BeforeValidator(_joined(",")),

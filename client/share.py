@@ -123,11 +123,11 @@ def empty_model(key: Key) -> nn.Module:
     return initial_model(settings_of(key), 0)
 
 
-def initial_model(settings: Settings, seed: int) -> nn.Module:
-    """Return the federation's model with initial weights drawn from `seed`."""
+def initial_model(settings: Settings, seed: int, name: str = "") -> nn.Module:
+    """Return the model `name`, if empty the one that devices share, with initial weights drawn from `seed`."""
     form = form_of(settings)
     return build_model(
-        settings.model,
+        name or settings.mentee or settings.model,
         input_shape=form.input_shape,
         num_classes=form.num_classes,
         seed=derive_seed(seed, "initial model"),

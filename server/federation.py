@@ -205,9 +205,12 @@ class Federation(Table):
             raise InputError(f"{path}: {key}: {wanted}, got {first['input']!r}") from None
         if check_method:
             from fedquit.client.method import method_of
+            from fedquit.client.objective import NOT_DEPLOYED, objective_of
 
-            method = method_of(federation.settings()).name
-            if method in TRAINS_ON_IT:
+            settings = federation.settings()
+            if objective_of(settings).needs().owns:
+                raise InputError(f"{path}: [training] {NOT_DEPLOYED.format(settings.objective)}")
+            if (method := method_of(settings).name) in TRAINS_ON_IT:
                 raise InputError(
                     f"{path}: [forgetting] method: '{method}' has the device train on what is to be forgotten, "
                     "and a deployed device refuses that; choose another"
@@ -219,7 +222,7 @@ TRAINS_ON_IT = ("pseudo-ascent",)
 """Methods that ask for an ordinary round of training on what is to be forgotten."""
 
 NOT_HERE = {
-    *("dataset", "data-root", "download", "samples", "holdout"),
+    *("models", "mentee", "dataset", "data-root", "download", "samples", "holdout"),
     *("clients", "partition", "scheme", "alpha", "shards-per-client", "classes-per-client", "column", "split-seed"),
     *("forget", "granularity", "forget-share", "forget-samples", "forget-class"),
     *("rounds", "recover", "recover-bytes", "budget", "reference", "references"),

@@ -14,10 +14,14 @@ from typing import Any
 from fedquit.client.compression import compression_of
 from fedquit.client.method import method_of
 from fedquit.client.objective import objective_of
+from fedquit.client.objectives import Sharing, progress
+from fedquit.client.own import own_model
+from fedquit.client.own_measures import mean_of
 from fedquit.client.request import askers, leavers
 from fedquit.client.settings import Settings
-from fedquit.client.share import empty_model, initial_model
+from fedquit.client.share import empty_model, form_of, initial_model
 from fedquit.errors import FedquitError, InputError
+from fedquit.server.devices import Devices, measures_by_client
 from fedquit.server.folder import RunFolder
 from fedquit.server.history import History, Keep, check_room
 from fedquit.server.judge import Judge, tensors_of
@@ -25,6 +29,7 @@ from fedquit.server.phases import Phase, nth, phases
 from fedquit.server.rounds import Arrays, Ears, Kept, Order, correction, train_round
 from fedquit.server.rules import rules_of
 from fedquit.server.session import GridSession, served, simulated_case
+from fedquit.server.shared import arrays_from
 from fedquit.server.state import Round, State
 from fedquit.strategies.costs import Costs
 from fedquit.strategies.metered import MeteredGrid
@@ -58,13 +63,22 @@ class Loop:
         keep = keep or Keep.of(self.method.needs())
         self._log = {r.number: r.participants for r in self.state.of("train")}
         self.history = History(folder.path, keep, settings.clients, lambda number: self._log.get(number, ()))
-        self.judge = Judge(settings)
-        self.names = parameter_names(empty_model(settings.key()))
-        self.grid = grid
+        self.traits, self.grid = self.objective.needs(), grid
+        self.sharing = self._sharing()
+        self.devices = Devices(grid, settings, self._on_reply("evaluate"))
+        is_global = self.traits.shares == "model"
+        self.judge = Judge(settings) if is_global else None
+        self.names = parameter_names(empty_model(settings.key())) if is_global else frozenset[str]()
         self.grid.costs, self.grid.compression = Costs(folder.costs_file), compression_of(settings)
         clients = sorted(member.client for member in self.grid.members.values())
         if clients != list(range(settings.clients)):
             raise InputError(f"clients: {settings.clients} are needed, {len(clients)} are connected")
+
+    def _sharing(self) -> Sharing:
+        """Return what the objective shares with devices, and how."""
+        if not self.traits.owns:
+            return Sharing()
+        return self.objective.sharing(own_model(self.settings, 0, 0), form_of(self.settings).num_classes)
 
     def run(self, only: Collection[str] | None = None) -> State:
         """Carry out the phases that are not over yet, or those of `only` among them, and return the state.
@@ -107,9 +121,10 @@ class Loop:
             return
         if not phase.start.startswith("initial"):
             raise InputError(f"phase '{phase.name}' starts from the {phase.start} model, which is not there yet")
-        model = initial_model(self.settings, self.settings.seed_of_model + phase.reference)
-        arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-        self.state = self.state.with_model(phase.start, self.folder.save_model(arrays))
+        weights: StateDict = {}
+        if self.traits.shares == "model":
+            weights = initial_model(self.settings, self.settings.seed_of_model + phase.reference).state_dict()
+        self.state = self.state.with_model(phase.start, self.folder.save_model(arrays_from(weights)))
 
     def _rounds(self, phase: Phase) -> None:
         """Train until the phase's rule says stop, from the round it has reached."""
@@ -148,13 +163,18 @@ class Loop:
             target = self.state.of("retrain")[-1].measures["holdout_accuracy"]
             return Oracle(target=target, max_rounds=settings.recover_rounds)
         before = next(other for other in self.phases if other.name == phase.after)
-        asked = self.judge(self.folder.load_model(self.state.models[before.start]))
         return Utility(
-            reference=asked["holdout_accuracy"],
+            reference=self._accuracy(before.start),
             tolerance=settings.tolerance,
             patience=settings.patience,
             max_rounds=settings.recover_rounds,
         )
+
+    def _accuracy(self, stage: str) -> float:
+        """Return the held-out accuracy of a stage: of its model, or the mean over what devices said of theirs."""
+        if self.judge is None:
+            return mean_of(measures_by_client(self.state.devices[stage]))["holdout_accuracy"]
+        return self.judge(self.folder.load_model(self.state.models[stage]))["holdout_accuracy"]
 
     def _rounds_left(self, phase: Phase) -> int:
         """Return how many more rounds the budget has bytes for, at the bytes of the last round of recovery."""
@@ -203,6 +223,7 @@ class Loop:
             names=self.names,
             correct=correct,
             ears=Ears(self._on_reply(phase.name), take),
+            sharing=self.sharing if self.traits.owns else None,
         )
         finished = Round(
             phase.name,
@@ -214,7 +235,7 @@ class Loop:
             seconds=done.seconds,
             device_seconds=done.device_seconds,
         )
-        self._checkpoint(done.arrays, finished, number, done.kept)
+        self._checkpoint(phase, done.arrays, finished, number, done.kept)
         if keeps:
             self._log[number] = finished.participants
             self.history.end(number)
@@ -223,20 +244,28 @@ class Loop:
     def _order(self, phase: Phase, number: int) -> Order:
         """Return what a round is to be; devices hear of the phase only where they keep something between rounds."""
         config: dict[str, float | str] = {"requests": phase.requests}
-        keeps = self.objective.needs().keeps != "nothing" or self.grid.compression.keeps
+        if self.traits.owns:
+            config |= self.devices.told(phase)
+        elif self.traits.keeps != "nothing" or self.grid.compression.keeps:
+            config["phase"] = phase.name
+        done = self.state.of(phase.name)
         return Order(
             phase=phase.name,
             number=number,
-            nth=len(self.state.of(phase.name)) + 1,
+            nth=len(done) + 1,
             seed=phase.seed,
             lr=self._lr(number),
-            config={**config, "phase": phase.name} if keeps else config,
+            config=config,
             fraction=self.settings.fraction,
+            progress=progress(number, self.settings.rounds),
+            before=done[-1].participants if done else (),
         )
 
     def _model(self, stage: str) -> StateDict:
         """Return the model of a stage, its entries in the order of the layers: a file has an order of its own."""
         state = tensors_of(self.folder.load_model(self.state.models[stage]))
+        if self.traits.shares != "model":
+            return state
         return {name: state[name] for name in empty_model(self.settings.key()).state_dict()}
 
     def _forget(self, phase: Phase) -> None:
@@ -255,7 +284,7 @@ class Loop:
             self.settings,
             simulated_case(self.settings, phase.requests - 1, phase.name, number),
             initial=self._model("initial"),
-            current=self._model(phase.start),
+            current=self.sharing.without(self._model(phase.start), askers(self.settings, phase.requests - 1)),
             history=self.history,
             lr=self._lr(number + 1),
             on_reply=self._on_reply(phase.name),
@@ -275,10 +304,13 @@ class Loop:
             seconds=time.perf_counter() - started,
             device_seconds=session.device_seconds,
         )
-        self._checkpoint(new, finished, number)
+        self._checkpoint(phase, new, finished, number)
 
     def _end(self, phase: Phase, model: str, reason: str, *, reached: bool) -> None:
         state = self.state.with_end(phase.name, phase.result, model, reason, reached=reached)
+        if self.traits.owns:
+            number = self._reached(phase.name) or self._reached(phase.after)
+            state = state.with_devices(phase.result, self.devices.stage(phase, number))
         event = {
             "phase": phase.name,
             "stage": phase.result,
@@ -288,13 +320,17 @@ class Loop:
         }
         self._save(state, self._tell("phase-end", **event))
 
-    def _checkpoint(self, new: Arrays, finished: Round, accounted: int, kept: Kept | None = None) -> None:
+    def _measures(self, phase: Phase, new: Arrays, number: int) -> dict[str, float]:
+        """Return the accuracies after a round: of the global model, or the mean over devices of their own."""
+        return self.devices.round(phase, number) if self.judge is None else self.judge(new)
+
+    def _checkpoint(self, phase: Phase, new: Arrays, finished: Round, accounted: int, kept: Kept | None = None) -> None:
         """Measure a new model, add what the messages of round `accounted` cost, and make both durable."""
         traffic = self.grid.costs.of(finished.phase, accounted)
         errors = {way: self.grid.compression_error(way) for way in DIRECTIONS}
         finished = replace(
             finished,
-            measures=self.judge(new),
+            measures=self._measures(phase, new, finished.number),
             bytes_down=traffic.down,
             bytes_up=traffic.up,
             compression_error_down=errors["down"],

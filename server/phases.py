@@ -28,6 +28,11 @@ class Phase:
     requests: int = 0
     reference: int = 0
 
+    @property
+    def line(self) -> str:
+        """The name of what a device's own model is trained in without a break: training with all that follows it."""
+        return self.name if self.kind == "retrain" else "train"
+
 
 def nth(name: str, number: int) -> str:
     """Return the name of a phase or stage that there are several of: the first goes without a number.

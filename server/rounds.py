@@ -1,18 +1,20 @@
 """One round of training or recovery, for a simulation's loop and for a deployment's coordinator alike."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
 
-from fedquit.client.objectives import Objective
+from fedquit.client.objectives import Objective, Sharing
 from fedquit.server.judge import tensors_of
+from fedquit.server.shared import Shared
 from fedquit.strategies.aggregate import Aggregate
 from fedquit.strategies.metered import MeteredGrid
 from fedquit.strategies.rules import Opening, Rule
 from fedquit.strategies.train import Correct, OnAsk, OnReply, Reply, Train
+from fedquit.strategies.travel import Apart
 from fedquit.unlearning.arithmetic import StateDict
 from fedquit.unlearning.methods import Method
 from fedquit.unlearning.seeds import derive_seed
@@ -44,6 +46,8 @@ class Order:
         lr: the devices' learning rate.
         config: what every device is told beside `lr`.
         fraction: share of the clients that take part.
+        progress: how far training is at the round's end, from 0 to 1.
+        before: the clients that took part in the phase's round before.
     """
 
     phase: str
@@ -53,6 +57,8 @@ class Order:
     lr: float
     config: Config = field(default_factory=dict)
     fraction: float = 1.0
+    progress: float = 1.0
+    before: Collection[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +101,21 @@ def train_round(
     names: frozenset[str],
     correct: Correct | None = None,
     ears: Ears | None = None,
+    sharing: Sharing | None = None,
 ) -> Trained:
     """Carry out a round with the clients that `grid` shows.
 
     Args:
         grid: already told which phase and round its messages count to, and who is left out.
         order: what the round is to be.
-        arrays: the global model.
+        arrays: the global model, or what else is shared.
         kept: of the phase's round before.
         objective: what devices minimise; it may send more than the model.
         rule: what makes one model of the replies.
         names: the model's entries that are parameters, not buffers.
         correct: from a client's model and the global one to what goes into the mean.
         ears: who is told of the replies.
+        sharing: what is shared and how, where devices train models of their own; None: the global model.
 
     Raises:
         FedquitError: too few replies can be used, or they make no model.
@@ -118,6 +126,7 @@ def train_round(
         taken[reply.client] = (reply.num_examples, reply.samples_digest)
         ears.on_taken(reply)
 
+    averages = sharing is None or sharing.averages
     strategy = Train(
         grid,
         seed=order.seed,
@@ -126,21 +135,34 @@ def train_round(
         on_taken=take,
         on_ask=ears.on_ask,
         correct=correct,
-        begin=_opener(rule, order, names, kept.moments),
+        begin=_opener(rule, order, names, kept.moments) if averages else _apart,
         needs=rule.needs(),
     )
-    before = None if kept.beside is None else tensors_of(kept.beside)
-    extra, beside = objective.broadcast(tensors_of(arrays), before)
-    new, metrics = strategy.round(order.number, arrays, {"lr": order.lr, **order.config}, _arrays(extra))
+    config = {"lr": order.lr, **order.config}
+    if sharing is None:
+        before = None if kept.beside is None else tensors_of(kept.beside)
+        extra, keep = objective.broadcast(tensors_of(arrays), before)
+        new, metrics = strategy.round(order.number, arrays, config, _arrays(extra))
+        beside = _arrays(keep)
+    else:
+        shared = Shared(sharing, arrays, kept.beside, order.before)
+        made, metrics = strategy.round(order.number, arrays, config, travel=shared)
+        new, beside = shared.adopt(made, order.progress)
     return Trained(
         arrays=new,
-        kept=Kept(_arrays(beside), strategy.kept),
+        kept=Kept(beside, strategy.kept),
         taken=dict(sorted(taken.items())),
         refused=int(metrics["refused"]),
         loss=metrics["loss"],
         seconds=time.perf_counter() - started,
         device_seconds=metrics["device-seconds"],
     )
+
+
+def _apart(sent: Arrays, asked: int) -> Aggregate:
+    """Begin a round whose replies are not averaged."""
+    del sent, asked
+    return Apart()
 
 
 def correction(

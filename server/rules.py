@@ -51,6 +51,8 @@ def named_rules(settings: Settings) -> Rules:
     Raises:
         InputError: no such strategy or setting, or settings that exclude each other.
     """
+    if objective_of(settings).needs().shares != "model":
+        _check_no_mean(settings)
     rules = _private(settings, _plain(settings))
     check_secure_aggregation(settings, (rules.training, rules.recovery))
     if "fedprox" in (settings.strategy, settings.recover_strategy) and settings.objective != "fedavg":
@@ -87,6 +89,16 @@ def _private(settings: Settings, rules: Rules) -> Rules:
         make_private(settings.dp, rule, **settings.dp_settings) for rule in (rules.training, rules.recovery)
     )
     return Rules(training, recovery, rules.restarts)
+
+
+def _check_no_mean(settings: Settings) -> None:
+    """Refuse what makes one model of many, where devices share no model."""
+    others = {"recover-strategy": settings.recover_strategy, "dp": settings.dp}
+    for name, given in {"strategy": settings.strategy != "fedavg", **others}.items():
+        if given:
+            raise InputError(
+                f"{name}: there are no models to make one of with objective '{settings.objective}': leave it out"
+            )
 
 
 def _check_private(settings: Settings) -> None:

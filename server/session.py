@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedquit.client.request import askers, leavers, to_forget, to_keep
+from fedquit.client.sets import sets_of
 from fedquit.client.settings import Settings
 from fedquit.client.share import initial_model
 from fedquit.errors import FedquitError
-from fedquit.server.judge import sets_of, tensors_of
+from fedquit.server.judge import tensors_of
 from fedquit.strategies.ask import ask
 from fedquit.strategies.metered import MeteredGrid
 from fedquit.strategies.train import OnReply, Reply

@@ -52,6 +52,7 @@ class State:
         beside: SHA-256 of what the server keeps beside it for the objective, as `Objective.broadcast` says; or None.
         moments: SHA-256 of what the strategy keeps from round to round, as `Aggregate.result` says; or None.
         ended: phase -> why it ended, in words; `reached`: phase -> whether its goal was met.
+        devices: stage -> client -> what that device said of its own model, where devices have one.
         events_size: bytes of events.jsonl that belong to this state; `costs_size`: of costs.csv.
         costs_tail: the last of those of costs.csv, if they may not be on the disk yet.
     """
@@ -63,6 +64,7 @@ class State:
     moments: str | None = None
     ended: dict[str, str] = field(default_factory=dict)
     reached: dict[str, bool] = field(default_factory=dict)
+    devices: dict[str, dict[str, Any]] = field(default_factory=dict)
     events_size: int = 0
     costs_size: int = 0
     costs_tail: str = ""
@@ -82,6 +84,10 @@ class State:
     def with_model(self, stage: str, model: str) -> Self:
         """Return the state in which `stage` is `model`."""
         return replace(self, models={**self.models, stage: model})
+
+    def with_devices(self, stage: str, said: Mapping[str, Any]) -> Self:
+        """Return the state in which devices said so of their own models at `stage`."""
+        return replace(self, devices={**self.devices, stage: dict(said)})
 
     def with_end(self, phase: str, stage: str, model: str, reason: str, *, reached: bool) -> Self:
         """Return the state in which `phase` is over and its outcome is known as `stage`."""

@@ -11,12 +11,14 @@ from statistics import fmean
 
 import torch
 
+from fedquit.client.measure import PARTS, Document
+from fedquit.client.objective import check_global_model
+from fedquit.client.sets import Sets, sets_of
 from fedquit.client.settings import Settings
 from fedquit.client.training import deterministic
 from fedquit.errors import InputError
-from fedquit.server.judge import Sets, sets_of
 from fedquit.simulations.judged import Judged, read_judged
-from fedquit.simulations.measure import PARTS, Document, sample_counts, verdict
+from fedquit.simulations.measure import sample_counts, verdict
 from fedquit.simulations.single_samples import by_retrained, by_shadows, read_told, u_lira
 from fedquit.unlearning.evaluation import activation_distance, js_divergence, relearn, tow
 from fedquit.unlearning.seeds import derive_seed
@@ -52,6 +54,7 @@ def audit(
     Raises:
         InputError: a file cannot be used, or two references are the same model.
     """
+    check_global_model(settings, "fedquit audit")
     if not reference_files:
         raise InputError("an audit compares with a retrained model: give at least one --reference FILE")
     sets = sets_of(settings)

@@ -9,11 +9,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 from torch import Tensor, nn
 
+from fedquit.client.measure import Answers, Document, ask, measure
+from fedquit.client.sets import Sets
 from fedquit.client.settings import Settings
 from fedquit.client.share import empty_model
 from fedquit.errors import InputError
-from fedquit.server.judge import Sets, load_arrays
-from fedquit.simulations.measure import Answers, Document, ask, measure
+from fedquit.server.judge import load_arrays
 from fedquit.unlearning.evaluation import logit_confidence, svc_attack
 
 SVC_SAMPLES = 2000  # of each kind; a support vector machine takes time in their square

@@ -10,18 +10,24 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import fedquit
+from fedquit.client.measure import Document, ask, measure
+from fedquit.client.objective import objective_of
+from fedquit.client.own_measures import STAGE, mean_document
 from fedquit.client.request import askers
+from fedquit.client.sets import Sets, sets_of
 from fedquit.client.settings import Settings
 from fedquit.client.share import empty_model
 from fedquit.errors import FedquitError
 from fedquit.files import explained, write_json
+from fedquit.server.devices import measures_by_client
 from fedquit.server.folder import RunFolder
-from fedquit.server.judge import Sets, load_arrays, sets_of
+from fedquit.server.judge import load_arrays
 from fedquit.server.phases import nth, phases, reference_name
 from fedquit.server.state import State
-from fedquit.simulations.measure import Document, ask, measure, sample_counts, verdict
+from fedquit.simulations.measure import sample_counts, verdict
 
 SCHEMA_VERSION = 2
 STAGES = ("original", "unlearned", "recovered", "later", "retrained")
@@ -58,9 +64,7 @@ def make_report(folder: RunFolder, state: State) -> Document:
     """
     settings = folder.settings()
     sets, last = sets_of(settings), settings.num_requests - 1
-    models = {name: sha256 for name, sha256 in state.models.items() if not name.startswith("initial")}
-    found = {sha256: _measure(folder, sha256, settings, sets) for sha256 in dict.fromkeys(models.values())}
-    measured = {name: found[sha256] for name, sha256 in models.items()}
+    measured = _measured(folder, state, settings, sets)
     stages = {name: measured.get(nth(name, last) if name in ("unlearned", "recovered") else name) for name in STAGES}
     costs = {name: _costs(state, nth(name, last) if name in ("forget", "recover") else name) for name in PHASES}
     references = [measured[name] for name in map(reference_name, range(settings.references)) if name in measured]
@@ -78,6 +82,35 @@ def make_report(folder: RunFolder, state: State) -> Document:
         },
         "ratios_to_retraining": _ratios(costs),
         "verdict": verdict(stages["recovered"], references, sample_counts(sets)) if stages["recovered"] else None,
+    }
+
+
+def _measured(folder: RunFolder, state: State, settings: Settings, sets: Sets) -> dict[str, Document]:
+    """Return the measures of every stage: of its model, or the mean over devices; and what devices said of theirs."""
+    models = {name: sha256 for name, sha256 in state.models.items() if not name.startswith("initial")}
+    if objective_of(settings).needs().shares == "model":
+        found = {sha256: _measure(folder, sha256, settings, sets) for sha256 in dict.fromkeys(models.values())}
+        measured = {name: found[sha256] for name, sha256 in models.items()}
+    else:
+        measured = {
+            name: {**mean_document(measures_by_client(state.devices[name])), "model_sha256": sha256}
+            for name, sha256 in models.items()
+        }
+    return {
+        name: {**document, "devices": _devices(state.devices[name])} if name in state.devices else document
+        for name, document in measured.items()
+    }
+
+
+def _devices(said: Mapping[str, Any]) -> Document:
+    """Return, for each device, its model and the accuracies that it said."""
+    return {
+        client: {
+            "model": own["model"],
+            "model_sha256": own["model_sha256"],
+            **{name: own["measures"][name] for name in STAGE if name.endswith("accuracy")},
+        }
+        for client, own in said.items()
     }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedquit.client.method import method_of
+from fedquit.client.objective import check_global_model
 from fedquit.errors import FedquitError, InputError
 from fedquit.server.folder import RunFolder
 from fedquit.simulations.compare.cell import DONE
@@ -46,6 +47,7 @@ def make_shadows(
     if models < 2 or models % 2:
         raise InputError(f"{models} shadow models: give an even number, so that each sample is in half of them")
     settings = RunFolder(run).settings()
+    check_global_model(settings, "fedquit shadows")
     method_of(settings)
     runs = [shadow_run(settings, number, plain=plain) for number in range(models)]
     folder = ShadowFolder(out or run / ("shadows-plain" if plain else "shadows"), settings, plain=plain)

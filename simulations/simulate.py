@@ -99,6 +99,7 @@ def _try_out(settings: Settings, keep: Any) -> tuple[Any, ...]:
     """
     from fedquit.client.compression import compression_of
     from fedquit.client.objective import objective_of
+    from fedquit.client.own import check_own_models
     from fedquit.client.request import to_forget
     from fedquit.client.share import initial_model, split
     from fedquit.server.history import check_room
@@ -110,9 +111,13 @@ def _try_out(settings: Settings, keep: Any) -> tuple[Any, ...]:
     for request in range(settings.num_requests):
         to_forget(settings.key(), request)
     rules_of(settings)
-    model = initial_model(settings, settings.seed_of_model)
-    objective.check(model)
-    check_room(settings, keep, model.state_dict())
+    needs = objective.needs()
+    if needs.owns:
+        check_own_models(settings)
+    if needs.shares == "model":
+        model = initial_model(settings, settings.seed_of_model)
+        objective.check(model)
+        check_room(settings, keep, model.state_dict())
     return parts
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fedquit.client.measure import Document
 from fedquit.client.request import to_forget
+from fedquit.client.sets import Sets
 from fedquit.client.settings import Settings
 from fedquit.errors import InputError
-from fedquit.server.judge import Sets
 from fedquit.simulations.judged import Judged, read_model
-from fedquit.simulations.measure import Document
 from fedquit.simulations.shadows import Shadow, answers_without, attack_samples, kind_of, read_shadows
 from fedquit.unlearning.evaluation import iam, logit_confidence, position, predict_log
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedquit.client.method import method_of
+from fedquit.client.objective import check_taken_over
 from fedquit.client.settings import Settings
 from fedquit.errors import InputError
 from fedquit.files import explained
@@ -26,8 +27,9 @@ def check_start(start: Path, settings: Settings) -> None:
 
     Raises:
         InputError: it is not a run, its training is not finished, it was told otherwise, or it lacks what the method
-            replays.
+            replays; or devices keep a part of it.
     """
+    check_taken_over(settings, "--start")
     theirs, ours = read_settings(start).run_config(), settings.run_config()
     for key in ours:
         if key not in AFTER_TRAINING and ours[key] != theirs[key]:

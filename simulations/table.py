@@ -38,7 +38,9 @@ ERROR_ROWS = (("coding lost, down", "compression_error_down"), ("coding lost, up
 def print_report(document: dict[str, Any]) -> None:
     """Print the stages of a run beside each other, what each cost, the ratios to retraining and the verdict."""
     console, config = Console(), document["config"]
-    title = f"{config['dataset']}, {config['model']}: {_asked(document)} forgotten by {config['method']}"
+    models = config["models"] or config["model"]
+    named = f"{models} with {config['mentee']}" if config["mentee"] else models
+    title = f"{config['dataset']}, {named}: {_asked(document)} forgotten by {config['method']}"
     table = Table(title=f"{title} ({document['samples']['forget']} samples)", title_justify="left")
     stages = {name: stage for name, stage in document["stages"].items() if stage}
     table.add_column("")
@@ -67,8 +69,24 @@ def print_report(document: dict[str, Any]) -> None:
     for number in range(len(requests)):
         phase = nth("recover", number)
         console.print(f"{phase.capitalize()} stopped: {document['ended'][phase]['reason']}", highlight=False)
+    _print_devices(console, stages)
     verdict = document["verdict"]
     console.print(f"Verdict: [bold]{verdict['outcome']}[/bold]: {verdict['reason']}", soft_wrap=True, highlight=False)
+
+
+def _print_devices(console: Console, stages: dict[str, Any]) -> None:
+    """Print what the devices' own models are worth, where devices have such."""
+    last = next((stage for stage in reversed(list(stages)) if "devices" in stages[stage]), None)
+    if last is None:
+        return
+    named = [stage for stage in stages if "devices" in stages[stage]]
+    table = Table(title="Test accuracy of the devices' own models", title_justify="left")
+    for column in ("device", "model", *named):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for client, own in stages[last]["devices"].items():
+        shares = (stages[stage]["devices"].get(client) for stage in named)
+        table.add_row(client, own["model"], *(_percent(said["test_accuracy"]) if said else "-" for said in shares))
+    console.print(table)
 
 
 def _asked(document: dict[str, Any]) -> str:

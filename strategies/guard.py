@@ -4,12 +4,13 @@ Stock FedAvg adopts NaN, infinities, broadcast shapes and absurd sample counts. 
 left out of the round, with its sender and the reason named; the round goes on.
 """
 
+import math
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
-from flwr.app import ArrayRecord, Message
+from flwr.app import Array, Message
 from numpy.typing import NDArray
 
 from fedquit.client.codecs import Slot, read_npy
@@ -19,47 +20,79 @@ SHA256 = re.compile("[0-9a-f]{64}")
 MAX_EXAMPLES = 10**9
 LARGEST = 1e100
 SERIALISED = "numpy.ndarray"
+SLACK = 2048
+"""Bytes that an array's file may have beside its numbers."""
+
+Shape = tuple[int, ...]
+
+
+class HasForm(Protocol):
+    """What an array is: an array of Flower's, or what it would be."""
+
+    @property
+    def dtype(self) -> str:
+        """Its dtype by name."""
+
+    @property
+    def shape(self) -> Shape:
+        """Its shape."""
+
+
+Forms = Mapping[str, HasForm]
 
 
 class BadReplyError(Exception):
     """A reply that must not be used; the text says why."""
 
 
-def checked_arrays(message: Message, expected: ArrayRecord) -> dict[str, NDArray[Any]]:
+def checked_content(message: Message) -> None:
+    """Refuse an error reply.
+
+    Raises:
+        BadReplyError: saying what it says.
+    """
+    if message.has_error():
+        raise BadReplyError(" ".join((message.error.reason or "").split()) or f"error {message.error.code}")
+
+
+def checked_arrays(
+    message: Message, expected: Forms | Callable[[Mapping[str, Shape]], Forms]
+) -> dict[str, NDArray[Any]]:
     """Return the arrays of a reply that fit `expected` in names, shapes and dtypes and are finite.
+
+    Args:
+        message: the reply.
+        expected: what they must be; or from the shapes that they claim to that, where a sender has a choice.
 
     Raises:
         BadReplyError: an error reply, or arrays that do not fit.
     """
-    if message.has_error():
-        raise BadReplyError(" ".join((message.error.reason or "").split()) or f"error {message.error.code}")
+    checked_content(message)
     records = list(message.content.array_records.values())
     if len(records) != 1:
         raise BadReplyError(f"{len(records)} array records where one is expected")
     record = records[0]
-    if set(record) != set(expected):
-        raise BadReplyError(f"other arrays than the model's: {_difference(record, expected)}")
-    arrays = {}
-    for name, reference in expected.items():
-        claimed = record[name]
-        if (
-            claimed.shape != reference.shape
-            or claimed.dtype != reference.dtype
-            or len(claimed.data) > len(reference.data) + 1024
-        ):
-            raise BadReplyError(
-                f"'{name}' is {claimed.dtype} {claimed.shape}, not {reference.dtype} {tuple(reference.shape)}"
-            )
-        if claimed.stype != SERIALISED:
-            raise BadReplyError(f"'{name}' is serialised as {claimed.stype!r}, not as {SERIALISED!r}")
-        try:
-            array = read_npy(name, claimed.data, Slot(reference.dtype, tuple(reference.shape))).copy()
-        except InputError as error:
-            raise BadReplyError(str(error)) from None
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise BadReplyError(f"'{name}' holds NaN or infinity")
-        arrays[name] = array
-    return arrays
+    forms = expected({name: tuple(array.shape) for name, array in record.items()}) if callable(expected) else expected
+    if set(record) != set(forms):
+        raise BadReplyError(f"other arrays than expected: {_difference(record, forms)}")
+    return {name: _checked(name, record[name], form) for name, form in forms.items()}
+
+
+def _checked(name: str, claimed: Array, form: HasForm) -> NDArray[Any]:
+    """Return an array that is of this form, whatever it claims, and finite."""
+    shape, wanted = tuple(form.shape), f"{form.dtype} {tuple(form.shape)}"
+    most = math.prod(shape) * np.dtype(form.dtype).itemsize + SLACK
+    if tuple(claimed.shape) != shape or claimed.dtype != form.dtype or len(claimed.data) > most:
+        raise BadReplyError(f"'{name}' is {claimed.dtype} {tuple(claimed.shape)}, not {wanted}")
+    if claimed.stype != SERIALISED:
+        raise BadReplyError(f"'{name}' is serialised as {claimed.stype!r}, not as {SERIALISED!r}")
+    try:
+        array = read_npy(name, claimed.data, Slot(form.dtype, shape)).copy()
+    except InputError as error:
+        raise BadReplyError(str(error)) from None
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise BadReplyError(f"'{name}' holds NaN or infinity")
+    return array
 
 
 def checked_metrics(message: Message) -> tuple[int, dict[str, float]]:

@@ -6,7 +6,7 @@ Unless told otherwise that is the mean: federated averaging (McMahan et al. 2017
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,17 @@ from numpy.typing import NDArray
 from fedquit.errors import FedquitError
 from fedquit.strategies.aggregate import Aggregate, Arrays, Config, Mean
 from fedquit.strategies.costs import Costs
-from fedquit.strategies.guard import BadReplyError, ask_in, checked_arrays, checked_metrics, samples_digest_in
+from fedquit.strategies.guard import (
+    BadReplyError,
+    Forms,
+    Shape,
+    ask_in,
+    checked_arrays,
+    checked_metrics,
+    samples_digest_in,
+)
 from fedquit.strategies.metered import MeteredGrid
+from fedquit.strategies.travel import OneModel, Travel
 from fedquit.unlearning.seeds import derive_seed
 
 __all__ = [
@@ -82,6 +91,7 @@ class Train(FedAvg):
         self.kept: Arrays | None = None
         self._aggregate: Aggregate = Mean()
         self._sent: ArrayRecord | None = None
+        self._travel: Travel | None = None
         self._extra: dict[str, ArrayRecord] = {}
 
     @property
@@ -99,7 +109,12 @@ class Train(FedAvg):
         return sorted(chosen, key=lambda node: (-self.grid.members[node].num_examples, self.grid.members[node].client))
 
     def round(
-        self, number: int, arrays: Arrays, config: Config, extra: Arrays | None = None
+        self,
+        number: int,
+        arrays: Arrays,
+        config: Config,
+        extra: Arrays | None = None,
+        travel: Travel | None = None,
     ) -> tuple[Arrays, dict[str, float]]:
         """Send the messages of a round, and return the new model and what is known of the replies.
 
@@ -108,6 +123,7 @@ class Train(FedAvg):
             arrays: the global model.
             config: what every client is told, such as `lr`.
             extra: what travels beside the model.
+            travel: what travels, if it is not this model to all and models back.
 
         Returns:
             The new model, and `loss` (nats), `num-examples`, `clients`, `refused`, `device-seconds`.
@@ -116,6 +132,7 @@ class Train(FedAvg):
             FedquitError: too few replies can be used, or they make no model.
         """
         self._extra = {} if extra is None else {"extra": record_of(extra)}
+        self._travel = travel
         messages = self.configure_train(number, record_of(arrays), ConfigRecord(dict(config)), self.grid)
         record, metrics = self.aggregate_train(number, self.grid.send_and_receive(messages))
         if record is None or metrics is None:
@@ -129,10 +146,13 @@ class Train(FedAvg):
         del grid
         nodes, messages = self.sample(server_round), []
         self._sent, self._aggregate = arrays, self.begin(arrays_of(arrays), len(nodes))
+        travel = self._travel or OneModel(arrays)
         for node in nodes:
-            seed = derive_seed(self.seed, self.grid.phase, server_round, self.grid.members[node].client)
+            client = self.grid.members[node].client
+            seed = derive_seed(self.seed, self.grid.phase, server_round, client)
             told = ConfigRecord({**config, **self._aggregate.told, "server-round": server_round, "seed": seed})
-            content = RecordDict({self.arrayrecord_key: arrays, **self._extra, self.configrecord_key: told})
+            sent = {self.arrayrecord_key: travel.down(client), **self._extra}
+            content = RecordDict({**sent, self.configrecord_key: told})
             messages.append(
                 Message(content, node, MessageType.TRAIN, group_id=str(server_round), ttl=self.grid.patience)
             )
@@ -148,7 +168,7 @@ class Train(FedAvg):
         """
         if self._sent is None:
             raise RuntimeError("aggregate_train before configure_train")
-        losses, counts, seconds, refused = [], [], [], []
+        travel, losses, counts, seconds, refused = self._travel or OneModel(self._sent), [], [], [], []
         sent = arrays_of(self._sent) if self.correct else {}
 
         def told(client: int, reason: str | None) -> None:
@@ -156,8 +176,9 @@ class Train(FedAvg):
                 refused.append(f"client {client}: {reason}")
             self.on_reply(client, reason)
 
-        for reply in checked(replies, self._sent, self.grid, told, self.on_ask):
+        for reply in checked(replies, travel.expected, self.grid, told, self.on_ask):
             try:
+                reply = replace(reply, arrays=travel.read(reply.arrays, reply.num_examples))
                 taken = self.correct(reply.arrays, sent) if self.correct else reply.arrays
                 self._aggregate.add(reply.client, taken, reply.num_examples, reply.metrics)
             except (OverflowError, BadReplyError) as reason:
@@ -210,12 +231,12 @@ def num_sampled(clients: int, fraction: float) -> int:
 
 def checked(
     replies: Iterable[Message],
-    expected: ArrayRecord,
+    expected: Forms | Callable[[Mapping[str, Shape]], Forms],
     grid: MeteredGrid,
     on_refused: OnReply,
     on_ask: OnAsk = lambda _client, _ask, _signature: None,
 ) -> Iterator[Reply]:
-    """Yield the replies that fit the model they were sent, as they come; tell `on_refused` of the others.
+    """Yield the replies whose arrays are as expected, as they come; tell `on_refused` of the others.
 
     A reply that carries an ask to be forgotten is for `on_ask`: what it says of the model is not used.
     """

@@ -43,6 +43,7 @@ class Traits:
             (round 1 and every `history_interval`-th after it). A round that is kept is the model at its start and, if
             `keeps_updates`, every client's update.
         history_interval: see `history`.
+        needs_model: whether it works on the global model; without, it also serves devices that share none.
     """
 
     granularities: frozenset[str]
@@ -55,6 +56,7 @@ class Traits:
     restarts: bool = False
     history: str = "none"
     history_interval: int = 1
+    needs_model: bool = True
 
     def __post_init__(self) -> None:
         for granularity in self.granularities:

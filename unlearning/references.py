@@ -31,10 +31,11 @@ class Continue(Method):
         needs_device=False,
         secure_aggregation=True,
         summary="leave the data out and go on; removes nothing by itself",
+        needs_model=False,
     )
 
     def serve(self, session: Session) -> StateDict:
-        """Return the current model unchanged."""
+        """Return the current model, or what else is shared, unchanged."""
         return session.current
 
     def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:  # noqa: ARG002 - the interface

@@ -19,6 +19,7 @@ from fedquit.client.objectives.objective import (
     Traits,
     all_objectives,
     make_objective,
+    progress,
 )
 from fedquit.client.objectives.sharing import Form, Sharing
 
@@ -46,4 +47,5 @@ __all__ = [
     "all_objectives",
     "make_gate",
     "make_objective",
+    "progress",
 ]

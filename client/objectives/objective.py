@@ -90,6 +90,15 @@ class LocalRound:
     progress: float = 0.0
 
 
+def progress(number: int, rounds: int) -> float:
+    """Return how far training is at the end of round `number` of so many; what follows training is at its end.
+
+    >>> progress(5, 20), progress(25, 20)
+    (0.25, 1.0)
+    """
+    return min(1.0, number / rounds)
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
     """What became of a round: the last epoch's mean loss, what is sent, what is kept for the next (None: nothing)."""

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedquit.errors import InputError
 
@@ -39,10 +39,6 @@ class Sharing:
 
     averages = True
     """Whether the server makes a mean of the replies; if not, it keeps each under the number of who said it."""
-
-    def start(self, model: nn.Module) -> StateDict:
-        """Return what is shared before the first round."""
-        return model.state_dict()
 
     def down(self, shared: StateDict, client: int, news: StateDict | None) -> StateDict:  # noqa: ARG002 - the interface
         """Return what goes down to a client.
@@ -93,10 +89,6 @@ class Answers(Sharing):
 
     def __init__(self, forms: Mapping[str, Form]) -> None:
         self.forms = forms
-
-    def start(self, model: nn.Module) -> StateDict:  # noqa: ARG002 - the interface
-        """See `Sharing`: nobody has said anything yet."""
-        return {}
 
     def told(self, answers: Mapping[int, StateDict], client: int) -> StateDict:
         """Return what a client is told, given what each said; at least one did."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from fedquit.client.method import method_of
+from fedquit.client.objective import check_taken_over
 from fedquit.client.settings import Settings
 from fedquit.errors import InputError
 from fedquit.simulations.compare.config import Comparison, Target
@@ -52,7 +53,8 @@ def check_rows(comparison: Comparison, targets: Sequence[Target]) -> None:
     Raises:
         InputError: naming the file and the row.
     """
-    comparison.run_settings((0,), comparison.seeds[0], {}, f"{comparison.source}: [settings]")
+    common = comparison.run_settings((0,), comparison.seeds[0], {}, f"{comparison.source}: [settings]")
+    check_taken_over(common, f"{comparison.source}: a comparison")
     for target in targets:
         comparison.run_settings(target, comparison.seeds[0], {}, f"{comparison.source}: targets")
     for row in comparison.rows:

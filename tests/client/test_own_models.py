@@ -252,7 +252,7 @@ def round_of_fedkd(teacher: nn.Module, now: LocalRound, mentee: nn.Module) -> Do
 def test_two_rounds_of_fedkd_have_device_and_server_at_the_same_mentee() -> None:
     mentee, objective = net(hidden=6, seed=1), FedKD()
     sharing = objective.sharing(mentee, CLASSES)
-    first = dict(sharing.start(mentee))
+    first = dict(mentee.state_dict())
     before = {name: tensor.clone() for name, tensor in first.items()}
     done = round_of_fedkd(net(), told(shared=first), mentee)
     assert same(first, before), "what the server sent is as it was"

@@ -10,11 +10,11 @@ import torch
 from click.testing import CliRunner, Result
 from safetensors.numpy import load_file, save_file
 
+from fedquit.client.sets import sets_of
 from fedquit.client.settings import Settings
 from fedquit.client.share import split
 from fedquit.errors import InputError
 from fedquit.server.folder import RunFolder
-from fedquit.server.judge import sets_of
 from fedquit.simulations.audit import audit
 from fedquit.simulations.audit_command import audit as command
 from fedquit.simulations.judged import read_model
