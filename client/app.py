@@ -24,6 +24,7 @@ from fedquit.client.kit import Kit
 from fedquit.client.lean import spare_the_compiler
 from fedquit.client.memory import Memory
 from fedquit.client.method import method_of
+from fedquit.client.model_file import model_hash
 from fedquit.client.objective import NOT_DEPLOYED, objective_of
 from fedquit.client.objectives import LocalRound, Objective, make_objective, progress
 from fedquit.client.own_measures import round_measures, stage_measures
@@ -140,7 +141,7 @@ def worth(message: Message, context: Context) -> Message:
         with work.timed():
             measures = work.measures(model)
         told: dict[str, Any] = {"num-examples": len(work.samples), "cpu-seconds": work.seconds, **measures}
-        sha256 = ConfigRecord({"sha256": hashlib.sha256(save(contiguous(model.state_dict()))).hexdigest()})
+        sha256 = ConfigRecord({"sha256": model_hash(model.state_dict())})
         return Message(RecordDict({"metrics": MetricRecord(told), "model": sha256}), reply_to=message)
 
 

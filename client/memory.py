@@ -55,7 +55,7 @@ class Memory:
         file = self._file(phase, requests, number)
         with explained(file):
             file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, save(contiguous(state)))
+        write_whole(file, save({name: tensor.contiguous() for name, tensor in state.items()}))
         rounds = self._rounds(phase, requests)
         before = max((other for other in rounds if other < number), default=None)
         for other in rounds:
@@ -75,13 +75,3 @@ class Memory:
         if not re.fullmatch("[a-z0-9-]+", phase):  # it comes from the server, and becomes part of a path
             raise InputError(f"phase {phase!r} is no name of a phase")
         return self.folder / f"{requests}-{phase}" / f"{number}.safetensors"
-
-
-def contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors as a file can hold them.
-
-    >>> import torch
-    >>> contiguous({"w": torch.ones(2, 3).T})["w"].is_contiguous()
-    True
-    """
-    return {name: tensor.contiguous() for name, tensor in state.items()}

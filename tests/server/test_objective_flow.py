@@ -38,7 +38,7 @@ class Stop(Exception):  # noqa: N818
 def carry_out(
     path: Path,
     listener: Callable[[Event], None] = lambda _event: None,
-    engine: type[InProcessGrid] = InProcessGrid,
+    engine: Callable[..., InProcessGrid] = InProcessGrid,
     devices: str = "devices",
     **changed: Any,
 ) -> State:
@@ -139,6 +139,9 @@ def test_fedgkd_sends_two_models_once_there_are_two_to_average(tmp_path: Path) -
         {"objective": "fedgkd"},
         {"objective": "kd", "gate": "adaptive"},
         {"objective": "moon", "compress_up": "top-k+int8+zstd", "compress_down": "svd+fp16"},
+        {"objective": "fd", "models": "mlp,cnn", "method": "continue"},
+        {"objective": "fedproto", "method": "continue"},
+        {"objective": "fedkd", "models": "mlp,cnn", "mentee": "mlp"},
     ],
     ids=str,
 )
@@ -170,6 +173,7 @@ def test_killed_anywhere_it_ends_where_it_would_have(tmp_path: Path, chosen: dic
             continue
     assert len(killed) >= 12
     assert ended.models == whole.models
+    assert ended.devices == whole.devices
 
 
 def test_an_objective_that_keeps_something_says_where_to_put_it(tmp_path: Path) -> None:
