@@ -5,7 +5,6 @@ go on with what they have.
 """
 
 import copy
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from fedquit.client.request import to_forget
 from fedquit.client.settings import Key, Settings, settings_of
 from fedquit.client.share import form_of, initial_model
 from fedquit.errors import InputError
+from fedquit.files import read_json
 from fedquit.unlearning.seeds import derive_seed
 
 
@@ -88,12 +88,7 @@ def check_own_models(settings: Settings) -> None:
 
 
 def _named(path: Path, clients: int) -> tuple[str, ...]:
-    try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"models: cannot read {path} ({error.strerror or error})") from error
-    except ValueError as error:
-        raise InputError(f"models: {path} is not JSON ({error})") from error
+    content = read_json(path, "the models of devices")
     names: list[Any] = [content.get(str(client)) if isinstance(content, dict) else None for client in range(clients)]
     if not all(isinstance(name, str) and name for name in names):
         missing = next(client for client, name in enumerate(names) if not (isinstance(name, str) and name))

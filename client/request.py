@@ -4,10 +4,8 @@ Requests come one after the other, and each is about what the ones before it hav
 training set, client by client; in a simulation the server knows them too, to measure.
 """
 
-import json
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +16,7 @@ from fedquit.client.partition import Indices
 from fedquit.client.settings import Key, Settings, settings_of
 from fedquit.client.share import dataset_of, split
 from fedquit.errors import InputError
+from fedquit.files import read_json
 from fedquit.unlearning.seeds import derive_seed
 
 
@@ -112,12 +111,7 @@ def _asked(spec: str, settings: Settings, part: Indices) -> NDArray[np.bool_]:
 
 def _named(path: Path, client: int) -> Indices:
     """Return what a file of client -> indices says of this client."""
-    try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read the samples to forget from {path} ({error.strerror or error})") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error})") from error
+    content = read_json(path, "the samples to forget")
     indices = content.get(str(client)) if isinstance(content, dict) else None
     if not isinstance(indices, list) or not indices or not all(type(index) is int for index in indices):
         raise InputError(f'{path} holds no list of indices for client {client}; write {{"{client}": [12, 345]}}')

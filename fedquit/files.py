@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fedquit.errors import FedquitError
+from fedquit.errors import FedquitError, InputError
 
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -58,3 +58,25 @@ def _sync_folder(folder: Path) -> None:
 def write_json(path: Path, document: Any) -> None:
     """Write a JSON document whole."""
     write_whole(path, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Return what a JSON file that a person gave holds.
+
+    Args:
+        path: the file.
+        what: what it should hold, for errors.
+
+    Raises:
+        InputError: it cannot be read, or is not JSON.
+
+    >>> read_json(Path("nowhere.json"), "the samples to forget")
+    Traceback (most recent call last):
+    fedquit.errors.InputError: cannot read the samples to forget from nowhere.json (No such file or directory)
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {what} from {path} ({error.strerror or error})") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error})") from error

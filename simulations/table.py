@@ -185,4 +185,6 @@ def _percent(share: float) -> str:
 
 
 def _bytes(count: int) -> str:
+    if count < 1e5:
+        return f"{count / 1e3:.1f} kB"
     return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"

@@ -288,7 +288,7 @@ def test_a_file_says_which_model_each_client_has(tmp_path: Path) -> None:
     file.write_text(json.dumps({"0": "cnn"}))
     with pytest.raises(InputError, match="names no model for client 1"):
         models_of(settings)
-    with pytest.raises(InputError, match="models: cannot read"):
+    with pytest.raises(InputError, match="cannot read the models of devices from"):
         models_of(settings.model_copy(update={"models": str(tmp_path / "none.json")}))
 
 
