@@ -293,3 +293,24 @@ def test_factors_that_multiply_to_infinity_are_refused() -> None:
 
 def test_energy_grows_in_a_straight_line() -> None:
     assert FedKD().energy(0.5) == pytest.approx(0.965)
+
+
+@pytest.mark.parametrize(
+    ("name", "shared"),
+    [
+        ("fd", {"logits": torch.eye(CLASSES)}),
+        ("fedproto", {"prototypes": torch.ones(CLASSES, 8)}),
+        ("fedkd", net(hidden=6, seed=1).state_dict()),
+    ],
+)
+def test_whom_a_device_learns_from_is_bit_for_bit_as_it_was(name: str, shared: dict[str, Tensor]) -> None:
+    mentee = net(hidden=6, seed=1) if name == "fedkd" else None
+    came = {key: tensor.clone() for key, tensor in shared.items()}
+    _, done = trained(name, told(shared=shared, mentee=mentee))
+    assert done.keep is not None
+    kept = {key: tensor.clone() for key, tensor in done.keep.items()}
+    trained(name, told(shared=shared, kept=kept, mentee=mentee))
+    assert same(shared, came)
+    assert same(done.keep, kept)
+    if mentee is not None:
+        assert same(mentee.state_dict(), net(hidden=6, seed=1).state_dict()), "buffers too"

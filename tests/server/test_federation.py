@@ -36,6 +36,11 @@ def test_settings_of_training_and_forgetting_reach_the_devices(tmp_path: Path) -
     assert (told.model, told.lr, told.method_settings, told.patience) == ("mlp", 0.05, {"lr": 0.001}, 2)
 
 
+def test_devices_with_models_of_their_own_are_of_simulations_so_far(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="objective 'fd' has devices train models of their own, which deployed"):
+        read(tmp_path, 'name = "a"\n[training]\nobjective = "fd"\n')
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
