@@ -185,7 +185,7 @@ class Federation(Table):
 
         Args:
             folder: of the server.
-            check_method: look whether there is such a method of forgetting; that loads torch, some 250 MB.
+            check_method: look whether there is such a method of forgetting; that loads torch, some 0.5 GB.
 
         Raises:
             InputError: it is not there, is not TOML, or says something that cannot be; the line names the key.

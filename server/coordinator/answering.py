@@ -135,7 +135,7 @@ class Answering:
         """Say whether any model contains what the request is about."""
         if request.granularity == "class":
             return self.place.ledger.last_step() is not None
-        return bool(self.place.ledger.contributed(request.subject))
+        return self.place.ledger.most_contributed(request.subject) is not None
 
     def _missing(self, request: Request, method: Method, presence: Presence) -> str:
         """Return who a method needs and is not there; empty: nobody."""

@@ -73,6 +73,14 @@ def contributed_by(connection: Connection, member: int) -> list[Step]:
     return _read(connection, [steps.c.number.in_(where)])
 
 
+def most_of(connection: Connection, member: int) -> int | None:
+    """Return the most samples that a member contributed to one step; None: it contributed to none."""
+    most = connection.execute(
+        select(func.max(contributions.c.num_examples)).where(contributions.c.member == int(member))
+    ).scalar()
+    return None if most is None else int(most)
+
+
 def _check_request(connection: Connection, request: str | None) -> None:
     """Refuse a request that is not there."""
     if request is not None:

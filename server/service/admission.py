@@ -215,13 +215,12 @@ def _check_contributed(ledger: Ledger, ask: Ask, subject: Member) -> None:
         if ledger.last_step() is None:
             raise RefusalError("nothing-contributed", "nothing was trained yet: there is nothing to forget")
         return
-    steps = ledger.contributed(subject.number)
-    if not steps:
+    most = ledger.most_contributed(subject.number)
+    if most is None:
         raise RefusalError(
             "nothing-contributed",
             f"no finished round used data of {subject.name}: there is nothing to forget; to leave, stop its node",
         )
-    most = max(part.num_examples for step in steps for part in step.contributions if part.member == subject.number)
     if ask.granularity == "sample" and ask.samples_count > most:
         raise RefusalError("too-many-samples", f"{subject.name} never trained with more than {most} samples at once")
 

@@ -228,6 +228,12 @@ def test_steps_come_back_as_they_were_given(ledger: Ledger, ask: Ask, make_step:
     assert ledger.steps(phase="forget") == ledger.steps(request=id_) == given[2:3]
     assert ledger.contributed(0) == [given[0], given[2]]
     assert ledger.contributed(1) == given[:2]
+    most = [
+        max((part.num_examples for step in given for part in step.contributions if part.member == number), default=None)
+        for number in range(3)
+    ]
+    assert [ledger.most_contributed(number) for number in range(3)] == most
+    assert most[2] is None
 
 
 def test_steps_have_no_gap_and_none_comes_twice(ledger: Ledger, make_step: MakeStep) -> None:

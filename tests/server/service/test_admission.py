@@ -178,6 +178,14 @@ def test_only_what_was_contributed_can_be_forgotten(world: Any) -> None:
     assert admit(world.ledger, asked(world.keys["south"], "sample", samples=fifty[:50]), RULES, now=NOW)
 
 
+def test_an_ask_is_decided_without_reading_every_round_that_ever_was(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for method in ("contributed", "steps"):
+        monkeypatch.setattr(world.ledger, method, lambda *_args, **_how: pytest.fail("all rounds were read"))
+    assert admit(world.ledger, asked(world.keys["north"]), RULES, now=NOW)
+
+
 @pytest.mark.parametrize(
     "fields",
     [
