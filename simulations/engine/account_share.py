@@ -1,10 +1,11 @@
 """Measure what share of a run's time the account takes, in that run itself.
 
-    python -m fedquit.simulations.engine.account_share [--repeat 5] [--json] [SETTING=VALUE ...]
+    python -m fedquit.simulations.engine.account_share [--repeat 5] [--whole] [--json] [SETTING=VALUE ...]
 
 A run trains in one process, so that devices, server and account share one clock. The time of every call that accounts
-is added up and divided by that of the training rounds as a whole: as processor time, and by the clock on the wall,
-where flushing to the disk counts. Settings are those of `fedquit simulate`; the median of several runs is told.
+is added up and divided by that of the training rounds as a whole, or with `--whole` by that of the run from settings
+to report: as processor time, and by the clock on the wall, where flushing to the disk counts. Settings are those of
+`fedquit simulate`; the median of several runs is told.
 """
 
 import json
@@ -76,8 +77,13 @@ class Watch:
                 setattr(owner, name, call)
 
 
-def shares_of(given: Mapping[str, Any]) -> dict[str, float]:
-    """Train once with these settings, and return the account's share of the time, 0..1, and the seconds it all took."""
+def shares_of(given: Mapping[str, Any], *, whole: bool = False) -> dict[str, float]:
+    """Run once with these settings, and return the account's share of the time, 0..1, and the seconds it all took.
+
+    Args:
+        given: settings of `fedquit simulate`.
+        whole: of the time of the run, from reading its settings to its report, not of its training rounds alone.
+    """
     watch = Watch()
 
     def listen(event: Mapping[str, Any]) -> None:
@@ -87,8 +93,13 @@ def shares_of(given: Mapping[str, Any]) -> dict[str, float]:
             watch.end()
 
     with tempfile.TemporaryDirectory() as folder, watch.watching():
-        told = {"reference": "none", **given}
-        run_simulation(told, workers=1, out=Path(folder) / "run", listener=listen, only=["train"])
+        out = Path(folder) / "run"
+        if whole:
+            watch.begin()
+            run_simulation(given, workers=1, out=out)
+            watch.end()
+        else:
+            run_simulation({"reference": "none", **given}, workers=1, out=out, listener=listen, only=["train"])
     shares = {f"{name}_share": watch.spent[name] / watch.passed[name] for name in CLOCKS}
     return {**shares, **{f"{name}_seconds": watch.passed[name] for name in CLOCKS}}
 
@@ -96,17 +107,18 @@ def shares_of(given: Mapping[str, Any]) -> dict[str, float]:
 @click.command()
 @click.argument("given", nargs=-1, metavar="[SETTING=VALUE]...")
 @click.option("--repeat", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--whole", is_flag=True, help="of the whole run, not of its training rounds")
 @click.option("--json", "as_json", is_flag=True, help="print as JSON")
-def main(given: Sequence[str], repeat: int, as_json: bool) -> None:
-    """Measure the account's share of the training rounds of a run."""
+def main(given: Sequence[str], repeat: int, whole: bool, as_json: bool) -> None:
+    """Measure the account's share of the time of a run, or of its training rounds."""
     torch.set_num_threads(1)
     if wrong := next((part for part in given if "=" not in part), None):
         raise InputError(f"'{wrong}' is not SETTING=VALUE")
     settings = dict(part.split("=", 1) for part in given)
-    runs = [shares_of(settings) for _ in range(repeat)]
+    runs = [shares_of(settings, whole=whole) for _ in range(repeat)]
     found = {name: median(run[name] for run in runs) for name in runs[0]}
     if as_json:
-        print(json.dumps({"settings": settings, "repeat": repeat, "load": os.getloadavg()[0], **found}))  # noqa: T201
+        print(json.dumps({"settings": settings, "whole": whole, "repeat": repeat, "load": os.getloadavg()[0], **found}))  # noqa: T201
         return
     shown = [f"{100 * found[f'{name}_share']:.2f} % of {found[f'{name}_seconds']:.1f} s ({name})" for name in CLOCKS]
     print(f"{' '.join(given) or 'defaults'}: {', '.join(shown)}")  # noqa: T201

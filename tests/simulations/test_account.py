@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from fedquit.simulations.engine.account import memory_of
 from fedquit.simulations.engine.account_share import shares_of
 
@@ -15,7 +17,8 @@ def test_the_memory_of_an_account_does_not_grow_with_its_rounds(tmp_path: Path) 
     )
 
 
-def test_the_share_of_the_account_is_that_of_calls_that_happened() -> None:
-    shares = shares_of({"model": "mlp", "rounds": 2, "clients": 2, "samples": 100, "holdout": 50})
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_share_of_the_account_is_that_of_calls_that_happened(whole: bool) -> None:
+    shares = shares_of({"model": "mlp", "rounds": 2, "clients": 2, "samples": 100, "holdout": 50}, whole=whole)
     assert 0 < shares["processor_share"] < 0.5
     assert 0 < shares["wall_share"] < 1
