@@ -66,11 +66,17 @@ class DeployedDevice:
                 raise InputError("this device trains on nothing that is to be forgotten; choose another method")
             try:
                 with filelock.FileLock(str(self._path) + ".lock", timeout=LONGEST):
-                    self._record.taken(_ids(config, "taken"))
+                    self._hear(config)
                     Replies(self._record).drop(_ids(config, "settled"))
                     yield
             except filelock.Timeout:
                 raise FedquitError(f"the message before this one has been at work for {LONGEST:.0f} s") from None
+
+    def _hear(self, config: Config) -> None:
+        """Drop the asks that the server says it has, and keep why it refused others."""
+        answers = _answers(config)
+        self._record.taken([*_ids(config, "taken"), *(ask for ask, answer in answers.items() if answer == "taken")])
+        self._record.refused(answers)
 
     def who(self) -> dict[str, int]:
         """See `Device`."""
@@ -258,6 +264,12 @@ def _memory_folder(kit: Kit) -> Path:
 
 def _ids(config: Config, key: str) -> list[str]:
     return [each for each in str(config.get(key, "")).split(",") if re.fullmatch("[0-9a-f]{1,64}", each)]
+
+
+def _answers(config: Config) -> dict[str, str]:
+    """Return what the server says became of asks, a code by the id."""
+    pairs = (each.split(":") for each in str(config.get("answers", "")).split(","))
+    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and re.fullmatch("[a-z-]{1,40}", pair[1])}
 
 
 def _exercise(config: Config, received: str, extra: StateDict | None) -> str:

@@ -61,7 +61,8 @@ def read_document(folder: Path, sample: str | None = None) -> dict[str, Any]:
             "retired": [{"sample": each.hex(), "request": request} for each, request in retired.items()],
             "waiting": [
                 {"number": ask.number, "granularity": ask.granularity, "samples": len(ask.digests),
-                 "put_at": ask.put_at, "request": ask.request or None, "signings": ask.signings}
+                 "put_at": ask.put_at, "request": ask.request or None, "signings": ask.signings,
+                 "refused": ask.refused or None}
                 for ask in held.asks()
             ],
         }  # fmt: skip

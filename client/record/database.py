@@ -38,6 +38,7 @@ VERSIONS = (
     );
     """,
     "ALTER TABLE asks ADD COLUMN signings INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE asks ADD COLUMN refused TEXT NOT NULL DEFAULT ''",
 )
 WAIT = 30.0  # seconds for another process to finish its transaction
 

@@ -5,7 +5,7 @@ It is the owner's evidence, and what keeps a forgotten sample from training agai
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from fedquit.client.record.rows import Ask, Mark, Round
 DIGEST = 32
 ROUND = "federation, run, phase, number, model_in, model_out, num_examples, samples_digest, at"
 MARK = "request, granularity, digests, labels, marked_at, retired_at"
-ASK = "number, granularity, digests, note, put_at, request, ask, signature, signed_at, signings"
+ASK = "number, granularity, digests, note, put_at, request, ask, signature, signed_at, signings, refused"
 
 
 class Record:
@@ -125,7 +125,8 @@ class Record:
         now = self.now()
         with self.database.writing() as cursor:
             cursor.execute(
-                "UPDATE asks SET request = ?, ask = ?, signature = ?, signed_at = ?, signings = signings + 1 "
+                "UPDATE asks SET request = ?, ask = ?, signature = ?, signed_at = ?, signings = signings + 1, "
+                "refused = '' "
                 "WHERE number = ?",
                 (request, ask, signature, now, number),
             )
@@ -139,6 +140,14 @@ class Record:
         """Drop the asks that the server says it has."""
         with self.database.writing() as cursor:
             cursor.executemany("DELETE FROM asks WHERE request = ? AND request != ''", [(each,) for each in requests])
+
+    def refused(self, answers: Mapping[str, str]) -> None:
+        """Keep why the server did not take asks, by their requests' ids."""
+        with self.database.writing() as cursor:
+            cursor.executemany(
+                "UPDATE asks SET refused = ? WHERE request = ? AND request != ''",
+                [(code, request) for request, code in answers.items()],
+            )
 
     def _row(self, mark: Mark) -> tuple[str, str, bytes, str, float, float | None]:
         labels = json.dumps(mark.labels)

@@ -71,6 +71,7 @@ class Ask:
         signature: over them.
         signed_at: Unix seconds.
         signings: how often it was made anew, because the server did not say that it has it.
+        refused: why the server did not take it, a code of docs/asking.md; "": it has not said.
     """
 
     number: int
@@ -83,6 +84,7 @@ class Ask:
     signature: bytes = b""
     signed_at: float = 0.0
     signings: int = 0
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from fedquit.client.riding import SIGNINGS
+from fedquit.client.riding import rides
 
 
 def print_record(document: Mapping[str, Any], rounds: int | None = None) -> None:
@@ -36,9 +36,10 @@ def print_record(document: Mapping[str, Any], rounds: int | None = None) -> None
     click.echo(f"{len(document['retired'])} samples are retired: they do not train again on this device")
     for each in document["waiting"]:
         what = f"{each['samples']} samples" if each["samples"] else "all of this device"
-        given_up = each["signings"] >= SIGNINGS
-        state = "was sent and not taken; `fedquit forget` says why" if given_up else "waits for the server to take it"
-        click.echo(f"asked on {_when(each['put_at'])}, {state}: forget {what}")
+        why = f"was refused by the server ({each['refused']})" if each["refused"] else "waits for the server to take it"
+        if not rides(each["signings"], each["refused"] or ""):
+            why = why if each["refused"] else "was sent and not taken; `fedquit forget` says why"
+        click.echo(f"asked on {_when(each['put_at'])}, {why}: forget {what}")
 
 
 def _print_table(columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:

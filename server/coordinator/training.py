@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Mapping
 
+from fedquit.client.asking.ask import Signed
 from fedquit.errors import FedquitError
 from fedquit.server.coordinator.judge import Judge
 from fedquit.server.coordinator.past import Past
@@ -26,9 +27,13 @@ class Training:
 
     def __init__(self, place: Workplace, past: Past, judge: Judge) -> None:
         self.place, self.past, self.judge = place, past, judge
+        self._answers: dict[str, str] = {}
 
     def told(self) -> dict[str, float | str]:
-        """Return what every device is told in every message: how many requests are begun, and which are known."""
+        """Return what every device is told in every message: how many requests are begun, and which are known.
+
+        And what became of asks that rode in replies, by their ids: a code of a refusal, or "taken".
+        """
         requests = self.place.ledger.requests()
         begun = [request for request in requests if request.status not in ("asked", "refused")]
         ended = [request.id for request in requests if request.status in ("done", "refused", "failed")]
@@ -36,6 +41,7 @@ class Training:
             "requests": len(begun),
             "taken": ",".join([request.id for request in requests][-LISTED:]),
             "settled": ",".join(ended[-LISTED:]),
+            "answers": ",".join([f"{ask}:{answer}" for ask, answer in self._answers.items()][-LISTED:]),
         }
 
     def gone_classes(self) -> set[int]:
@@ -160,11 +166,20 @@ class Training:
         return told
 
     def _on_ask(self, member: int, ask: bytes, signature: bytes) -> None:
-        """Take an ask that rode in a reply; one that is refused is in the log already."""
+        """Take an ask that rode in a reply, and remember what its device is to be told.
+
+        That is forgotten with the process: an ask that nothing is said of rides again. Nothing is said of one that
+        nobody proves to have made, lest another's be stopped with it.
+        """
+        answer = "taken"
         try:
             self.place.admit(ask, signature)
         except FedquitError as refusal:
             self.place.note("ask-in-reply-refused", member=member, facts={"reason": str(refusal)[:500]})
+            if getattr(refusal, "member", None) is None:
+                return
+            answer = str(getattr(refusal, "code", "refused"))
+        self._answers[Signed(ask, signature).id] = answer
 
     def _has_room(self) -> bool:
         used = sum(file.stat().st_size for file in self.past.updates.path.rglob("*.safetensors"))

@@ -398,6 +398,23 @@ def test_an_ask_that_the_server_will_not_take_keeps_no_device_from_training_for_
     assert "ask" in send(kit, "train").config_records
 
 
+@pytest.mark.parametrize(("code", "again"), [("too-many-samples", False), ("quota", True), ("stale", True)])
+def test_an_ask_that_the_server_refuses_rides_again_only_where_that_may_pass(kit: Kit, code: str, again: bool) -> None:
+    put(kit, 1)
+    first = ridden(send(kit, "train"))
+    assert ("ask" in send(kit, "train", answers=f"{first.id}:{code}").config_records) is again
+    with opened(kit.path(kit.record)) as record:
+        assert [ask.refused for ask in record.asks()] == [code]
+
+
+def test_an_ask_that_the_server_took_under_another_id_rides_no_more(kit: Kit) -> None:
+    put(kit, 1)
+    first = ridden(send(kit, "train"))
+    assert "ask" not in send(kit, "train", answers=f"junk,{'0' * 64}:quota,{first.id}:taken").config_records
+    with opened(kit.path(kit.record)) as record:
+        assert record.asks() == []
+
+
 def test_the_request_is_served_and_the_ask_rides_no_more(kit: Kit) -> None:
     put(kit)
     signed = ridden(send(kit, "train"))

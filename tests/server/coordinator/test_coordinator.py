@@ -265,6 +265,31 @@ def test_an_ask_that_rides_in_a_reply_is_taken_and_the_reply_is_left_out(make: M
     assert trained == [[0, 1, 2, 3], [0, 1, 3], [0, 1, 3]]
 
 
+def test_a_device_hears_why_its_ask_was_refused_and_trains_on(make: Make) -> None:
+    rehearsal = make(schedule={"every": 1})
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=1)
+    with contextlib.closing(Record(rehearsal.kits()[2].path("record.db"))) as record:
+        record.put("sample", [number.to_bytes(32) for number in range(10_000)])
+    rehearsal.run(grid, rounds=4)
+    with contextlib.closing(Record(rehearsal.kits()[2].path("record.db"))) as record:
+        assert [(ask.refused, ask.signings) for ask in record.asks()] == [("too-many-samples", 1)]
+    with read(rehearsal) as ledger:
+        assert ledger.requests() == []
+        assert [event.member for event in ledger.events() if event.kind == "ask-in-reply-refused"] == [2]
+    assert [members(step) for step in steps(rehearsal)] == [[0, 1, 2, 3], [0, 1, 3], [0, 1, 2, 3], [0, 1, 2, 3]]
+
+
+def test_of_an_ask_that_nobody_proves_to_have_made_nothing_is_said(make: Make) -> None:
+    rehearsal = make()
+    rehearsal.run(grid_of(rehearsal), rounds=1)
+    ask = rehearsal.signed(1).ask
+    with rehearsal.place(grid_of(rehearsal)) as place:
+        training = Coordinator(place).training
+        training._on_ask(2, ask, b"forged")
+        assert training.told()["answers"] == ""
+
+
 def test_where_the_device_is_gone_the_next_method_of_the_policy_forgets_after_the_timeout(make: Make) -> None:
     rehearsal = make(forgetting={"fallback": ["negate"], "device-timeout": 3600})
     grid = grid_of(rehearsal)
