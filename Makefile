@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= runs/$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help simulate test check format lint types contract proto codings e2e bench kills guard clean
+.PHONY: help simulate test check format lint types contract proto codings e2e bench kills guard pictures clean
 
 help: ## show this help
 	@echo "fedquit: federated learning that can forget"
@@ -47,6 +47,9 @@ proto: $(VENV)/dev.stamp ## make the Python stubs of the forget service from cli
 
 e2e: $(VENV)/dev.stamp ## a real federation: server, four devices, requests, receipts; shows times and bytes
 	$(BIN)/python -m pytest -s tests/e2e/test_deployment.py
+
+pictures: $(VENV)/dev.stamp ## take the pictures of the operator's page in docs/page anew (needs chromium)
+	PICTURES=docs/page $(BIN)/python -m pytest tests/server/page/test_browser.py -k pictures
 
 codings: $(VENV)/run.stamp ## what each way of coding models saves and loses, on digits (some minutes)
 	$(BIN)/python -m fedquit.simulations.codings

@@ -5,39 +5,57 @@ a login before it.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path as Folder
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request, Response
+from fastapi.exception_handlers import http_exception_handler, request_validation_exception_handler
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from jinja2 import Environment, PackageLoader, select_autoescape
+from starlette.exceptions import HTTPException as AnyHTTPException
 
 from fedquit import __version__
-from fedquit.errors import FedquitError
+from fedquit.errors import FedquitError, InputError
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
-from fedquit.server.page import facts
+from fedquit.server.page import documents, facts
+from fedquit.server.page.words import moment
 
 POLICY = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
+    "base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
 UNITS = ("B", "kB", "MB", "GB", "TB")
 Id = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="id of a request")]
-After = Annotated[int, Query(ge=0, le=2**53, description="steps after this one")]
+After = Annotated[int, Query(ge=0, le=2**31 - 1, description="steps after this one")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
-MISSING: dict[int | str, dict[str, Any]] = {404: {"description": "there is no such thing"}}
+Answers = dict[int | str, dict[str, Any]]
+MISSING: Answers = {404: {"model": documents.Trouble, "description": "There is no such thing"}}
+TROUBLE: Answers = {503: {"model": documents.Trouble, "description": "The ledger cannot be read"}}
+RECEIPT: Answers = {200: {"description": "DSSE envelope; see docs/receipts.md", "content": {"application/json": {}}}}
+FIGURES: Answers = {
+    200: {"description": "Text exposition format", "content": {"text/plain": {}}},
+    503: {
+        "description": "The ledger cannot be read",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Trouble"}}},
+    },
+}
+PROGRAMS = ("/api/", "/metrics", "/healthz", "/openapi.json")
+"""Paths that answer programs: trouble is told as JSON there, and as a page elsewhere."""
 
 
-def make_page(folder: Folder, federation: Federation) -> FastAPI:
+def make_page(folder: Folder, federation: Federation, *, clock: Callable[[], float] = time.time) -> FastAPI:
     """Return the page of the server in `folder`."""
-    page = FastAPI(title=f"fedquit: {federation.name}", version=__version__, docs_url=None, redoc_url=None)
+    title = f"fedquit: {federation.name}"
+    page = FastAPI(title=title, version=__version__, docs_url=None, redoc_url=None, responses=TROUBLE)
     html = Environment(loader=PackageLoader("fedquit.server.page"), autoescape=select_autoescape(default=True))
-    html.filters |= {"when": when, "span": span, "size": size, "short": lambda text: text[:12]}
+    html.filters |= {"when": when, "moment": moment, "span": span, "size": size, "short": lambda text: text[:12]}
 
     def ledger() -> Iterator[Ledger]:
         opened = Ledger.open(federation.ledger_url(folder), write=False)
@@ -48,14 +66,24 @@ def make_page(folder: Folder, federation: Federation) -> FastAPI:
 
     Opened = Annotated[Ledger, Depends(ledger)]  # noqa: N806 - a type
 
-    def shown(name: str, **told: Any) -> HTMLResponse:
-        return HTMLResponse(html.get_template(f"{name}.html").render(federation=federation, now=time.time(), **told))
+    def shown(name: str, *, status: int = 200, **told: Any) -> HTMLResponse:
+        told |= {"federation": federation, "now": clock(), "here": name}
+        return HTMLResponse(html.get_template(f"{name}.html").render(told), status_code=status)
 
     def found(opened: Ledger, request_id: str) -> Any:
-        for request in opened.requests():
-            if request.id == request_id:
-                return request
-        raise HTTPException(404, "there is no such request")
+        try:
+            return opened.request(request_id)
+        except InputError:
+            raise HTTPException(404, "there is no such request") from None
+
+    def all_facts(opened: Ledger) -> list[facts.Facts]:
+        names, now = facts.names_of(opened.members()), clock()
+        return [facts.request_facts(request, federation, names, now) for request in opened.requests()]
+
+    def one_of(opened: Ledger, request_id: str) -> facts.Facts:
+        request, names = found(opened, request_id), facts.names_of(opened.members())
+        told = facts.request_facts(request, federation, names, clock())
+        return {**told, "events": facts.timeline(opened, request, names)}
 
     @page.middleware("http")
     async def careful(request: Request, call_next: Any) -> Response:
@@ -64,48 +92,58 @@ def make_page(folder: Folder, federation: Federation) -> FastAPI:
         return response
 
     @page.exception_handler(FedquitError)
-    async def trouble(request: Request, error: FedquitError) -> JSONResponse:
-        del request
-        return JSONResponse({"detail": str(error)}, status_code=503)
+    async def trouble(request: Request, error: FedquitError) -> Response:
+        if request.url.path.startswith(PROGRAMS):
+            return JSONResponse({"detail": str(error)}, status_code=503)
+        return shown("trouble", status=503, what="The ledger cannot be read", why=str(error))
+
+    @page.exception_handler(AnyHTTPException)
+    async def refused(request: Request, error: AnyHTTPException) -> Response:
+        if request.url.path.startswith(PROGRAMS):
+            return await http_exception_handler(request, error)
+        return shown("trouble", status=error.status_code, what=str(error.detail), why="")
+
+    @page.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        if request.url.path.startswith(PROGRAMS):
+            return await request_validation_exception_handler(request, error)
+        return shown("trouble", status=404, what="there is no such request", why="an id has 64 hex digits")
 
     @page.get("/", response_class=HTMLResponse, include_in_schema=False)
     def first(opened: Opened) -> HTMLResponse:
-        return shown("overview", told=facts.overview(opened, federation))
+        return shown("overview", told=facts.overview(opened, federation, clock()))
 
     @page.get("/requests", response_class=HTMLResponse, include_in_schema=False)
     def all_requests(opened: Opened) -> HTMLResponse:
-        now = time.time()
-        return shown("requests", told=[facts.request_facts(opened, r, now) for r in reversed(opened.requests())])
+        return shown("requests", told=all_facts(opened)[::-1])
 
     @page.get("/requests/{request_id}", response_class=HTMLResponse, include_in_schema=False)
     def one_request(request_id: Id, opened: Opened) -> HTMLResponse:
-        request = found(opened, request_id)
-        told = facts.request_facts(opened, request, time.time())
-        steps = [facts.step_facts(step) for step in opened.steps(request=request_id)]
-        return shown("request", told=told, events=facts.timeline(opened, request), steps=steps)
+        told, steps = one_of(opened, request_id), opened.steps(request=request_id)
+        spent = facts.spent(steps) if steps else None
+        return shown("request", told=told, steps=[facts.step_facts(step) for step in steps], spent=spent)
 
     @page.get("/rounds", response_class=HTMLResponse, include_in_schema=False)
     def rounds(opened: Opened) -> HTMLResponse:
         steps = opened.steps()
         return shown("rounds", steps=[facts.step_facts(s) for s in steps[-200:][::-1]], costs=facts.costs(steps))
 
-    @page.get("/api/overview")
+    @page.get("/api/overview", response_model=documents.Overview)
     def api_overview(opened: Opened) -> dict[str, Any]:
         """Say who takes part, where training is, and which requests are open."""
-        return facts.overview(opened, federation)
+        return facts.overview(opened, federation, clock())
 
-    @page.get("/api/requests")
+    @page.get("/api/requests", response_model=list[documents.RequestDocument])
     def api_requests(opened: Opened) -> list[dict[str, Any]]:
         """List every request, oldest first."""
-        return [facts.request_facts(opened, request, time.time()) for request in opened.requests()]
+        return all_facts(opened)
 
-    @page.get("/api/requests/{request_id}", responses=MISSING)
+    @page.get("/api/requests/{request_id}", response_model=documents.OneRequest, responses=MISSING)
     def api_request(request_id: Id, opened: Opened) -> dict[str, Any]:
         """Show a request with its events."""
-        request = found(opened, request_id)
-        return {**facts.request_facts(opened, request, time.time()), "events": facts.timeline(opened, request)}
+        return one_of(opened, request_id)
 
-    @page.get("/api/requests/{request_id}/receipt", responses=MISSING)
+    @page.get("/api/requests/{request_id}/receipt", response_class=Response, responses=MISSING | RECEIPT)
     def api_receipt(request_id: Id, opened: Opened) -> Response:
         """Hand out the signed receipt of a request that is done, byte for byte."""
         receipt = found(opened, request_id).receipt
@@ -114,17 +152,17 @@ def make_page(folder: Folder, federation: Federation) -> FastAPI:
         name = {"Content-Disposition": f'attachment; filename="receipt-{request_id[:12]}.json"'}
         return Response(receipt, media_type="application/json", headers=name)
 
-    @page.get("/api/steps")
+    @page.get("/api/steps", response_model=list[documents.StepDocument])
     def api_steps(opened: Opened, after: After = 0, limit: Limit = 100) -> list[dict[str, Any]]:
         """List the steps of training, forgetting and recovery, oldest first."""
         return [facts.step_facts(step) for step in opened.steps(after=after)[:limit]]
 
-    @page.get("/metrics", response_class=PlainTextResponse)
+    @page.get("/metrics", response_class=PlainTextResponse, responses=FIGURES)
     def metrics(opened: Opened) -> PlainTextResponse:
         """Return the figures for Prometheus."""
-        return PlainTextResponse(facts.metrics(opened, federation), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(facts.metrics(opened, federation, clock()), media_type="text/plain; version=0.0.4")
 
-    @page.get("/healthz")
+    @page.get("/healthz", response_model=documents.Health)
     def healthz(opened: Opened) -> dict[str, str]:
         """Say that the page and the ledger answer."""
         opened.head()

@@ -1,35 +1,52 @@
 """What the page shows, as plain values from the ledger."""
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from fedquit.server.federation import Federation
-from fedquit.server.ledger import Ledger, Member, Request, Step
+from fedquit.server.ledger import Event, Ledger, Member, Request, Step
+from fedquit.server.page.words import NOTABLE, Names, outlook, sentence
 
 STATUSES = ("asked", "forgetting", "recovering", "done", "refused", "failed")
 OPEN = STATUSES[:3]
 PHASES = ("train", "forget", "recover")
+LATELY, LOOKED_AT = 10, 1000
+"""So many notable events are shown, of so many events at the end of the log."""
 Facts = dict[str, Any]
 Sample = tuple[tuple[tuple[str, str], ...], float]
 
 
-def overview(ledger: Ledger, federation: Federation, now: float | None = None) -> Facts:
+def overview(ledger: Ledger, federation: Federation, now: float) -> Facts:
     """Return what the first page says: who takes part, where training is, which requests are open."""
-    now = time.time() if now is None else now
     members, steps, requests = ledger.members(), ledger.steps(), ledger.requests()
-    shown = [request_facts(ledger, request, now) for request in requests]
+    names = names_of(members)
+    shown = [request_facts(request, federation, names, now) for request in requests]
     return {
         "federation": federation.name,
         "members": [member_facts(member, steps) for member in members],
         "steps": len(steps),
         "last": step_facts(steps[-1]) if steps else None,
+        "stalled": is_stalled(steps, federation, now) and not any(r.status in OPEN for r in requests),
         "requests": {status: sum(request.status == status for request in requests) for status in STATUSES},
         "overdue": sum(request["overdue"] for request in shown),
         "open": [request for request in shown if request["status"] in OPEN],
+        "lately": lately(ledger, names),
     }
+
+
+def is_stalled(steps: Sequence[Step], federation: Federation, now: float) -> bool:
+    """Say whether the next round of training should be over by now."""
+    schedule, trained = federation.schedule, [step for step in steps if step.phase == "train"]
+    if not steps or (schedule.rounds and len(trained) >= schedule.rounds):
+        return False
+    return now > steps[-1].at + schedule.every + schedule.round_timeout
+
+
+def names_of(members: Sequence[Member]) -> Names:
+    """Return the names of members by number and by fingerprint."""
+    return {**{m.number: m.name for m in members}, **{m.fingerprint: m.name for m in members}}
 
 
 def member_facts(member: Member, steps: Sequence[Step]) -> Facts:
@@ -44,27 +61,38 @@ def member_facts(member: Member, steps: Sequence[Step]) -> Facts:
     }
 
 
-def request_facts(ledger: Ledger, request: Request, now: float) -> Facts:
-    """Return a request and how long it has; the signed ask and the receipt are left out."""
+def request_facts(request: Request, federation: Federation, names: Names, now: float) -> Facts:
+    """Return a request, how long it has, and what comes next; the signed ask and the receipt are left out."""
     left_out = ("ask", "signature", "receipt")
     facts = {name: value for name, value in asdict(request).items() if name not in left_out}
-    subject = ledger.member(request.subject)
     is_open = request.status in OPEN
-    return {
-        **facts,
-        "subject_name": subject.name,
+    facts |= {
+        "subject_name": names[request.subject],
+        "asked_by_name": names.get(request.asked_by, ""),
         "has_receipt": request.receipt is not None,
         "seconds_left": request.deadline - now if is_open else None,
         "overdue": is_open and now > request.deadline,
+        "late": not is_open and request.changed_at > request.deadline,
     }
+    return {**facts, "outlook": outlook(facts, federation)}
 
 
-def timeline(ledger: Ledger, request: Request) -> list[Facts]:
+def timeline(ledger: Ledger, request: Request, names: Names) -> list[Facts]:
     """Return the events of a request, oldest first."""
-    return [
-        {"number": event.number, "at": event.at, "kind": event.kind, "facts": event.facts}
-        for event in ledger.events(request=request.id)
-    ]
+    return [event_facts(event, names) for event in ledger.events(request=request.id)]
+
+
+def lately(ledger: Ledger, names: Names) -> list[Facts]:
+    """Return what happened lately that an operator should hear of, newest first."""
+    events = ledger.events(after=max(0, ledger.head()[0] - LOOKED_AT))
+    notable = [event for event in events if event.kind in NOTABLE and event.facts.get("verdict") != "adopt"]
+    return [event_facts(event, names) for event in notable[: -LATELY - 1 : -1]]
+
+
+def event_facts(event: Event, names: Names) -> Facts:
+    """Return an event and what it means."""
+    facts = {name: value for name, value in asdict(event).items() if name not in ("previous", "digest")}
+    return {**facts, "text": sentence(event, names)}
 
 
 def step_facts(step: Step) -> Facts:
@@ -74,33 +102,33 @@ def step_facts(step: Step) -> Facts:
 
 
 def costs(steps: Sequence[Step]) -> dict[str, Facts]:
-    """Return what each phase has cost so far: exact bytes, seconds, processor seconds of the devices."""
+    """Return what each phase has cost so far."""
+    return {phase: spent([step for step in steps if step.phase == phase]) for phase in PHASES}
+
+
+def spent(steps: Sequence[Step]) -> Facts:
+    """Return what steps have cost: exact bytes, seconds, processor seconds of the devices."""
     return {
-        phase: {
-            "steps": len(those),
-            "bytes_down": sum(step.bytes_down for step in those),
-            "bytes_up": sum(step.bytes_up for step in those),
-            "seconds": sum(step.seconds for step in those),
-            "device_seconds": sum(step.device_seconds for step in those),
-        }
-        for phase in PHASES
-        for those in [[step for step in steps if step.phase == phase]]
+        "steps": len(steps),
+        "bytes_down": sum(step.bytes_down for step in steps),
+        "bytes_up": sum(step.bytes_up for step in steps),
+        "seconds": sum(step.seconds for step in steps),
+        "device_seconds": sum(step.device_seconds for step in steps),
     }
 
 
-def metrics(ledger: Ledger, federation: Federation, now: float | None = None) -> str:
+def metrics(ledger: Ledger, federation: Federation, now: float) -> str:
     """Return the figures as Prometheus reads them (text exposition format)."""
-    now = time.time() if now is None else now
     steps, requests, members = ledger.steps(), ledger.requests(), ledger.members()
     by_status = Counter(request.status for request in requests)
-    spent = costs(steps)
+    cost = costs(steps)
     families: dict[str, tuple[str, list[Sample]]] = {
         "members": ("gauge", [((("role", m), ("status", s)), sum(o.role == m and o.status == s for o in members))
                               for m in ("device", "operator") for s in ("active", "withdrawn")]),
-        "steps_total": ("counter", [((("phase", p),), spent[p]["steps"]) for p in PHASES]),
-        "bytes_total": ("counter", [((("phase", p), ("direction", d)), spent[p][f"bytes_{d}"])
+        "steps_total": ("counter", [((("phase", p),), cost[p]["steps"]) for p in PHASES]),
+        "bytes_total": ("counter", [((("phase", p), ("direction", d)), cost[p][f"bytes_{d}"])
                                     for p in PHASES for d in ("down", "up")]),
-        "device_seconds_total": ("counter", [((("phase", p),), spent[p]["device_seconds"]) for p in PHASES]),
+        "device_seconds_total": ("counter", [((("phase", p),), cost[p]["device_seconds"]) for p in PHASES]),
         "refused_replies_total": ("counter", [((), sum(step.refused for step in steps))]),
         "requests": ("gauge", [((("status", s),), by_status[s]) for s in STATUSES]),
         "requests_overdue": ("gauge", [((), sum(r.status in OPEN and now > r.deadline for r in requests))]),

@@ -1,0 +1,120 @@
+"""What states and events mean, in sentences for the operator: where a request stands, and what comes next."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from fedquit.server.federation import Federation
+from fedquit.server.ledger import Event
+
+Facts = Mapping[str, Any]
+Names = Mapping[int | str | None, str]
+"""Names of members by number and by fingerprint."""
+
+
+def outlook(request: Facts, federation: Federation) -> str:
+    """Say where a request stands and what comes next.
+
+    Args:
+        request: of `facts.request_facts`.
+        federation: what the server is told.
+
+    >>> outlook({"status": "recovering", "overdue": False}, Federation(name="clinics"))
+    'The other devices mend the model, until its accuracy is back or [forgetting] recover-rounds are over.'
+    """
+    told = federation.forgetting
+    if request["status"] == "asked":
+        return "It waits for its turn: one request at a time is begun, between two rounds, the oldest first."
+    if request["status"] == "forgetting":
+        by = moment(request["changed_at"] + told.device_timeout)
+        fallback = (
+            f"then {told.fallback[0]} is tried" if told.fallback else "then it fails, as [forgetting] fallback is empty"
+        )
+        if request["method"] in told.fallback:
+            return f"{told.method} could not do it; {request['method']} is at work."
+        who = "the devices that hold the class" if request["granularity"] == "class" else request["subject_name"]
+        return f"It waits for {who}, until {by}; {fallback}. Nothing is trained meanwhile."
+    if request["status"] == "recovering":
+        return "The other devices mend the model, until its accuracy is back or [forgetting] recover-rounds are over."
+    if request["status"] == "done":
+        return "Hand the receipt to whoever asked: anyone can check it, offline."
+    if not request["method"]:
+        return "It was not begun. The reason says why."
+    stays = " The device stays out of training." if request["granularity"] == "client" else ""
+    return f"The model still contains the data.{stays} Mend the reason, then ask again: fedquit forget."
+
+
+def moment(seconds: float) -> str:
+    """Return a moment for people, to the minute.
+
+    >>> moment(0)
+    '1970-01-01 00:00 UTC'
+    """
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def sentence(event: Event, names: Names) -> str:
+    """Say what an event of the log means; its kind alone, where another version wrote other facts.
+
+    >>> sentence(Event(1, 0.0, "reply-refused", None, 3, {"phase": "train", "reason": "it holds NaN"}), {3: "west"})
+    "west's reply (train) was refused: it holds NaN"
+    """
+    who = names.get(event.member, "somebody unknown")
+    try:
+        return SENTENCES[event.kind](event.facts, who, names)
+    except (KeyError, TypeError):
+        return event.kind
+
+
+def _forgetting(facts: Facts, who: str, _names: Names) -> str:
+    out = f"; {who} is never trained with again" if "withdrawn" in facts else ""
+    return f"begun, by {facts['method']}{out}"
+
+
+def _quarantined(facts: Facts, who: str, _names: Names) -> str:
+    off = f", as it was further off than recent rounds explain: {facts['off']}" if facts["off"] else ""
+    return f"the guard looked at the model of {who}; verdict: {facts['verdict']}{off}"
+
+
+def _done(facts: Facts, _who: str, _names: Names) -> str:
+    if "stopped" not in facts:
+        return "done"
+    return f"done after {facts['rounds']} round(s) of recovery: {facts['stopped']}; {facts['removed']} models removed"
+
+
+def _more(facts: Facts, _who: str, names: Names) -> str:
+    told = [f"{c['count']} x {c['reason']}" + _of(c["member"], names) for c in facts["counts"]]
+    return f"more asks or calls were refused: {', '.join(told)}"
+
+
+def _of(member: int | None, names: Names) -> str:
+    return f" ({names.get(member, member)})" if member is not None else ""
+
+
+SENTENCES: Mapping[str, Callable[[Facts, str, Names], str]] = {
+    "asked": lambda facts, _who, names: f"asked by {names.get(facts['asked_by'], facts['asked_by'][:12])}",
+    "forgetting": _forgetting,
+    "deadline-near": lambda _facts, _who, _names: "a tenth of the time is left",
+    "deadline-past": lambda _facts, _who, _names: "the deadline is past",
+    "reply-refused": lambda facts, who, _names: f"{who}'s reply ({facts['phase']}) was refused: {facts['reason']}",
+    "round-failed": lambda facts, _who, _names: f"a round failed: {facts['reason']}",
+    "quarantined": _quarantined,
+    "forgot": lambda facts, _who, _names: facts.get("why") or f"forgotten: model {facts.get('model_after', '')[:12]}",
+    "fallback": lambda facts, _who, _names: f"{facts['failed']} could not do it: {facts['why']}; now {facts['method']}",
+    "recovered": lambda facts, _who, _names: f"round {facts['round']}, of recovery: model {facts['model_after'][:12]}",
+    "dropped": lambda _facts, who, _names: f"{who} has dropped it, too",
+    "done": _done,
+    "refused": lambda facts, _who, _names: f"refused: {facts.get('reason', '')}",
+    "failed": lambda facts, _who, _names: f"failed: {facts.get('reason', '')}",
+    "waiting": lambda facts, _who, _names: (
+        f"waits for devices: {facts['connected']} of {facts['wanted']} are connected"
+    ),
+    "stranger": lambda facts, _who, _names: f"a node with a key that nobody here has: {facts['fingerprint'][:12]}",
+    "ask-in-reply-refused": lambda facts, who, _names: f"an ask in {who}'s reply was refused: {facts['reason']}",
+    "turned-away": lambda facts, who, _names: (
+        f"an ask or call of {who} was refused: {facts.get('why', facts['reason'])}"
+    ),
+    "turned-away-more": _more,
+}
+NOTABLE = frozenset(SENTENCES) - {"asked", "forgetting", "forgot", "recovered", "done", "dropped"}
+"""What an operator should hear of on the first page."""
