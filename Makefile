@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SECONDS ?= 60
 OUT ?= runs/$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help simulate test check format lint types contract proto codings e2e bench kills guard pictures clean
+.PHONY: help simulate test check format lint types contract proto codings e2e bench kills guard fuzz pictures clean
 
 help: ## show this help
 	@echo "fedquit: federated learning that can forget"
@@ -47,6 +48,10 @@ proto: $(VENV)/dev.stamp ## make the Python stubs of the forget service from cli
 
 e2e: $(VENV)/dev.stamp ## a real federation: server, four devices, requests, receipts; shows times and bytes
 	$(BIN)/python -m pytest -s tests/e2e/test_deployment.py
+
+fuzz: $(VENV)/dev.stamp ## give every reader of what strangers send bad bytes; SECONDS=60 for each; prints a table
+	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
+	$(BIN)/python -c "from fedquit.simulations.fuzz import main; main()" --seconds $(SECONDS)
 
 pictures: $(VENV)/dev.stamp ## take the pictures of the operator's page in docs/page anew (needs chromium)
 	PICTURES=docs/page $(BIN)/python -m pytest tests/server/page/test_browser.py -k pictures

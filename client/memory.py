@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
+from fedquit.client.model_file import tensors_in
 from fedquit.client.settings import Settings
 from fedquit.errors import InputError
 from fedquit.files import explained, write_whole
@@ -46,9 +47,16 @@ class Memory:
         return cls(folder / hashlib.sha256(repr(told).encode()).hexdigest()[:16] / str(client))
 
     def recall(self, phase: str, requests: int, number: int) -> dict[str, Tensor] | None:
-        """Return what was kept of the last round of the phase before `number`; None: it took part in none."""
+        """Return what was kept of the last round of the phase before `number`; None: it took part in none.
+
+        Raises:
+            FedquitError: the file is damaged.
+        """
         before = [other for other in self._rounds(phase, requests) if other < number]
-        return load(self._file(phase, requests, max(before)).read_bytes()) if before else None
+        if not before:
+            return None
+        file = self._file(phase, requests, max(before))
+        return tensors_in(file.read_bytes(), f"{file}, which the device keeps of the round before,")
 
     def keep(self, state: Mapping[str, Tensor], phase: str, requests: int, number: int) -> None:
         """Keep `state` as of round `number`, and of the rounds before it the last, for that may be asked again."""

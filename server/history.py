@@ -13,9 +13,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
+from fedquit.client.model_file import tensors_in
 from fedquit.client.settings import Settings
 from fedquit.errors import FedquitError, InputError
 from fedquit.files import explained, write_whole
@@ -191,8 +192,8 @@ class History:
 
     def _read(self, file: Path) -> dict[str, Tensor]:
         try:
-            return dict(sorted(load(file.read_bytes()).items()))
-        except Exception as error:
+            return tensors_in(file.read_bytes(), "it")
+        except (OSError, FedquitError) as error:
             raise FedquitError(
                 f"the kept history {file} cannot be read ({error}); use a method that needs none"
             ) from None

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from safetensors.numpy import load
 
-from fedquit.client.model_file import model_bytes
+from fedquit.client.model_file import arrays_in, model_bytes
 from fedquit.errors import FedquitError
 from fedquit.files import write_whole
 
@@ -51,7 +50,7 @@ class Models:
             raise FedquitError(f"checkpoint {path} is missing; the run cannot go on from here") from None
         if hashlib.sha256(content).hexdigest() != name:
             raise FedquitError(f"checkpoint {path} is damaged: its SHA-256 is not its name")
-        return dict(sorted(load(content).items()))  # the library gives them in an order that no two processes share
+        return arrays_in(content, f"checkpoint {path}")
 
     def path(self, name: str) -> Path:
         """Return the file of the model of that name."""

@@ -44,7 +44,19 @@ def verify(receipt: Path, key: Path | None, kit: Path | None, model: Path | None
 
 
 def lines(receipt: Receipt, *, model_checked: bool) -> list[str]:
-    """Return what a receipt says, for people."""
+    """Return what a receipt says, for people.
+
+    Raises:
+        BadReceiptError: it says something else than receipts of this version do.
+    """
+    try:
+        return _lines(receipt, model_checked=model_checked)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError):
+        text = "the receipt is signed and unaltered, but says other things than this version reads; try a newer fedquit"
+        raise BadReceiptError(text) from None
+
+
+def _lines(receipt: Receipt, *, model_checked: bool) -> list[str]:
     told, asked = receipt.predicate, receipt.request
     what = WHAT[asked["granularity"]].format(**{**asked, "classes": ", ".join(map(str, asked["classes"]))})
     late = "after" if asked["done_at"] > asked["deadline"] else "before"

@@ -90,12 +90,11 @@ def read_receipt(envelope: bytes, key: Ed25519PublicKey) -> Receipt:
         document = json.loads(unsealed(envelope, key))
         kind, predicate = document["predicateType"], document["predicate"]
         (subject,) = document["subject"]
-        model = subject["digest"]["sha256"]
-    except (ValueError, KeyError, TypeError):
+        model, missing = subject["digest"]["sha256"], [name for name in REQUIRED if name not in predicate]
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise BadReceiptError("what was signed is not a statement about one model") from None
     if kind != PREDICATE or document["_type"] != STATEMENT:
         raise BadReceiptError(f"this is a statement of another kind ({kind}); a newer fedquit may read it")
-    missing = [name for name in REQUIRED if name not in predicate]
     if missing:
         raise BadReceiptError(f"the receipt does not say: {', '.join(missing)}")
     receipt = Receipt(str(model), predicate)

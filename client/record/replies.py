@@ -8,9 +8,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from safetensors.torch import load
-
-from fedquit.client.model_file import model_bytes
+from fedquit.client.model_file import model_bytes, tensors_in
 from fedquit.client.record.record import Record
 from fedquit.client.record.rows import Forgotten
 from fedquit.files import explained, write_whole
@@ -37,7 +35,7 @@ class Replies:
         content = file.read_bytes()
         if hashlib.sha256(content).hexdigest() != model_out:
             return None
-        return Forgotten(load(content), num_examples, loss, json.loads(metrics))
+        return Forgotten(tensors_in(content, file), num_examples, loss, json.loads(metrics))
 
     def keep(self, request: str, exercise: str, done: Forgotten) -> None:
         """Keep a reply: first its model, then the row that says that it is whole."""

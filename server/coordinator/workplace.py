@@ -9,9 +9,10 @@ from typing import Any
 import filelock
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from fedquit.client.compression import compression_of
+from fedquit.client.model_file import arrays_in
 from fedquit.client.objective import objective_of
 from fedquit.client.share import empty_model, initial_model
 from fedquit.errors import FedquitError, InputError
@@ -137,7 +138,7 @@ class Workplace:
         path = self._kept_file(last) if last else None
         if last is None or path is None or (last.phase, last.request) != (phase, request) or not path.exists():
             return Kept(), 1
-        content = dict(sorted(load_file(path).items()))
+        content = arrays_in(path.read_bytes(), path)
         found = {
             part: {key.partition("/")[2]: array for key, array in content.items() if key.startswith(f"{part}/")}
             for part in ("beside", "moments")
