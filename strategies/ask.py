@@ -9,6 +9,7 @@ from fedquit.strategies.coded import Exchange
 from fedquit.strategies.metered import MeteredGrid
 from fedquit.strategies.train import Arrays, OnReply, Reply, checked, record_of
 from fedquit.strategies.wire import Wire, measured
+from fedquit.unlearning.average import bounds_of
 
 ACTIONS = {"train": str(MessageType.TRAIN), "forget": "train.forget"}
 
@@ -41,8 +42,13 @@ def ask(
         for client in clients
     ]
     for reply in checked(grid.send_and_receive(messages), sent, grid, on_reply):
-        on_reply(reply.client, None)
-        yield reply
+        try:
+            bounds_of(reply.arrays, reply.num_examples)
+        except OverflowError as reason:
+            on_reply(reply.client, str(reason))
+        else:
+            on_reply(reply.client, None)
+            yield reply
 
 
 def weigh(

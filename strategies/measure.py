@@ -36,6 +36,8 @@ def measure(
             if reply.has_error():
                 raise BadReplyError(" ".join((reply.error.reason or "no answer").split()))
             count, metrics = checked_metrics(reply)
+            if not 0 <= metrics.get("accuracy", 0.0) <= 1:
+                raise BadReplyError(f"accuracy is {metrics['accuracy']!r}, not from 0 to 1")
         except BadReplyError as reason:
             on_reply(client, str(reason))
         else:

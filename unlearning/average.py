@@ -25,6 +25,22 @@ def _round_to(values: NDArray[np.float64], grid: float) -> NDArray[np.float64]:
     return rounded
 
 
+def bounds_of(arrays: Mapping[str, NDArray[Any]], weight: int) -> dict[str, float]:
+    """Return the largest of each array's weighted values.
+
+    Raises:
+        OverflowError: one is 2^57 or more, so that a sum would not be exact.
+
+    >>> bounds_of({"w": np.array([-3.0, 2.0])}, 2)
+    {'w': 6.0}
+    """
+    bounds = {name: _largest(array) * weight for name, array in arrays.items()}
+    for name, bound in bounds.items():
+        if not bound < LIMIT:
+            raise OverflowError(f"'{name}' holds a value too large to average")
+    return bounds
+
+
 class ExactMean:
     """A weighted mean of named arrays that any order of arrival leaves the same, bit for bit.
 
@@ -50,10 +66,7 @@ class ExactMean:
         Raises:
             OverflowError: a weighted value is 2^57 or more, so that the sum would not be exact.
         """
-        bounds = {name: _largest(array) * weight for name, array in arrays.items()}
-        for name, bound in bounds.items():
-            if not bound < LIMIT:
-                raise OverflowError(f"'{name}' holds a value too large to average")
+        bounds = bounds_of(arrays, weight)
         self._only = dict(arrays) if self.weight == 0 else None
         self.weight += weight
         for name, array in arrays.items():

@@ -88,12 +88,12 @@ def read_receipt(envelope: bytes, key: Ed25519PublicKey) -> Receipt:
     """
     try:
         document = json.loads(unsealed(envelope, key))
-        kind, predicate = document["predicateType"], document["predicate"]
+        kind, written, predicate = document["predicateType"], document["_type"], dict(document["predicate"])
         (subject,) = document["subject"]
         model, missing = subject["digest"]["sha256"], [name for name in REQUIRED if name not in predicate]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise BadReceiptError("what was signed is not a statement about one model") from None
-    if kind != PREDICATE or document["_type"] != STATEMENT:
+    if kind != PREDICATE or written != STATEMENT:
         raise BadReceiptError(f"this is a statement of another kind ({kind}); a newer fedquit may read it")
     if missing:
         raise BadReceiptError(f"the receipt does not say: {', '.join(missing)}")
@@ -104,8 +104,8 @@ def read_receipt(envelope: bytes, key: Ed25519PublicKey) -> Receipt:
 
 def _check_ask(receipt: Receipt) -> None:
     """Check that the receipt carries the ask of its request, signed by the one who is said to have asked."""
-    told = receipt.request
     try:
+        told = dict(receipt.request)
         exact, signature, key = (base64.b64decode(told[name], validate=True) for name in ("ask", "signature", "key"))
         ask = read_ask(exact)
     except (ValueError, KeyError, TypeError) as error:

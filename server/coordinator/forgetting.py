@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fedquit.client.settings import Settings
 from fedquit.errors import FedquitError
-from fedquit.server.coordinator.judge import Judge
+from fedquit.server.coordinator.judge import NOTHING_HELD, Judge, UnusableModelError
 from fedquit.server.coordinator.past import Past
 from fedquit.server.coordinator.presence import Presence
 from fedquit.server.coordinator.training import Training
@@ -24,9 +24,6 @@ from fedquit.unlearning.arithmetic import StateDict, difference
 from fedquit.unlearning.methods import Method
 from fedquit.unlearning.seeds import derive_seed
 from fedquit.unlearning.session import NoAnswerError
-
-NOTHING_HELD = "has no samples"
-"""In the reason of a device that holds nothing a request is about; see `fedquit.client.deployed`."""
 
 
 class RefusedModelError(FedquitError):
@@ -66,7 +63,10 @@ class Forgetting:
             new = self._past_guard(request, method, session, new, current)
         round_number = self._restarted(method, session) if method.traits.restarts else place.rounds_trained()
         place.grid.patience = place.federation.schedule.round_timeout
-        measures = self.judge.measure(new, presence, keeping, gone)
+        try:
+            measures = self.judge.measure(new, presence, keeping, gone)
+        except UnusableModelError as error:
+            raise CannotForgetError(str(error)) from error
         model = place.models.save(new)
         place.reached("forgetting: model written")
         place.grid.costs.sync()

@@ -1,5 +1,6 @@
 """How good a model is: on data that the server trusts, or else on the devices' own, as they say."""
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ from fedquit.client.device import model_with
 from fedquit.client.local.data import gather
 from fedquit.client.share import form_of
 from fedquit.client.training import evaluate
+from fedquit.errors import FedquitError
 from fedquit.server.coordinator.presence import Presence
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.federation import Federation
@@ -19,6 +21,13 @@ from fedquit.server.models import Arrays
 from fedquit.strategies.measure import measure
 from fedquit.strategies.quarantine import Accuracy
 from fedquit.unlearning.samples import Samples
+
+NOTHING_HELD = "has no samples"
+"""In the reason of a device that holds nothing of what it is asked about; see `fedquit.client.deployed`."""
+
+
+class UnusableModelError(FedquitError):
+    """A model that gives no numbers."""
 
 
 def trusted_samples(folder: Path, federation: Federation) -> Samples | None:
@@ -64,20 +73,30 @@ class Judge:
             presence: who is there.
             told: what devices are told.
             gone: classes that were forgotten.
+
+        Raises:
+            UnusableModelError: what the model says of trusted data is no number.
         """
         samples = self._left(gone)
         if samples is not None and len(samples):
             loss, accuracy = evaluate(model_with(self.place.settings, tensors_of(arrays)), samples)
+            if not math.isfinite(loss):
+                raise UnusableModelError("the model's loss on trusted data is not a finite number")
             return {"accuracy": accuracy, "loss": loss}
         sums = {"accuracy": 0.0, "loss": 0.0}
         weight = 0
-        answers = measure(self.place.grid, presence.ready, arrays, told)
+        answers = measure(self.place.grid, presence.ready, arrays, told, self._hear)
         for _, count, metrics in sorted(answers, key=lambda answer: answer[0]):
-            if not 0 <= metrics.get("accuracy", -1.0) <= 1:
-                continue
-            weight += count
-            sums = {name: value + count * metrics.get(name, 0.0) for name, value in sums.items()}
+            if "accuracy" in metrics:
+                weight += count
+                sums = {name: value + count * metrics.get(name, 0.0) for name, value in sums.items()}
         return {name: value / weight for name, value in sums.items()} if weight else {}
+
+    def _hear(self, member: int, refused: str | None) -> None:
+        """Name in the audit log an answer that is not used; to hold no samples is no fault."""
+        if refused and NOTHING_HELD not in refused:
+            facts = {"phase": "evaluate", "step": self.place.next_number(), "reason": refused[:500]}
+            self.place.note("reply-refused", member=member, facts=facts)
 
     def _left(self, gone: Collection[int]) -> Samples | None:
         if self.trusted is None or not gone:

@@ -1,5 +1,6 @@
 """What fuzzing found stays mended, and every reader is given some thousand bad inputs in each run of the tests."""
 
+import json
 import random
 import tracemalloc
 
@@ -12,6 +13,7 @@ FOUND = [
     ("checkpoint", b""),
     ("checkpoint", b"\x02\x00\x00\x00\x00\x00\x00\x00[]"),
     ("statement", b"[" * 100_000),
+    ("statement", b'{"predicateType":"","predicate":{},"subject":[{"digest":{"sha256":""}}]}'),
     ("statement", b'{"_type":"","predicateType":"","predicate":1,"subject":[{"digest":{"sha256":""}}]}'),
 ]
 
@@ -50,6 +52,16 @@ def test_every_reader_answers_or_refuses_with_an_error_of_ours_and_little_memory
 @pytest.mark.parametrize(("name", "data"), FOUND)
 def test_what_was_found_is_refused(name: str, data: bytes) -> None:
     assert not TARGETS[name].takes(data)
+
+
+@pytest.mark.parametrize("told", [b"5", b'"x"', b"[]", b"null", b"{}"])
+@pytest.mark.parametrize("part", ["predicate", "request", "method", "measures", "verdict", "purged", "limits"])
+def test_a_receipt_with_something_else_in_place_of_a_part_is_told_in_one_line(part: str, told: bytes) -> None:
+    [payload] = TARGETS["statement"].seeds()
+    document = json.loads(payload)
+    holder = document if part == "predicate" else document["predicate"]
+    holder[part] = json.loads(told)
+    assert not TARGETS["statement"].takes(json.dumps(document).encode()) or part in ("measures", "limits")
 
 
 def test_a_receipt_that_lacks_a_figure_is_told_in_one_line() -> None:
