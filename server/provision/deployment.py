@@ -119,21 +119,24 @@ WantedBy=multi-user.target
 
 
 def compose(federation: Federation) -> str:
-    """Return a compose file that runs the server from an image with fedquit and nginx in it."""
-    server = federation.server
+    """Return a compose file, for the folder `deploy` of a server, that runs it from an image with fedquit and nginx.
+
+    It uses the host's network (Linux): server.toml then says what listens where, and what is on loopback stays there.
+    """
+    health = f"import urllib.request as u; u.urlopen('http://127.0.0.1:{federation.server.page_port}/healthz')"
     return f"""# Made by `fedquit provision`. Run it in this folder: docker compose up -d
-# The image has fedquit and nginx in it; its Dockerfile lies beside this file.
+# The image has fedquit and nginx in it; its Dockerfile lies beside this file, the server's folder is the one above.
 services:
   server:
     build: .
     command: ["fedquit", "serve", "/srv/fedquit"]
+    network_mode: host
     restart: unless-stopped
     stop_grace_period: 60s
-    volumes: ["./:/srv/fedquit"]
-    ports:
-      - "{server.fleet_port}:{server.fleet_port}"
-      - "{server.forget_port}:{server.forget_port}"
-      - "127.0.0.1:{server.page_port}:{server.page_port}"
+    volumes: ["..:/srv/fedquit"]
+    healthcheck:
+      test: ["CMD", "python", "-c", "{health}"]
+      start_period: 60s
 """
 
 
@@ -143,7 +146,8 @@ def dockerfile() -> str:
 FROM python:3.12-slim
 RUN apt-get update && apt-get install -y --no-install-recommends nginx-light && rm -rf /var/lib/apt/lists/*
 COPY fedquit-*.whl /tmp/
-RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu /tmp/fedquit-*.whl
+RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu \\
+    "$(echo /tmp/fedquit-*.whl)[postgres]"
 """
 
 

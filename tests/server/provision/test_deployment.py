@@ -20,6 +20,8 @@ import yaml
 from fedquit.server.federation import Federation
 from fedquit.server.provision import deployment
 from fedquit.server.provision.certificates import make_authority, make_server_certificate
+from fedquit.server.provision.provision import provision
+from fedquit.server.provision.told import read_plan
 from fedquit.supervisor import listens
 from tests.e2e.test_flower import free_port
 
@@ -101,10 +103,25 @@ def test_nginx_passes_on_the_fleet_api_alone_and_large_bodies_whole(folder: Path
             proxy.wait(30)
 
 
+def test_the_container_is_given_the_servers_folder_and_serves_it(tmp_path: Path) -> None:
+    (tmp_path / "federation.toml").write_text('name = "clinics"\n[[device]]\nname = "north"\n')
+    provision(read_plan(tmp_path / "federation.toml"), tmp_path / "out")
+    deploy = tmp_path / "out" / "server" / "deploy"
+    service = yaml.safe_load((deploy / "compose.yaml").read_text())["services"]["server"]
+    [(outside, inside)] = [volume.split(":") for volume in service["volumes"]]
+    assert (deploy / outside / "server.toml").is_file()
+    assert service["command"] == ["fedquit", "serve", inside]
+    assert (deploy / service["build"] / "Dockerfile").is_file()
+    assert service["network_mode"] == "host", "what listens on loopback in server.toml is reached by nothing else"
+    compose = program("docker-compose")
+    told = subprocess.run([compose, "config"], cwd=deploy, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+
+
 def test_the_other_files_are_well_formed_and_name_the_servers_ports(folder: Path) -> None:
     federation = Federation(name="clinics")
     service = yaml.safe_load(deployment.compose(federation))["services"]["server"]
-    assert service["ports"] == ["9443:9443", "9444:9444", "127.0.0.1:9080:9080"]
+    assert "9080/healthz" in service["healthcheck"]["test"][-1]
     unit = deployment.systemd_unit(federation, folder)
     assert f"serve {folder}" in unit
     assert f"ReadWritePaths={folder}" in unit
