@@ -4,6 +4,7 @@ One deployment is asked again and again. docs/results/refused.md lists what is t
 """
 
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -335,3 +336,11 @@ def test_an_honest_device_is_let_through_after_all_of_that(world: World) -> None
     steps, events = world.news()
     assert [given.member for given in steps[-1].contributions] == [0, 1, 2, LIAR]
     assert "reply-refused" not in {event.kind for event in events}
+
+
+def test_the_document_lists_what_is_tried_and_names_tests_that_there_are() -> None:
+    root = next(folder for folder in Path(__file__).parents if (folder / "docs").is_dir())
+    told = (root / "docs" / "results" / "refused.md").read_text(encoding="utf-8")
+    assert [what for what in {**BAD, **FAR, **SABOTAGE} if what not in told] == []
+    tests = "".join(path.read_text(encoding="utf-8") for path in (root / "tests").rglob("test_*.py"))
+    assert [name for name in set(re.findall(r"`(test_\w+)`", told)) if f"def {name}(" not in tests] == []
