@@ -61,8 +61,8 @@ def browser() -> Iterator[Browser]:
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
     with sync_playwright() as playwright:
-        root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=found, args=root)
+        ours = ["--no-sandbox", "--disable-dev-shm-usage"]  # containers; it opens our own pages and nothing else
+        browser = playwright.chromium.launch(executable_path=found, args=ours)
         yield browser
         browser.close()
 
