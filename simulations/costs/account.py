@@ -3,19 +3,34 @@
 Rows are read one by one, as far as the run's last checkpoint; so a run can be asked while it is at work.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from fedquit.errors import InputError
 from fedquit.server.folder import costs_file, read_settings, read_state
 from fedquit.server.phases import nth
-from fedquit.server.state import State
+from fedquit.server.state import Round, State
 from fedquit.simulations.costs.price import Price
 from fedquit.strategies.rows import Row, read_rows
 
 Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """How often the server asked in some rounds (0: once in each), and their seconds at the server."""
+
+    exchanges: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, rounds: Sequence[Round]) -> Self:
+        """Return that of finished rounds."""
+        return cls(sum(r.exchanges for r in rounds), sum(r.seconds for r in rounds))
+
 
 BYTES = ("payload_bytes", "wire_bytes", "deduplicated_bytes", "saved_bytes")
 SUMS = tuple(f"{name}_{way}" for name in BYTES for way in ("down", "up"))
@@ -23,7 +38,7 @@ COMPARED = (*BYTES[:3], "rounds", "seconds", "device_seconds")
 
 
 def rows_of(path: Path) -> Iterator[Row]:
-    """Yield the rows of the run in the folder `path`, up to its last checkpoint.
+    """Yield the rows of the simulated run in the folder `path`, up to its last checkpoint.
 
     Raises:
         InputError: it is no run, or has no account.
@@ -36,10 +51,12 @@ def rows_of(path: Path) -> Iterator[Row]:
 
 
 def make_account(path: Path, price: Price) -> Document:
-    """Return what the run in the folder `path` cost; its keys are described in docs/costs.md."""
+    """Return what the simulated run in the folder `path` cost; its keys are described in docs/costs.md."""
     rounds, nodes = sums_of(rows_of(path), price)
     settings, state = read_settings(path), read_state(path)
-    phases = {name: _phase(found, state) for name, found in _by_phase(rounds).items()}
+    phases = phases_of(
+        rounds, {name: Clock.of(state.of(name)) for name in dict.fromkeys(r.phase for r in state.rounds)}
+    )
     retrain = phases.get("retrain")
     requests = [[phases.get(nth(name, i)) for name in ("forget", "recover")] for i in range(settings.num_requests)]
     return {
@@ -48,7 +65,7 @@ def make_account(path: Path, price: Price) -> Document:
         "phases": phases,
         "rounds": rounds,
         "nodes": nodes,
-        "requests": [_beside_retraining(spent, retrain) for spent in requests],
+        "requests": [beside_retraining([phase for phase in spent if phase], retrain) for spent in requests],
         "incomplete": [
             name for name in dict.fromkeys(r.phase for r in state.rounds) if not _whole(name, phases, state)
         ],
@@ -84,27 +101,34 @@ def sums_of(rows: Iterable[Row], price: Price) -> tuple[list[Document], list[Doc
     return rounds, [nodes[node] for node in sorted(nodes)]
 
 
-def _by_phase(rounds: Iterable[Document]) -> dict[str, list[Document]]:
+def phases_of(rounds: Iterable[Document], clocks: Mapping[str, Clock]) -> dict[str, Document]:
+    """Return the sums of each phase over its rounds, in the order that phases came; what has no clock took no time."""
     found: dict[str, list[Document]] = {}
     for each in rounds:
         found.setdefault(each["phase"], []).append(each)
-    return found
+    return {name: summed(those, clocks.get(name, Clock())) for name, those in found.items()}
 
 
-def _phase(rounds: list[Document], state: State) -> Document:
-    """Return the sums of a phase; how long it took and how often the server asked are the state's."""
-    finished = state.of(rounds[0]["phase"])
+def summed(rounds: Sequence[Document], clock: Clock) -> Document:
+    """Return the sums of rounds, at least one; how long they took and how often the server asked is the clock's."""
     names = ("messages", *SUMS, "device_seconds", "link_seconds", "one_link_seconds", "joules")
-    summed: Document = {name: None if rounds[0][name] is None else sum(r[name] for r in rounds) for name in names}
-    totals = {name: summed[f"{name}_down"] + summed[f"{name}_up"] for name in BYTES}
-    rounds_asked = sum(r.exchanges for r in finished) or len(rounds)
-    return {"rounds": rounds_asked, **totals, **summed, "seconds": sum(r.seconds for r in finished)}
+    sums: Document = {name: None if rounds[0][name] is None else sum(r[name] for r in rounds) for name in names}
+    totals = {name: sums[f"{name}_down"] + sums[f"{name}_up"] for name in BYTES}
+    return {"rounds": clock.exchanges or len(rounds), **totals, **sums, "seconds": clock.seconds}
 
 
-def _beside_retraining(spent: list[Document | None], retrain: Document | None) -> Document:
-    """Return what a request cost, and how many times as much retraining costs: the paper's factor."""
-    cost = {name: sum(phase[name] for phase in spent if phase) for name in COMPARED}
-    factors = {name: retrain[name] / cost[name] if retrain and cost[name] else None for name in COMPARED}
+def beside_retraining(spent: Sequence[Document], retrain: Document | None) -> Document:
+    """Return what a request cost, and how many times as much retraining costs: the paper's factor; None: not known.
+
+    >>> one = dict.fromkeys(COMPARED, 2)
+    >>> beside_retraining([one], {**one, "rounds": 20, "seconds": None})["retraining_costs_times"]["rounds"]
+    10.0
+    """
+    cost = {name: sum(phase[name] for phase in spent) for name in COMPARED}
+    factors = {
+        name: retrain[name] / cost[name] if retrain and retrain[name] is not None and cost[name] else None
+        for name in COMPARED
+    }
     return {"cost": cost, "retraining_costs_times": factors}
 
 

@@ -18,8 +18,10 @@ COLOURS = {"train": "#2563a8", "forget": "#c0392b", "recover": "#2e8b57", "later
 
 
 def draw_all(folder: Path, account: Document) -> list[Path]:
-    """Draw the figures of an account into `folder`, and return the files."""
-    figures = {"bytes.png": bytes_of_rounds_and_nodes(account), "bytes-cumulative.png": against_retraining(account)}
+    """Draw the figures of an account into `folder`, and return the files; a deployment retrains nothing."""
+    figures = {"bytes.png": bytes_of_rounds_and_nodes(account)}
+    if not any("id" in request for request in account["requests"]):
+        figures["bytes-cumulative.png"] = against_retraining(account)
     for name, figure in figures.items():
         with explained(folder / name):
             folder.mkdir(parents=True, exist_ok=True)

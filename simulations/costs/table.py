@@ -39,14 +39,20 @@ def print_account(account: dict[str, Any]) -> None:
     for number, request in enumerate(account["requests"]):
         times = request["retraining_costs_times"]
         if any(times.values()):
-            shown = ", ".join(f"{label} {times[name]:.1f}" for name, label in NAMES.items() if times[name])
-            asked = f"{nth('forget', number)} and {nth('recover', number)}"
-            console.print(f"Retraining costs so many times what {asked} do: {shown}", highlight=False)
+            shown = ", ".join(f"{label} {_times(times[name])}" for name, label in NAMES.items() if times[name])
+            asked = f"{nth('forget', number)} and {nth('recover', number)} do"
+            if "id" in request:
+                asked = f"request {request['id'][:12]} ({request['method']}) did"
+            console.print(f"Retraining costs so many times what {asked}: {shown}", highlight=False)
     if account["incomplete"]:
         console.print(
             f"[bold]Not all is accounted[/bold] of {', '.join(account['incomplete'])}: an older fedquit began the run",
             highlight=False,
         )
+
+
+def _times(factor: float) -> str:
+    return f"{factor:.1f}" if factor >= 0.1 else f"{factor:.1g}"
 
 
 def _at(link: float) -> tuple[str, Callable[[dict[str, Any]], str]]:
