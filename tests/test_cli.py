@@ -10,23 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedquit.cli import main
-
 Run = Callable[..., tuple[int, str, str]]
 TINY = ["--model", "mlp", "--clients", "3", "--alpha", "1", "--rounds", "1", "--recover", "budget"]
 TINY += ["--recover-rounds", "1", "--references", "1", "--workers", "1"]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def called(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedquit", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return called
 
 
 def one_line(err: str) -> str:

@@ -2,8 +2,8 @@
 
 import csv
 import json
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from pyarrow import parquet
 
-from fedquit.cli import main
 from fedquit.client.settings import Settings
 from fedquit.server.folder import RunFolder
 from fedquit.server.state import Round, State
@@ -46,15 +45,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def called(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedquit", "costs", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return called
+def run(run: Run) -> Run:
+    return partial(run, "costs")
 
 
 def account(run: Run, *arguments: object) -> dict[str, Any]:

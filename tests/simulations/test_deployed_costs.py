@@ -3,14 +3,13 @@
 import csv
 import json
 import shutil
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedquit.cli import main
 from fedquit.server.ledger import Ledger
 from fedquit.simulations.rehearsal import Rehearsal, rehearse
 from fedquit.strategies.rows import Row, read_rows
@@ -31,15 +30,8 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Rehearsal:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def called(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedquit", "costs", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return called
+def run(run: Run) -> Run:
+    return partial(run, "costs")
 
 
 def rows(rehearsal: Rehearsal) -> list[Row]:

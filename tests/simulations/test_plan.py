@@ -1,16 +1,15 @@
 """`fedquit plan`: what is foretold is what is then accounted."""
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from fedquit.cli import main
 from fedquit.errors import InputError
 from fedquit.simulations.costs.plan import make_plan
 from fedquit.simulations.costs.price import Price
@@ -209,15 +208,8 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def called(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedquit", "plan", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return called
+def run(run: Run) -> Run:
+    return partial(run, "plan")
 
 
 def test_people_get_a_table_and_programs_a_document(run: Run, trained: Path) -> None:

@@ -1,7 +1,6 @@
 """The commands of a device's owner: what they print, how they end, and that an ask is made once whatever crashes."""
 
 import json
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from fedquit.cli import main
 from fedquit.client.asking import kept
 from fedquit.client.asking.ask import make_ask, read_ask, read_signed
 from fedquit.client.asking.channel import ForgetService
@@ -17,18 +15,6 @@ from fedquit.client.asking.refusals import UnreachableError
 from fedquit.client.kit import Kit
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def called(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedquit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return called
 
 
 def asks(kit: Path, state: str) -> list[str]:
