@@ -1,0 +1,360 @@
+"""Kill one process of a deployment with SIGKILL at each step of a request, and compare with what nothing disturbed.
+
+    make kills-deployed > table.md
+
+Real processes (see `deployed`): SuperLink with TLS and node keys, ServerApp, forget service, three devices. A device asks
+once for each step, one request after the other; the process is killed at that step of that request. A step is seen from
+outside: in the ledger, in a device's record and among the processes. At that moment everything is stopped (SIGSTOP),
+looked at once more, the one is killed and the others go on (SIGCONT). Every copy of a deployment is asked the same bytes,
+so that the models can be compared bit for bit.
+"""
+
+import contextlib
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from fedquit.client.asking import kept
+from fedquit.client.asking.ask import make_ask
+from fedquit.client.asking.keys import read_private
+from fedquit.client.local.names import digests_of
+from fedquit.client.receipts import read_receipt
+from fedquit.client.record import Record
+from fedquit.errors import FedquitError
+from fedquit.server.ledger import Ledger, Request
+from fedquit.simulations.deployed import Deployment, Process, made
+
+ASKER, OTHER = "north", "east"
+ROUNDS = 2
+SAMPLES = 12
+"""Samples that each request is about."""
+LIMIT = 600.0
+"""Seconds for a request to end, with what a kill costs."""
+ENDS = ("done", "refused", "failed")
+TABLES: dict[str, dict[str, Any]] = {
+    "schedule": {"every": "1s", "rounds": ROUNDS, "min-clients": 3},
+    "forgetting": {"method-settings": {"epochs": 1000}, "guard": "adopt", "recover-rounds": 1},
+    "asking": {"fresh": "1d"},
+    "trusted": {"data": "trusted.npz"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What can be seen from outside of a deployment and of the request `id`."""
+
+    deployment: Deployment
+    ledger: Ledger
+    record: Record
+    other: Record
+    id: str
+
+    def status(self) -> str:
+        """Return where the request is; "": the server does not have it."""
+        return next((request.status for request in self.ledger.requests() if request.id == self.id), "")
+
+    def recovered(self) -> bool:
+        """Say whether its round of recovery is committed."""
+        return bool(self.ledger.steps(request=self.id, phase="recover"))
+
+    def retired(self) -> bool:
+        """Say whether the device has retired what is to be forgotten."""
+        mark = self.record.marked(self.id)
+        return mark is not None and mark.retired_at is not None
+
+    def answered(self) -> bool:
+        """Say whether the device has kept its reply."""
+        return bool(self.record.database.read("SELECT 1 FROM replies WHERE request = ?", self.id))
+
+    def trained(self) -> bool:
+        """Say whether another device has trained the model that the federation is at."""
+        last = self.ledger.last_step()
+        return last is not None and any(
+            done.phase == "recover" and done.model_in == last.model_after for done in self.other.rounds()
+        )
+
+    def at_work(self) -> bool:
+        """Say whether the asking device works on a message."""
+        return bool(self.deployment.processes("ClientApp", home=home_of(self.deployment)))
+
+    def asking(self) -> bool:
+        """Say whether the command that asks runs, and has kept the ask that it sends."""
+        commands = self.deployment.processes("forget")
+        return bool(commands) and (self.deployment.kits[ASKER].folder / "asks" / f"{self.id}.waiting").exists()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of a request.
+
+    Attributes:
+        name: for people.
+        here: says whether the request is there.
+        held: a part that is stopped before the ask, for else the step is over too soon.
+        whole: the request is about all of the device, not some samples.
+    """
+
+    name: str
+    here: Callable[[Seen], bool]
+    held: str = ""
+    whole: bool = False
+
+
+def _unlearns(seen: Seen) -> bool:
+    return seen.status() == "forgetting" and seen.retired() and not seen.answered()
+
+
+STEPS = (
+    Step("the ask is on its way", lambda s: not s.status() and s.asking(), "forget service"),
+    Step("asked", lambda s: s.status() == "asked", "ServerApp"),
+    Step("forgetting: begun", lambda s: s.status() == "forgetting" and not s.at_work() and not s.retired()),
+    Step("forgetting: the device has the message", lambda s: s.status() == "forgetting" and s.at_work() and not s.retired()),
+    Step("forgetting: the device unlearns", _unlearns),
+    Step("forgetting: the device has answered", lambda s: s.status() == "forgetting" and s.answered()),
+    Step("verifying", lambda s: s.status() == "recovering" and s.recovered() and s.at_work()),
+    Step("done", lambda s: s.status() == "done"),
+    Step("recovering: begun", lambda s: s.status() == "recovering" and not s.trained() and not s.at_work()),
+    Step("recovering: another device has trained", lambda s: s.status() == "recovering" and s.trained()),
+    Step("all of the device: it unlearns", _unlearns, whole=True),
+)
+"""In the order in which they are tried: last those at which a kill may change who takes part."""
+CLIENTAPP, SUPERNODE, DEVICE = "its ClientApp", "its SuperNode and ClientApp", "all of the asking device"
+TARGETS = ("SuperLink", "SuperExec", "ServerApp", "forget service", CLIENTAPP, SUPERNODE, DEVICE)
+UNDISTURBED = "undisturbed"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a request ended.
+
+    Attributes:
+        status: of the request.
+        forgets: how many forget steps it has; `done`: how often the log says that it is done.
+        before: SHA-256 of the model that it met; `unlearned`, `final`: of those after forgetting and after recovery.
+        took_part: members in each of its steps.
+        code: exit code of `fedquit forget --wait`.
+        wrong: what is wrong with the log.
+        verifies: whether its receipt does, and names the final model.
+        seconds: from the ask to the end.
+    """
+
+    status: str
+    forgets: int
+    done: int
+    before: str
+    unlearned: str
+    final: str
+    took_part: tuple[tuple[int, ...], ...]
+    code: int
+    wrong: tuple[str, ...]
+    verifies: bool
+    seconds: float = 0.0
+
+    def is_sound(self) -> bool:
+        """Say whether the request was carried out once, ended, and can be proved."""
+        once = (self.status, self.forgets, self.done, self.code) == ("done", 1, 1, 0)
+        return once and self.verifies and not self.wrong
+
+    def beside(self, undisturbed: "Outcome") -> str:
+        """Say in a few words how it compares with the same request when nothing is disturbed."""
+        if not self.is_sound():
+            return f"NOT SOUND: {self}"
+        took = f"{self.seconds:.0f} s"
+        if self.before != undisturbed.before:
+            return f"sound, {took}"
+        if (self.unlearned, self.final) == (undisturbed.unlearned, undisturbed.final):
+            return f"same, {took}"
+        if self.took_part != undisturbed.took_part:
+            return f"other model: {len(self.took_part[-1])} devices in recovery, {took}"
+        return f"OTHER MODEL: {self}"
+
+
+def home_of(deployment: Deployment) -> Path:
+    """Return where the Flower of the asking device keeps its things."""
+    return deployment.kits[ASKER].folder / "flower"
+
+
+def names_of(number: int) -> list[str]:
+    """Return the names of the samples that request `number` is about."""
+    return [str(row) for row in range(SAMPLES * number, SAMPLES * (number + 1))]
+
+
+def prepare(folder: Path, steps: Sequence[Step] = STEPS) -> Deployment:
+    """Make a deployment that has trained, with an ask for each step in the device's kit; nothing runs.
+
+    Args:
+        folder: where to.
+        steps: for which to make asks.
+    """
+    deployment = made(folder, TABLES, samples=600)
+    with deployment.running(), deployment.ledger() as ledger:
+        deployment.until(lambda: len(ledger.steps()) == ROUNDS, "training", LIMIT, 0.5)
+    kit = deployment.kits[ASKER]
+    for number, step in enumerate(steps):
+        samples = () if step.whole else digests_of(kit, names_of(number))
+        signed = make_ask(read_private(kit.key_file), kit.federation, "sample" if samples else "client", samples=samples)
+        kept.keep(kit, signed)
+        (folder / f"{number}.id").write_text(signed.id, encoding="utf-8")
+        (folder / f"{number}.names").write_text("\n".join(names_of(number)), encoding="utf-8")
+    return deployment
+
+
+def rows_of(prepared: Deployment, scratch: Path, target: str, steps: Sequence[Step] = STEPS) -> Iterator[Outcome]:
+    """Yield how the request of each step ends in a copy in which `target` is killed at that step, if it is there.
+
+    Args:
+        prepared: see `prepare`.
+        scratch: a folder for the copy.
+        target: one of `TARGETS`, or `UNDISTURBED`.
+        steps: those that it was prepared for.
+
+    Raises:
+        FedquitError: a step was not seen, or a request did not end.
+    """
+    deployment = prepared.copy(scratch / target.replace(" ", "-"))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(deployment.running())
+        ledger = stack.enter_context(deployment.ledger())
+        record, other = (stack.enter_context(deployment.record(name)) for name in (ASKER, OTHER))
+        for number, step in enumerate(steps):
+            name = (prepared.folder.parent / f"{number}.id").read_text(encoding="utf-8")
+            names = None if step.whole else prepared.folder.parent / f"{number}.names"
+            yield one(Seen(deployment, ledger, record, other, name), names, step, target)
+
+
+def one(seen: Seen, names: Path | None, step: Step, target: str) -> Outcome:
+    """Ask once, kill `target` when the request is at `step`, and return how it ended, once all runs again."""
+    deployment = seen.deployment
+    arguments = ["forget", deployment.kits[ASKER].folder, "--wait", "--json", *(["--samples", names] if names else [])]
+    held = deployment.processes(step.held) if step.held else []
+    _all(held, signal.SIGSTOP)
+    began, since = time.monotonic(), datetime.now(UTC)
+    forget = deployment.run("forget", *arguments)
+    found: list[Process] = []
+    if target != UNDISTURBED:
+        found = freeze_and_kill(seen, step, target)
+    _all(held, signal.SIGCONT)
+    if found and target == DEVICE:
+        forget.wait()
+        deployment.join(ASKER)
+        forget = deployment.run("forget", *arguments)
+    deployment.until(lambda: seen.status() in ENDS, "end of the request", LIMIT, 0.25)
+    seconds, code = time.monotonic() - began, forget.wait(LIMIT)
+    for part in {process.part for process in found} & {"SuperLink", "SuperExec", "ServerApp", "forget service"}:
+        deployment.until(lambda part=part: deployment.processes(part), part, LIMIT, 0.25)  # type: ignore[misc]
+    if any(process.part == "SuperNode" for process in found):
+        deployment.until(lambda: deployment.online(since), "device", LIMIT, 0.25)
+    return replace(outcome(seen, code), seconds=seconds)
+
+
+def freeze_and_kill(seen: Seen, step: Step, target: str) -> list[Process]:
+    """Stop every process at a step, kill those that `target` names, let the others go on, and return what was killed.
+
+    Raises:
+        FedquitError: the step was not seen, or was over before all stood still.
+    """
+    seen.deployment.until(lambda: step.here(seen), f"step '{step.name}'", LIMIT)
+    for _ in range(2):  # what was started meanwhile too
+        _all(seen.deployment.processes(), signal.SIGSTOP)
+    try:
+        if not step.here(seen):
+            raise FedquitError(f"step '{step.name}' was over too soon")
+        found = aimed_at(seen.deployment, target)
+        _all(found, signal.SIGKILL)
+    finally:
+        _all(seen.deployment.processes(), signal.SIGCONT)
+    return found
+
+
+def aimed_at(deployment: Deployment, target: str) -> list[Process]:
+    """Return the processes that `target` names and that live now."""
+    home, kit = home_of(deployment), deployment.kits[ASKER].folder
+    if target == CLIENTAPP:
+        return deployment.processes("ClientApp", home=home)
+    if target == SUPERNODE:
+        return deployment.processes(home=home)
+    if target == DEVICE:
+        own = [process for process in deployment.processes("join", "forget") if str(kit) in process.command.split()]
+        return [*own, *deployment.processes(home=home)]
+    return deployment.processes(target, home=None if target == "forget service" else deployment.server / "flower")
+
+
+def outcome(seen: Seen, code: int) -> Outcome:
+    """Return how the request ended."""
+    ledger = seen.ledger
+    request, steps = ledger.request(seen.id), ledger.steps(request=seen.id)
+    forgets = [step for step in steps if step.phase == "forget"]
+    return Outcome(
+        status=request.status,
+        forgets=len(forgets),
+        done=sum(event.kind == "done" for event in ledger.events(request=seen.id)),
+        before=request.model_before,
+        unlearned=forgets[0].model_after if forgets else "",
+        final=request.model_after,
+        took_part=tuple(tuple(sorted(given.member for given in step.contributions)) for step in steps),
+        code=code,
+        wrong=tuple(ledger.check_chain()),
+        verifies=_verifies(seen.deployment, request),
+    )
+
+
+def _verifies(deployment: Deployment, request: Request) -> bool:
+    key = load_pem_public_key((deployment.server / "receipts.pub").read_bytes())
+    if request.receipt is None or not isinstance(key, Ed25519PublicKey):
+        return False
+    try:
+        receipt = read_receipt(request.receipt, key)
+        receipt.check_model((deployment.server / "models" / f"{request.model_after}.safetensors").read_bytes())
+    except (FedquitError, OSError):
+        return False
+    return bool(receipt.request["id"] == request.id)
+
+
+def _all(processes: Iterable[Process], number: int) -> None:
+    for process in processes:
+        process.signal(number)
+
+
+def table_of(undisturbed: Sequence[Outcome], rows: Mapping[str, Sequence[Outcome]]) -> list[str]:
+    """Return the table: at each step, how the request ended whose target was killed, beside the undisturbed one."""
+    lines = [f"| killed at | nothing | {' | '.join(rows)} |", "|---" * (len(rows) + 2) + "|"]
+    for number, step in enumerate(STEPS[: len(undisturbed)]):
+        cells = [
+            outcomes[number].beside(undisturbed[number]) if number < len(outcomes) else "" for outcomes in rows.values()
+        ]
+        lines.append(f"| {step.name} | {undisturbed[number].seconds:.0f} s | {' | '.join(cells)} |")
+    return lines
+
+
+def main(at_once: int = 4) -> None:
+    """Print the table."""
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = Path(temporary)
+        prepared = prepare(scratch / "prepared")
+
+        def row(target: str) -> list[Outcome]:
+            found: list[Outcome] = []
+            try:
+                for outcome in rows_of(prepared, scratch, target):
+                    found.append(outcome)
+                    click.echo(f"{target}: {STEPS[len(found) - 1].name}: {outcome}", err=True)
+            except FedquitError as error:
+                click.echo(f"{target}: after {len(found)} requests: {error}", err=True)
+            return found
+
+        with ThreadPoolExecutor(at_once) as pool:
+            undisturbed, *rows = pool.map(row, [UNDISTURBED, *TARGETS])
+    click.echo("\n".join(table_of(undisturbed, dict(zip(TARGETS, rows, strict=True)))))
+    sys.exit(0 if all(len(row) == len(STEPS) for row in rows) else 1)
