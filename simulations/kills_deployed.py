@@ -120,7 +120,10 @@ STEPS = (
     Step("the ask is on its way", lambda s: not s.status() and s.asking(), "forget service"),
     Step("asked", lambda s: s.status() == "asked", "ServerApp"),
     Step("forgetting: begun", lambda s: s.status() == "forgetting" and not s.at_work() and not s.retired()),
-    Step("forgetting: the device has the message", lambda s: s.status() == "forgetting" and s.at_work() and not s.retired()),
+    Step(
+        "forgetting: the device has the message",
+        lambda s: s.status() == "forgetting" and s.at_work() and not s.retired(),
+    ),
     Step("forgetting: the device unlearns", _unlearns),
     Step("forgetting: the device has answered", lambda s: s.status() == "forgetting" and s.answered()),
     Step("verifying", lambda s: s.status() == "recovering" and s.recovered() and s.at_work()),
@@ -204,7 +207,9 @@ def prepare(folder: Path, steps: Sequence[Step] = STEPS) -> Deployment:
     kit = deployment.kits[ASKER]
     for number, step in enumerate(steps):
         samples = () if step.whole else digests_of(kit, names_of(number))
-        signed = make_ask(read_private(kit.key_file), kit.federation, "sample" if samples else "client", samples=samples)
+        signed = make_ask(
+            read_private(kit.key_file), kit.federation, "sample" if samples else "client", samples=samples
+        )
         kept.keep(kit, signed)
         (folder / f"{number}.id").write_text(signed.id, encoding="utf-8")
         (folder / f"{number}.names").write_text("\n".join(names_of(number)), encoding="utf-8")

@@ -7,6 +7,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from flwr.app import Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -22,6 +23,8 @@ from fedquit.strategies.wire import Wire, measured, payload_of
 
 NO_ANSWER = 900
 MAX_SECONDS = 1e9
+TWICE = "that message is answered already"
+LATE = "it answers no message of this round"
 
 
 class MeteredGrid(Grid):
@@ -34,7 +37,7 @@ class MeteredGrid(Grid):
 
     Attributes:
         patience: seconds to wait for answers; None: for ever.
-        on_stray: told of every reply to a message that was not asked or is answered already.
+        on_stray: told of every reply that answers nothing that is waited for: whose it says it is, and facts of it.
     """
 
     def __init__(self, grid: Grid, members: Mapping[int, Member] | None = None, *, timeout: float = 3600.0) -> None:
@@ -47,7 +50,7 @@ class MeteredGrid(Grid):
         self.server_round = 0
         self.excluded: frozenset[int] = frozenset()
         self.patience: float | None = None
-        self.on_stray: Callable[[Message], None] = lambda _reply: None
+        self.on_stray: Callable[[int | None, dict[str, Any]], None] = lambda _member, _facts: None
         self.members: Mapping[int, Member] = join(grid, timeout) if members is None else members
 
     def meet(self, enrolled: Mapping[str, Member]) -> Present:
@@ -101,7 +104,7 @@ class MeteredGrid(Grid):
                     waiting = {m.metadata.message_id: m for m in sent if m.metadata.message_id not in answered}
                 asked = waiting.pop(of, None)
                 if asked is None:
-                    self.on_stray(reply)
+                    self._tell_stray(reply, TWICE if of in answered else LATE)
                     continue
                 answered.add(of)
                 yield self._received(reply, asked, exchange, after=time.perf_counter() - started)
@@ -111,6 +114,12 @@ class MeteredGrid(Grid):
                     yield _sent_by(lost, message.metadata.dst_node_id)
         finally:
             self.costs.settle()
+
+    def _tell_stray(self, reply: Message, why: str) -> None:
+        """Have a reply named that is not used."""
+        said, about = self.members.get(reply.metadata.src_node_id), reply.metadata
+        facts = {"phase": self.phase, "step": self.server_round, "kind": about.message_type, "reason": why}
+        self.on_stray(said.client if said else None, {**facts, "answers": about.reply_to_message_id})
 
     def _replies(self, sent: list[Message], patience: float | None) -> Iterator[Message]:
         """Yield the replies that come in time: some grids say with an error that time is up, others just end."""

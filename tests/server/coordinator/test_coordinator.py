@@ -1,6 +1,7 @@
 """A deployed federation from round to round: real devices, ledger and coordinator on the in-process engine."""
 
 import contextlib
+import copy
 import csv
 import hashlib
 import itertools
@@ -432,7 +433,46 @@ def test_a_reply_that_comes_twice_counts_once(make: Make) -> None:
     grid = Twice(twice.kits(), twice.federation.settings().run_config(), "fedquit.client.app:app")
     twice.run(grid, rounds=1)
     assert steps(twice)[0].model_after == steps(rehearsal)[0].model_after
-    assert kinds(twice).count("stray-reply") == 4
+    with read(twice) as ledger:
+        strays = [event for event in ledger.events() if event.kind == "stray-reply"]
+    assert sorted((event.member, event.facts["reason"]) for event in strays) == [
+        (member, "that message is answered already") for member in range(4)
+    ]
+
+
+class Late(Faulty):
+    """A grid on which every exchange begins with the last replies of those before it, each a second time."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.before: list[Message] = []
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        yield from self.before[-15:]
+        for reply in super().send_and_receive(messages, timeout=timeout):
+            self.before.append(copy.deepcopy(reply))
+            yield reply
+
+
+def test_replies_of_an_earlier_round_or_request_change_nothing_and_are_named(make: Make) -> None:
+    ended = []
+    for kind in (Faulty, Late):
+        rehearsal = make(forgetting={"recover-rounds": 1})
+        grid = kind(rehearsal.kits(), rehearsal.federation.settings().run_config(), "fedquit.client.app:app")
+        rehearsal.run(grid, rounds=2)
+        rehearsal.ask(rehearsal.signed(1, rehearsal.digests(1)[:8]))
+        rehearsal.run(grid, rounds=2)
+        rehearsal.ask(rehearsal.signed(2))
+        rehearsal.run(grid, rounds=3)
+        ended.append([(step.phase, step.model_after, members(step)) for step in steps(rehearsal)])
+    with read(rehearsal) as ledger:
+        strays = [event for event in ledger.events() if event.kind == "stray-reply"]
+    assert ended[0] == ended[1]
+    assert {event.facts["reason"] for event in strays} == {"it answers no message of this round"}
+    assert {(event.facts["phase"], event.facts["kind"]) for event in strays} >= {
+        ("train", "train"), ("forget", "evaluate"), ("forget", "train.forget"), ("recover", "train")
+    }  # fmt: skip
+    assert all(event.member is not None and event.facts["answers"] for event in strays)
 
 
 def test_a_round_without_a_single_good_reply_is_told_and_tried_again(make: Make) -> None:
