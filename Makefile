@@ -6,12 +6,12 @@ SECONDS ?= 60
 OUT ?= runs/$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help simulate test check format lint types contract proto codings e2e bench kills guard fuzz pictures clean
+.PHONY: help simulate test check format lint types contract proto codings e2e bench kills kills-deployed guard fuzz pictures clean
 
 help: ## show this help
 	@echo "fedquit: federated learning that can forget"
 	@echo
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(VENV)/run.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -64,6 +64,9 @@ bench: $(VENV)/dev.stamp ## time a round beside bare PyTorch and beside Flower's
 
 kills: $(VENV)/dev.stamp ## kill a rehearsed deployment at every point of a request, and print the table
 	$(BIN)/python -c "from fedquit.simulations.kills import main; main()"
+
+kills-deployed: $(VENV)/dev.stamp ## kill each process of a real deployment at each step of a request (an hour)
+	$(BIN)/python -m fedquit.simulations.kills_deployed
 
 guard: $(VENV)/dev.stamp ## show what the guard of forgetting lets through, honest and sabotaged
 	$(BIN)/python -c "from fedquit.simulations.sabotage import main; main()"

@@ -6,6 +6,7 @@ their parent is by now, and ended to the last one, by their ids. Linux only: loo
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -83,12 +84,12 @@ class Deployment:
     def copy(self, folder: Path) -> "Deployment":
         """Return a copy in a new folder, on free ports of its own; nothing may run here."""
         shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns("logs", "*.log"))
-        told = {port: free_port() for port in _ports(self.federation)}
+        server = self.federation.server
+        old = {server.fleet_port, server.superlink_port, server.forget_port, server.page_port}
+        new = {str(port): str(free_port()) for port in old}
         for path in [folder / "server" / "server.toml", *folder.glob("kits/*/device.toml")]:
             text = path.read_text(encoding="utf-8")
-            for old, new in told.items():
-                text = text.replace(str(old), str(new))
-            path.write_text(text, encoding="utf-8")
+            path.write_text(re.sub(rf"\b({'|'.join(new)})\b", lambda found: new[found[0]], text), encoding="utf-8")
         return Deployment(folder)
 
     def run(self, name: str, *arguments: object) -> "subprocess.Popen[bytes]":
@@ -205,8 +206,3 @@ def made(folder: Path, tables: Mapping[str, dict[str, Any]], *, devices: int = 3
     ports = {name: free_port() for name in PORTS}
     server = {**ports, "superlink-port": ports["fleet-port"]}  # no proxy: devices reach the SuperLink itself
     return Deployment(rehearse(folder, {**tables, "server": server}, devices=devices, samples=samples).folder)
-
-
-def _ports(federation: Federation) -> set[int]:
-    server = federation.server
-    return {server.fleet_port, server.superlink_port, server.forget_port, server.page_port}

@@ -2,11 +2,11 @@
 
     make kills-deployed > table.md
 
-Real processes (see `deployed`): SuperLink with TLS and node keys, ServerApp, forget service, three devices. A device asks
-once for each step, one request after the other; the process is killed at that step of that request. A step is seen from
-outside: in the ledger, in a device's record and among the processes. At that moment everything is stopped (SIGSTOP),
-looked at once more, the one is killed and the others go on (SIGCONT). Every copy of a deployment is asked the same bytes,
-so that the models can be compared bit for bit.
+Real processes (see `deployed`): SuperLink with TLS and node keys, ServerApp, forget service, three devices. A device
+asks once for each step, one request after the other; the process is killed at that step of that request. A step is
+seen from outside: in the ledger, in a device's record and among the processes. At that moment everything is stopped
+(SIGSTOP), looked at once more, the one is killed and the others go on (SIGCONT). Every copy of a deployment is asked
+the same bytes, so that the models can be compared bit for bit.
 """
 
 import contextlib
@@ -14,8 +14,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -31,12 +30,11 @@ from fedquit.client.asking.ask import make_ask
 from fedquit.client.asking.keys import read_private
 from fedquit.client.local.names import digests_of
 from fedquit.client.receipts import read_receipt
-from fedquit.client.record import Record
 from fedquit.errors import FedquitError
-from fedquit.server.ledger import Ledger, Request
+from fedquit.server.ledger import Request
 from fedquit.simulations.deployed import Deployment, Process, made
+from fedquit.simulations.seen import ASKER, OTHER, STEPS, Seen, Step, home_of
 
-ASKER, OTHER = "north", "east"
 ROUNDS = 2
 SAMPLES = 12
 """Samples that each request is about."""
@@ -51,90 +49,10 @@ TABLES: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What can be seen from outside of a deployment and of the request `id`."""
-
-    deployment: Deployment
-    ledger: Ledger
-    record: Record
-    other: Record
-    id: str
-
-    def status(self) -> str:
-        """Return where the request is; "": the server does not have it."""
-        return next((request.status for request in self.ledger.requests() if request.id == self.id), "")
-
-    def recovered(self) -> bool:
-        """Say whether its round of recovery is committed."""
-        return bool(self.ledger.steps(request=self.id, phase="recover"))
-
-    def retired(self) -> bool:
-        """Say whether the device has retired what is to be forgotten."""
-        mark = self.record.marked(self.id)
-        return mark is not None and mark.retired_at is not None
-
-    def answered(self) -> bool:
-        """Say whether the device has kept its reply."""
-        return bool(self.record.database.read("SELECT 1 FROM replies WHERE request = ?", self.id))
-
-    def trained(self) -> bool:
-        """Say whether another device has trained the model that the federation is at."""
-        last = self.ledger.last_step()
-        return last is not None and any(
-            done.phase == "recover" and done.model_in == last.model_after for done in self.other.rounds()
-        )
-
-    def at_work(self) -> bool:
-        """Say whether the asking device works on a message."""
-        return bool(self.deployment.processes("ClientApp", home=home_of(self.deployment)))
-
-    def asking(self) -> bool:
-        """Say whether the command that asks runs, and has kept the ask that it sends."""
-        commands = self.deployment.processes("forget")
-        return bool(commands) and (self.deployment.kits[ASKER].folder / "asks" / f"{self.id}.waiting").exists()
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A step of a request.
-
-    Attributes:
-        name: for people.
-        here: says whether the request is there.
-        held: a part that is stopped before the ask, for else the step is over too soon.
-        whole: the request is about all of the device, not some samples.
-    """
-
-    name: str
-    here: Callable[[Seen], bool]
-    held: str = ""
-    whole: bool = False
-
-
-def _unlearns(seen: Seen) -> bool:
-    return seen.status() == "forgetting" and seen.retired() and not seen.answered()
-
-
-STEPS = (
-    Step("the ask is on its way", lambda s: not s.status() and s.asking(), "forget service"),
-    Step("asked", lambda s: s.status() == "asked", "ServerApp"),
-    Step("forgetting: begun", lambda s: s.status() == "forgetting" and not s.at_work() and not s.retired()),
-    Step(
-        "forgetting: the device has the message",
-        lambda s: s.status() == "forgetting" and s.at_work() and not s.retired(),
-    ),
-    Step("forgetting: the device unlearns", _unlearns),
-    Step("forgetting: the device has answered", lambda s: s.status() == "forgetting" and s.answered()),
-    Step("verifying", lambda s: s.status() == "recovering" and s.recovered() and s.at_work()),
-    Step("done", lambda s: s.status() == "done"),
-    Step("recovering: begun", lambda s: s.status() == "recovering" and not s.trained() and not s.at_work()),
-    Step("recovering: another device has trained", lambda s: s.status() == "recovering" and s.trained()),
-    Step("all of the device: it unlearns", _unlearns, whole=True),
-)
-"""In the order in which they are tried: last those at which a kill may change who takes part."""
-CLIENTAPP, SUPERNODE, DEVICE = "its ClientApp", "its SuperNode and ClientApp", "all of the asking device"
-TARGETS = ("SuperLink", "SuperExec", "ServerApp", "forget service", CLIENTAPP, SUPERNODE, DEVICE)
+PARTS = ("SuperLink", "SuperExec", "ServerApp", "forget service")
+SERVER, CLIENTAPP, SUPERNODE = "all of the server", "the asking device's ClientApp", "its SuperNode and ClientApp"
+DEVICE = "all of the asking device"
+TARGETS = (*PARTS, SERVER, CLIENTAPP, SUPERNODE, DEVICE)
 UNDISTURBED = "undisturbed"
 
 
@@ -144,6 +62,7 @@ class Outcome:
 
     Attributes:
         status: of the request.
+        requests: how many there are that ask for the same.
         forgets: how many forget steps it has; `done`: how often the log says that it is done.
         before: SHA-256 of the model that it met; `unlearned`, `final`: of those after forgetting and after recovery.
         took_part: members in each of its steps.
@@ -151,9 +70,11 @@ class Outcome:
         wrong: what is wrong with the log.
         verifies: whether its receipt does, and names the final model.
         seconds: from the ask to the end.
+        killed: how many processes were killed.
     """
 
     status: str
+    requests: int
     forgets: int
     done: int
     before: str
@@ -164,16 +85,19 @@ class Outcome:
     wrong: tuple[str, ...]
     verifies: bool
     seconds: float = 0.0
+    killed: int = 0
 
     def is_sound(self) -> bool:
         """Say whether the request was carried out once, ended, and can be proved."""
-        once = (self.status, self.forgets, self.done, self.code) == ("done", 1, 1, 0)
+        once = (self.status, self.requests, self.forgets, self.done, self.code) == ("done", 1, 1, 1, 0)
         return once and self.verifies and not self.wrong
 
     def beside(self, undisturbed: "Outcome") -> str:
         """Say in a few words how it compares with the same request when nothing is disturbed."""
         if not self.is_sound():
             return f"NOT SOUND: {self}"
+        if not self.killed:
+            return "was not there"
         took = f"{self.seconds:.0f} s"
         if self.before != undisturbed.before:
             return f"sound, {took}"
@@ -182,11 +106,6 @@ class Outcome:
         if self.took_part != undisturbed.took_part:
             return f"other model: {len(self.took_part[-1])} devices in recovery, {took}"
         return f"OTHER MODEL: {self}"
-
-
-def home_of(deployment: Deployment) -> Path:
-    """Return where the Flower of the asking device keeps its things."""
-    return deployment.kits[ASKER].folder / "flower"
 
 
 def names_of(number: int) -> list[str]:
@@ -251,17 +170,19 @@ def one(seen: Seen, names: Path | None, step: Step, target: str) -> Outcome:
     if target != UNDISTURBED:
         found = freeze_and_kill(seen, step, target)
     _all(held, signal.SIGCONT)
+    if found and target == SERVER:
+        deployment.serve()
     if found and target == DEVICE:
         forget.wait()
         deployment.join(ASKER)
         forget = deployment.run("forget", *arguments)
     deployment.until(lambda: seen.status() in ENDS, "end of the request", LIMIT, 0.25)
     seconds, code = time.monotonic() - began, forget.wait(LIMIT)
-    for part in {process.part for process in found} & {"SuperLink", "SuperExec", "ServerApp", "forget service"}:
+    for part in {process.part for process in found if target in (*PARTS, SERVER)} & set(PARTS):
         deployment.until(lambda part=part: deployment.processes(part), part, LIMIT, 0.25)  # type: ignore[misc]
-    if any(process.part == "SuperNode" for process in found):
+    if any(process.part == "SuperNode" for process in found) or target == SERVER:
         deployment.until(lambda: deployment.online(since), "device", LIMIT, 0.25)
-    return replace(outcome(seen, code), seconds=seconds)
+    return replace(outcome(seen, code), seconds=seconds, killed=len(found))
 
 
 def freeze_and_kill(seen: Seen, step: Step, target: str) -> list[Process]:
@@ -285,7 +206,7 @@ def freeze_and_kill(seen: Seen, step: Step, target: str) -> list[Process]:
 
 def aimed_at(deployment: Deployment, target: str) -> list[Process]:
     """Return the processes that `target` names and that live now."""
-    home, kit = home_of(deployment), deployment.kits[ASKER].folder
+    home, kit, flower = home_of(deployment), deployment.kits[ASKER].folder, deployment.server / "flower"
     if target == CLIENTAPP:
         return deployment.processes("ClientApp", home=home)
     if target == SUPERNODE:
@@ -293,7 +214,10 @@ def aimed_at(deployment: Deployment, target: str) -> list[Process]:
     if target == DEVICE:
         own = [process for process in deployment.processes("join", "forget") if str(kit) in process.command.split()]
         return [*own, *deployment.processes(home=home)]
-    return deployment.processes(target, home=None if target == "forget service" else deployment.server / "flower")
+    if target == SERVER:
+        own = [process for process in deployment.processes() if str(deployment.server) in process.command.split()]
+        return [*own, *deployment.processes(home=flower)]
+    return deployment.processes(target, home=None if target == "forget service" else flower)
 
 
 def outcome(seen: Seen, code: int) -> Outcome:
@@ -303,6 +227,7 @@ def outcome(seen: Seen, code: int) -> Outcome:
     forgets = [step for step in steps if step.phase == "forget"]
     return Outcome(
         status=request.status,
+        requests=sum(_what(other) == _what(request) for other in ledger.requests()),
         forgets=len(forgets),
         done=sum(event.kind == "done" for event in ledger.events(request=seen.id)),
         before=request.model_before,
@@ -313,6 +238,10 @@ def outcome(seen: Seen, code: int) -> Outcome:
         wrong=tuple(ledger.check_chain()),
         verifies=_verifies(seen.deployment, request),
     )
+
+
+def _what(request: Request) -> tuple[object, ...]:
+    return request.subject, request.granularity, request.samples_digest
 
 
 def _verifies(deployment: Deployment, request: Request) -> bool:
@@ -333,7 +262,12 @@ def _all(processes: Iterable[Process], number: int) -> None:
 
 
 def table_of(undisturbed: Sequence[Outcome], rows: Mapping[str, Sequence[Outcome]]) -> list[str]:
-    """Return the table: at each step, how the request ended whose target was killed, beside the undisturbed one."""
+    """Return the table: at each step, how the request ended whose target was killed, beside the undisturbed one.
+
+    >>> ended = Outcome("done", 1, 1, 1, "a", "b", "c", ((0,), (0, 1)), 0, (), True, seconds=40.0)
+    >>> table_of([ended], {"SuperLink": [replace(ended, seconds=50.0, killed=1)]})[-1]
+    '| the ask is on its way | 40 s | same, 50 s |'
+    """
     lines = [f"| killed at | nothing | {' | '.join(rows)} |", "|---" * (len(rows) + 2) + "|"]
     for number, step in enumerate(STEPS[: len(undisturbed)]):
         cells = [
@@ -343,23 +277,32 @@ def table_of(undisturbed: Sequence[Outcome], rows: Mapping[str, Sequence[Outcome
     return lines
 
 
-def main(at_once: int = 4) -> None:
-    """Print the table."""
+@click.command()
+@click.argument("targets", nargs=-1, type=click.Choice(TARGETS))
+@click.option("--at-once", default=2, show_default=True, help="deployments that run beside each other")
+def main(targets: tuple[str, ...], at_once: int) -> None:
+    """Print the table of these TARGETS, or of all."""
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
         prepared = prepare(scratch / "prepared")
-
-        def row(target: str) -> list[Outcome]:
-            found: list[Outcome] = []
-            try:
-                for outcome in rows_of(prepared, scratch, target):
-                    found.append(outcome)
-                    click.echo(f"{target}: {STEPS[len(found) - 1].name}: {outcome}", err=True)
-            except FedquitError as error:
-                click.echo(f"{target}: after {len(found)} requests: {error}", err=True)
-            return found
-
         with ThreadPoolExecutor(at_once) as pool:
-            undisturbed, *rows = pool.map(row, [UNDISTURBED, *TARGETS])
-    click.echo("\n".join(table_of(undisturbed, dict(zip(TARGETS, rows, strict=True)))))
+            chosen = targets or TARGETS
+            undisturbed, *rows = pool.map(lambda target: told(prepared, scratch, target), [UNDISTURBED, *chosen])
+    click.echo("\n".join(table_of(undisturbed, dict(zip(chosen, rows, strict=True)))))
     sys.exit(0 if all(len(row) == len(STEPS) for row in rows) else 1)
+
+
+def told(prepared: Deployment, scratch: Path, target: str) -> list[Outcome]:
+    """Return what `rows_of` gives, to the first request that does not end; say how it goes."""
+    found: list[Outcome] = []
+    try:
+        for outcome in rows_of(prepared, scratch, target):
+            click.echo(f"{target}: {STEPS[len(found)].name}: {outcome}", err=True)
+            found.append(outcome)
+    except FedquitError as error:
+        click.echo(f"{target}: after {len(found)} requests: {error}", err=True)
+    return found
+
+
+if __name__ == "__main__":
+    main()

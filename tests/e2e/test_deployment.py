@@ -1,11 +1,13 @@
 """A federation as an operator runs it: provision, serve, four devices, a request by a device, a receipt offline.
 
-SuperLink with TLS and node keys behind nginx, each SuperNode a process of its own, Fashion-MNIST; `make e2e` runs this
-alone and shows the wall time and bytes of each request.
+SuperLink with TLS and node keys behind nginx, each SuperNode a process of its own, Fashion-MNIST. Parts of the server
+are killed during the second request; docs/results/kills.md has each part at each step. `make e2e` runs this alone and shows
+the wall time and bytes of each request.
 """
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -126,6 +128,11 @@ class Deployment:
     def request(self, request_id: str) -> Any:
         return self.ledger(lambda ledger: ledger.request(request_id))
 
+    def pid(self, part: str) -> int:
+        """Return the process that is a part of the server now."""
+        started = re.findall(rf"{part}: started \(pid (\d+)\)", (self.root / "serve.log").read_text())
+        return int(started[-1])
+
     def logs(self) -> str:
         """Return the ends of all logs, for whoever must find out what failed."""
         files = [*self.root.glob("*.log"), *(self.server / "logs").glob("*.log")]
@@ -201,11 +208,16 @@ def test_a_device_leaves_while_training_goes_on_and_its_receipt_verifies_offline
     assert deployment.ledger(lambda ledger: ledger.check_chain()) == []
 
 
-def test_samples_are_forgotten_and_the_device_stays_with_the_rest(deployment: Deployment) -> None:
+def test_samples_are_forgotten_once_though_superlink_and_service_are_killed_meanwhile(deployment: Deployment) -> None:
     names = deployment.root / "names.txt"
     names.write_text("".join(f"{row}\n" for row in range(40)))
     asked = json.loads(fedquit("forget", deployment.kits["north"], "--samples", names, "--json"))
+    until(lambda: deployment.request(asked["id"]).status == "forgetting", "forgetting")
+    for part in ("superlink", "service"):
+        os.kill(deployment.pid(part), signal.SIGKILL)
     said = served(deployment, asked["id"])
+    assert [step.phase for step in deployment.steps(request=asked["id"])].count("forget") == 1
+    assert deployment.ledger(lambda ledger: ledger.check_chain()) == []
     request = deployment.request(asked["id"])
     after = [step for step in deployment.steps(request=asked["id"]) if step.phase == "recover"]
     counts = {c.num_examples for step in after for c in step.contributions if c.member == request.subject}
