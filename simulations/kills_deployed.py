@@ -180,7 +180,7 @@ def one(seen: Seen, names: Path | None, step: Step, target: str) -> Outcome:
     seconds, code = time.monotonic() - began, forget.wait(LIMIT)
     for part in {process.part for process in found if target in (*PARTS, SERVER)} & set(PARTS):
         deployment.until(lambda part=part: deployment.processes(part), part, LIMIT, 0.25)  # type: ignore[misc]
-    if any(process.part == "SuperNode" for process in found) or target == SERVER:
+    if any(process.part == "SuperNode" for process in found):
         deployment.until(lambda: deployment.online(since), "device", LIMIT, 0.25)
     return replace(outcome(seen, code), seconds=seconds, killed=len(found))
 

@@ -1,8 +1,8 @@
 """A federation as an operator runs it: provision, serve, four devices, a request by a device, a receipt offline.
 
 SuperLink with TLS and node keys behind nginx, each SuperNode a process of its own, Fashion-MNIST. Parts of the server
-are killed during the second request; docs/results/kills.md has each part at each step. `make e2e` runs this alone and shows
-the wall time and bytes of each request.
+are killed during the second request; docs/results/kills.md has each part at each step. `make e2e` runs this alone and
+shows the wall time and bytes of each request.
 """
 
 import json
