@@ -104,14 +104,32 @@ class Supervisor:
         for running in self._running:
             running.tend()
 
-    def run(self, every_second: Callable[[], None] = lambda: None) -> None:
-        """Tend the parts until `ask_to_stop` is called, then end them."""
+    def run(self, beside: Callable[[], None] = lambda: None) -> None:
+        """Tend the parts until `ask_to_stop` is called, then end them.
+
+        Args:
+            beside: called about once a second in a thread of its own: however long it takes, what dies meanwhile is
+                started again. What it raises ends the parts, and is raised here.
+        """
+        failed = list[BaseException]()
+
+        def call() -> None:
+            try:
+                while not self._stopping.wait(1.0):
+                    beside()
+            except BaseException as error:
+                failed.append(error)
+                self._stopping.set()
+
+        threading.Thread(target=call, daemon=True).start()
         try:
             while not self._stopping.wait(1.0):
                 self.tend()
-                every_second()
         finally:
+            self._stopping.set()
             self.stop()
+        if failed:
+            raise failed[0]
 
     def ask_to_stop(self) -> None:
         """End `run` soon; may be called from a signal's handler."""

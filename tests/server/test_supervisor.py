@@ -42,6 +42,7 @@ def test_what_is_killed_is_started_again_and_all_ends_in_the_end(tmp_path: Path)
     thread = threading.Thread(target=supervisor.run)
     thread.start()
     first = supervisor.pids()
+    until(lambda: (tmp_path / "a.log").exists() and "here" in (tmp_path / "a.log").read_text())
     os.kill(first["a"], signal.SIGKILL)
     until(lambda: supervisor.pids().get("a", first["a"]) != first["a"])
     second = supervisor.pids()
@@ -50,7 +51,39 @@ def test_what_is_killed_is_started_again_and_all_ends_in_the_end(tmp_path: Path)
     thread.join(30)
     assert not any(alive(pid) for pid in [*first.values(), *second.values()])
     assert [event["event"] for event in told if event.get("part") == "a"] == ["started", "died", "started", "ended"]
-    assert "here" in (tmp_path / "a.log").read_text()
+
+
+def test_what_dies_is_started_again_while_the_work_beside_it_hangs(tmp_path: Path) -> None:
+    supervisor, hanging, over = Supervisor([Part("a", SLEEPS)], tmp_path), threading.Event(), threading.Event()
+
+    def beside() -> None:
+        hanging.set()
+        over.wait(60)
+
+    supervisor.start(30)
+    thread = threading.Thread(target=supervisor.run, args=(beside,))
+    thread.start()
+    assert hanging.wait(30)
+    first = supervisor.pids()["a"]
+    os.kill(first, signal.SIGKILL)
+    until(lambda: supervisor.pids().get("a", first) != first)
+    supervisor.ask_to_stop()
+    thread.join(30)
+    over.set()
+    assert not thread.is_alive()
+    assert not supervisor.pids()
+
+
+def test_what_the_work_beside_the_parts_raises_ends_them(tmp_path: Path) -> None:
+    supervisor = Supervisor([Part("a", SLEEPS)], tmp_path)
+
+    def beside() -> None:
+        raise FedquitError("the ledger is gone")
+
+    supervisor.start(30)
+    with pytest.raises(FedquitError, match="the ledger is gone"):
+        supervisor.run(beside)
+    assert not supervisor.pids()
 
 
 def test_a_part_that_never_listens_is_named_with_its_log_and_the_others_end(tmp_path: Path) -> None:
