@@ -5,8 +5,8 @@ from collections.abc import Callable, Collection, Iterator
 
 from fedquit.client.asking import kept
 from fedquit.client.asking.ask import Granularity, Signed, make_ask
-from fedquit.client.asking.channel import LAST, ForgetService
-from fedquit.client.asking.forget_pb2 import Change, Submitted
+from fedquit.client.asking.channel import LAST, PATIENCE, ForgetService
+from fedquit.client.asking.forget_pb2 import Change, Request, Submitted
 from fedquit.client.asking.keys import FINGERPRINT
 from fedquit.client.asking.refusals import BUSY, RefusedError, TimedOutError, UnreachableError
 from fedquit.errors import FedquitError, InputError
@@ -87,6 +87,22 @@ def follow(service: ForgetService, request: str, *, seconds: float = float("inf"
     if last not in LAST:
         waited = time.monotonic() - begin
         raise TimedOutError(f"request {request[:12]} is {last or 'not seen'} after {waited:.0f} s; it goes on")
+
+
+def ended(service: ForgetService, request: str, *, seconds: float = PATIENCE) -> Request:
+    """Return a request that was followed to its end; a service that is away just then is waited for.
+
+    Raises:
+        UnreachableError: it is not back after so many `seconds`.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return service.status(request)
+        except UnreachableError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(min(1.0, seconds))
 
 
 def resolve(service: ForgetService, text: str) -> str:

@@ -94,15 +94,17 @@ class ForgetService:
         """
         seen, end, reached = 0, time.monotonic() + seconds, -PATIENCE
         while (left := end - time.monotonic()) > 0:
+            came = False
             try:
                 for change in self._stream(request, left):
-                    reached = time.monotonic()
+                    came = True
                     if change.number > seen:
                         seen = change.number
                         yield change
                         if change.status in LAST:
                             return
             except (RefusedError, UnreachableError) as error:
+                reached = time.monotonic() if came else reached  # it was there until now, however long nothing changed
                 busy = isinstance(error, RefusedError) and error.code == BUSY
                 if not busy and (isinstance(error, RefusedError) or time.monotonic() - reached > PATIENCE):
                     raise

@@ -46,7 +46,7 @@ def forget(
     fedquit forget kit --samples names.txt     only these samples; which they are stays on the device
     fedquit forget operator --class 3          an operator: a class, wherever it lies
     """  # noqa: D301 - click's sign that lines stay as they are
-    from fedquit.client.asking.asking import ask_once, follow
+    from fedquit.client.asking.asking import ask_once, ended, follow
     from fedquit.client.asking.texts import change_document, request_document, request_lines
     from fedquit.client.local.names import digests_of, marking, names_in
 
@@ -75,7 +75,7 @@ def forget(
                 changes.append(change_document(change))
                 if not as_json:
                     _say_change(change)
-            request = service.status(request.id)
+            request = ended(service, request.id)
         if as_json:
             document = {**request_document(request), "known": answer.known}
             click.echo(json.dumps({**document, "changes": changes} if wait else document, indent=1))

@@ -156,6 +156,25 @@ def test_waiting_ends_with_how_the_request_ended(world: Any, run: Run, end: str,
     assert code == exit_code
 
 
+def test_waiting_goes_on_where_the_service_is_away_once_the_request_has_ended(
+    world: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.start()
+    kit, status, failures = world.kit_folder("north"), ForgetService.status, iter(range(2))
+    run("forget", kit)
+    world.work_off(world.ledger.requests()[0].id)
+
+    def away(service: ForgetService, request: str) -> Any:
+        if next(failures, None) is not None:
+            raise UnreachableError("connection refused")
+        return status(service, request)
+
+    monkeypatch.setattr(ForgetService, "status", away)
+    monkeypatch.setattr("fedquit.client.asking.asking.time.sleep", lambda _seconds: None)
+    code, out, _ = run("forget", kit, "--wait", "--json")
+    assert (code, json.loads(out)["status"]) == (0, "done")
+
+
 def test_waiting_has_an_end_of_its_own(world: Any, run: Run) -> None:
     world.start()
     code, _, err = run("forget", world.kit_folder("north"), "--wait", "--timeout", 0.1)

@@ -7,15 +7,18 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from fedquit.client.asking import channel
 from fedquit.client.asking.ask import Signed, make_ask
 from fedquit.client.asking.call import prove
 from fedquit.client.asking.forget_pb2 import RequestId
@@ -85,6 +88,22 @@ def test_a_watch_goes_on_over_a_restart_of_the_service(world: Any) -> None:
         request = north.submit(ask(world, "north")).request.id
         changes = north.watch(request)
         assert next(changes).status == "asked"
+        server.stop(grace=0)
+        world.start()
+        world.work_off(request)
+        assert [change.status for change in changes] == STATES[1:]
+
+
+def test_a_watch_goes_on_over_a_restart_however_long_nothing_had_changed(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = world.start()
+    with world.service("north") as north:
+        request = north.submit(ask(world, "north")).request.id
+        changes = north.watch(request)
+        assert next(changes).status == "asked"
+        later = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600, sleep=time.sleep)
+        monkeypatch.setattr(channel, "time", later)
         server.stop(grace=0)
         world.start()
         world.work_off(request)
