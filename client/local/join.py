@@ -115,7 +115,7 @@ def _explained(event: Mapping[str, Any]) -> Mapping[str, Any]:
     last = Path(event["log"]).read_text(encoding="utf-8", errors="replace")[-4000:]
     if REFUSED in last:
         reason = (
-            "the server did not let this device in. Where it was killed just now, the server takes a minute to see that, "
+            "the server did not let this device in. If it was killed just now, the server takes a minute to see that, "
             "and lets it in then; else: has the operator enrolled its key? Is its clock right?"
         )
         return {**event, "reason": reason}
