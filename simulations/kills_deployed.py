@@ -172,6 +172,9 @@ def one(seen: Seen, names: Path | None, step: Step, target: str) -> Outcome:
     _all(held, signal.SIGCONT)
     if found and target == SERVER:
         deployment.serve()
+        deployment.until(lambda: seen.status() or forget.poll() is not None, "ask", LIMIT, 0.25)
+        if not seen.status():  # the command gave up before the server was back; its owner gives it again
+            forget = deployment.run("forget", *arguments)
     if found and target == DEVICE:
         forget.wait()
         deployment.join(ASKER)
