@@ -5,15 +5,14 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.numpy import load
 from torch import Tensor, nn
 
 from fedquit.client.measure import Answers, Document, ask, measure
+from fedquit.client.model_file import arrays_in
 from fedquit.client.sets import Sets
 from fedquit.client.settings import Settings
 from fedquit.client.share import empty_model
-from fedquit.errors import InputError
+from fedquit.errors import FedquitError, InputError
 from fedquit.server.judge import load_arrays
 from fedquit.unlearning.evaluation import logit_confidence, svc_attack
 
@@ -47,11 +46,11 @@ def read_model(path: Path, settings: Settings) -> tuple[nn.Module, str]:
     """
     try:
         content = path.read_bytes()
-        arrays = load(content)
+        arrays = arrays_in(content, path)
     except OSError as error:
         raise InputError(f"cannot read the model {path} ({error.strerror or error})") from None
-    except (SafetensorError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path} is no safetensors file that can be read, or is damaged ({error})") from None
+    except FedquitError as error:
+        raise InputError(str(error)) from None
     model = copy.deepcopy(empty_model(settings.key()))
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     given = {name: array.shape for name, array in arrays.items()}
