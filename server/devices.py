@@ -13,7 +13,7 @@ from fedquit.client.request import leavers
 from fedquit.client.settings import Settings
 from fedquit.errors import FedquitError, InputError
 from fedquit.server.phases import Phase
-from fedquit.strategies.guard import BadReplyError
+from fedquit.strategies.guard.reply_checks import BadReplyError
 from fedquit.strategies.metered import MeteredGrid
 from fedquit.strategies.poll import OwnModel, poll
 from fedquit.strategies.train import OnReply

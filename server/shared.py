@@ -11,7 +11,7 @@ from fedquit.client.training import deterministic
 from fedquit.errors import InputError
 from fedquit.server.judge import tensors_of
 from fedquit.strategies.aggregate import Arrays
-from fedquit.strategies.guard import BadReplyError
+from fedquit.strategies.guard.reply_checks import BadReplyError
 from fedquit.strategies.train import record_of
 from fedquit.unlearning.arithmetic import StateDict
 

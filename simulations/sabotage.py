@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fedquit.client.settings import Settings
 from fedquit.client.share import dataset_of, initial_model, split
 from fedquit.client.training import deterministic, evaluate, fit
-from fedquit.strategies.quarantine import Accuracy, Decision, Recent, accuracy_findings, decide, step_findings
+from fedquit.strategies.guard.step_checks import Accuracy, Decision, Recent, accuracy_findings, decide, step_findings
 from fedquit.unlearning.arithmetic import StateDict, StateMean, difference, moved, norm, parameter_names
 from fedquit.unlearning.fedquit import FedQUIT
 from fedquit.unlearning.samples import Samples

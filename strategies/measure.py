@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
-from fedquit.strategies.guard import BadReplyError, checked_metrics
+from fedquit.strategies.guard.reply_checks import BadReplyError, checked_metrics
 from fedquit.strategies.metered import MeteredGrid
 from fedquit.strategies.train import Arrays, OnReply, record_of
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
-from fedquit.strategies.guard import SHA256, BadReplyError, checked_content, checked_metrics
+from fedquit.strategies.guard.reply_checks import SHA256, BadReplyError, checked_content, checked_metrics
 from fedquit.strategies.metered import MeteredGrid
 from fedquit.strategies.train import OnReply
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fedquit.errors import FedquitError
 from fedquit.strategies.aggregate import Aggregate, Arrays, Config, Mean
 from fedquit.strategies.costs import Costs
-from fedquit.strategies.guard import (
+from fedquit.strategies.guard.reply_checks import (
     BadReplyError,
     Forms,
     Shape,

@@ -6,7 +6,7 @@ from typing import Protocol
 from flwr.app import ArrayRecord
 
 from fedquit.strategies.aggregate import Arrays, Config
-from fedquit.strategies.guard import Forms, Shape
+from fedquit.strategies.guard.reply_checks import Forms, Shape
 
 
 class Travel(Protocol):

@@ -19,7 +19,7 @@ from fedquit.server.models import Arrays
 from fedquit.server.session import Case, GridSession, Told, served
 from fedquit.strategies.ask import ask
 from fedquit.strategies.measure import measure
-from fedquit.strategies.quarantine import Decision, Recent, accuracy_findings, decide, step_findings
+from fedquit.strategies.guard.step_checks import Decision, Recent, accuracy_findings, decide, step_findings
 from fedquit.unlearning.arithmetic import StateDict, difference
 from fedquit.unlearning.methods import Method
 from fedquit.unlearning.seeds import derive_seed

@@ -19,7 +19,7 @@ from fedquit.server.federation import Federation
 from fedquit.server.judge import tensors_of
 from fedquit.server.models import Arrays
 from fedquit.strategies.measure import measure
-from fedquit.strategies.quarantine import Accuracy
+from fedquit.strategies.guard.step_checks import Accuracy
 from fedquit.unlearning.samples import Samples
 
 NOTHING_HELD = "has no samples"

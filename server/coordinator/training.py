@@ -13,7 +13,7 @@ from fedquit.server.judge import tensors_of
 from fedquit.server.ledger import Contribution, Request, Step
 from fedquit.server.models import Arrays
 from fedquit.server.rounds import Ears, Order, Trained, train_round
-from fedquit.strategies.guard import BadReplyError
+from fedquit.strategies.guard.reply_checks import BadReplyError
 from fedquit.strategies.rows import DIRECTIONS
 from fedquit.strategies.train import Correct, Reply
 from fedquit.unlearning.arithmetic import difference, norm, update_of

@@ -8,7 +8,7 @@ import numpy as np
 from flwr.serverapp import strategy as flower
 
 from fedquit.strategies.aggregate import Arrays
-from fedquit.strategies.guard import BadReplyError
+from fedquit.strategies.guard.reply_checks import BadReplyError
 from fedquit.strategies.rules.flower import (
     FLOWER_SHOWN_ONE_NODE,
     LARGEST_NORM,

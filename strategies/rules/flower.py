@@ -22,7 +22,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedquit.errors import FedquitError
 from fedquit.strategies.aggregate import Aggregate, Arrays, Config
-from fedquit.strategies.guard import BadReplyError
+from fedquit.strategies.guard.reply_checks import BadReplyError
 from fedquit.strategies.rules.rule import Opening, Rule
 from fedquit.unlearning.average import ExactMean
 

@@ -19,7 +19,7 @@ from fedquit.strategies.flower_internals import (
     ClientAdaptiveClipping,
     ServerAdaptiveClipping,
 )
-from fedquit.strategies.guard import BadReplyError
+from fedquit.strategies.guard.reply_checks import BadReplyError
 from fedquit.strategies.rules.flower import FlowerRule, Metrics, SingleReplies, norm, quiet
 from fedquit.strategies.rules.rule import Opening, Traits
 from fedquit.unlearning.checks import check_at_least_zero, check_positive, check_share

@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 
 from fedquit.errors import FedquitError, InputError
 from fedquit.strategies.flower_internals import become_server_task
-from fedquit.strategies.guard import BadReplyError
+from fedquit.strategies.guard.reply_checks import BadReplyError
 from fedquit.strategies.rules import PRIVACY, RULES, Opening, Rule, is_mean, make_private, make_rule
 from fedquit.strategies.rules.flower import norm
 
