@@ -18,8 +18,8 @@ from fedquit.server.ledger import Contribution, Request, Step, UnreachableError
 from fedquit.server.models import Arrays
 from fedquit.server.session import Case, GridSession, Told, served
 from fedquit.strategies.ask import ask
-from fedquit.strategies.measure import measure
 from fedquit.strategies.guard.step_checks import Decision, Recent, accuracy_findings, decide, step_findings
+from fedquit.strategies.measure import measure
 from fedquit.unlearning.arithmetic import StateDict, difference
 from fedquit.unlearning.methods import Method
 from fedquit.unlearning.seeds import derive_seed

@@ -18,8 +18,8 @@ from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.federation import Federation
 from fedquit.server.judge import tensors_of
 from fedquit.server.models import Arrays
-from fedquit.strategies.measure import measure
 from fedquit.strategies.guard.step_checks import Accuracy
+from fedquit.strategies.measure import measure
 from fedquit.unlearning.samples import Samples
 
 NOTHING_HELD = "has no samples"

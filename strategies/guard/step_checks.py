@@ -22,6 +22,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from fedquit.strategies.guard.finding import Finding
 from fedquit.unlearning.arithmetic import StateDict, difference, moved, norm
 
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
@@ -70,24 +71,6 @@ class Accuracy:
 
     overall: float
     classes: Mapping[int, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One comparison: what was looked at, how much it is, and how much it may be; `at_least` turns that round."""
-
-    what: str
-    value: float
-    bound: float
-    at_least: bool = False
-
-    @property
-    def holds(self) -> bool:
-        """Whether it is within its bound."""
-        return self.value >= self.bound if self.at_least else self.value <= self.bound
-
-    def __str__(self) -> str:
-        return f"{self.what} {self.value:.3g} ({'at least' if self.at_least else 'at most'} {self.bound:.3g})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from fedquit.simulations.sabotage import SABOTAGE, Setting, Trained, look, train
-from fedquit.strategies.guard.step_checks import Accuracy, Bounds, Finding, Recent, accuracy_findings, decide, step_findings
+from fedquit.strategies.guard.finding import Finding
+from fedquit.strategies.guard.step_checks import Accuracy, Bounds, Recent, accuracy_findings, decide, step_findings
 from fedquit.unlearning.arithmetic import difference, norm
 from fedquit.unlearning.fedquit import FedQUIT, adam_reach
 from fedquit.unlearning.samples import Samples
