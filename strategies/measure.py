@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
-from fedquit.strategies.guard.reply_checks import BadReplyError, checked_metrics
+from fedquit.strategies.guard.reply_checks import BadReplyError, checked_content, checked_metrics
 from fedquit.strategies.metered import MeteredGrid
 from fedquit.strategies.train import Arrays, OnReply, record_of
 
@@ -33,8 +33,7 @@ def measure(
     for reply in grid.send_and_receive(messages):
         client = grid.client_of(reply)
         try:
-            if reply.has_error():
-                raise BadReplyError(" ".join((reply.error.reason or "no answer").split()))
+            checked_content(reply)
             count, metrics = checked_metrics(reply)
             if not 0 <= metrics.get("accuracy", 0.0) <= 1:
                 raise BadReplyError(f"accuracy is {metrics['accuracy']!r}, not from 0 to 1")

@@ -22,7 +22,8 @@ from fedquit.strategies.rows import Direction, Row
 from fedquit.strategies.wire import Wire, measured, payload_of
 
 NO_ANSWER = 900
-MAX_SECONDS = 1e9
+CORES = 256
+"""A device's processor seconds are believed up to so many times the seconds that its reply took."""
 TWICE = "that message is answered already"
 LATE = "it answers no message of this round"
 
@@ -38,6 +39,7 @@ class MeteredGrid(Grid):
     Attributes:
         patience: seconds to wait for answers; None: for ever.
         on_stray: told of every reply that answers nothing that is waited for: whose it says it is, and facts of it.
+        on_doubted: told of what a reply says and nobody believes, which is taken out of it: the client, and facts.
     """
 
     def __init__(self, grid: Grid, members: Mapping[int, Member] | None = None, *, timeout: float = 3600.0) -> None:
@@ -45,12 +47,13 @@ class MeteredGrid(Grid):
         self.costs = Costs()
         self.compression = Compression()
         self.errors: dict[str, list[float]] = {}
-        self._pushed: dict[str, tuple[Message, Exchange]] = {}
+        self._pushed: dict[str, tuple[Message, Exchange, float]] = {}
         self.phase = "join"
         self.server_round = 0
         self.excluded: frozenset[int] = frozenset()
         self.patience: float | None = None
         self.on_stray: Callable[[int | None, dict[str, Any]], None] = lambda _member, _facts: None
+        self.on_doubted: Callable[[int, dict[str, Any]], None] = lambda _client, _facts: None
         self.members: Mapping[int, Member] = join(grid, timeout) if members is None else members
 
     def meet(self, enrolled: Mapping[str, Member]) -> Present:
@@ -107,7 +110,8 @@ class MeteredGrid(Grid):
                     self._tell_stray(reply, TWICE if of in answered else LATE)
                     continue
                 answered.add(of)
-                yield self._received(reply, asked, exchange, after=time.perf_counter() - started)
+                after = time.perf_counter() - started
+                yield self._received(reply, asked, exchange, seconds=after, at_most=after * CORES)
             for message in sent:
                 if message.metadata.message_id not in answered:
                     lost = Message(Error(NO_ANSWER, f"no answer within {patience or 0:.0f} s"), reply_to=message)
@@ -133,11 +137,25 @@ class MeteredGrid(Grid):
         self._account_questions(coded, plain)
         return coded
 
-    def _received(self, reply: Message, question: Message, exchange: Exchange, after: float) -> Message:
-        """Decode and account a reply, which came `after` so many seconds; it is the node's that was asked."""
+    def _received(
+        self, reply: Message, question: Message, exchange: Exchange, *, seconds: float, at_most: float
+    ) -> Message:
+        """Decode and account a reply, which took `seconds`; it is the node's that was asked.
+
+        The processor seconds that it says it took are left out of it where they are more than `at_most`, or no number.
+        """
         decoded, node_id = exchange.answer(reply, question), question.metadata.dst_node_id
-        self._account_answer(reply, node_id, decoded, seconds=after)
+        self._account_answer(reply, node_id, decoded, seconds=seconds, at_most=at_most)
+        self._check_time(decoded, self.members[node_id].client, at_most)
         return _sent_by(decoded, node_id)
+
+    def _check_time(self, reply: Message, client: int, at_most: float) -> None:
+        """Take processor seconds that cannot be out of a reply, and tell of them."""
+        for record in _metrics_of(reply):
+            if "cpu-seconds" in record and not _is_time(record["cpu-seconds"], at_most):
+                facts = {"phase": self.phase, "step": self.server_round, "what": "cpu-seconds"}
+                said = repr(record.pop("cpu-seconds"))[:40]
+                self.on_doubted(client, {**facts, "said": said, "at_most": round(at_most, 3)})
 
     def client_of(self, reply: Message) -> int:
         """Return the client that a reply of `send_and_receive` came from."""
@@ -149,12 +167,12 @@ class MeteredGrid(Grid):
         for (message, before), wire in zip(told, measured([message for message, _ in told]), strict=True):
             self.costs.record(self._row(message, message.metadata.dst_node_id, "down", wire, before), wire)
 
-    def _account_answer(self, reply: Message, node_id: int, plain: Message, *, seconds: float) -> None:
+    def _account_answer(self, reply: Message, node_id: int, plain: Message, *, seconds: float, at_most: float) -> None:
         """Add a row for a reply with content, which came `seconds` after it was asked for."""
         if reply.has_content():
             (wire,) = measured([reply])
             row = self._row(reply, node_id, "up", wire, plain)
-            self.costs.record(row._replace(seconds=seconds, device_seconds=_device_seconds(reply)), wire)
+            self.costs.record(row._replace(seconds=seconds, device_seconds=_device_seconds(reply, at_most)), wire)
 
     def _row(self, message: Message, node_id: int, direction: Direction, wire: Wire, plain: Message) -> Row:
         """Return the row of a message; `plain` is it before it was coded, or after it was decoded."""
@@ -185,16 +203,17 @@ class MeteredGrid(Grid):
         exchange = Exchange(self.compression, self.errors)
         sent = self._sent(messages, exchange)
         self.costs.settle()
-        names = list(self._grid.push_messages(sent))
-        self._pushed.update((name, (message, exchange)) for name, message in zip(names, sent, strict=True))
+        names, now = list(self._grid.push_messages(sent)), time.perf_counter()
+        self._pushed.update((name, (message, exchange, now)) for name, message in zip(names, sent, strict=True))
         return names
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
         """Yield, decoded and accounted, the replies that have come; how long they took is not known here."""
         try:
             for reply in self._grid.pull_messages(message_ids):
-                question, exchange = self._pushed.pop(reply.metadata.reply_to_message_id)
-                yield self._received(reply, question, exchange, after=0.0)
+                question, exchange, pushed = self._pushed.pop(reply.metadata.reply_to_message_id)
+                at_most = (time.perf_counter() - pushed) * CORES
+                yield self._received(reply, question, exchange, seconds=0.0, at_most=at_most)
         finally:
             self.costs.settle()
 
@@ -205,10 +224,18 @@ def _sent_by(reply: Message, node_id: int) -> Message:
     return reply
 
 
-def _device_seconds(reply: Message) -> float:
-    """Return the processor seconds that a reply says it took, if it says so in a usable number."""
-    for record in reply.content.values():
-        said = record.get("cpu-seconds") if isinstance(record, MetricRecord) else None
-        if isinstance(said, int | float) and math.isfinite(said) and 0 <= said <= MAX_SECONDS:
+def _metrics_of(reply: Message) -> list[MetricRecord]:
+    return list(reply.content.metric_records.values()) if reply.has_content() else []
+
+
+def _is_time(said: object, at_most: float) -> bool:
+    return isinstance(said, int | float) and math.isfinite(said) and 0 <= said <= at_most
+
+
+def _device_seconds(reply: Message, at_most: float) -> float:
+    """Return the processor seconds that a reply says it took, if it says so in a number that can be."""
+    for record in _metrics_of(reply):
+        said = record.get("cpu-seconds")
+        if isinstance(said, int | float) and _is_time(said, at_most):
             return float(said)
     return 0.0

@@ -14,6 +14,7 @@ from fedquit.client.share import form_of
 from fedquit.client.training import evaluate
 from fedquit.errors import FedquitError
 from fedquit.server.coordinator.presence import Presence
+from fedquit.server.coordinator.replies import noted
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.federation import Federation
 from fedquit.server.judge import tensors_of
@@ -95,8 +96,7 @@ class Judge:
     def _hear(self, member: int, refused: str | None) -> None:
         """Name in the audit log an answer that is not used; to hold no samples is no fault."""
         if refused and NOTHING_HELD not in refused:
-            facts = {"phase": "evaluate", "step": self.place.next_number(), "reason": refused[:500]}
-            self.place.note("reply-refused", member=member, facts=facts)
+            noted(self.place, "evaluate", self.place.next_number())(member, refused)
 
     def _left(self, gone: Collection[int]) -> Samples | None:
         if self.trusted is None or not gone:

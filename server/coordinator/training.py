@@ -8,6 +8,7 @@ from fedquit.errors import FedquitError
 from fedquit.server.coordinator.judge import Judge
 from fedquit.server.coordinator.past import Past
 from fedquit.server.coordinator.presence import Presence
+from fedquit.server.coordinator.replies import noted
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.judge import tensors_of
 from fedquit.server.ledger import Contribution, Request, Step
@@ -172,14 +173,8 @@ class Training:
         return spread, Ears(self.on_reply(phase, number), taken, self._on_ask)
 
     def on_reply(self, phase: str, number: int, request: str | None = None) -> Callable[[int, str | None], None]:
-        """Return what names in the audit log every reply that is not used."""
-
-        def told(member: int, refused: str | None) -> None:
-            if refused:
-                facts = {"phase": phase, "step": number, "reason": refused[:500]}
-                self.place.note("reply-refused", request=request, member=member, facts=facts)
-
-        return told
+        """Return what names in the audit log every reply that is not used, and every device that did not answer."""
+        return noted(self.place, phase, number, request)
 
     def _on_ask(self, member: int, ask: bytes, signature: bytes) -> None:
         """Take an ask that rode in a reply, and remember what its device is to be told.

@@ -85,6 +85,7 @@ class Workplace:
             left.unlink(missing_ok=True)
         self.grid = grid
         self.grid.on_stray = lambda member, facts: self.note("stray-reply", member=member, facts=facts)
+        self.grid.on_doubted = lambda member, facts: self.note("reply-bounded", member=member, facts=facts)
         mend_rows(folder / "costs.csv")
         self.grid.costs, self.grid.compression = Costs(folder / "costs.csv"), compression_of(self.settings)
         self.initial = self.models.save(self._initial())

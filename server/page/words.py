@@ -97,6 +97,10 @@ SENTENCES: Mapping[str, Callable[[Facts, str, Names], str]] = {
     "deadline-near": lambda _facts, _who, _names: "a tenth of the time is left",
     "deadline-past": lambda _facts, _who, _names: "the deadline is past",
     "reply-refused": lambda facts, who, _names: f"{who}'s reply ({facts['phase']}) was refused: {facts['reason']}",
+    "no-reply": lambda facts, who, _names: f"{who} did not answer ({facts['phase']}): {facts['reason']}",
+    "reply-bounded": lambda facts, who, _names: (
+        f"{who}'s {facts['what']} ({facts['phase']}) is {facts['said']}, counted as at most {facts['at_most']}"
+    ),
     "round-failed": lambda facts, _who, _names: f"a round failed: {facts['reason']}",
     "quarantined": _quarantined,
     "forgot": lambda facts, _who, _names: facts.get("why") or f"forgotten: model {facts.get('model_after', '')[:12]}",

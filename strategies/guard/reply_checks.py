@@ -41,6 +41,12 @@ class HasForm(Protocol):
 Forms = Mapping[str, HasForm]
 
 
+UNAVAILABLE = "unavailable: "
+"""How the reason begins where no reply came at all: that is no fault of what it says."""
+NO_REPLY = frozenset({3, 4, 5, 900})
+"""Codes of errors that stand in for a reply: Flower's, of a message or node that is gone, and that of `metered`."""
+
+
 class BadReplyError(Exception):
     """A reply that must not be used; the text says why."""
 
@@ -49,10 +55,11 @@ def checked_content(message: Message) -> None:
     """Refuse an error reply.
 
     Raises:
-        BadReplyError: saying what it says.
+        BadReplyError: saying what it says; it begins with `UNAVAILABLE` where it stands in for a reply that never came.
     """
     if message.has_error():
-        raise BadReplyError(" ".join((message.error.reason or "").split()) or f"error {message.error.code}")
+        code, said = message.error.code, " ".join((message.error.reason or "").split())
+        raise BadReplyError(f"{UNAVAILABLE if code in NO_REPLY else ''}{said or f'error {code}'}")
 
 
 def checked_arrays(

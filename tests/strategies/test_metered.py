@@ -172,18 +172,26 @@ def test_the_model_counts_once_where_all_get_the_same_and_so_do_identical_replie
             assert (saved > model) == (row.node in alike)
 
 
-def test_rows_tell_the_devices_time_and_never_believe_nonsense(connect: Connect, answer: Any) -> None:
-    said: list[Any] = [1.5, -1.0, float("nan")]
+def test_processor_seconds_that_cannot_be_are_dropped_and_told_and_the_reply_is_used(
+    connect: Connect, answer: Any
+) -> None:
+    said: list[Any] = [1e-4, -1.0, float("nan"), 1e9]
 
     def timed(client: int, message: Message) -> RecordDict:
         content = RecordDict(answer(client, message))
         content.metric_records["metrics"]["cpu-seconds"] = said[client]
         return content
 
-    grid = connect(timed)
+    grid = connect(timed, sizes=(1, 1, 1, 1))
     grid.begin("train", 1)
-    Train(grid, seed=0).round(1, START, {})
-    assert [row.device_seconds for row in rows_of(grid)] == [0, 0, 0, 1.5, 0, 0]
+    told = dict[int, dict[str, Any]]()
+    grid.on_doubted = told.__setitem__
+    _, summary = Train(grid, seed=0).round(1, START, {})
+    assert (summary["clients"], summary["device-seconds"]) == (4, 1e-4)
+    assert [row.device_seconds for row in rows_of(grid)] == [0, 0, 0, 0, 1e-4, 0, 0, 0]
+    assert {client: (facts["what"], facts["said"]) for client, facts in told.items()} == {
+        1: ("cpu-seconds", "-1.0"), 2: ("cpu-seconds", "nan"), 3: ("cpu-seconds", "1000000000.0")
+    }  # fmt: skip
     assert all(row.seconds > 0 for row in rows_of(grid) if row.direction == "up")
 
 

@@ -358,7 +358,7 @@ def test_a_device_that_fails_is_asked_again_and_then_another_method_forgets(make
 
     def fails(message: Message, reply: Message) -> Message:
         failing = message.metadata.message_type == "train.forget" and next(failures, None) is not None
-        return Message(Error(5, "battery empty"), reply_to=message) if failing else reply
+        return Message(Error(2, "battery empty"), reply_to=message) if failing else reply
 
     grid.change = fails
     rehearsal.run(grid, rounds=1)
@@ -402,22 +402,27 @@ def test_a_bug_in_a_method_does_not_keep_a_request_for_ever(make: Make, monkeypa
 
 BAD: dict[str, Change] = {
     "holds NaN or infinity": lambda message, reply: spoilt(message, reply, float("nan")),
-    "battery empty": lambda message, reply: Message(Error(5, "battery empty"), reply_to=message),
+    "battery empty": lambda message, reply: Message(Error(2, "battery empty"), reply_to=message),
+}
+GONE: dict[str, Change] = {
+    "Node Unavailable": lambda message, reply: Message(Error(5, "Node Unavailable"), reply_to=message),
     "no answer within 600 s": lambda message, reply: None,
 }
 
 
-@pytest.mark.parametrize("reason", BAD)
-def test_a_bad_or_missing_reply_is_named_and_left_out_and_the_round_goes_on(make: Make, reason: str) -> None:
-    rehearsal = make()
+@pytest.mark.parametrize(("kind", "reason"), [*(("reply-refused", r) for r in BAD), *(("no-reply", r) for r in GONE)])
+def test_a_reply_that_is_bad_or_never_came_is_left_out_and_named_as_what_it_is(
+    make: Make, kind: str, reason: str
+) -> None:
+    rehearsal, changes = make(), BAD | GONE
     grid = grid_of(rehearsal)
-    grid.change = lambda message, reply: BAD[reason](message, reply) if grid.member(message) == 3 else reply
+    grid.change = lambda message, reply: changes[reason](message, reply) if grid.member(message) == 3 else reply
     rehearsal.run(grid, rounds=1)
     [step] = steps(rehearsal)
     assert (members(step), step.refused) == ([0, 1, 2], 1)
     with read(rehearsal) as ledger:
-        [event] = [event for event in ledger.events() if event.kind == "reply-refused"]
-    assert event.member == 3
+        [event] = [event for event in ledger.events() if event.kind in ("reply-refused", "no-reply")]
+    assert (event.kind, event.member) == (kind, 3)
     assert reason in event.facts["reason"]
 
 

@@ -234,7 +234,7 @@ FAR: dict[str, tuple[Spoil, str]] = {
     ),
 }
 NO_ANSWER: dict[str, tuple[Spoil, str]] = {
-    "an error": (lambda _reply: Error(5, "battery\nempty"), "battery empty"),
+    "an error": (lambda _reply: Error(2, "battery\nempty"), "battery empty"),
 }
 SABOTAGE: dict[str, Spoil] = {
     "finite and absurd": FAR["finite and absurd"][0],
