@@ -37,7 +37,8 @@ class Part:
         name: for people, and of its log file.
         command: what to run.
         environment: beside the supervisor's own.
-        port: that it listens on, on this machine, once it is ready; 0: it is ready at once.
+        port: that it listens on once it is ready; 0: it is ready at once.
+        host: address of this machine at which that port is reached.
         before: called before each start, to remove what a killed one left.
     """
 
@@ -46,6 +47,7 @@ class Part:
     environment: Mapping[str, str] = field(default_factory=dict)
     port: int = 0
     before: Callable[[], None] | None = None
+    host: str = "127.0.0.1"
 
 
 def pause(deaths: int) -> float:
@@ -174,7 +176,7 @@ class _Running:
     def wait_until_ready(self, seconds: float, stopping: threading.Event) -> bool:
         deadline = time.monotonic() + seconds
         while not stopping.is_set() and time.monotonic() < deadline:
-            if not self.part.port or listens(self.part.port):
+            if not self.part.port or listens(self.part.port, self.part.host):
                 return True
             self.tend()
             stopping.wait(0.2)
@@ -203,11 +205,20 @@ class _Running:
         self._listener({"event": "ended", "part": self.part.name, "code": self.process.returncode})
 
 
-def listens(port: int) -> bool:
-    """Say whether something listens on a port of this machine."""
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=0.5):
+def listens(port: int, host: str = "127.0.0.1") -> bool:
+    """Say whether something listens on a port of an address of this machine."""
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=0.5):
         return True
     return False
+
+
+def reached_at(bind: str) -> str:
+    """Return an address of this machine at which what listens on `bind` is reached.
+
+    >>> reached_at("0.0.0.0"), reached_at("192.0.2.7")
+    ('127.0.0.1', '192.0.2.7')
+    """
+    return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(bind, bind)  # noqa: S104 - compared, not bound
 
 
 def _copy(process: "subprocess.Popen[str]", log: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from fedquit.client.asking.ask import LONGEST_FRESH
 from fedquit.client.settings import Settings, load_settings_file
 from fedquit.errors import InputError
 
@@ -121,13 +122,13 @@ class Asking(Table):
     """How many requests are taken, and how old an ask may be.
 
     Attributes:
-        fresh: seconds that the time in an ask may differ from the server's.
+        fresh: seconds that the time in an ask may differ from the server's, an hour at most.
         open_per_key: requests of one key that may wait or be under way at once.
         daily_per_key: requests of one key within 24 hours.
         open_in_all: requests of all keys together that may wait or be under way at once.
     """
 
-    fresh: Annotated[Seconds, Field(gt=0)] = 600.0
+    fresh: Annotated[Seconds, Field(gt=0, le=LONGEST_FRESH)] = 600.0
     open_per_key: Annotated[int, Field(ge=1)] = 20
     daily_per_key: Annotated[int, Field(ge=1)] = 100
     open_in_all: Annotated[int, Field(ge=1)] = 1000

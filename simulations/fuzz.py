@@ -121,7 +121,7 @@ def _statements() -> Iterable[bytes]:
         "limits": LIMITS[:1],
         "log": {"number": 1, "digest": "0"},
     }
-    return (statement("00", predicate),)
+    return (statement("2", predicate),)
 
 
 def _checkpoint(data: bytes) -> None:

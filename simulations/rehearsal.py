@@ -38,6 +38,7 @@ BEGIN = 1_750_000_000.0
 """When rehearsals begin, Unix seconds."""
 IDLE = 300.0
 """Seconds that pass when there is nothing to do."""
+HOUR = 3600
 SETTINGS: dict[str, Any] = {"model": "mlp", "classes": 10, "input-shape": [1, 8, 8], "lr": 0.1, "seed": 7}
 NAMES = ("north", "east", "south", "west", "upper", "lower", "inner", "outer")
 
@@ -171,11 +172,11 @@ class Rehearsal:
         raise TimeoutError(f"after {turns} turns there is still something to do")
 
     def signed(self, member: int, samples: Iterable[bytes] = (), **said: Any) -> Signed:
-        """Return an ask of a device, the same bytes every time; what samples it is about is marked on the device."""
+        """Return an ask of a device, the same bytes within an hour; what samples it is about is marked on the device."""
         kit, digests = self.kits()[member], tuple(samples)
         granularity: Granularity = "sample" if digests else "client"
         nonce = bytes([member]) * 16
-        fixed: dict[str, Any] = {"samples": digests, "now": BEGIN, "nonce": nonce, **said}
+        fixed: dict[str, Any] = {"samples": digests, "now": self._hour(), "nonce": nonce, **said}
         signed = make_ask(read_private(kit.key_file), kit.federation, granularity, **fixed)
         if digests:
             with contextlib.closing(Record(kit.path(kit.record))) as record:
@@ -191,8 +192,12 @@ class Rehearsal:
     def ask_for_class(self, *classes: int) -> Request:
         """Have the operator ask that classes be forgotten."""
         kit = self.operator()
-        fixed: dict[str, Any] = {"classes": classes, "now": BEGIN, "nonce": b"c" * 16}
+        fixed: dict[str, Any] = {"classes": classes, "now": self._hour(), "nonce": b"c" * 16}
         return self.ask(make_ask(read_private(kit.key_file), kit.federation, "class", **fixed))
+
+    def _hour(self) -> float:
+        """Return the begin of this hour: a look at the clock moves it, and asks are to be the same bytes."""
+        return self.clock.now // HOUR * HOUR
 
     def digests(self, member: int) -> tuple[bytes, ...]:
         """Return the digests of a device's samples."""

@@ -21,6 +21,7 @@ PREFIX = b"fedquit ask v1\n"
 VERSION = 1
 LARGEST = 4096  # bytes of an ask with its signature
 LARGEST_SIGNATURE = 104  # bytes: DER of two numbers of 384 bits
+LONGEST_FRESH = 3600.0  # seconds that a server may allow between the time in an ask and its own
 NONCE = 16  # bytes
 LONGEST_NOTE = 500  # characters
 LONGEST_NAME = 100  # characters of a federation's name

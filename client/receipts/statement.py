@@ -4,7 +4,6 @@ The payload is JSON; see docs/receipts.md for every field. A receipt carries the
 asked can see that nothing else was done in their name.
 """
 
-import base64
 import hashlib
 import json
 from collections.abc import Mapping
@@ -13,8 +12,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from fedquit.client.asking.ask import Signed, is_from, read_ask
-from fedquit.client.asking.keys import fingerprint
+from fedquit.client.receipts.agreement import check_agreement
 from fedquit.client.receipts.envelope import BadReceiptError, canonical, unsealed
 
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -84,7 +82,7 @@ def read_receipt(envelope: bytes, key: Ed25519PublicKey) -> Receipt:
     """Return what a receipt says, once it is known to be whole and signed by `key`.
 
     Raises:
-        BadReceiptError: it does not verify, or is the receipt of something else.
+        BadReceiptError: it does not verify, is the receipt of something else, or contradicts the ask that it carries.
     """
     try:
         document = json.loads(unsealed(envelope, key))
@@ -98,24 +96,5 @@ def read_receipt(envelope: bytes, key: Ed25519PublicKey) -> Receipt:
     if missing:
         raise BadReceiptError(f"the receipt does not say: {', '.join(missing)}")
     receipt = Receipt(str(model), predicate)
-    _check_ask(receipt)
+    check_agreement(receipt.model, predicate)
     return receipt
-
-
-def _check_ask(receipt: Receipt) -> None:
-    """Check that the receipt carries the ask of its request, signed by the one who is said to have asked."""
-    try:
-        told = dict(receipt.request)
-        exact, signature, key = (base64.b64decode(told[name], validate=True) for name in ("ask", "signature", "key"))
-        ask = read_ask(exact)
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadReceiptError(f"the receipt carries no ask that can be read: {error}") from None
-    signed = Signed(exact, signature)
-    if signed.id != told.get("id"):
-        raise BadReceiptError("the ask in the receipt is not the request that the receipt is for")
-    if fingerprint(key) != ask.identity or not is_from(signed, key):
-        raise BadReceiptError("the ask in the receipt is not signed by the one who is said to have asked")
-    about = {"granularity": ask.granularity, "classes": list(ask.classes), "asked_by": ask.identity}
-    for name, value in {**about, "samples_count": ask.samples_count, "samples_digest": ask.samples_digest}.items():
-        if told.get(name) != value:
-            raise BadReceiptError(f"the receipt says {name} {told.get(name)!r}, and what was asked says {value!r}")

@@ -16,7 +16,7 @@ from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.ledger.seal import read_seal
 from fedquit.server.provision.certificates import hosts_of
-from fedquit.supervisor import listens
+from fedquit.supervisor import listens, reached_at
 
 SOON = datetime.timedelta(days=30)
 ROOM = 20  # models for which there should be room on the disk
@@ -115,10 +115,10 @@ def _proxy(folder: Path, federation: Federation) -> str:
 
 
 def _ports(federation: Federation) -> Finding:
-    server = federation.server
-    wanted = {"fleet-port": server.fleet_port, "superlink-port": server.superlink_port,
-              "forget-port": server.forget_port, "page-port": server.page_port}  # fmt: skip
-    taken = [f"{name} {port}" for name, port in wanted.items() if listens(port)]
+    server, devices, own = federation.server, reached_at(federation.server.bind), "127.0.0.1"
+    wanted = {"fleet-port": (server.fleet_port, devices), "superlink-port": (server.superlink_port, own),
+              "forget-port": (server.forget_port, devices), "page-port": (server.page_port, own)}  # fmt: skip
+    taken = [f"{name} {port}" for name, (port, host) in wanted.items() if listens(port, host)]
     if len(taken) == len(wanted):
         return Finding("ports", "ok", "all in use: the server is running")
     if taken:

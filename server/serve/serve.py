@@ -21,7 +21,7 @@ from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.provision.deployment import nginx
 from fedquit.server.serve.flower import Flower
-from fedquit.supervisor import Listener, Part, Supervisor, line_of_part, listens, pause
+from fedquit.supervisor import Listener, Part, Supervisor, line_of_part, listens, pause, reached_at
 
 START_WITHIN = 180.0  # seconds for a part to be ready, on a small machine
 LOOK_EVERY = 30.0  # seconds between two looks at the run; a look is a command of Flower's, some seconds of work
@@ -35,6 +35,7 @@ def parts(folder: Path, flower: Flower, *, proxy: bool) -> list[Part]:
         InputError: the proxy is wanted, and nginx is not installed.
     """
     server, environment, python = flower.federation.server, flower.environment(), sys.executable
+    devices = reached_at(server.bind)
     found = [
         Part("superlink", flower.superlink(), environment, server.superlink_port),
         Part("superexec", flower.superexec(), environment),
@@ -47,8 +48,9 @@ def parts(folder: Path, flower: Flower, *, proxy: bool) -> list[Part]:
                 f"{folder / 'deploy'}) and give --no-proxy"
             )
         command = [program, "-c", str(folder / "proxy" / "nginx.conf"), "-e", str(folder / "proxy" / "error.log")]
-        found.append(Part("proxy", command, port=server.fleet_port))
-    found.append(Part("service", [python, "-m", "fedquit.server.service", str(folder)], port=server.forget_port))
+        found.append(Part("proxy", command, port=server.fleet_port, host=devices))
+    service = [python, "-m", "fedquit.server.service", str(folder)]
+    found.append(Part("service", service, port=server.forget_port, host=devices))
     found.append(Part("page", [python, "-m", "fedquit.server.page", str(folder)], port=server.page_port))
     return found
 
@@ -115,7 +117,7 @@ def make_server(folder: Path, *, proxy: bool, listener: Listener) -> tuple[Super
     flower = Flower(folder, federation)
     flower.prepare()
     found = parts(folder, flower, proxy=proxy)
-    taken = [f"{part.port} ({part.name})" for part in found if part.port and listens(part.port)]
+    taken = [f"{part.port} ({part.name})" for part in found if part.port and listens(part.port, part.host)]
     if taken:
         raise FedquitError(f"ports are in use already: {', '.join(taken)}; is another server running?")
     return Supervisor(found, folder / "logs", listener), Run(flower, folder, listener)

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from fedquit.client.asking.ask import make_ask
-from fedquit.client.asking.keys import new_key, public_der
+from fedquit.client.asking.keys import fingerprint, new_key, public_der
 from fedquit.client.receipts import BadReceiptError, read_receipt, sealed, statement, unsealed
 from fedquit.client.receipts.command import verify
+from fedquit.client.receipts.envelope import canonical
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Contribution, Ledger, NewRequest, Step
 from fedquit.server.provision.certificates import public_pem
@@ -140,6 +141,120 @@ def test_a_signed_statement_of_something_else_is_refused(predicate: dict[str, An
     for payload in (statement("00", predicate), json.dumps(predicate).encode(), b"[]", b"\xff"):
         with pytest.raises(BadReceiptError):
             read_receipt(sealed(payload, KEY), KEY.public_key())
+
+
+FIXED = {
+    "subject", "predicate.federation", "predicate.models.before", "predicate.models.after",
+    *(f"predicate.request.{name}" for name in (
+        "id", "subject", "asked_by", "granularity", "classes", "samples_count", "samples_digest", "ask", "signature", "key",
+        "asked_at", "deadline", "done_at",
+    )),
+    "predicate.descendants.step", "predicate.descendants.model",
+}  # fmt: skip
+"""Fields of which the ask, or the rest of the receipt, says what they must be."""
+FREE = {
+    "predicate.fedquit", "predicate.method.name", "predicate.method.settings.lr", "predicate.method.fallback",
+    "predicate.models.unlearned", "predicate.descendants.phase", "predicate.purged.models", "predicate.purged.kept",
+    "predicate.measures.after.holdout_accuracy", "predicate.verdict.text", "predicate.verdict.thresholds",
+    "predicate.limits", "predicate.log.event", "predicate.log.digest",
+    *(f"predicate.costs.{name}" for name in ("rounds", "bytes_down", "bytes_up", "seconds", "device_seconds")),
+}  # fmt: skip
+"""Fields for which the server's word stands, as nobody else knows."""
+OTHERS = {"north": fingerprint(b"north's key"), "federation": "banks", "model": model(2), "digest": "ab" * 32}
+SAID = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=70)) | (
+    st.sampled_from([*OTHERS.values(), [], [3], {}, "client", "sample", "class", NOW - 7200, NOW + 7200, NOW - 1])
+)
+
+
+def leaves(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path to every value of a document; a list of values is one."""
+    inside = document.items() if isinstance(document, dict) else enumerate(document)
+    for key, value in inside:
+        if value and (isinstance(value, dict) or (isinstance(value, list) and isinstance(value[0], dict))):
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key)
+
+
+def name_of(path: tuple[Any, ...]) -> str:
+    return ".".join(str(part) for part in path if isinstance(part, str))
+
+
+def lied(receipt: bytes, path: tuple[Any, ...], said: Any) -> bytes:
+    """Return the receipt of a lying server: it says something else at `path`, signed with its true key."""
+    document = json.loads(unsealed(receipt, KEY.public_key()))
+    model_of = document["subject"][0]["digest"]["sha256"]
+    if path == ("subject",):
+        return sealed(statement(said, document["predicate"]), KEY)
+    at = document
+    for part in path[:-1]:
+        at = at[part]
+    at[path[-1]] = said
+    return sealed(statement(model_of, document["predicate"]), KEY)
+
+
+@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_lying_server_cannot_contradict_the_ask_in_a_receipt(receipt: bytes, data: st.DataObject) -> None:
+    document = json.loads(unsealed(receipt, KEY.public_key()))
+    paths = [path for path in leaves(document) if path[0] == "predicate"]
+    fixed = [("subject",), *(path for path in paths if name_of(path) in FIXED)]
+    path = data.draw(st.sampled_from(fixed))
+    said = data.draw(SAID.filter(lambda value: canonical(value) != canonical(value_at(document, path))))
+    if name_of(path) in ("predicate.request.asked_at", "predicate.request.deadline", "predicate.request.done_at"):
+        assume(contradicts(name_of(path).rpartition(".")[2], said))
+    if name_of(path) == "predicate.descendants.step":
+        assume(type(said) is not int or said < 1 or (said > 2) != (path[2] == 1))
+    if name_of(path) == "predicate.descendants.model":
+        assume(path[2] == 1)  # of the last one; which models came before it only the server knows
+    with pytest.raises(BadReceiptError):
+        read_receipt(lied(receipt, path, said), KEY.public_key())
+
+
+def contradicts(name: str, said: Any) -> bool:
+    """Tell whether a time cannot be: the ask was signed at `NOW`, taken then, and done a minute later."""
+    if isinstance(said, bool) or not isinstance(said, int | float):
+        return True
+    return abs(said - NOW) > 3600 or said > NOW + 60 if name == "asked_at" else said < NOW
+
+
+def value_at(document: Any, path: tuple[Any, ...]) -> Any:
+    for part in path:
+        document = document[part]
+    return document
+
+
+def test_every_field_of_a_receipt_is_known_as_fixed_or_free(receipt: bytes) -> None:
+    document = json.loads(unsealed(receipt, KEY.public_key()))
+    found = {name_of(path) for path in leaves(document) if path[0] == "predicate"}
+    assert found | {"subject"} == FIXED | FREE
+
+
+def test_what_only_the_server_knows_may_differ(receipt: bytes) -> None:
+    for path in leaves(json.loads(unsealed(receipt, KEY.public_key()))):
+        if name_of(path) in ("predicate.fedquit", "predicate.costs.bytes_up", "predicate.verdict.text"):
+            assert read_receipt(lied(receipt, path, "else"), KEY.public_key())
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "why"),
+    [
+        (("predicate", "request", "subject"), OTHERS["north"], "says subject .* and what was asked says"),
+        (("predicate", "federation"), "banks", "says federation 'banks', and what was asked says 'clinics'"),
+        (("predicate", "request", "asked_at"), NOW - 4000, "taken 4000 s earlier than it was signed"),
+        (("predicate", "request", "asked_at"), NOW + 4000, "taken 4000 s later than it was signed"),
+        (("predicate", "request", "done_at"), NOW - 5, "done_at .* before it was asked"),
+        (("predicate", "models", "after"), model(9), "and says that the request ended with"),
+        (("subject",), model(9), "and says that the request ended with"),
+        (("predicate", "purged", "models"), [model(6)], "which the receipt says was removed"),
+        (("predicate", "descendants", 1, "model"), model(6), "the last that contained it"),
+    ],
+)
+def test_a_lie_about_another_device_federation_time_or_model_is_named(
+    receipt: bytes, path: tuple[Any, ...], said: Any, why: str
+) -> None:
+    with pytest.raises(BadReceiptError, match=why):
+        read_receipt(lied(receipt, path, said), KEY.public_key())
 
 
 def altered(receipt: bytes, **request: Any) -> bytes:
