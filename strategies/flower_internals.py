@@ -28,6 +28,7 @@ __all__ = [
     "HEAD_BODY_DIVIDER",
     "HEAD_VALUE_DIVIDER",
     "KEY_NORM_BIT",
+    "MESSAGE_TABLES",
     "SUPERLINK_NODE_ID",
     "ClientAdaptiveClipping",
     "MessageProto",
@@ -42,6 +43,8 @@ __all__ = [
 ]
 
 TASK_ID = 1
+MESSAGE_TABLES = ("message_ins", "message_res", "object_push_sessions", "objects")
+"""Tables of a SuperLink's database that hold messages or let them in; what else is about messages goes with these."""
 
 
 def become_server_task(run_id: int) -> Run:

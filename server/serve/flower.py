@@ -22,6 +22,7 @@ from fedquit.errors import FedquitError
 from fedquit.files import explained, write_whole
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Member
+from fedquit.server.message_store import DATABASE
 
 CONNECTION = "fedquit"
 PATIENCE = 120.0  # seconds for a command of Flower's
@@ -108,7 +109,7 @@ class Flower:
             *("flower-superlink", "--host", "127.0.0.1", "--port", str(server.superlink_port)),
             *("--ssl-ca-certfile", str(self.folder / "ca.crt"), "--ssl-certfile", str(self.folder / "server.pem")),
             *("--ssl-keyfile", str(self.folder / "server.key"), "--enable-supernode-auth"),
-            *("--database", str(self.home / "state.db"), "--isolation", "process"),
+            *("--database", str(self.folder / DATABASE), "--isolation", "process"),
             "--disable-runtime-dependency-installation",
         ]
 
