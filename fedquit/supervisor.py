@@ -1,13 +1,16 @@
 """Keep some processes alive: start them in order, restart what dies with growing pauses, end all of them in the end.
 
-Knows nothing of what the processes are for. A part that dies is started again after 1, 2, 4 ... 60 seconds; one that
-lived for a minute begins anew at 1. If the supervisor itself is killed, the kernel ends its parts with it (on Linux).
+Knows nothing of what the processes are for. A part that dies is started again after 1, 2, 4 ... 60 seconds, less up to
+half of that by chance, so that many devices whose server was away do not all come back at once. One that lived for ten
+minutes begins anew at 1; a shorter life proves nothing, as on a busy machine a process may need minutes until it dies of
+what ailed it from the start. If the supervisor itself is killed, the kernel ends its parts with it (on Linux).
 """
 
 import contextlib
 import ctypes
 import logging.handlers
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -22,7 +25,9 @@ from typing import Any
 from fedquit.errors import FedquitError
 
 LOG_BYTES, LOG_FILES = 10_000_000, 3
-LONGEST_PAUSE, HEALTHY = 60.0, 60.0
+LONGEST_PAUSE, HEALTHY = 60.0, 600.0
+JITTER = 0.5
+"""Up to this share of a pause is left out by chance."""
 GRACE = 20.0  # seconds for a part to end by itself
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
@@ -51,7 +56,7 @@ class Part:
 
 
 def pause(deaths: int) -> float:
-    """Return the seconds to wait before a part is started again that died so often in a row.
+    """Return the seconds to wait, at most, before a part is started again that died so often in a row.
 
     >>> [pause(deaths) for deaths in (1, 2, 3, 9)]
     [1.0, 2.0, 4.0, 60.0]
@@ -70,7 +75,7 @@ def line_of_part(event: Mapping[str, Any]) -> str:
         return f"{part}: started (pid {event['pid']})"
     if kind == "died":
         return (
-            f"{part}: died (exit code {event['code']}); again in {event['again_in_seconds']:.0f} s; see {event['log']}"
+            f"{part}: died (exit code {event['code']}); again in {event['again_in_seconds']:.2g} s; see {event['log']}"
         )
     return f"{part}: {kind}"
 
@@ -186,9 +191,10 @@ class _Running:
         now = time.monotonic()
         if self.process is not None and self.process.poll() is not None:
             self._deaths = 1 if now - self._started > HEALTHY else self._deaths + 1
-            self._next = now + pause(self._deaths)
+            wait = pause(self._deaths) * random.uniform(1 - JITTER, 1)
+            self._next = now + wait
             event = {"event": "died", "part": self.part.name, "code": self.process.returncode}
-            self._listener({**event, "again_in_seconds": pause(self._deaths), "log": str(self.log)})
+            self._listener({**event, "again_in_seconds": round(wait, 3), "log": str(self.log)})
             self.process = None
         if self.process is None and now >= self._next:
             self.start()

@@ -34,6 +34,8 @@ class Outcome:
         thresholds: that the verdict was held against.
         purged: SHA-256 of the models that were removed.
         kept: model -> why it was not removed.
+        messages: what is left in Flower's database of messages, which carry models: see `message_store.Remains`; empty:
+            there is no such database, or there was nothing to remove.
     """
 
     unlearned: str
@@ -45,6 +47,7 @@ class Outcome:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     purged: Sequence[str] = ()
     kept: Mapping[str, str] = field(default_factory=dict)
+    messages: Mapping[str, Any] = field(default_factory=dict)
 
 
 def make_receipt(
@@ -70,7 +73,7 @@ def make_receipt(
         "method": {"name": request.method, "settings": dict(outcome.settings), "fallback": outcome.fallback},
         "models": {"before": request.model_before, "unlearned": outcome.unlearned, "after": outcome.model},
         "descendants": [_descendant(step) for step in descendants(steps, request)],
-        "purged": {"models": sorted(outcome.purged), "kept": dict(outcome.kept)},
+        "purged": {"models": sorted(outcome.purged), "kept": dict(outcome.kept), "messages": dict(outcome.messages)},
         "costs": _costs(own),
         "measures": {stage: dict(values) for stage, values in outcome.measures.items()},
         "verdict": {"text": outcome.verdict, "thresholds": dict(outcome.thresholds)},

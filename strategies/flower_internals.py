@@ -1,14 +1,18 @@
 """Everything of Flower's that is not its public interface, in one place: a new Flower breaks this file or none."""
 
+import contextlib
 import hashlib
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Self
 
+import httpx
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from flwr.clientapp import ClientApp
 from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE as CHUNK_SIZE
 from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.proto.control_pb2 import ListNodesRequest, ListRunsRequest, RegisterNodeRequest, StopRunRequest
 from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.proto.message_pb2 import Metadata as MetadataProto
 from flwr.proto.node_pb2 import NodeInfo
@@ -19,21 +23,29 @@ from flwr.serverapp.strategy import (
     DifferentialPrivacyServerSideAdaptiveClipping,
 )
 from flwr.supercore.constant import HEAD_BODY_DIVIDER, HEAD_VALUE_DIVIDER
+from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.differential_privacy import KEY_NORM_BIT
+from flwr.supercore.error import ApiErrorCode, FlowerError
+from flwr.supercore.interceptors.http import RuntimeVersionHttpInterceptor
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+
+from fedquit.errors import FedquitError
 
 __all__ = [
     "CHUNK_SIZE",
     "HEAD_BODY_DIVIDER",
     "HEAD_VALUE_DIVIDER",
     "KEY_NORM_BIT",
+    "MESSAGE_TABLES",
     "SUPERLINK_NODE_ID",
     "ClientAdaptiveClipping",
+    "Control",
     "MessageProto",
     "MetadataProto",
     "NodeInfo",
     "RecordDictProto",
+    "RefusedError",
     "Run",
     "ServerAdaptiveClipping",
     "become_server_task",
@@ -42,6 +54,8 @@ __all__ = [
 ]
 
 TASK_ID = 1
+MESSAGE_TABLES = ("message_ins", "message_res", "object_push_sessions", "objects")
+"""Tables of a SuperLink's database that hold messages or let them in; what else is about messages goes with these."""
 
 
 def become_server_task(run_id: int) -> Run:
@@ -64,6 +78,73 @@ def fingerprint_of(node: NodeInfo) -> str:
     except (ValueError, UnsupportedAlgorithm):
         return ""
     return hashlib.sha256(der).hexdigest()
+
+
+class RefusedError(FedquitError):
+    """The SuperLink answered, and said no."""
+
+
+class Control:
+    """One connection to the control API of a SuperLink on this machine: the command `flwr` without a process for each call.
+
+    Args:
+        address: host and port.
+        authority: certificate (PEM) of the authority that signed the SuperLink's.
+    """
+
+    def __init__(self, address: str, authority: bytes) -> None:
+        versions = RuntimeVersionHttpInterceptor(component_name="flwr CLI")
+        self._client = ControlHttpClient.from_server_address(
+            address, insecure=False, root_certificates=authority, interceptors=[versions]
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def keys(self) -> set[str]:
+        """Return the fingerprints of the nodes that are registered."""
+        with _explained("list nodes"):
+            return {fingerprint_of(node) for node in self._client.ListNodes(ListNodesRequest()).nodes_info}
+
+    def register(self, key: bytes, name: str) -> None:
+        """Let in a node with this public key (PEM); one that is in already stays.
+
+        Raises:
+            RefusedError: the SuperLink does not take the key.
+        """
+        with _explained(f"register '{name}'"):
+            try:
+                self._client.RegisterNode(RegisterNodeRequest(public_key=key, name=name))
+            except httpx.HTTPStatusError as error:
+                told = FlowerError.from_json(error.response.text)
+                if told is None or told.code != ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
+                    raise
+
+    def runs(self, limit: int) -> dict[int, str]:
+        """Return the latest runs with their states, such as "running" or "finished:failed"."""
+        with _explained("list runs"):
+            found = self._client.ListRuns(ListRunsRequest(limit=limit)).run_dict
+        return {run: ":".join(filter(None, (r.status.status, r.status.sub_status))) for run, r in found.items()}
+
+    def stop(self, run: int) -> None:
+        """End a run."""
+        with _explained(f"stop run {run}"):
+            self._client.StopRun(StopRunRequest(run_id=run))
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turn what goes wrong with the control API into one line."""
+    try:
+        yield
+    except httpx.HTTPStatusError as error:
+        told = FlowerError.from_json(error.response.text)
+        raise RefusedError(f"Flower does not {what}: {told.message if told else error}") from None
+    except (httpx.TransportError, ValueError) as error:
+        raise FedquitError(f"Flower does not {what}: {error or type(error).__name__}") from None
 
 
 def simulate(server_app: ServerApp, client_app: ClientApp, clients: int, *, app_folder: str, workers: int) -> None:

@@ -71,6 +71,7 @@ def _lines(receipt: Receipt, *, model_checked: bool) -> list[str]:
         f"           after  {receipt.model}" + (" (the given file)" if model_checked else ""),
         f"contained  in the models of {len(told['descendants'])} steps; {len(told['purged']['models'])} removed, "
         f"{len(told['purged']['kept'])} kept",
+        *_messages(told["purged"].get("messages", {})),
         f"cost       {costs['rounds']} rounds of recovery, {costs['bytes_down'] + costs['bytes_up']} bytes",
         *(
             f"measured   {stage}: {_measures(told['measures'][stage])}"
@@ -79,6 +80,15 @@ def _lines(receipt: Receipt, *, model_checked: bool) -> list[str]:
         f"verdict    {told['verdict']['text']}",
         *(f"limit      {text}" for text in told["limits"]),
     ]
+
+
+def _messages(left: Mapping[str, Any]) -> list[str]:
+    """Return what is left of messages in the server's database; older receipts do not say."""
+    if not left:
+        return []
+    if left["remaining"] == 0 and left["overwritten"]:
+        return ["messages   none is left in the server's database"]
+    return [f"messages   parts of old ones may be left in the server's database: {left['reason']}"]
 
 
 def _order(stage: str) -> int:

@@ -22,6 +22,7 @@ from fedquit.server.coordinator.training import Training
 from fedquit.server.coordinator.verifying import verify
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.ledger import Request, Step
+from fedquit.server.message_store import DATABASE, erase_messages
 from fedquit.server.receipts import Outcome
 from fedquit.server.rounds import correction
 from fedquit.strategies.costs import Traffic
@@ -235,6 +236,8 @@ class Answering:
         if verified:
             measures["after"] |= verified
         gone = self.past.purge(request) if forgot else []
+        remains = erase_messages(place.folder / DATABASE) if forgot else None
+        messages = remains.facts() if remains else {}
         place.reached("recovering: purged")
         told = place.federation.forgetting
         outcome = Outcome(
@@ -247,6 +250,7 @@ class Answering:
             thresholds={"tolerance": told.tolerance, "patience": float(told.patience)},
             purged=gone,
             kept={place.initial: "made before any data was seen"},
+            messages=messages,
         )
         receipt = place.receipts.make(place.ledger, request.id, outcome, place.clock())
         facts = {
@@ -255,6 +259,7 @@ class Answering:
             "rounds": len(rounds),
             "measures": measures,
             "removed": len(gone),
+            "messages": messages,
             "verify_bytes_down": traffic.down,
             "verify_bytes_up": traffic.up,
             "receipt_missing": place.receipts.missing,

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,13 @@ from fedquit.errors import FedquitError
 from fedquit.files import explained, write_whole
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Member
+from fedquit.server.message_store import DATABASE
+from fedquit.strategies.flower_internals import Control, RefusedError
 
 CONNECTION = "fedquit"
 PATIENCE = 120.0  # seconds for a command of Flower's
+RUNS = 20
+"""So many of the latest runs are looked at; only the latest can be at work."""
 APP = """\
 \"\"\"Made by `fedquit serve`: the two apps, which are installed with fedquit.\"\"\"
 
@@ -108,7 +111,7 @@ class Flower:
             *("flower-superlink", "--host", "127.0.0.1", "--port", str(server.superlink_port)),
             *("--ssl-ca-certfile", str(self.folder / "ca.crt"), "--ssl-certfile", str(self.folder / "server.pem")),
             *("--ssl-keyfile", str(self.folder / "server.key"), "--enable-supernode-auth"),
-            *("--database", str(self.home / "state.db"), "--isolation", "process"),
+            *("--database", str(self.folder / DATABASE), "--isolation", "process"),
             "--disable-runtime-dependency-installation",
         ]
 
@@ -120,26 +123,29 @@ class Flower:
             *("--root-certificates", str(self.folder / "ca.crt")),
         ]
 
-    def register(self, members: Iterable[Member]) -> None:
-        """Let these devices in; one that is in already stays.
+    def register(self, members: Iterable[Member]) -> list[str]:
+        """Let these devices in, over one connection, and return why some are refused; one that is in already stays.
 
         Raises:
-            FedquitError: the SuperLink refuses for another reason.
+            FedquitError: the SuperLink cannot be reached.
         """
-        for member in members:
-            key = serialization.load_der_public_key(member.key)
-            text = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-            with tempfile.NamedTemporaryFile(suffix=".pub") as file:
-                file.write(text)
-                file.flush()
-                said = self._call("supernode", "register", file.name, CONNECTION, "--name", member.name)
-            if said.returncode and "already" not in said.stdout + said.stderr:
-                raise FedquitError(f"Flower does not register '{member.name}': {_last(said)}")
+        wanted, refused = list(members), list[str]()
+        if not wanted:
+            return refused
+        with self._control() as control:
+            known = control.keys()
+            for member in wanted:
+                if member.fingerprint not in known:
+                    try:
+                        control.register(_pem(member.key), member.name)
+                    except RefusedError as error:
+                        refused.append(str(error))
+        return refused
 
     def runs(self) -> dict[int, str]:
         """Return the runs that the SuperLink knows, with their states, such as "running" or "finished:failed"."""
-        document = self._json("list", CONNECTION)
-        return {int(run["run-id"]): str(run["status"]) for run in document["runs"]}
+        with self._control() as control:
+            return control.runs(RUNS)
 
     def start_run(self) -> int:
         """Start the app, and return the run's id."""
@@ -148,7 +154,16 @@ class Flower:
 
     def stop_run(self, run: int) -> None:
         """End a run."""
-        self._json("stop", str(run), CONNECTION)
+        with self._control() as control:
+            control.stop(run)
+
+    def _control(self) -> Control:
+        path = self.folder / "ca.crt"
+        try:
+            authority = path.read_bytes()
+        except OSError as error:
+            raise FedquitError(f"{path} cannot be read: {error.strerror}; `fedquit provision` makes it") from None
+        return Control(f"127.0.0.1:{self.federation.server.superlink_port}", authority)
 
     def _json(self, *arguments: str) -> dict[str, Any]:
         said = self._call(*arguments, "--format", "json")
@@ -169,6 +184,12 @@ class Flower:
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired) as error:
             raise FedquitError(f"flwr {arguments[0]} failed: {error}") from None
+
+
+def _pem(der: bytes) -> bytes:
+    """Return a public key as Flower reads it."""
+    key = serialization.load_der_public_key(der)
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def _last(said: "subprocess.CompletedProcess[str]") -> str:

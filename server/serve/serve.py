@@ -24,7 +24,7 @@ from fedquit.server.serve.flower import Flower
 from fedquit.supervisor import Listener, Part, Supervisor, line_of_part, listens, pause, reached_at
 
 START_WITHIN = 180.0  # seconds for a part to be ready, on a small machine
-LOOK_EVERY = 30.0  # seconds between two looks at the run; a look is a command of Flower's, some seconds of work
+LOOK_EVERY = 30.0  # seconds between two looks at the run
 LIVE = ("pending", "starting", "running")
 
 
@@ -96,7 +96,8 @@ class Run:
             new = [m for m in ledger.members() if m.role == "device" and m.fingerprint not in self._registered]
         finally:
             ledger.close()
-        self._flower.register(new)
+        for reason in self._flower.register(new):
+            self._listener({"event": "refused", "reason": reason})
         self._registered.update(member.fingerprint for member in new)
 
 
@@ -136,6 +137,8 @@ def line_of(event: Mapping[str, Any]) -> str:
     >>> line_of({"event": "run", "run": 7})
     'run 7: started'
     """
+    if event["event"] == "refused":
+        return f"device: {event['reason']}; the others take part"
     if event["event"] == "run":
         return f"run {event['run']}: started"
     if event["event"] == "trouble":

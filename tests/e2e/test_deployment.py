@@ -22,9 +22,11 @@ import numpy as np
 import pytest
 
 from fedquit.client.datasets import load_dataset
+from fedquit.client.model_file import arrays_in
 from fedquit.errors import FedquitError
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
+from fedquit.server.message_store import DATABASE
 from tests.e2e.test_flower import BIN, free_port
 
 DEVICES = ("north", "east", "south", "west")
@@ -55,6 +57,7 @@ guard = "adopt"
 [trusted]
 data = "holdout.npz"
 """
+PIECE = 64  # bytes of a model that are looked for in one piece
 LIMIT = 420.0  # seconds for a request, on a small and busy machine
 
 
@@ -133,6 +136,21 @@ class Deployment:
         started = re.findall(rf"{part}: started \(pid (\d+)\)", (self.root / "serve.log").read_text())
         return int(started[-1])
 
+    def pieces(self) -> set[bytes]:
+        """Return pieces of the models that the server has now, as they would lie in a message."""
+        found = set[bytes]()
+        for path in (self.server / "models").glob("*.safetensors"):
+            for array in arrays_in(path.read_bytes(), path).values():
+                content = array.tobytes()
+                found |= {content[at : at + PIECE] for at in range(0, len(content) - PIECE, PIECE * 50)}
+        return {piece for piece in found if any(piece)}
+
+    def in_flowers_database(self, pieces: set[bytes]) -> int:
+        """Return how many pieces are readable in the files of Flower's database."""
+        database = self.server / DATABASE
+        files = [path.read_bytes() for path in database.parent.glob(f"{database.name}*")]
+        return sum(any(piece in content for content in files) for piece in pieces)
+
     def logs(self) -> str:
         """Return the ends of all logs, for whoever must find out what failed."""
         files = [*self.root.glob("*.log"), *(self.server / "logs").glob("*.log")]
@@ -194,8 +212,14 @@ def served(deployment: Deployment, request_id: str) -> Mapping[str, Any]:
 
 
 def test_a_device_leaves_while_training_goes_on_and_its_receipt_verifies_offline(deployment: Deployment) -> None:
+    pieces = deployment.pieces()
+    readable = deployment.in_flowers_database(pieces)
     asked = json.loads(fedquit("forget", deployment.kits["south"], "--json"))
     said = served(deployment, asked["id"])
+    left = deployment.in_flowers_database(pieces - deployment.pieces())
+    print(f"of {len(pieces)} pieces of models, readable in Flower's database: {readable} before, {left} after")
+    assert left == 0
+    assert said["purged"]["messages"] == {"remaining": 0, "overwritten": True}
     request = deployment.request(asked["id"])
     steps = deployment.steps(request=asked["id"])
     assert [step.phase for step in steps][:2] == ["forget", "recover"]

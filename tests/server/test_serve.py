@@ -12,7 +12,7 @@ from fedquit.errors import FedquitError
 from fedquit.server.federation import Federation, Server
 from fedquit.server.ledger import Ledger, Member
 from fedquit.server.serve.flower import Flower
-from fedquit.server.serve.serve import Run
+from fedquit.server.serve.serve import Run, line_of
 
 
 class FakeFlower:
@@ -24,6 +24,7 @@ class FakeFlower:
         self.registered: list[str] = []
         self.stopped: list[int] = []
         self.down = False
+        self.refuses: set[str] = set()
 
     def runs(self) -> dict[int, str]:
         if self.down:
@@ -39,8 +40,9 @@ class FakeFlower:
         self.stopped.append(run)
         self.states[run] = "finished:stopped"
 
-    def register(self, members: list[Member]) -> None:
-        self.registered += [member.name for member in members]
+    def register(self, members: list[Member]) -> list[str]:
+        self.registered += [member.name for member in members if member.name not in self.refuses]
+        return [f"Flower does not register '{m.name}': its key" for m in members if m.name in self.refuses]
 
 
 class World:
@@ -81,6 +83,15 @@ def test_devices_are_let_in_once_also_those_that_come_later(world: World) -> Non
     world.later(100)
     world.later(100)
     assert world.flower.registered == ["north", "south"]
+
+
+def test_a_device_that_flower_refuses_is_told_once_and_the_others_train(world: World) -> None:
+    world.ledger.enrol("south", b"s")
+    world.flower.refuses = {"north"}
+    assert world.later(0) == ["refused", "run"]
+    assert "north" in line_of(world.told[0])
+    assert world.later(100) == []
+    assert world.flower.registered == ["south"]
 
 
 def test_what_fails_is_told_and_tried_again_later(world: World) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -95,18 +96,56 @@ def test_a_part_that_never_listens_is_named_with_its_log_and_the_others_end(tmp_
     assert not any(alive(pid) for pid in pids)
 
 
-def test_pauses_grow_while_a_part_keeps_dying(tmp_path: Path) -> None:
+class SlowDeaths:
+    """A part that always dies, each time after so many seconds of a made clock."""
+
+    def __init__(self, folder: Path, lives: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.lives, self.told = 1000.0, lives, list[Mapping[str, Any]]()
+        clock = SimpleNamespace(monotonic=lambda: self.now)
+        monkeypatch.setattr("fedquit.supervisor.time", clock)
+        self.supervisor = Supervisor([Part("b", DIES)], folder, self.told.append)
+        self.supervisor.start(5)
+
+    def die(self) -> float:
+        """Let it die once more, and return after how many seconds it is started again."""
+        before = len(self.told)
+        (process,) = (running.process for running in self.supervisor._running)
+        assert process is not None
+        process.wait()
+        self.now += self.lives
+        self.supervisor.tend()
+        (died,) = self.told[before:]
+        self.now += died["again_in_seconds"] + 0.1
+        self.supervisor.tend()
+        assert self.told[-1]["event"] == "started"
+        return float(died["again_in_seconds"])
+
+
+@pytest.mark.parametrize("lives", [0.5, 120.0])
+def test_pauses_grow_to_a_minute_however_slowly_a_part_dies(
+    tmp_path: Path, lives: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dying = SlowDeaths(tmp_path, lives, monkeypatch)
+    pauses = [dying.die() for _ in range(9)]
+    for most, waited in zip([1, 2, 4, 8, 16, 32, 60, 60, 60], pauses, strict=True):
+        assert most / 2 <= waited <= most
+
+
+def test_pauses_begin_anew_after_a_part_lived_for_a_good_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dying = SlowDeaths(tmp_path, 0.5, monkeypatch)
+    for _ in range(5):
+        dying.die()
+    dying.lives = 3600.0
+    assert dying.die() <= 1.0
+
+
+def test_parts_that_died_at_once_do_not_all_come_back_at_once(tmp_path: Path) -> None:
     told = list[Mapping[str, Any]]()
-    supervisor = Supervisor([Part("b", DIES)], tmp_path, told.append)
+    supervisor = Supervisor([Part(f"b{number}", DIES) for number in range(4)], tmp_path, told.append)
     supervisor.start(5)
-
-    def deaths() -> list[float]:
-        supervisor.tend()
-        return [event["again_in_seconds"] for event in told if event["event"] == "died"]
-
-    until(lambda: len(deaths()) >= 3)
+    until(lambda: supervisor.tend() or sum(event["event"] == "died" for event in told) >= 4)
     supervisor.stop()
-    assert deaths()[:3] == [1.0, 2.0, 4.0]
+    assert len({event["again_in_seconds"] for event in told if event["event"] == "died"}) > 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends a dead parent's parts on Linux")
