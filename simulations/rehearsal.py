@@ -172,7 +172,7 @@ class Rehearsal:
         raise TimeoutError(f"after {turns} turns there is still something to do")
 
     def signed(self, member: int, samples: Iterable[bytes] = (), **said: Any) -> Signed:
-        """Return an ask of a device, the same bytes within an hour; what samples it is about is marked on the device."""
+        """Return an ask of a device, the same bytes within an hour; its samples are marked on the device."""
         kit, digests = self.kits()[member], tuple(samples)
         granularity: Granularity = "sample" if digests else "client"
         nonce = bytes([member]) * 16

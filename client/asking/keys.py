@@ -67,6 +67,19 @@ def sign(key: PrivateKey, content: bytes) -> bytes:
     return key.sign(content, ec.ECDSA(SHA384()))
 
 
+def is_usable(der: bytes) -> bool:
+    """Tell whether a public key (DER) is one with which a member can join, ask and call: NIST P-384.
+
+    >>> is_usable(public_der(new_key())), is_usable(b"no key")
+    (True, False)
+    """
+    try:
+        key = load_der_public_key(der)
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+    return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP384R1)
+
+
 def is_signed(der: bytes, content: bytes, signature: bytes) -> bool:
     """Tell whether `signature` is that of the owner of the public key `der` over `content`.
 

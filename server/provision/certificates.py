@@ -49,7 +49,7 @@ def make_authority(federation: str, now: datetime.datetime) -> Signed:
         key_agreement=False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False,
     )  # fmt: skip
     certificate = (
-        _begun(name, name, key, now, AUTHORITY_YEARS)
+        _begun(name, name, key, now, now + AUTHORITY_YEARS * YEAR)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
         .sign(key, hashes.SHA384())
@@ -58,11 +58,15 @@ def make_authority(federation: str, now: datetime.datetime) -> Signed:
 
 
 def make_server_certificate(authority: Signed, hosts: Iterable[str], now: datetime.datetime) -> Signed:
-    """Return a certificate for a server that is reached as each of `hosts` and on this machine."""
+    """Return a certificate for a server that is reached as each of `hosts` and on this machine.
+
+    It holds for two years, and no longer than the authority does.
+    """
     key, names = ec.generate_private_key(ec.SECP384R1()), list(dict.fromkeys([*hosts, *LOOPBACK]))
     authority_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
+    ends = min(now + SERVER_YEARS * YEAR, authority.certificate.not_valid_after_utc)
     certificate = (
-        _begun(_named(names[0]), authority.certificate.subject, key, now, SERVER_YEARS)
+        _begun(_named(names[0]), authority.certificate.subject, key, now, ends)
         .add_extension(x509.SubjectAlternativeName([_general(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -105,7 +109,11 @@ def node_key_files(key: ec.EllipticCurvePrivateKey) -> tuple[bytes, bytes]:
 
 
 def _begun(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, now: datetime.datetime, years: int
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    now: datetime.datetime,
+    ends: datetime.datetime,
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
@@ -114,7 +122,7 @@ def _begun(
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - LEEWAY)
-        .not_valid_after(now + years * YEAR)
+        .not_valid_after(ends)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
 

@@ -47,9 +47,12 @@ name = "ada"
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="folder of the federation [its name, beside CONFIG]")
 @click.option("--tar", is_flag=True, help="pack each kit into NAME.tar.gz")
+@click.option(
+    "--new-authority", is_flag=True, help="make the authority anew; every member must then be handed the new ca.crt"
+)
 @click.option("--example", is_flag=True, help="write an example to CONFIG, and make nothing")
 @click.option("--json", "as_json", is_flag=True, help="print the members as JSON, and nothing else")
-def provision(config: Path, out: Path | None, tar: bool, example: bool, as_json: bool) -> None:
+def provision(config: Path, out: Path | None, tar: bool, new_authority: bool, example: bool, as_json: bool) -> None:
     """Make a federation ready: certificates, keys, the server's folder and a kit for each device and operator.
 
     \b
@@ -66,7 +69,7 @@ def provision(config: Path, out: Path | None, tar: bool, example: bool, as_json:
 
     plan = read_plan(config)
     out = out or config.parent / plan.federation.name
-    members = carry_out(plan, out, tar=tar)
+    members = carry_out(plan, out, tar=tar, new_authority=new_authority)
     if as_json:
         documents = [{**asdict(member), "kit": str(member.kit)} for member in members]
         click.echo(json.dumps({"server": str(out / "server"), "members": documents}, indent=1))
@@ -76,6 +79,10 @@ def provision(config: Path, out: Path | None, tar: bool, example: bool, as_json:
         key = ", with its own key" if member.own_key else ""
         click.echo(f"{member.role} {member.number} {member.name}: {state}{key}; kit {member.kit}")
     click.echo(f"server: {out / 'server'}", err=True)
+    if new_authority:
+        click.echo(
+            f"hand {out / 'server' / 'ca.crt'} to every member, for its kit: the old one lets nobody in", err=True
+        )
     click.echo(f"next: hand the kits out, put {out / 'authority'} away, check with fedquit doctor, and", err=True)
     click.echo(f"  here          fedquit serve {out / 'server'}", err=True)
     click.echo("  on a device   fedquit join KIT", err=True)

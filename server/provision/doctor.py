@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
+from fedquit.client.asking.keys import is_usable
 from fedquit.client.local.checks import Finding
 from fedquit.client.share import empty_model
 from fedquit.errors import FedquitError, InputError
@@ -64,13 +66,16 @@ def _certificate(folder: Path, federation: Federation) -> str:
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
         authority = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
         certificate.verify_directly_issued_by(authority)
+        key = serialization.load_pem_private_key((folder / "server.key").read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path}: {error}; `fedquit provision` makes it anew if it is removed") from None
     except Exception:
         raise InputError(f"{path} is not signed by ca.crt; remove it and do `fedquit provision` again") from None
+    if key.public_key() != certificate.public_key():
+        raise InputError(f"{path} is not for the key in server.key; remove it and do `fedquit provision` again")
     if host not in hosts_of(certificate):
         raise InputError(f"{path} is for {', '.join(sorted(hosts_of(certificate)))}, not {host}; provision again")
-    ends = certificate.not_valid_after_utc
+    ends = min(certificate.not_valid_after_utc, authority.not_valid_after_utc)
     if ends < datetime.datetime.now(datetime.UTC) + SOON:
         raise InputError(f"{path} ends on {ends:%Y-%m-%d}; do `fedquit provision` again, which makes a new one")
     return f"for {host}, until {ends:%Y-%m-%d}"
@@ -84,6 +89,12 @@ def _ledger(folder: Path, federation: Federation) -> str:
         ledger.close()
     if wrong:
         raise FedquitError(f"the log does not hold: {wrong[0]} ({len(wrong)} in all); see `fedquit ledger check`")
+    useless = [member.name for member in members if member.status == "active" and not is_usable(member.key)]
+    if useless:
+        raise InputError(
+            f"'{useless[0]}' is enrolled with a key that is not P-384: it can neither join nor ask. Give it a new one "
+            "(ssh-keygen -t ecdsa -b 384) under another name"
+        )
     devices = sum(member.role == "device" and member.status == "active" for member in members)
     if devices < federation.schedule.min_clients:
         raise InputError(f"{devices} devices are enrolled, and a round needs {federation.schedule.min_clients}")

@@ -3,24 +3,23 @@
     OUT/server/          server.toml, ca.crt, server.pem and .key, receipts.key and .pub, the ledger, models
     OUT/server/deploy/   nginx.conf, Caddyfile, a systemd unit, compose.yaml: for whoever runs these themselves
     OUT/kits/NAME/       what a member needs (see client/kit.py), or NAME.tar.gz
-    OUT/authority/       the key that signs server certificates; needed for the next certificate only
+    OUT/authority/       the key that signs server certificates; needed when one is made, and for nothing else
 
 Done again with more members it makes what is missing and leaves the rest: no key is ever made anew or overwritten.
 """
 
 import datetime
 import io
-import os
 import shutil
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import tomli_w
-from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
+from fedquit.client.asking.keys import KeyFileError, read_public
 from fedquit.client.kit import FILE as KIT_FILE
 from fedquit.errors import InputError
 from fedquit.files import explained, write_whole
@@ -28,19 +27,9 @@ from fedquit.server.federation import FILE, Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.ledger.seal import read_seal
 from fedquit.server.provision import deployment
-from fedquit.server.provision.certificates import (
-    Signed,
-    der_of,
-    hosts_of,
-    make_authority,
-    make_server_certificate,
-    node_key_files,
-    private_pem,
-    public_pem,
-)
+from fedquit.server.provision.authority import OPEN, PRIVATE, renew, write
+from fedquit.server.provision.certificates import der_of, node_key_files, private_pem, public_pem
 from fedquit.server.provision.told import Plan, Told
-
-PRIVATE, OPEN = 0o600, 0o644
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +52,21 @@ class Made:
     own_key: bool
 
 
-def provision(plan: Plan, out: Path, *, tar: bool = False, now: datetime.datetime | None = None) -> list[Made]:
+def provision(
+    plan: Plan, out: Path, *, tar: bool = False, new_authority: bool = False, now: datetime.datetime | None = None
+) -> list[Made]:
     """Make what is missing of the federation in `out`, and return its members.
 
     Args:
         plan: what federation.toml says.
         out: where to; a folder that this made before, or none.
         tar: pack each new kit into NAME.tar.gz in place of a folder.
+        new_authority: make the federation's authority anew; every member then needs the new ca.crt.
         now: the time from which certificates hold.
 
     Raises:
-        InputError: `out` is something else, or a key file cannot be read; nothing was changed.
+        InputError: `out` is something else, a key file cannot be read, or a certificate is to be made and the
+            authority's key is away; nothing was changed.
         FedquitError: it cannot be written.
     """
     keys = {told.name: _public_key(told, plan.source) for those in plan.members.values() for told in those}
@@ -86,8 +79,10 @@ def provision(plan: Plan, out: Path, *, tar: bool = False, now: datetime.datetim
             folder.mkdir(parents=True, exist_ok=True)
     for folder in (out / "authority", server, out / "kits"):
         folder.chmod(0o700)
-    authority = _authority(out, plan.federation, now)
-    _server_files(server, plan.federation, authority, now)
+    if not (server / FILE).exists():
+        _write_told(server, plan.federation)  # first of all: stopped from here on, this is a federation's folder
+    renew(out, plan.federation, now, new_authority=new_authority)
+    _server_files(server, plan.federation)
     ledger = Ledger.open(plan.federation.ledger_url(server), seal=read_seal(server / "receipts.key"))
     try:
         return [
@@ -110,54 +105,36 @@ def _check_folder(out: Path, federation: Federation) -> None:
 
 
 def _public_key(told: Told, source: Path) -> ec.EllipticCurvePublicKey | None:
-    """Return the key that a member made itself, if federation.toml names one."""
+    """Return the key that a member made itself, if federation.toml names one.
+
+    Only P-384 will do: asks and calls are signed with it, and `fedquit join` takes no other.
+    """
     if not told.public_key:
         return None
-    path = source.parent / Path(told.public_key).expanduser()
     try:
-        content = path.read_bytes()
-        reads = serialization.load_pem_public_key if b"BEGIN" in content else serialization.load_ssh_public_key
-        key = reads(content)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{source}: public-key of '{told.name}': {path} cannot be read: {error}") from None
-    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in ("secp256r1", "secp384r1", "secp521r1"):
-        raise InputError(
-            f"{source}: public-key of '{told.name}' is of the wrong kind; make one: ssh-keygen -t ecdsa -b 384"
-        )
+        der = read_public(source.parent / Path(told.public_key).expanduser())
+    except KeyFileError as error:
+        raise InputError(f"{source}: public-key of '{told.name}': {error}") from None
+    key = serialization.load_der_public_key(der)
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise AssertionError("read_public took another kind of key")
     return key
 
 
-def _authority(out: Path, federation: Federation, now: datetime.datetime) -> Signed:
-    """Return the federation's authority, made if it is not there."""
-    certificate, key = out / "authority" / "ca.crt", out / "authority" / "ca.key"
-    if not certificate.exists():
-        made = make_authority(federation.name, now)
-        _write(key, made.key_pem(), PRIVATE)
-        _write(certificate, made.certificate_pem(), OPEN)
-    if not key.exists():
-        raise InputError(f"{key} is missing: put it back for a moment; a server certificate is signed with it")
-    loaded = serialization.load_pem_private_key(key.read_bytes(), password=None)
-    if not isinstance(loaded, ec.EllipticCurvePrivateKey):
-        raise InputError(f"{key} is not the key of a fedquit authority")
-    return Signed(x509.load_pem_x509_certificate(certificate.read_bytes()), loaded)
+def _write_told(server: Path, federation: Federation) -> None:
+    told = federation.model_dump(by_alias=True, exclude_defaults=True, mode="json")
+    write(server / FILE, tomli_w.dumps(told).encode(), OPEN)
 
 
-def _server_files(server: Path, federation: Federation, authority: Signed, now: datetime.datetime) -> None:
-    """Write the server's own files; a certificate that fits and holds, and the key of receipts, stay."""
-    _write(server / "ca.crt", authority.certificate_pem(), OPEN)
-    hosts = [federation.server.host]
-    if not _fits(server / "server.pem", hosts, now):
-        signed = make_server_certificate(authority, hosts, now)
-        _write(server / "server.key", signed.key_pem(), PRIVATE)
-        _write(server / "server.pem", signed.certificate_pem(), OPEN)
+def _server_files(server: Path, federation: Federation) -> None:
+    """Write the server's own files but its certificate; the key of receipts stays."""
     if not (server / "receipts.key").exists():
-        _write(server / "receipts.key", private_pem(ed25519.Ed25519PrivateKey.generate()), PRIVATE)
+        write(server / "receipts.key", private_pem(ed25519.Ed25519PrivateKey.generate()), PRIVATE)
     key = serialization.load_pem_private_key((server / "receipts.key").read_bytes(), password=None)
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise InputError(f"{server / 'receipts.key'} is not an Ed25519 key")
-    _write(server / "receipts.pub", public_pem(key.public_key()), OPEN)
-    told = federation.model_dump(by_alias=True, exclude_defaults=True, mode="json")
-    _write(server / FILE, tomli_w.dumps(told).encode(), OPEN)
+    write(server / "receipts.pub", public_pem(key.public_key()), OPEN)
+    _write_told(server, federation)
     texts = {
         "nginx.conf": deployment.nginx(federation, server.resolve()),
         "Caddyfile": deployment.caddy(federation, server.resolve()),
@@ -166,15 +143,7 @@ def _server_files(server: Path, federation: Federation, authority: Signed, now: 
         "Dockerfile": deployment.dockerfile(),
     }
     for name, text in texts.items():
-        _write(server / "deploy" / name, text.encode(), OPEN)
-
-
-def _fits(path: Path, hosts: list[str], now: datetime.datetime) -> bool:
-    """Say whether a certificate is there, for these hosts, and holds for another month."""
-    if not path.exists():
-        return False
-    certificate = x509.load_pem_x509_certificate(path.read_bytes())
-    return set(hosts) <= hosts_of(certificate) and certificate.not_valid_after_utc > now + datetime.timedelta(days=30)
+        write(server / "deploy" / name, text.encode(), OPEN)
 
 
 def _member(
@@ -209,8 +178,8 @@ def _made_key(kit: Path) -> ec.EllipticCurvePublicKey:
     """Return the public key in a kit, made with its private one if it is not there."""
     if not (kit / "node.pub").exists():
         private, public = node_key_files(ec.generate_private_key(ec.SECP384R1()))
-        _write(kit / "node.key", private, PRIVATE)
-        _write(kit / "node.pub", public, OPEN)
+        write(kit / "node.key", private, PRIVATE)
+        write(kit / "node.pub", public, OPEN)
     key = serialization.load_ssh_public_key((kit / "node.pub").read_bytes())
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise InputError(f"{kit / 'node.pub'} is not a key that fedquit made; remove {kit}, and do this again")
@@ -228,9 +197,9 @@ def _kit_files(kit: Path, federation: Federation, role: str, told: Told, number:
         "role": role,
         **({"data": told.data, "holdout": told.holdout} if role == "device" else {}),
     }
-    _write(kit / KIT_FILE, tomli_w.dumps(document).encode(), OPEN)
+    write(kit / KIT_FILE, tomli_w.dumps(document).encode(), OPEN)
     for name in ("ca.crt", "receipts.pub"):
-        _write(kit / name, (server / name).read_bytes(), OPEN)
+        write(kit / name, (server / name).read_bytes(), OPEN)
 
 
 def _packed(kit: Path) -> bytes:
@@ -244,13 +213,3 @@ def _packed(kit: Path) -> bytes:
             with path.open("rb") as file:
                 archive.addfile(entry, file if entry.isfile() else None)
     return buffer.getvalue()
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """Write a file whole; one for its owner alone is so from its first moment."""
-    before = os.umask(0o777 & ~mode)
-    try:
-        write_whole(path, content)
-    finally:
-        os.umask(before)
-    path.chmod(mode)

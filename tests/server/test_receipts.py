@@ -146,8 +146,8 @@ def test_a_signed_statement_of_something_else_is_refused(predicate: dict[str, An
 FIXED = {
     "subject", "predicate.federation", "predicate.models.before", "predicate.models.after",
     *(f"predicate.request.{name}" for name in (
-        "id", "subject", "asked_by", "granularity", "classes", "samples_count", "samples_digest", "ask", "signature", "key",
-        "asked_at", "deadline", "done_at",
+        "id", "subject", "asked_by", "granularity", "classes", "samples_count", "samples_digest", "ask", "signature",
+        "key", "asked_at", "deadline", "done_at",
     )),
     "predicate.descendants.step", "predicate.descendants.model",
 }  # fmt: skip
@@ -161,9 +161,9 @@ FREE = {
 }  # fmt: skip
 """Fields for which the server's word stands, as nobody else knows."""
 OTHERS = {"north": fingerprint(b"north's key"), "federation": "banks", "model": model(2), "digest": "ab" * 32}
-SAID = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=70)) | (
-    st.sampled_from([*OTHERS.values(), [], [3], {}, "client", "sample", "class", NOW - 7200, NOW + 7200, NOW - 1])
-)
+SAID = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=70)
+) | (st.sampled_from([*OTHERS.values(), [], [3], {}, "client", "sample", "class", NOW - 7200, NOW + 7200, NOW - 1]))
 
 
 def leaves(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

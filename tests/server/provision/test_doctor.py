@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedquit.errors import InputError
+from fedquit.server.ledger import Ledger
+from fedquit.server.ledger.seal import read_seal
 from fedquit.server.provision.doctor_command import doctor
 from fedquit.server.provision.provision import provision
 from fedquit.server.provision.told import read_plan
@@ -66,6 +70,15 @@ def test_each_thing_that_is_wrong_is_named_with_the_way_out(out: Path) -> None:
     assert "provision" in found["certificate"]["text"]
     assert "does not hold" in found["ledger"]["text"]
     assert "none.npz" in found["trusted data"]["text"]
+
+
+def test_a_member_with_a_key_that_cannot_join_is_named(out: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    ledger = Ledger.open(f"sqlite:///{out}/server/ledger.db", seal=read_seal(out / "server/receipts.key"))
+    ledger.enrol("old", der)
+    ledger.close()
+    assert "'old' is enrolled with a key that is not P-384" in findings(out / "server")[0]["ledger"]["text"]
 
 
 def test_a_kit_is_checked_too_and_another_folder_is_refused(out: Path) -> None:

@@ -1,7 +1,9 @@
 """A federation is made ready once, completely, and made again without touching what was handed out."""
 
+import datetime
 import json
 import os
+import shutil
 import ssl
 import stat
 import subprocess
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -18,7 +21,8 @@ from fedquit.client.kit import Kit
 from fedquit.errors import InputError
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
-from fedquit.server.provision.certificates import der_of
+from fedquit.server.provision.authority import write
+from fedquit.server.provision.certificates import der_of, make_authority
 from fedquit.server.provision.command import EXAMPLE, provision
 from fedquit.server.provision.provision import provision as carry_out
 from fedquit.server.provision.told import read_plan
@@ -154,6 +158,116 @@ def test_stopped_after_the_key_and_before_the_ledger_the_same_key_is_enrolled(
     before = (tmp_path / "out/kits/north/node.key").read_bytes()
     assert all(member.new for member in carry_out(read_plan(told(tmp_path)), tmp_path / "out"))
     assert (tmp_path / "out/kits/north/node.key").read_bytes() == before
+
+
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP521R1()])
+def test_a_key_that_can_neither_join_nor_ask_is_not_enrolled(tmp_path: Path, curve: ec.EllipticCurve) -> None:
+    key = ec.generate_private_key(curve).public_key()
+    text = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    (tmp_path / "north.pub").write_bytes(text)
+    plan = read_plan(told(tmp_path, TOLD.replace('name = "north"\n', 'name = "north"\npublic-key = "north.pub"\n')))
+    with pytest.raises(InputError, match=r"public-key of 'north': .*north\.pub is not a NIST P-384.*ecdsa -b 384"):
+        carry_out(plan, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def away(out: Path) -> bytes:
+    """Put the authority away, as the documents advise, and return its key."""
+    key = (out / "authority/ca.key").read_bytes()
+    shutil.rmtree(out / "authority")
+    return key
+
+
+def test_a_member_is_added_while_the_authority_is_away(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    carry_out(read_plan(told(tmp_path)), out)
+    trusted = (out / "server/ca.crt").read_bytes()
+    away(out)
+    made = carry_out(read_plan(told(tmp_path, TOLD + '[[device]]\nname = "west"\n')), out)
+    assert [member.name for member in made if member.new] == ["west"]
+    assert {path.read_bytes() for path in out.rglob("ca.crt")} == {trusted}
+    assert not list(out.rglob("ca.key"))
+
+
+def test_no_authority_is_made_silently_where_there_was_one(tmp_path: Path) -> None:
+    out, moved = tmp_path / "out", TOLD.replace("fed.example.org", "new.example.org")
+    carry_out(read_plan(told(tmp_path)), out)
+    key, trusted = away(out), (out / "server/ca.crt").read_bytes()
+    for gone in ((), ("server.pem",), ("server.pem", "ca.crt")):
+        for name in gone:
+            (out / "server" / name).unlink(missing_ok=True)
+        with pytest.raises(InputError, match=r"is away.*put it back for a moment, or give --new-authority"):
+            carry_out(read_plan(told(tmp_path, moved)), out)
+    assert not list(out.rglob("ca.key"))
+    (out / "server/ca.crt").write_bytes(trusted)
+    (out / "authority/ca.key").write_bytes(key)
+    carry_out(read_plan(told(tmp_path, moved)), out)
+    assert (out / "server/ca.crt").read_bytes() == trusted
+    assert is_signed(out)
+
+
+def is_signed(out: Path) -> bool:
+    checks = ["openssl", "verify", "-CAfile", f"{out}/server/ca.crt", f"{out}/server/server.pem"]
+    return subprocess.run(checks, capture_output=True, check=False).returncode == 0
+
+
+def test_a_new_authority_is_made_where_it_is_asked_for_by_name(tmp_path: Path) -> None:
+    out, config = tmp_path / "out", told(tmp_path)
+    carry_out(read_plan(config), out)
+    before = (out / "server/ca.crt").read_bytes()
+    done = CliRunner().invoke(provision, [str(config), "--out", str(out), "--new-authority"])
+    assert done.exit_code == 0, done.output
+    assert "to every member" in done.stderr
+    after = (out / "server/ca.crt").read_bytes()
+    assert after != before == (out / "authority/ca-1.crt").read_bytes()
+    assert {path.read_bytes() for path in out.rglob("ca.crt")} == {after}
+    assert is_signed(out)
+    assert mode(out / "authority/ca.key") == mode(out / "authority/ca-1.key") == 0o600
+
+
+def test_another_authoritys_key_signs_nothing(tmp_path: Path) -> None:
+    out, moved = tmp_path / "out", TOLD.replace("fed.example.org", "new.example.org")
+    carry_out(read_plan(told(tmp_path)), out)
+    other = make_authority("clinics", datetime.datetime.now(datetime.UTC))
+    (out / "authority/ca.key").write_bytes(other.key_pem())
+    (out / "authority/ca.crt").write_bytes(other.certificate_pem())
+    before = contents(out / "server")
+    with pytest.raises(InputError, match=r"is not the key of .*ca\.crt, which devices trust"):
+        carry_out(read_plan(told(tmp_path, moved)), out)
+    assert contents(out / "server") == before
+
+
+def test_a_certificate_never_outlives_its_authority(tmp_path: Path) -> None:
+    out, begin = tmp_path / "out", datetime.datetime.now(datetime.UTC)
+    carry_out(read_plan(told(tmp_path)), out, now=begin)
+    authority = x509.load_pem_x509_certificate((out / "server/ca.crt").read_bytes())
+    late = authority.not_valid_after_utc - datetime.timedelta(days=100)
+    carry_out(read_plan(told(tmp_path)), out, now=late)
+    certificate = x509.load_pem_x509_certificate((out / "server/server.pem").read_bytes())
+    assert certificate.not_valid_after_utc == authority.not_valid_after_utc
+    with pytest.raises(InputError, match=r"ends on .*no certificate outlives it: give --new-authority"):
+        carry_out(read_plan(told(tmp_path)), out, now=late + datetime.timedelta(days=80))
+
+
+@pytest.mark.parametrize("at", range(5))
+def test_stopped_while_certificates_are_made_the_next_try_makes_them_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    writes, out = iter(range(100)), tmp_path / "out"
+
+    def fails(*given: Any) -> None:
+        if next(writes) == at:
+            raise KeyboardInterrupt
+        write(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fedquit.server.provision.authority.write", fails)
+        with pytest.raises(KeyboardInterrupt):
+            carry_out(read_plan(told(tmp_path)), out)
+    carry_out(read_plan(told(tmp_path)), out)
+    assert is_signed(out)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(out / "server/server.pem", out / "server/server.key")
 
 
 @pytest.mark.parametrize(
