@@ -30,10 +30,11 @@ from fedquit.client.settings import Scalar, Settings
 from fedquit.client.share import initial_model, told_form
 from fedquit.client.training import deterministic, evaluate
 from fedquit.errors import FedquitError, InputError, unknown
+from fedquit.settings import Part, keys_of
 from fedquit.unlearning.samples import Samples
 
 LONGEST = 3600.0  # seconds to wait for the message before this one
-TOLD_LATE = ("method", "teacher", "method-settings")
+TOLD_LATE = keys_of(Part.METHOD)
 """Settings that a forget message may change: how to forget is decided long after the run began."""
 
 

@@ -22,8 +22,7 @@ from fedquit.client.model_file import tensors_in
 from fedquit.client.settings import Settings
 from fedquit.errors import InputError
 from fedquit.files import explained, write_whole
-
-PATHS = {"partition", "device-folder", "data-root", "download"}
+from fedquit.settings import Part, keys_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +41,17 @@ class Memory:
 
     @classmethod
     def of(cls, folder: Path, settings: Settings, client: int) -> "Memory":
-        """Return the memory of a client in `folder`, where other runs and clients may have theirs."""
-        told = sorted((key, str(value)) for key, value in settings.run_config().items() if key not in PATHS)
+        """Return the memory of a client in `folder`, where other runs and clients may have theirs.
+
+        Runs are told apart by the settings that differ from their defaults, so a version with more settings finds
+        what the one before it kept.
+        """
+        default, places = type(settings)().run_config(), keys_of(Part.PLACE)
+        told = sorted(
+            (key, str(value))
+            for key, value in settings.run_config().items()
+            if key not in places and value != default[key]
+        )
         return cls(folder / hashlib.sha256(repr(told).encode()).hexdigest()[:16] / str(client))
 
     def recall(self, phase: str, requests: int, number: int) -> dict[str, Tensor] | None:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from fedquit.client.asking.ask import LONGEST_FRESH
 from fedquit.client.settings import Settings, load_settings_file
 from fedquit.errors import InputError
+from fedquit.settings import Scope, keys_of
 
 FILE = "server.toml"
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -161,19 +162,12 @@ class Federation(Table):
         Raises:
             InputError: [training] has a key that a deployment has no use for, or a value out of range.
         """
-        told = self.forgetting
-        forgetting = {
-            "method": told.method,
-            "teacher": told.teacher,
-            "method-settings": told.method_settings,
-            "tolerance": told.tolerance,
-            "patience": told.patience,
-            "recover-rounds": told.recover_rounds,
-        }
-        for key in self.training:
-            if key in NOT_HERE or key in forgetting:
-                where = "[forgetting]" if key in forgetting else "a simulation"
-                raise InputError(f"{FILE}: [training] {key}: belongs to {where}; remove it here")
+        for scope in (Scope.SIMULATION, Scope.FORGETTING):
+            for key in self.training:
+                if key.replace("_", "-") in keys_of(scope):
+                    raise InputError(f"{FILE}: [training] {key}: belongs to {scope}; remove it here")
+        told = self.forgetting.model_dump(by_alias=True)
+        forgetting = {key: told[key] for key in keys_of(Scope.FORGETTING)}
         return Settings.read({**self.training, **forgetting}, f"{FILE}: [training]")
 
     def ledger_url(self, folder: Path) -> str:
@@ -221,11 +215,3 @@ class Federation(Table):
 
 TRAINS_ON_IT = ("pseudo-ascent",)
 """Methods that ask for an ordinary round of training on what is to be forgotten."""
-
-NOT_HERE = {
-    *("models", "mentee", "dataset", "data-root", "download", "samples", "holdout"),
-    *("clients", "partition", "scheme", "alpha", "shards-per-client", "classes-per-client", "column", "split-seed"),
-    *("forget", "granularity", "forget-share", "forget-samples", "forget-class"),
-    *("rounds", "recover", "recover-bytes", "budget", "reference", "references"),
-}
-"""Settings of simulations, which make the data, the clients and the requests up."""

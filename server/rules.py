@@ -9,7 +9,6 @@ from fedquit.client.settings import Settings
 from fedquit.client.share import empty_model
 from fedquit.errors import InputError
 from fedquit.server.phases import Phase, phases
-from fedquit.server.secure_aggregation import check_secure_aggregation
 from fedquit.strategies.rules import FlowerRule, Rule, is_mean, make_private, make_rule
 from fedquit.strategies.train import num_sampled
 from fedquit.unlearning.arithmetic import parameter_names
@@ -54,7 +53,6 @@ def named_rules(settings: Settings) -> Rules:
     if objective_of(settings).needs().shares != "model":
         _check_no_mean(settings)
     rules = _private(settings, _plain(settings))
-    check_secure_aggregation(settings, (rules.training, rules.recovery))
     if "fedprox" in (settings.strategy, settings.recover_strategy) and settings.objective != "fedavg":
         raise InputError(
             f"strategy 'fedprox' has devices minimise an objective of its own: leave out objective = "

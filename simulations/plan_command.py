@@ -6,12 +6,10 @@ from typing import Any
 
 import click
 
+from fedquit.settings import Part, keys_of
 from fedquit.simulations.commands import settings_options
 
-TOLD = (
-    "forget", "granularity", "forget_share", "forget_samples", "forget_class", "teacher", "method_settings",
-    "recover", "tolerance", "patience", "recover_rounds", "recover_bytes",
-)  # fmt: skip
+TOLD = tuple(key for key in keys_of(Part.REQUEST, Part.METHOD, Part.STOP_RULE) if key != "method")
 
 
 @click.command()

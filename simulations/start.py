@@ -11,15 +11,11 @@ from fedquit.client.settings import Settings
 from fedquit.errors import InputError
 from fedquit.files import explained
 from fedquit.server.folder import RunFolder, costs_file, read_settings, read_state
+from fedquit.settings import Part, keys_of
 from fedquit.strategies.rows import read_rows, write_rows
 
-# Settings that training does not depend on; all others must be the same in both runs.
-AFTER_TRAINING = {
-    "forget", "granularity", "forget-share", "forget-samples", "forget-class", "budget", "history-bytes",
-    "method", "teacher", "method-settings", "recover", "tolerance", "patience", "recover-rounds",
-    "recover-bytes", "recover-strategy", "recover-strategy-settings", "reference", "references", "download",
-    "data-root", "partition", "device-folder",
-}  # fmt: skip
+TRAINING = keys_of(Part.TRAINING)
+"""Settings that must be the same in both runs."""
 
 
 def check_start(start: Path, settings: Settings) -> None:
@@ -31,8 +27,8 @@ def check_start(start: Path, settings: Settings) -> None:
     """
     check_taken_over(settings, "--start")
     theirs, ours = read_settings(start).run_config(), settings.run_config()
-    for key in ours:
-        if key not in AFTER_TRAINING and ours[key] != theirs[key]:
+    for key in TRAINING:
+        if ours[key] != theirs[key]:
             raise InputError(
                 f"--start: {key} is {theirs[key]!r} in {start}, {ours[key]!r} here; training must be the same"
             )

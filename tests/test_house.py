@@ -8,7 +8,6 @@ import zipfile
 from pathlib import Path
 
 import fedquit
-from fedquit.client.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -20,18 +19,15 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert f"## {fedquit.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
-def test_flowers_run_config_lists_every_setting_with_its_default() -> None:
-    expected = {key: value for key, value in Settings().run_config().items() if key != "clients"}
-    assert PROJECT["tool"]["flwr"]["app"]["config"] == {"out": "", **expected}
-
-
 def test_every_folder_with_code_is_packaged() -> None:
     found = {
         ".".join(["fedquit", *path.parent.relative_to(ROOT).parts])
         for folder in FOLDERS
         for path in (ROOT / folder).rglob("__init__.py")
     }
-    assert set(PROJECT["tool"]["setuptools"]["packages"]) == {"fedquit", *found}
+    own = {f"fedquit.{path.parent.name}" for path in (ROOT / "fedquit").glob("*/__init__.py")}
+    own -= {f"fedquit.{folder}" for folder in FOLDERS}  # links
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == {"fedquit", *own, *found}
 
 
 def test_the_links_point_at_the_folders() -> None:
@@ -51,7 +47,8 @@ def test_a_bundle_carries_what_the_apps_import_and_works_without_links(tmp_path:
     (bundle,) = tmp_path.glob("*.fab")
     with zipfile.ZipFile(bundle) as archive:
         archive.extractall(tmp_path / "app")
-    assert not (tmp_path / "app" / "fedquit" / "server").exists()
+    assert not [folder for folder in FOLDERS if (tmp_path / "app" / "fedquit" / folder).exists()]
+    assert (tmp_path / "app" / "fedquit" / "settings" / "run.py").is_file()
     code = "import fedquit.client.app, fedquit.server.app; print(fedquit.server.app.__file__)"
     ran = subprocess.run(
         [sys.executable, "-c", code],

@@ -17,6 +17,7 @@ from fedquit.server.judge import tensors_of
 from fedquit.server.ledger import Contribution, Request, Step, UnreachableError
 from fedquit.server.models import Arrays
 from fedquit.server.session import Case, GridSession, Told, served
+from fedquit.settings import Part, keys_of
 from fedquit.strategies.ask import ask
 from fedquit.strategies.guard.step_checks import Decision, Recent, accuracy_findings, decide, step_findings
 from fedquit.strategies.measure import measure
@@ -194,7 +195,7 @@ class Forgetting:
             "request": request.id,
             "granularity": request.granularity,
             "classes": ",".join(map(str, request.classes)),
-            **{key: str(config[key]) for key in ("method", "teacher", "method-settings")},
+            **{key: str(config[key]) for key in keys_of(Part.METHOD)},
         }
 
     def _own(self, request: Request, member: int) -> dict[str, float | str]:

@@ -15,6 +15,7 @@ from typing import Any
 from fedquit.errors import InputError
 from fedquit.files import explained, write_json
 from fedquit.server.folder import RunFolder
+from fedquit.simulations.compare.config import current_document
 
 PLAN = "plan.json"
 LOCK = ".lock"
@@ -83,8 +84,8 @@ def _check_same(out: Path, told: dict[str, Any], replaying: Collection[str]) -> 
     if not file.is_file():
         raise InputError(f"{out} is not the folder of a comparison (it has no {PLAN})")
     try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        kept = current_document(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file} cannot be read: {error}") from None
     difference = first_difference(kept, without_growth(kept, told))
     if not difference:

@@ -20,7 +20,7 @@ from fedquit.simulations.costs.cost import Cost
 from fedquit.simulations.costs.foretold import Foretold
 from fedquit.simulations.costs.price import Price
 from fedquit.simulations.costs.seen import Seen, seen_in
-from fedquit.simulations.start import AFTER_TRAINING
+from fedquit.simulations.start import TRAINING
 from fedquit.unlearning.methods import all_methods
 
 Document = dict[str, Any]
@@ -92,7 +92,7 @@ class Plan:
             InputError: what is given is of training, or no request.
         """
         for key in self.given:
-            if key not in AFTER_TRAINING:
+            if key in TRAINING:
                 raise InputError(f"{key} cannot be given: a plan starts from the training of {self.path}")
         config, told = RunFolder(self.path).settings().run_config(), dict(self.given)
         if config["method"] != method:

@@ -1,14 +1,15 @@
 """A device's memory: what it kept is there after a restart, a round never reads itself, a request empties it."""
 
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import torch
 
 from fedquit.client.device import simulated_device
 from fedquit.client.memory import Memory
-from fedquit.client.settings import Settings
 from fedquit.errors import FedquitError, InputError
+from fedquit.settings import Part, Scope, Settings, setting
 
 
 def kept(memory: Memory, phase: str, requests: int, number: int) -> float | None:
@@ -66,6 +67,15 @@ def test_runs_and_clients_that_share_a_folder_do_not_read_each_other(tmp_path: P
         assert kept(other, "train", 0, 2) is None
     resumed = Settings(partition="elsewhere/partition.json", device_folder="x", data_root="y")
     assert kept(Memory.of(tmp_path, resumed, 0), "train", 0, 2) == 1
+
+
+def test_a_version_with_one_more_setting_finds_what_was_kept_before_it(tmp_path: Path) -> None:
+    class Later(Settings):
+        width: Annotated[int, setting("made up", Part.TRAINING, Scope.TRAINING)] = 3
+
+    keep(Memory.of(tmp_path, Settings(lr=0.5), 0), "train", 0, 1)
+    assert kept(Memory.of(tmp_path, Later(lr=0.5), 0), "train", 0, 2) == 1
+    assert kept(Memory.of(tmp_path, Later(lr=0.5, width=4), 0), "train", 0, 2) is None
 
 
 @pytest.mark.parametrize("phase", ["../train", "a/b", "", "TRAIN", "."])

@@ -1,10 +1,11 @@
+import re
 from pathlib import Path
 
 import pytest
 
-from fedquit.client.settings import Settings
 from fedquit.errors import InputError
-from fedquit.server.federation import NOT_HERE, Federation
+from fedquit.server.federation import Federation, Forgetting
+from fedquit.settings import Scope, Settings, keys_of
 
 
 def read(folder: Path, text: str) -> Federation:
@@ -72,5 +73,22 @@ def test_a_folder_without_the_file_is_named(tmp_path: Path) -> None:
         Federation.read(tmp_path)
 
 
-def test_every_setting_of_a_simulation_alone_is_one_of_its_settings() -> None:
-    assert set(Settings().run_config()) > NOT_HERE
+@pytest.mark.parametrize("scope", [Scope.SIMULATION, Scope.FORGETTING])
+def test_a_setting_of_elsewhere_is_refused_in_training_however_it_is_written(scope: Scope) -> None:
+    for key in keys_of(scope):
+        for written in {key, key.replace("-", "_")}:
+            federation = Federation(name="a", training={written: Settings().run_config()[key]})
+            with pytest.raises(InputError, match=re.escape(f"{written}: belongs to {scope}; remove it here")):
+                federation.settings()
+
+
+def test_every_other_setting_is_taken_from_training() -> None:
+    training = {key: Settings().run_config()[key] for key in keys_of(Scope.TRAINING)}
+    assert Federation(name="a", training=training).settings() == Settings()
+
+
+def test_what_forgetting_has_in_common_with_a_simulation_has_one_default() -> None:
+    common = {name for name in Forgetting.model_fields if name in Settings.model_fields}
+    assert {name.replace("_", "-") for name in common} == set(keys_of(Scope.FORGETTING))
+    for name in common:
+        assert getattr(Forgetting(), name) == getattr(Settings(), name)

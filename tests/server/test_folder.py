@@ -121,6 +121,15 @@ def test_a_state_that_cannot_be_read_is_named(folder: RunFolder, content: str) -
     assert "state.json" in refusal(folder.load_state)
 
 
+def test_a_folder_of_a_version_with_secure_aggregation_still_opens(folder: RunFolder) -> None:
+    (folder.path / "settings.json").write_text(
+        json.dumps({**Settings(lr=0.5).run_config(), "secure-aggregation": False})
+    )
+    assert read_settings(folder.path) == Settings(lr=0.5)
+    folder.release()
+    RunFolder.open(folder.path).release()
+
+
 def test_settings_are_read_back_with_the_saved_split(folder: RunFolder) -> None:
     assert folder.settings() == Settings()
     folder.partition_file.write_text("{}")

@@ -1,18 +1,20 @@
 """What a comparison's file says, what runs it makes, and that each mistake in it is told by file and key."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedquit.client.settings import Settings
 from fedquit.errors import InputError
+from fedquit.settings import Part, Settings, keys_of
 from fedquit.simulations.compare.checks import checked_targets
-from fedquit.simulations.compare.config import ROW_KEYS, Comparison
+from fedquit.simulations.compare.config import DECIDED, ROW_KEYS, Comparison
+from fedquit.simulations.compare.folder import check_folder
 from fedquit.simulations.compare.plan import Cell, plan, targets_of
-from fedquit.simulations.compare.reading import make_comparison, read_comparison
-from fedquit.simulations.compare.repeat import simulate_command
+from fedquit.simulations.compare.reading import FIXED_SEEDS, make_comparison, read_comparison
+from fedquit.simulations.compare.repeat import ALWAYS, simulate_command
 
 CONFIGS = Path(__file__).resolve().parents[2] / "simulations" / "configs"
 TOLD: dict[str, Any] = {
@@ -36,6 +38,27 @@ def cells(**changes: Any) -> list[Cell]:
 
 def different(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
     return {key for key in one if one[key] != other[key]}
+
+
+def test_a_comparison_names_settings_only() -> None:
+    assert {*DECIDED, *ROW_KEYS, *FIXED_SEEDS, *ALWAYS} <= set(keys_of(*Part))
+
+
+def test_the_plan_of_an_earlier_version_is_still_the_same_comparison(tmp_path: Path) -> None:
+    now = told().document()
+    before = {**now, "settings": {**now["settings"], "secure-aggregation": False}}
+    del before["settings"]["history-bytes"]  # as if it had come since
+    (tmp_path / "plan.json").write_text(json.dumps(before))
+    check_folder(tmp_path, now, resume=True, overwrite=False)
+    with pytest.raises(InputError, match=r"settings\.lr: the comparison in .* has 0\.1, not 0\.2"):
+        check_folder(tmp_path, told(settings={**TOLD["settings"], "lr": 0.2}).document(), resume=True, overwrite=False)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "3", "{}", '{"methods": 3, "settings": {}}'])
+def test_a_plan_that_cannot_be_read_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "plan.json").write_text(content)
+    with pytest.raises(InputError, match=r"plan\.json"):
+        check_folder(tmp_path, told().document(), resume=True, overwrite=False)
 
 
 def test_every_row_meets_every_target_with_every_seed_once_and_trainings_come_first() -> None:

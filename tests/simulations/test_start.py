@@ -9,6 +9,7 @@ import pytest
 
 from fedquit.errors import InputError
 from fedquit.server.folder import read_state
+from fedquit.settings import Part, keys_of
 from fedquit.simulations.simulate import run_simulation
 
 SMALL = {"model": "mlp", "clients": 4, "samples": 80, "scheme": "iid", "rounds": 5, "recover": "budget",
@@ -95,6 +96,43 @@ def test_a_start_whose_history_was_not_kept_is_refused_before_anything_is_writte
     with pytest.raises(InputError, match=f"kept nothing of training that method '{method}' .* take another method"):
         simulate(tmp_path / "run", {"method": method}, start=tmp_path / "base")
     assert not (tmp_path / "run").exists()
+
+
+def test_settings_that_are_not_of_training_change_no_trained_model(tmp_path: Path) -> None:
+    other = {
+        "granularity": "sample",
+        "forget": "1;2",
+        "forget-share": 0.5,
+        "method": "ascent",
+        "method-settings": "lr=0.02",
+        "recover": "utility",
+        "tolerance": 0.2,
+        "patience": 3,
+        "recover-rounds": 2,
+        "recover-bytes": 9,
+        "budget": 7,
+        "recover-strategy": "fedavgm",
+        "recover-strategy-settings": "server-momentum=0.5",
+        "history-bytes": 10**8,
+        "reference": "retrain",
+        "references": 3,
+    }
+    by_samples = {"forget-samples", "forget-class", "teacher"}  # which exclude others of them
+    assert set(other) | by_samples == set(keys_of(*Part)) - set(keys_of(Part.TRAINING, Part.PLACE))
+    told = [{**SMALL, **{key.replace("-", "_"): value for key, value in other.items()}}, SMALL]
+    models = [
+        run_simulation(given, out=tmp_path / str(number), workers=1, only={"train"})[1]["stages"]["original"]
+        for number, given in enumerate(told)
+    ]
+    assert models[0]["model_sha256"] == models[1]["model_sha256"]
+
+
+@pytest.mark.parametrize("key", ["lr", "holdout", "seed"])
+def test_a_start_that_trained_otherwise_is_refused_and_the_setting_is_named(
+    base: Path, tmp_path: Path, key: str
+) -> None:
+    with pytest.raises(InputError, match=f"--start: {key} is .* training must be the same"):
+        simulate(tmp_path / "run", {key: 1}, start=base)
 
 
 def test_a_start_is_never_overwritten_by_the_run_that_takes_it_over(tmp_path: Path) -> None:

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedquit.client.settings import Settings, load_settings_file
-from fedquit.client.share import Form, dataset_of, form_of, initial_model
 from fedquit.errors import InputError
+from fedquit.settings import GROUPS, Group, Part, Scope, Settings, keys_of, load_settings_file, marks
 
 
 def read(**given: Any) -> Settings:
@@ -224,10 +223,46 @@ def test_flowers_run_config_may_name_a_folder_and_the_nodes_are_the_clients() ->
     assert Settings.from_run_config({"out": "x", "rounds": 2}, 9) == Settings(rounds=2, clients=9)
 
 
-def test_the_apps_own_run_config_is_the_defaults() -> None:
-    app = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
-    config = app["tool"]["flwr"]["app"]["config"]
+def test_flowers_run_config_lists_every_setting_with_its_default() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    config = project["tool"]["flwr"]["app"]["config"]
+    expected = {key: value for key, value in Settings().run_config().items() if key != "clients"}
+    assert list(config.items()) == [("out", ""), *expected.items()]
     assert Settings.from_run_config(config, Settings().clients) == Settings()
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_says_its_part_its_scope_and_its_line_of_help(name: str) -> None:
+    part, scope = marks(Settings, name)
+    assert part in Part
+    assert scope in Scope
+    assert Settings.model_fields[name].description
+
+
+def test_a_setting_that_says_neither_is_an_error_where_it_is_read() -> None:
+    class Bare(Group):
+        width: int = 3
+
+    with pytest.raises(TypeError, match=r"setting width .* declare it with setting\(\)"):
+        marks(Bare, "width")
+
+
+def test_how_to_forget_is_given_in_one_table_and_who_asks_in_none() -> None:
+    assert set(keys_of(Part.METHOD)) <= set(keys_of(Scope.FORGETTING))
+    assert set(keys_of(Part.REQUEST)) <= set(keys_of(Scope.SIMULATION))
+
+
+def test_every_setting_is_of_one_group_and_in_its_order() -> None:
+    assert [name for group in GROUPS for name in group.model_fields] == list(Settings.model_fields)
+    assert [key.replace("-", "_") for key in keys_of(*Part)] == list(Settings.model_fields)
+    assert keys_of(*Part) == keys_of(*Scope) == tuple(Settings().run_config())
+
+
+@pytest.mark.parametrize("name", ["secure-aggregation", "secure_aggregation"])
+def test_a_retired_setting_that_says_nothing_is_left_out_and_no_other_value_is(name: str) -> None:
+    assert Settings.read({name: False, "lr": 0.5}) == Settings(lr=0.5)
+    assert Settings.from_run_config({name: False, "out": ""}, 3) == Settings(clients=3)
+    assert "secure-aggregation: no setting any more" in refusal({name: True})
 
 
 def test_a_toml_file_is_read(tmp_path: Path) -> None:
@@ -256,20 +291,6 @@ def test_a_file_that_cannot_be_read_is_named_in_one_line(tmp_path: Path, kind: s
 
 
 @pytest.mark.parametrize(
-    "given", [{"classes": 10, "input-shape": [1, 8, 8]}, {"classes": "10", "input-shape": "1x8x8"}]
-)
-def test_the_form_of_a_model_can_be_told_where_no_data_set_says_it(given: dict[str, Any]) -> None:
-    told = Settings.read({**given, "dataset": "/nowhere.npz"})
-    assert form_of(told) == Form((1, 8, 8), 10)
-    assert Settings.read(told.run_config()) == told
-    assert initial_model(told, 3).state_dict().keys() == initial_model(Settings(), 3).state_dict().keys()
-
-
-def test_names_of_classes_are_in_order() -> None:
-    assert form_of(read(classes=["ill", "well"], input_shape="3x32x32")) == Form((3, 32, 32), 2, ("ill", "well"))
-
-
-@pytest.mark.parametrize(
     "given",
     [
         {"classes": 10},
@@ -281,8 +302,3 @@ def test_names_of_classes_are_in_order() -> None:
 )
 def test_half_a_form_or_one_that_cannot_be_is_refused(given: dict[str, Any]) -> None:
     assert "classes" in refusal(given) or "input-shape" in refusal(given)
-
-
-def test_a_form_that_the_data_set_does_not_have_is_refused() -> None:
-    with pytest.raises(InputError, match="'digits' has 10 classes of 1x8x8 inputs"):
-        dataset_of(read(classes=10, input_shape="1x28x28"))

@@ -1,0 +1,34 @@
+"""Settings of earlier versions, which are still named in the folders, configs and plans that those wrote."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedquit.errors import InputError
+
+RETIRED = {
+    "secure-aggregation": (
+        False,
+        "no setting any more: Flower has secure aggregation for its older interface only (docs/strategies.md); "
+        "leave it out",
+    ),
+}
+"""The value that said nothing, and why there is no other."""
+
+
+def without_retired(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is given without settings that are retired and say nothing.
+
+    Raises:
+        InputError: one of them says something.
+
+    >>> without_retired({"lr": 0.1, "secure-aggregation": False})
+    {'lr': 0.1}
+    """
+    kept = {}
+    for name, value in given.items():
+        key = name.replace("_", "-")
+        if key not in RETIRED:
+            kept[name] = value
+        elif value != RETIRED[key][0]:
+            raise InputError(f"{key}: {RETIRED[key][1]}")
+    return kept
