@@ -10,33 +10,53 @@ import click
 
 from fedquit.client.settings import Settings
 from fedquit.errors import InputError
+from fedquit.settings import Part, group_of, keys_of
 
 Command = Callable[..., Any]
 
 
-def settings_options(names: Collection[str], default: str | None = None) -> Callable[[Command], Command]:
+class GroupedCommand(click.Command):
+    """A command whose help has the settings under the headings of their groups, and its other options after them."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, a section for each group; the columns of all sections are aligned."""
+        options = [option for option in self.get_params(ctx) if isinstance(option, click.Option)]
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for option in sorted(options, key=lambda option: group_of(option.name or "") is None):
+            record = option.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(group_of(option.name or "") or "Options", []).append(record)
+        width = max(len(flag) for records in sections.values() for flag, _ in records)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl([(flag.ljust(min(width, 30)), text) for flag, text in records])
+
+
+def settings_options(keys: Collection[str], default: str | None = None) -> Callable[[Command], Command]:
     """Return what gives a command a flag for each of these settings; only those that are given reach it, as text.
 
     Args:
-        names: of settings.
+        keys: names of settings, in kebab-case.
         default: what to say that it is where a flag is not given, if not the settings' own.
     """
 
     def with_flags(command: Command) -> Command:
-        for name in reversed([name for name in Settings.model_fields if name in names]):
-            command = _flag(name, default)(command)
+        for key in reversed(keys_of(*Part)):
+            if key in keys:
+                command = _flag(key, default)(command)
         return command
 
     return with_flags
 
 
-def _flag(name: str, default: str | None) -> Callable[[Command], Command]:
-    field, flag = Settings.model_fields[name], f"--{name.replace('_', '-')}"
+def _flag(key: str, default: str | None) -> Callable[[Command], Command]:
+    name = key.replace("-", "_")
+    field = Settings.model_fields[name]
     if field.annotation is bool:
-        return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=field.description)
-    value = Settings().run_config()[flag[2:]] if default is None else default
+        return click.option(f"--{key}/--no-{key}", name, default=None, help=field.description)
+    value = Settings().run_config()[key] if default is None else default
     shown = f" [{value}]" if value != "" else ""
-    return click.option(flag, name, metavar=_metavar(field), help=f"{field.description}{shown}")
+    return click.option(f"--{key}", name, metavar=_metavar(field), help=f"{field.description}{shown}")
 
 
 def _metavar(field: Any) -> str:
@@ -46,9 +66,9 @@ def _metavar(field: Any) -> str:
     return {int: "N", float: "X"}.get(field.annotation, "TEXT")
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("config", required=False, type=click.Path(path_type=Path))
-@settings_options(Settings.model_fields)
+@settings_options(keys_of(*Part))
 @click.option("--iid", is_flag=True, help="the same as --scheme iid")
 @click.option(
     "--engine",

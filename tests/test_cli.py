@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from fedquit.settings import Part, keys_of
 
 Run = Callable[..., tuple[int, str, str]]
 TINY = ["--model", "mlp", "--clients", "3", "--alpha", "1", "--rounds", "1", "--recover", "budget"]
@@ -92,7 +95,6 @@ def test_strategies_are_listed_for_people_and_for_programs(run: Run) -> None:
         (["--strategy", "krum"], "strategy 'krum' needs these settings: num_malicious_nodes"),
         (["--strategy", "fedadam", "--strategy-settings", "name=1"], "unknown setting of strategy 'fedadam' 'name'"),
         (["--method-settings", "name=1"], "unknown setting of method 'fedquit' 'name'"),
-        (["--secure-aggregation"], "not yet: Flower 1.41 has it for its older interface only"),
     ],
 )
 def test_a_mistake_in_a_strategy_gets_one_line_and_nothing_is_written(
@@ -150,6 +152,17 @@ def test_a_run_with_an_objective_keeps_what_devices_keep_in_its_folder(run: Run,
     assert code == 0
     assert json.loads(out)["config"]["objective"] == "moon"
     assert list((tmp_path / "run" / "devices").glob("*/1/1-recover/*.safetensors"))
+
+
+def test_help_has_every_setting_once_under_the_heading_of_its_group(run: Run) -> None:
+    code, out, _ = run("simulate", "--help")
+    headings = ["Data", "Model", "Clients", "Training", "Forgetting", "Evaluation", "Seeds", "Options"]
+    assert code == 0
+    assert re.findall(r"^(\w+):$", out, flags=re.MULTILINE) == headings
+    flags = re.findall(r"^(?:  --|\w)([a-z-]+)", out.partition("Data:")[2], flags=re.MULTILINE)
+    settings = tuple(flag for flag in flags if flag in keys_of(*Part))
+    assert settings == keys_of(*Part)
+    assert "--workers" in out.partition("Options:")[2]
 
 
 def test_an_unknown_key_in_a_config_file_is_named_with_its_file(run: Run, tmp_path: Path) -> None:
