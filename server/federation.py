@@ -13,12 +13,12 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from fedquit.client.asking.ask import LONGEST_FRESH
 from fedquit.client.settings import Settings, load_settings_file
 from fedquit.errors import InputError
-from fedquit.settings import Scope, keys_of
+from fedquit.settings import Group, Scope, keys_of
 
 FILE = "server.toml"
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -40,16 +40,8 @@ Seconds = Annotated[float, BeforeValidator(seconds), Field(ge=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
-class Table(BaseModel):
+class Table(Group):
     """A table of the file: keys are kebab-case, and none is unknown."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        populate_by_name=True,
-        alias_generator=lambda name: name.replace("_", "-"),
-        allow_inf_nan=False,
-    )
 
 
 class Server(Table):

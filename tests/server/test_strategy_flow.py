@@ -314,7 +314,6 @@ def test_it_makes_no_difference_who_clips_but_for_rounding(tmp_path: Path) -> No
         ({**CHOICES["client-fixed"], "objective": "fedgkd"}, r"objective 'fedgkd' sends more: take dp = server-fixed"),
         ({"dp": "server-adaptive", "dp-settings": "noise-multiplier=1"}, r"dp = server-adaptive, 7 clients a round"),
         ({**CHOICES["fedprox"], "objective": "moon"}, r"leave out objective = moon"),
-        ({"secure-aggregation": True}, r"Flower has secure aggregation for its older interface only"),
     ],
 )
 def test_what_cannot_work_is_refused_with_its_reason_before_anything_runs(
