@@ -131,7 +131,7 @@ def check_forgetting(asked: Forgetting, clients: int) -> None:
     Raises:
         InputError: naming the settings.
     """
-    _check_clients(asked, clients)
+    _check_who_asks(asked, clients)
     if (asked.granularity == "class") != bool(asked.forget_class):
         raise InputError("granularity = class and forget-class = LABEL go together")
     if asked.forget_samples and asked.granularity != "sample":
@@ -142,7 +142,7 @@ def check_forgetting(asked: Forgetting, clients: int) -> None:
         raise InputError(f"teacher is a setting of method fedquit, not of {asked.method}")
 
 
-def _check_clients(asked: Forgetting, clients: int) -> None:
+def _check_who_asks(asked: Forgetting, clients: int) -> None:
     named = [client for request in asked.forget for client in request]
     beyond = [client for client in named if client >= clients]
     if beyond:

@@ -1,6 +1,6 @@
 """All settings of a run together: read from flags, a TOML file or Flower's run config, checked against each other."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Any, Self
 
@@ -43,7 +43,7 @@ class Settings(Seeds, Evaluation, Forgetting, Training, Clients, Model, Data):
                 says where it came from.
         """
         try:
-            settings = cls.model_validate(_known_once(given))
+            settings = cls.model_validate(_known_once(given, cls.model_fields))
             settings._check()
         except ValidationError as error:
             raise InputError(f"{source}: {_reason(error)}") from None
@@ -105,17 +105,16 @@ def group_of(name: str) -> str | None:
     return next((group.__name__ for group in GROUPS if name in group.model_fields), None)
 
 
-def _known_once(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is given by the fields' names, each known and given once."""
+def _known_once(given: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
+    """Return what is given by the names of fields, each known and given once."""
     given = without_retired(given)
     names = {name.replace("-", "_"): value for name, value in given.items()}
     if len(names) < len(given):
         twice = next(name for name in names if name in given and name.replace("_", "-") in given and "_" in name)
         raise InputError(f"{twice.replace('_', '-')} is given twice")
     for name in names:
-        if name not in Settings.model_fields:
-            shown = [field.replace("_", "-") for field in Settings.model_fields]
-            raise unknown("key", name.replace("_", "-"), shown)
+        if name not in fields:
+            raise unknown("key", name.replace("_", "-"), [field.replace("_", "-") for field in fields])
     return names
 
 
