@@ -140,7 +140,7 @@ def step_findings(
         most = max(bounds.times * middle, middle + bounds.spread * spread)
         findings.append(Finding("length of the step", norm(moving), most, scales=True))
     if recent.updates:
-        findings.append(_furthest_layer(step, current, recent.updates, bounds))
+        findings.append(_furthest_layer(moving, current, recent.updates, bounds))
     if recent.updates and direction:
         findings += _direction(moving, recent.updates, bounds)
     return tuple(findings)
@@ -162,15 +162,20 @@ def accuracy_findings(new: Accuracy, before: Accuracy, bounds: Bounds) -> tuple[
 
 
 def _furthest_layer(
-    step: Mapping[str, Tensor], current: StateDict, updates: Sequence[StateDict], bounds: Bounds
+    moving: Mapping[str, Tensor], current: StateDict, updates: Sequence[StateDict], bounds: Bounds
 ) -> Finding:
-    """Return the layer that is furthest off, in times of what it usually moves."""
+    """Return the layer that is furthest off, in times of what it usually moves.
+
+    Training may hardly move a layer that the method's optimizer moves as far as any other: Adam takes steps of the same
+    size however small the gradient is, such as that of a bias before batch normalisation. What the reach explains is
+    therefore usual.
+    """
     worst = 0.0
-    for name, value in step.items():
-        if current[name].is_floating_point():
-            usual = median(norm({name: update[name]}) for update in updates)
-            usual = max(usual, SMALL * norm({name: current[name]}) / bounds.layer)
-            worst = max(worst, norm({name: value}) / usual if usual else 0.0)
+    for name, value in moving.items():
+        usual = median(norm({name: update[name]}) for update in updates)
+        explained = (bounds.reach or 0.0) * math.sqrt(value.numel())
+        usual = max(usual, SMALL * norm({name: current[name]}) / bounds.layer, explained / bounds.layer)
+        worst = max(worst, norm({name: value}) / usual if usual else 0.0)
     return Finding("a layer's step, in times of its usual one,", worst, bounds.layer, scales=True)
 
 

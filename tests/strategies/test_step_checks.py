@@ -74,6 +74,15 @@ def test_a_broken_layer_does_not_hide_in_a_step_of_usual_length() -> None:
     assert off({**CURRENT, "b": 1 + 0.3 * ACROSS}) == ["a layer's step, in times of its usual one,"]
 
 
+def test_a_layer_that_training_does_not_move_may_move_as_far_as_the_optimizer_moves_any() -> None:
+    still = Recent(USUAL.norms, USUAL.spreads, [{**update, "b": torch.zeros(4)} for update in USUAL.updates])
+    new = {**CURRENT, "b": 1 + 0.1 * ACROSS}
+    layers = [f.holds for f in step_findings(new, CURRENT, still, BOUNDS) if f.what.startswith("a layer")]
+    known = step_findings(new, CURRENT, still, Bounds(parameters={"a", "b"}, reach=0.101))
+    assert layers == [False]
+    assert all(finding.holds for finding in known)
+
+
 def test_a_step_that_goes_where_training_goes_is_seen() -> None:
     assert off({"a": torch.full((4,), 0.5), "b": CURRENT["b"]}) == ["cosine to training"]
     assert off({"a": torch.full((4,), -0.5), "b": CURRENT["b"]}) == ["cosine to training"]
