@@ -177,6 +177,7 @@ def look(
     trusted: bool = False,
     knows_reach: bool = True,
     policy: str = "refuse",
+    known: Sequence[tuple[StateDict, Accuracy]] = (),
 ) -> Decision:
     """Return what the guard says to a model that `device` hands back.
 
@@ -187,11 +188,18 @@ def look(
         trusted: whether the server has data that it trusts.
         knows_reach: whether the method says how far it can move a weight.
         policy: of the guard.
+        known: accuracies of models that need not be measured again.
     """
+    current = known[0][0] if known else trained.state
+
+    def evaluate(model: StateDict) -> Accuracy | None:
+        if not trusted:
+            return None
+        return next((accuracy for seen, accuracy in known if seen is model), None) or trained.accuracy(model)
+
     bounds = bounds_of(trained.method, trained.names, [len(trained.shares[device])])
     bounds = bounds if knows_reach else replace(bounds, reach=None)
-    evaluate = trained.accuracy if trusted else None
-    return admit_model(state, trained.state, trained.recent, bounds, Policy(policy), evaluate)
+    return admit_model(state, current, trained.recent, bounds, Policy(policy), evaluate)
 
 
 def _flipped_labels(trained: Trained, device: int) -> Samples:
@@ -278,13 +286,14 @@ def _counted(
     through, lost = Counter[tuple[str, str]](), {name: list[float]() for name in everything}
     for setting in settings:
         trained = train(setting)
-        before = trained.accuracy(trained.state).overall
+        before = (trained.state, trained.accuracy(trained.state))
         for name, make in everything.items():
             for device in range(len(trained.shares)):
                 state = make(trained, device)
-                lost[name].append(before - trained.accuracy(state).overall)
+                known = (before, (state, trained.accuracy(state)))
+                lost[name].append(known[0][1].overall - known[1][1].overall)
                 for guard, how in guards.items():
-                    through[name, guard] += look(trained, device, state, **how).state is not None
+                    through[name, guard] += look(trained, device, state, known=known, **how).state is not None
     lines = [f"| {title} | {' | '.join(guards)} | accuracy lost if adopted |", "|---" * (len(guards) + 2) + "|"]
     for name, losses in lost.items():
         counts = " | ".join(f"{through[name, guard]} of {len(losses)}" for guard in guards)

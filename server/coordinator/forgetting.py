@@ -232,8 +232,7 @@ class Forgetting:
             lambda state: self.judge.accuracy(_arrays(state), gone),
         )
         facts = {"model": name, "method": method.name, "policy": self._policy.guard, **decision.document()}
-        member = request.subject if session.answered else None
-        place.note("quarantined", request=request.id, member=member, facts=facts)
+        place.note("quarantined", request=request.id, member=request.subject, facts=facts)
         place.reached("forgetting: decided")
         if decision.state is None:
             raise RefusedModelError(f"the guard refused the model: {decision.reason}")
