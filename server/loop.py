@@ -36,7 +36,7 @@ from fedquit.server.shared import arrays_from
 from fedquit.server.state import Round, State
 from fedquit.strategies.costs import Costs
 from fedquit.strategies.guard.decide import Policy, admit_model, check_answer
-from fedquit.strategies.guard.step_checks import Bounds, Recent, bounds_of
+from fedquit.strategies.guard.step_checks import Bounds, Recent, bounds_of, longest_of
 from fedquit.strategies.metered import MeteredGrid
 from fedquit.strategies.rows import DIRECTIONS
 from fedquit.strategies.train import Correct, Reply
@@ -45,10 +45,8 @@ from fedquit.unlearning.recovery import Budget, Oracle, StopRule, Utility
 from fedquit.unlearning.session import NoAnswerError
 
 Listener = Callable[[Mapping[str, Any]], None]
-WATCHED = ("train", "recover")
-"""Kinds of phases whose rounds the guard of the next request compares with."""
 WINDOW = 5
-"""How many of those."""
+"""Rounds that the guard compares with."""
 
 
 class Loop:
@@ -221,7 +219,7 @@ class Loop:
             self.history.begin(number, sent)
 
         def take(reply: Reply) -> None:
-            if self.judge is not None and phase.kind in WATCHED:
+            if self._is_watched(phase):
                 lengths.append(norm(difference(tensors_of(reply.arrays), sent, self.names)))
             if keeps and self.history.keep.updates(number):
                 self.history.add(number, reply.client, update_of(tensors_of(reply.arrays), sent))
@@ -358,6 +356,11 @@ class Loop:
         event = {"phase": phase.name, "stage": phase.start, "model_sha256": model, "reason": reason, "reached": False}
         self._save(self.state, self._tell("phase-end", **event))
 
+    def _is_watched(self, phase: Phase) -> bool:
+        """Say whether the guard may compare the model of a request with the rounds of a phase."""
+        before_another = phase.kind == "recover" and phase.requests < self.settings.num_requests
+        return self.judge is not None and (phase.kind == "train" or before_another)
+
     def _bounds(self, phase: Phase, case: Case) -> Bounds:
         asked = self.settings.forget_class[phase.requests - 1] if self.settings.forget_class else ()
         return bounds_of(self.method, self.names, [case.num_examples[client] for client in case.leavers], asked)
@@ -371,7 +374,7 @@ class Loop:
             norms=[r.update_norm for r in rounds if r.update_norm is not None],
             spreads=[r.update_norm_mad for r in rounds if r.update_norm_mad is not None],
             updates=[difference(after, before, after.keys()) for before, after in pairwise(models)],
-            longest=max(every, default=None),
+            longest=longest_of(every),
         )
 
     def _end(self, phase: Phase, model: str, reason: str, *, reached: bool) -> None:
@@ -408,7 +411,7 @@ class Loop:
         beside = (None if arrays is None else self.folder.save_model(arrays) for arrays in told)
         before = self.state.current or self.state.models[phase.start]
         state = self.state.with_round(finished, self.folder.save_model(new), *beside)
-        if self.judge is not None and phase.kind in WATCHED:
+        if self._is_watched(phase):
             state = state.with_recent(phase.name, before, WINDOW)
         event = {
             "phase": finished.phase,

@@ -22,7 +22,7 @@ from fedquit.errors import FedquitError
 from fedquit.server.judge import accuracy_of
 from fedquit.strategies.guard.decide import Decision, Policy, admit_model, check_answer
 from fedquit.strategies.guard.reply_checks import BadReplyError
-from fedquit.strategies.guard.step_checks import Accuracy, Recent, bounds_of
+from fedquit.strategies.guard.step_checks import Accuracy, Recent, bounds_of, longest_of
 from fedquit.unlearning.arithmetic import StateDict, StateMean, difference, moved, norm, parameter_names
 from fedquit.unlearning.fedquit import FedQUIT
 from fedquit.unlearning.methods import Method, make_method
@@ -164,7 +164,7 @@ def train(setting: Setting) -> Trained:
         norms.append(middle)
         spreads.append(statistics.median(abs(length - middle) for length in lengths))
         updates.append(difference(model.state_dict(), before, set(before)))
-    recent = Recent(norms[-WATCHED:], spreads[-WATCHED:], updates[-WATCHED:], longest=max(norms))
+    recent = Recent(norms[-WATCHED:], spreads[-WATCHED:], updates[-WATCHED:], longest=longest_of(norms))
     initial = dict(initial_model(settings, 0).state_dict())
     return Trained(setting, model, shares, data.test, recent, names, settings.lr, initial)
 

@@ -21,7 +21,7 @@ from fedquit.server.session import Case, GridSession, Told, served
 from fedquit.settings import Part, keys_of
 from fedquit.strategies.ask import ask
 from fedquit.strategies.guard.decide import Policy, admit_model, check_answer
-from fedquit.strategies.guard.step_checks import Bounds, Recent, bounds_of
+from fedquit.strategies.guard.step_checks import Bounds, Recent, bounds_of, longest_of
 from fedquit.strategies.measure import measure
 from fedquit.unlearning.arithmetic import StateDict, difference
 from fedquit.unlearning.methods import Method
@@ -257,7 +257,7 @@ class Forgetting:
                 difference(self.place.state(s.model_after), self.place.state(s.model_before), self.place.order)
                 for s in steps
             ],
-            longest=max(every, default=None),
+            longest=longest_of(every),
         )
 
 

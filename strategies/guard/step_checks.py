@@ -95,14 +95,26 @@ class Recent:
     Attributes:
         norms: median length of single devices' steps, a number for each round; `spreads`: their MAD.
         updates: steps of the global model, all entries in float64, the latest last.
-        longest: the largest median length of single devices' steps in any round: a model that is trained anew moves as
-            the federation's own did at first. None: not known.
+        longest: of all rounds, see `longest_of`: a model that is trained anew moves as the federation's own did at
+            first. None: not known.
     """
 
     norms: Sequence[float] = ()
     spreads: Sequence[float] = ()
     updates: Sequence[StateDict] = ()
     longest: float | None = None
+
+
+def longest_of(norms: Collection[float]) -> float | None:
+    """Return the length that the devices' steps reached in two rounds: one round may have had a liar and few others.
+
+    Args:
+        norms: median length of single devices' steps, of every round there was.
+
+    >>> longest_of([2.0, 900.0, 1.5, 0.3]), longest_of([2.0]), longest_of([])
+    (2.0, 2.0, None)
+    """
+    return sorted(norms)[-2:][0] if norms else None
 
 
 @dataclass(frozen=True, slots=True)
