@@ -11,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedquit.client.partition_file import save_partition
 from fedquit.client.settings import Settings
 from fedquit.client.share import split
-from fedquit.errors import InputError
+from fedquit.errors import FedquitError, InputError
 from fedquit.server.folder import RunFolder
 from fedquit.server.history import Keep
 from fedquit.server.loop import Listener, Loop
@@ -48,6 +48,8 @@ def _print(event: Mapping[str, Any]) -> None:
     if event["event"] == "round":
         measures = "  ".join(f"{name} {event[name]:.4f}" for name in ("holdout_accuracy", "forget_accuracy"))
         print(f"{event['phase']} round {event['round']}: {measures}", flush=True)  # noqa: T201
+    elif event["event"] == "guard":
+        print(f"{event['phase']}: the guard's verdict: {event['verdict']} {event['off']}".rstrip(), flush=True)  # noqa: T201
     elif event["event"] == "phase-end":
         print(f"{event['stage']} model: sha256 {event['model_sha256']} ({event['reason']})", flush=True)  # noqa: T201
 
@@ -73,6 +75,8 @@ def main(grid: Grid, context: Context) -> None:
         if folder.settings().run_config() | {"partition": ""} != settings.run_config() | {"partition": ""}:
             raise InputError(f"out: the run in {path} was told other settings; give another folder to begin anew")
         try:
-            Loop(metered, settings, folder, _print).run()
+            state = Loop(metered, settings, folder, _print).run()
         finally:
             folder.release()
+        if state.refused:
+            raise FedquitError(f"{state.refused}: {state.ended[state.refused]}")

@@ -91,8 +91,8 @@ class Forgetting(Table):
         recover_rounds: ... or after so many.
         device_timeout: seconds to wait for the device that asks, once its request's turn has come.
         fallback: methods to try in this order where the device is gone, refuses or its model is refused.
-        guard: what to do with a device's model that is further off than recent rounds explain.
-        blend: for guard = "blend": the share of the device's model.
+        guard: what to do with a method's model that is further off than recent rounds explain.
+        blend: for guard = "blend": the share of the method's model.
         deadline: seconds from a request to the day by which it must be done.
         verify_on_device: ask the device to measure the recovered model on what it had forgotten.
     """

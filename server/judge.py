@@ -12,6 +12,8 @@ from fedquit.client.sets import sets_of
 from fedquit.client.settings import Settings
 from fedquit.client.share import empty_model
 from fedquit.client.training import evaluate
+from fedquit.strategies.guard.step_checks import Accuracy
+from fedquit.unlearning.samples import Samples
 
 
 def load_arrays(model: nn.Module, arrays: Mapping[str, NDArray[Any]]) -> nn.Module:
@@ -23,6 +25,15 @@ def load_arrays(model: nn.Module, arrays: Mapping[str, NDArray[Any]]) -> nn.Modu
 def tensors_of(arrays: Mapping[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
     """Return `arrays` as tensors of their own."""
     return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+
+
+def accuracy_of(model: nn.Module, samples: Samples) -> Accuracy:
+    """Return a model's accuracy on samples, over all of them and of each class that is there."""
+    classes = {
+        label: evaluate(model, samples.subset((samples.labels == label).nonzero().flatten()))[1]
+        for label in sorted(set(samples.labels.tolist()))
+    }
+    return Accuracy(evaluate(model, samples)[1], classes)
 
 
 class Judge:
@@ -39,3 +50,8 @@ class Judge:
             "holdout_accuracy": evaluate(self._model, self._sets.holdout)[1],
             "forget_accuracy": evaluate(self._model, self._sets.forget)[1],
         }
+
+    def accuracy(self, state: Mapping[str, torch.Tensor]) -> Accuracy:
+        """Return a model's accuracy on the held-out samples, for the guard: a server could have such samples."""
+        self._model.load_state_dict(dict(state))
+        return accuracy_of(self._model, self._sets.holdout)

@@ -9,6 +9,9 @@ anywhere ends with the model it would have ended with.
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
 from fedquit.client.compression import compression_of
@@ -28,18 +31,22 @@ from fedquit.server.judge import Judge, tensors_of
 from fedquit.server.phases import Phase, nth, phases
 from fedquit.server.rounds import Arrays, Ears, Kept, Order, correction, train_round
 from fedquit.server.rules import rules_of
-from fedquit.server.session import GridSession, served, simulated_case
+from fedquit.server.session import Case, GridSession, served, simulated_case
 from fedquit.server.shared import arrays_from
 from fedquit.server.state import Round, State
 from fedquit.strategies.costs import Costs
+from fedquit.strategies.guard.decide import Policy, admit_model, check_answer
+from fedquit.strategies.guard.step_checks import Bounds, Recent, bounds_of, longest_of
 from fedquit.strategies.metered import MeteredGrid
 from fedquit.strategies.rows import DIRECTIONS
 from fedquit.strategies.train import Correct, Reply
-from fedquit.unlearning.arithmetic import StateDict, parameter_names, update_of
+from fedquit.unlearning.arithmetic import StateDict, difference, norm, parameter_names, update_of
 from fedquit.unlearning.recovery import Budget, Oracle, StopRule, Utility
 from fedquit.unlearning.session import NoAnswerError
 
 Listener = Callable[[Mapping[str, Any]], None]
+WINDOW = 5
+"""Rounds that the guard compares with."""
 
 
 class Loop:
@@ -59,6 +66,7 @@ class Loop:
         self.settings, self.folder, self.listener = settings, folder, listener
         self.method, self.objective = method_of(settings), objective_of(settings)
         self.phases, self.rules = phases(settings), rules_of(settings)
+        self.policy = Policy(settings.guard, settings.blend)
         self.state = folder.load_state()
         keep = keep or Keep.of(self.method.needs())
         self._log = {r.number: r.participants for r in self.state.of("train")}
@@ -83,11 +91,14 @@ class Loop:
     def run(self, only: Collection[str] | None = None) -> State:
         """Carry out the phases that are not over yet, or those of `only` among them, and return the state.
 
+        Where the guard refuses a method's model, the run is over: what would come after starts from that model.
+
         Raises:
             InputError: `only` leaves out what one of its phases needs, or a phase that is begun.
         """
         self._tell("start" if not self.state.rounds else "resume", rounds=len(self.state.rounds))
         left = [phase for phase in self.phases if phase.name not in self.state.ended]
+        ended = len(self.state.ended)
         begun = next((phase.name for phase in left if self.state.of(phase.name)), None)
         if begun and only is not None and begun not in only:
             raise InputError(f"phase '{begun}' is begun and not over: it must be carried out first")
@@ -95,13 +106,15 @@ class Loop:
             self._clean_history()
             if only is not None and phase.name not in only:
                 continue
+            if self.state.refused:
+                break
             self._ensure_start(phase)
             if phase.kind == "forget":
                 self._forget(phase)
             else:
                 self._rounds(phase)
         self._clean_history()
-        if left:
+        if len(self.state.ended) > ended:
             self._save(self.state, self._tell("end", models=self.state.models))
         return self.state
 
@@ -201,13 +214,15 @@ class Loop:
 
     def _round(self, phase: Phase, number: int, arrays: Arrays, correct: Correct | None) -> Arrays:
         """Carry out one round, make it durable and return the new model."""
-        keeps = phase.kind == "train"
+        keeps, sent, lengths = phase.kind == "train", tensors_of(arrays), list[float]()
         if keeps:
-            self.history.begin(number, tensors_of(arrays))
+            self.history.begin(number, sent)
 
         def take(reply: Reply) -> None:
+            if self._is_watched(phase):
+                lengths.append(norm(difference(tensors_of(reply.arrays), sent, self.names)))
             if keeps and self.history.keep.updates(number):
-                self.history.add(number, reply.client, update_of(tensors_of(reply.arrays), tensors_of(arrays)))
+                self.history.add(number, reply.client, update_of(tensors_of(reply.arrays), sent))
 
         self.grid.begin(phase.name, number, leavers(self.settings, phase.requests))
         beside, moments = (
@@ -234,6 +249,8 @@ class Loop:
             loss=done.loss,
             seconds=done.seconds,
             device_seconds=done.device_seconds,
+            update_norm=median(lengths) if lengths else None,
+            update_norm_mad=median(abs(x - median(lengths)) for x in lengths) if lengths else None,
         )
         self._checkpoint(phase, done.arrays, finished, number, done.kept)
         if keeps:
@@ -263,7 +280,10 @@ class Loop:
 
     def _model(self, stage: str) -> StateDict:
         """Return the model of a stage, its entries in the order of the layers: a file has an order of its own."""
-        state = tensors_of(self.folder.load_model(self.state.models[stage]))
+        return self._checkpointed(self.state.models[stage])
+
+    def _checkpointed(self, name: str) -> StateDict:
+        state = tensors_of(self.folder.load_model(name))
         if self.traits.shares != "model":
             return state
         return {name: state[name] for name in empty_model(self.settings.key()).state_dict()}
@@ -274,20 +294,25 @@ class Loop:
         self._tell("phase", phase=phase.name, at_most=1, done=done, clients=list(clients))
         if not done:
             self._carry_out(phase)
+        if self.state.refused:
+            return
         self._end(phase, self.state.current or "", f"{self.settings.method} done", reached=True)
 
     def _carry_out(self, phase: Phase) -> None:
         started, number = time.perf_counter(), self._reached(phase.after)
         self.grid.begin(phase.name, number)
+        case = simulated_case(self.settings, phase.requests - 1, phase.name, number)
+        recent, bounds = self._recent(phase), self._bounds(phase, case)
         session = GridSession(
             self.grid,
             self.settings,
-            simulated_case(self.settings, phase.requests - 1, phase.name, number),
+            case,
             initial=self._model("initial"),
             current=self.sharing.without(self._model(phase.start), askers(self.settings, phase.requests - 1)),
             history=self.history,
             lr=self._lr(number + 1),
             on_reply=self._on_reply(phase.name),
+            check=partial(check_answer, recent=recent, bounds=bounds, policy=self.policy),
         )
         try:
             new = served(self.method, session)
@@ -304,7 +329,53 @@ class Loop:
             seconds=time.perf_counter() - started,
             device_seconds=session.device_seconds,
         )
-        self._checkpoint(phase, new, finished, number)
+        admitted = self._past_guard(phase, session.current, new, recent, bounds)
+        if admitted is None:
+            self._refuse(phase, finished, number)
+        else:
+            self._checkpoint(phase, admitted, finished, number)
+
+    def _past_guard(
+        self, phase: Phase, current: StateDict, new: Arrays, recent: Recent, bounds: Bounds
+    ) -> Arrays | None:
+        """Return what the guard adopts of a method's model; None: nothing. Where no model is shared there is none."""
+        if self.judge is None:
+            return new
+        decision = admit_model(tensors_of(new), current, recent, bounds, self.policy, self.judge.accuracy)
+        self.state = self.state.with_guard(phase.name, phase.after, decision.document())
+        self._tell("guard", phase=phase.name, method=self.method.name, **decision.document())
+        return None if decision.state is None else arrays_from({name: decision.state[name] for name in new})
+
+    def _refuse(self, phase: Phase, finished: Round, accounted: int) -> None:
+        """End a request whose model the guard refused; what it cost counts, and the model stays what it was."""
+        traffic = self.grid.costs.of(phase.name, accounted)
+        finished = replace(finished, bytes_down=traffic.down, bytes_up=traffic.up)
+        reason = f"refused by the guard: {self.state.guard[phase.name]['off']}"
+        self.state = self.state.with_refusal(phase.name, finished, reason)
+        model = self.state.models[phase.start]
+        event = {"phase": phase.name, "stage": phase.start, "model_sha256": model, "reason": reason, "reached": False}
+        self._save(self.state, self._tell("phase-end", **event))
+
+    def _is_watched(self, phase: Phase) -> bool:
+        """Say whether the guard may compare the model of a request with the rounds of a phase."""
+        before_another = phase.kind == "recover" and phase.requests < self.settings.num_requests
+        return self.judge is not None and (phase.kind == "train" or before_another)
+
+    def _bounds(self, phase: Phase, case: Case) -> Bounds:
+        asked = self.settings.forget_class[phase.requests - 1] if self.settings.forget_class else ()
+        return bounds_of(self.method, self.names, [case.num_examples[client] for client in case.leavers], asked)
+
+    def _recent(self, phase: Phase) -> Recent:
+        """Return what the guard compares the model of a request with: the last rounds of the phase before it."""
+        models = [self._checkpointed(name) for name in self.state.recent.get(phase.after, ())]
+        rounds = [r for r in self.state.of(phase.after) if r.update_norm is not None][-WINDOW:]
+        every = [r.update_norm for r in self.state.rounds if r.update_norm is not None]
+        return Recent(
+            norms=[r.update_norm for r in rounds if r.update_norm is not None],
+            spreads=[r.update_norm_mad for r in rounds if r.update_norm_mad is not None],
+            updates=[difference(after, before, after.keys()) for before, after in pairwise(models)],
+            longest=longest_of(every),
+        )
 
     def _end(self, phase: Phase, model: str, reason: str, *, reached: bool) -> None:
         state = self.state.with_end(phase.name, phase.result, model, reason, reached=reached)
@@ -338,7 +409,10 @@ class Loop:
         )
         told = (kept.beside, kept.moments) if kept else ()
         beside = (None if arrays is None else self.folder.save_model(arrays) for arrays in told)
+        before = self.state.current or self.state.models[phase.start]
         state = self.state.with_round(finished, self.folder.save_model(new), *beside)
+        if self._is_watched(phase):
+            state = state.with_recent(phase.name, before, WINDOW)
         event = {
             "phase": finished.phase,
             "round": finished.number,

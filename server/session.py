@@ -89,6 +89,8 @@ class GridSession:
         history: what was kept of training.
         lr: learning rate of an ordinary round at this point of the schedule.
         on_reply: told of every reply.
+        check: compares what a client hands back with what it was sent, told whether it was asked to train, and raises
+            `BadReplyError` if that must not be used. None: what is no model is refused, and nothing else.
 
     Attributes:
         answered: client -> the last answer of its that could be used, without its model.
@@ -105,6 +107,7 @@ class GridSession:
         history: History,
         lr: float,
         on_reply: OnReply,
+        check: Callable[..., None] | None = None,
     ) -> None:
         self.initial, self.current, self.history = initial, current, history
         self.seed, self.leavers, self.stayers, self.num_examples = (
@@ -114,7 +117,7 @@ class GridSession:
         self.reasons: list[str] = []
         self.answered: dict[int, Reply] = {}
         self._grid, self._settings, self._case = grid, settings, case
-        self._lr, self._on_reply = lr, on_reply
+        self._lr, self._on_reply, self._check = lr, on_reply, check
 
     @property
     def proxy(self) -> Samples | None:
@@ -148,7 +151,12 @@ class GridSession:
         more = None if extra is None else {name: tensor.numpy() for name, tensor in extra.items()}
         losses = weight = 0.0
         arrays = {name: tensor.numpy() for name, tensor in state.items()}
-        for reply in ask(self._grid, exercise, clients, arrays, told, extra=more, on_reply=self._told):
+
+        def check(reply: Reply) -> None:
+            if self._check is not None:
+                self._check(tensors_of(reply.arrays), state, training=exercise == "train")
+
+        for reply in ask(self._grid, exercise, clients, arrays, told, extra=more, on_reply=self._told, check=check):
             self.answered[reply.client] = Reply(
                 reply.client, {}, reply.num_examples, reply.metrics, reply.samples_digest
             )
@@ -156,7 +164,8 @@ class GridSession:
             losses += reply.metrics.get("loss", 0.0) * reply.num_examples
             weight += reply.num_examples
             self.loss = losses / weight
-            yield Answer(reply.client, tensors_of(reply.arrays), reply.num_examples, reply.metrics)
+            believed = min(reply.num_examples, self.num_examples[reply.client])
+            yield Answer(reply.client, tensors_of(reply.arrays), believed, reply.metrics)
 
     def _told(self, client: int, refused: str | None) -> None:
         if refused is not None:

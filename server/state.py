@@ -23,6 +23,8 @@ class Round:
         device_seconds: of processor time, over all devices.
         measures: accuracies of the new model, such as `holdout_accuracy`.
         bytes_down: payload from the server; `bytes_up`: to the server.
+        update_norm: median length of single clients' steps, parameters alone; `update_norm_mad`: their median absolute
+            deviation. None: no model is shared.
         compression_error_down: relative L2 error of the models sent, their mean; `compression_error_up`: of the
             replies, as the devices say; None: they were not coded.
     """
@@ -40,6 +42,8 @@ class Round:
     bytes_up: int = 0
     compression_error_down: float | None = None
     compression_error_up: float | None = None
+    update_norm: float | None = None
+    update_norm_mad: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,9 @@ class State:
         beside: SHA-256 of what the server keeps beside it for the objective, as `Objective.broadcast` says; or None.
         moments: SHA-256 of what the strategy keeps from round to round, as `Aggregate.result` says; or None.
         ended: phase -> why it ended, in words; `reached`: phase -> whether its goal was met.
+        recent: phase -> the last models of its rounds, the one before them first: what the guard compares with. Those
+            of training stay, for runs that start from it.
+        guard: phase -> what the guard decided about its model, as `Decision.document` has it.
         devices: stage -> client -> what that device said of its own model, where devices have one.
         events_size: bytes of events.jsonl that belong to this state; `costs_size`: of costs.csv.
         costs_tail: the last of those of costs.csv, if they may not be on the disk yet.
@@ -64,6 +71,8 @@ class State:
     moments: str | None = None
     ended: dict[str, str] = field(default_factory=dict)
     reached: dict[str, bool] = field(default_factory=dict)
+    recent: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    guard: dict[str, dict[str, Any]] = field(default_factory=dict)
     devices: dict[str, dict[str, Any]] = field(default_factory=dict)
     events_size: int = 0
     costs_size: int = 0
@@ -75,7 +84,13 @@ class State:
 
     def named_models(self) -> set[str]:
         """Return the models that must be kept."""
-        return {*self.models.values(), *filter(None, (self.current, self.beside, self.moments))}
+        recent = {name for names in self.recent.values() for name in names}
+        return {*self.models.values(), *recent, *filter(None, (self.current, self.beside, self.moments))}
+
+    @property
+    def refused(self) -> str | None:
+        """The phase whose model the guard refused, with which the run is over; None: there is none."""
+        return next((phase for phase, decided in self.guard.items() if decided["verdict"] == "refuse"), None)
 
     def with_round(self, finished: Round, model: str, beside: str | None = None, moments: str | None = None) -> Self:
         """Return the state after a round that ended in `model`, with `beside` and `moments` kept beside it."""
@@ -88,6 +103,28 @@ class State:
     def with_devices(self, stage: str, said: Mapping[str, Any]) -> Self:
         """Return the state in which devices said so of their own models at `stage`."""
         return replace(self, devices={**self.devices, stage: dict(said)})
+
+    def with_recent(self, phase: str, before: str, most: int) -> Self:
+        """Return the state that remembers the phase's last models, at most this many, and the one before them."""
+        seen = self.recent.get(phase, (before,))
+        return replace(self, recent={**self.recent, phase: (*seen, self.current or before)[-most - 1 :]})
+
+    def with_guard(self, phase: str, after: str, decision: Mapping[str, Any]) -> Self:
+        """Return the state in which the guard decided so about a phase's model.
+
+        What it compared with, the models of the phase `after` which it came, is forgotten, unless that is training.
+        """
+        recent = {name: models for name, models in self.recent.items() if name != after or name == "train"}
+        return replace(self, guard={**self.guard, phase: dict(decision)}, recent=recent)
+
+    def with_refusal(self, phase: str, finished: "Round", reason: str) -> Self:
+        """Return the state in which `phase` is over without a model: the guard refused it."""
+        return replace(
+            self,
+            rounds=(*self.rounds, finished),
+            ended={**self.ended, phase: reason},
+            reached={**self.reached, phase: False},
+        )
 
     def with_end(self, phase: str, stage: str, model: str, reason: str, *, reached: bool) -> Self:
         """Return the state in which `phase` is over and its outcome is known as `stage`."""
@@ -120,7 +157,8 @@ class State:
                 Round(**{**finished, "participants": tuple(finished["participants"])})
                 for finished in fields.pop("rounds")
             )
-            return cls(rounds=rounds, **fields)
+            recent = {phase: tuple(names) for phase, names in fields.pop("recent", {}).items()}
+            return cls(rounds=rounds, recent=recent, **fields)
         except InputError:
             raise
         except (TypeError, KeyError, ValueError, AttributeError) as error:

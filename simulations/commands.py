@@ -113,6 +113,7 @@ def simulate(
     """  # noqa: D301 - click's sign that lines stay as they are
     from fedquit.client.settings import load_settings_file
     from fedquit.simulations.progress import Progress
+    from fedquit.simulations.report import refusal
     from fedquit.simulations.simulate import run_simulation
     from fedquit.simulations.table import print_report
 
@@ -136,6 +137,10 @@ def simulate(
     _print(document, as_json, print_report)
     if not as_json:
         click.echo(f"Report, models and figures: {path}")
+    refused = refusal(document)
+    if refused:
+        click.echo(f"fedquit: {refused}", err=True)
+        click.get_current_context().exit(1)
 
 
 @click.command()

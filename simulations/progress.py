@@ -46,6 +46,7 @@ class Progress:
             "refused": self._refused,
             "round": self._round,
             "phase-end": self._phase_end,
+            "guard": self._guard,
             "report": lambda _event: self._line("measuring the models"),
         }
         if event["event"] in shows:
@@ -80,6 +81,10 @@ class Progress:
             return ""
         seconds = (time.monotonic() - self._started) / ran * (self._goal - self._done)
         return f", at most {seconds:.0f} s left"
+
+    def _guard(self, event: Mapping[str, Any]) -> None:
+        if event["off"]:
+            self._say(f"{event['phase']}: the guard's verdict: {event['verdict']}: {event['off']}")
 
     def _phase_end(self, event: Mapping[str, Any]) -> None:
         self._bars.update(self._task, total=self._done)

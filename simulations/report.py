@@ -38,6 +38,8 @@ PHASES = ("train", "forget", "recover", "later", "retrain")
 def write_report(folder: RunFolder) -> Document:
     """Measure the models of a finished run; write models, figures and report.json; return the report.
 
+    A run in which the guard refused a method's model is finished with that.
+
     Raises:
         FedquitError: the run is not finished.
     """
@@ -45,7 +47,7 @@ def write_report(folder: RunFolder) -> Document:
 
     state = folder.load_state()
     left = [phase.name for phase in phases(folder.settings()) if phase.name not in state.ended]
-    if left:
+    if left and not state.refused:
         raise FedquitError(
             f"the run in {folder.path} is not finished ({left[0]} is left): "
             f"fedquit simulate --resume --out {folder.path}"
@@ -83,6 +85,22 @@ def make_report(folder: RunFolder, state: State) -> Document:
         "ratios_to_retraining": _ratios(costs),
         "verdict": verdict(stages["recovered"], references, sample_counts(sets)) if stages["recovered"] else None,
     }
+
+
+def refusal(document: Document) -> str | None:
+    """Return why the guard refused the model of one of a run's requests; None: it refused none.
+
+    Args:
+        document: the report.
+    """
+    for number, request in enumerate(document["requests"], start=1):
+        if request["guard"] and request["guard"]["verdict"] == "refuse":
+            method, off = document["config"]["method"], request["guard"]["off"]
+            return (
+                f"request {number}: the guard refused the model of {method}: {off}; recovery and the retrained models "
+                "were left out. --guard adopt adopts it all the same, --guard clip a shorter step where that mends it"
+            )
+    return None
 
 
 def _measured(folder: RunFolder, state: State, settings: Settings, sets: Sets) -> dict[str, Document]:
@@ -126,6 +144,7 @@ def _request(number: int, settings: Settings, sets: Sets, state: State, measured
     return {
         "clients": list(askers(settings, number)),
         "samples": int(mine.sum()),
+        "guard": state.guard.get(nth("forget", number)),
         "phases": {name: _costs(state, nth(name, number)) for name in ("forget", "recover")},
         "forget_accuracy": {stage: found["forget_accuracy_by_request"][number] for stage, found in measured.items()},
     }

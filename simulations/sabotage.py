@@ -1,4 +1,4 @@
-"""Which models the guard of forgetting lets through, and which it stops: honest FedQUIT beside sabotage, on digits.
+"""Which models the guard lets through, and which it stops: honest forgetting beside sabotage, on digits.
 
 make guard > guard.md
 """
@@ -7,8 +7,8 @@ import copy
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import click
@@ -17,12 +17,18 @@ from torch import Tensor, nn
 
 from fedquit.client.settings import Settings
 from fedquit.client.share import dataset_of, initial_model, split
-from fedquit.client.training import deterministic, evaluate, fit
-from fedquit.strategies.guard.step_checks import Accuracy, Decision, Recent, accuracy_findings, decide, step_findings
+from fedquit.client.training import deterministic, fit
+from fedquit.errors import FedquitError
+from fedquit.server.judge import accuracy_of
+from fedquit.strategies.guard.decide import Decision, Policy, admit_model, check_answer
+from fedquit.strategies.guard.reply_checks import BadReplyError
+from fedquit.strategies.guard.step_checks import Accuracy, Recent, bounds_of, longest_of
 from fedquit.unlearning.arithmetic import StateDict, StateMean, difference, moved, norm, parameter_names
 from fedquit.unlearning.fedquit import FedQUIT
+from fedquit.unlearning.methods import Method, make_method
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.seeds import derive_seed
+from fedquit.unlearning.session import Answer
 
 SEED = 5
 WATCHED = 5
@@ -42,9 +48,27 @@ class Setting:
 
     def __str__(self) -> str:
         spread = "IID" if self.scheme == "iid" else f"Dirichlet {self.alpha}"
-        return f"{self.model}, {self.clients} devices, {spread}, FedQUIT lr {self.lr:g}"
+        model = "cnn with batch normalisation" if self.model == BUFFERED else self.model
+        return f"{model}, {self.clients} devices, {spread}, FedQUIT lr {self.lr:g}"
 
 
+def normalised(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """Return a small network with batch normalisation: a model with buffers."""
+    channels = input_shape[0]
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(),
+        nn.Linear(256, num_classes),
+    )
+
+
+BUFFERED = "fedquit.simulations.sabotage:normalised"
 SETTINGS = (
     Setting("mlp", "dirichlet", 5, 1e-4),
     Setting("mlp", "iid", 5, 1e-3),
@@ -52,6 +76,8 @@ SETTINGS = (
     Setting("cnn", "iid", 5, 1e-3),
     Setting("cnn", "dirichlet", 10, 1e-4),
 )
+WITH_BUFFERS = (Setting(BUFFERED, "dirichlet", 5, 1e-4), Setting(BUFFERED, "iid", 5, 1e-3))
+FEW = SETTINGS[:2]
 
 
 @dataclass
@@ -63,6 +89,9 @@ class Trained:
         shares: each device's samples.
         trusted: samples that the server might hold.
         recent: what the last rounds showed.
+        names: of the parameters.
+        lr: of training.
+        initial: the untrained model.
     """
 
     setting: Setting
@@ -72,7 +101,7 @@ class Trained:
     recent: Recent
     names: frozenset[str]
     lr: float
-    cache: dict[str, Any] = field(default_factory=dict)
+    initial: StateDict = field(default_factory=dict)
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -110,12 +139,7 @@ class Trained:
 
     def accuracy(self, state: StateDict) -> Accuracy:
         """Return the accuracy on the trusted samples."""
-        model, labels = self.with_state(state), self.trusted.labels
-        classes = {
-            label: evaluate(model, self.trusted.subset((labels == label).nonzero().flatten()))[1]
-            for label in sorted(set(labels.tolist()))
-        }
-        return Accuracy(evaluate(model, self.trusted)[1], classes)
+        return accuracy_of(self.with_state(state), self.trusted)
 
 
 def train(setting: Setting) -> Trained:
@@ -140,12 +164,20 @@ def train(setting: Setting) -> Trained:
         norms.append(middle)
         spreads.append(statistics.median(abs(length - middle) for length in lengths))
         updates.append(difference(model.state_dict(), before, set(before)))
-    recent = Recent(norms[-WATCHED:], spreads[-WATCHED:], updates[-WATCHED:])
-    return Trained(setting, model, shares, data.test, recent, names, settings.lr)
+    recent = Recent(norms[-WATCHED:], spreads[-WATCHED:], updates[-WATCHED:], longest=longest_of(norms))
+    initial = dict(initial_model(settings, 0).state_dict())
+    return Trained(setting, model, shares, data.test, recent, names, settings.lr, initial)
 
 
 def look(
-    trained: Trained, device: int, state: StateDict, *, trusted: bool = False, knows_reach: bool = True
+    trained: Trained,
+    device: int,
+    state: StateDict,
+    *,
+    trusted: bool = False,
+    knows_reach: bool = True,
+    policy: str = "refuse",
+    known: Sequence[tuple[StateDict, Accuracy]] = (),
 ) -> Decision:
     """Return what the guard says to a model that `device` hands back.
 
@@ -155,14 +187,19 @@ def look(
         state: the model.
         trusted: whether the server has data that it trusts.
         knows_reach: whether the method says how far it can move a weight.
+        policy: of the guard.
+        known: accuracies of models that need not be measured again.
     """
-    reach = trained.method.reach(len(trained.shares[device])) if knows_reach else None
-    found = step_findings(state, trained.state, trained.recent, parameters=trained.names, reach=reach)
-    if trusted:
-        if "before" not in trained.cache:
-            trained.cache["before"] = trained.accuracy(trained.state)
-        found += accuracy_findings(trained.accuracy(state), trained.cache["before"])
-    return decide("refuse", state, trained.state, found)
+    current = known[0][0] if known else trained.state
+
+    def evaluate(model: StateDict) -> Accuracy | None:
+        if not trusted:
+            return None
+        return next((accuracy for seen, accuracy in known if seen is model), None) or trained.accuracy(model)
+
+    bounds = bounds_of(trained.method, trained.names, [len(trained.shares[device])])
+    bounds = bounds if knows_reach else replace(bounds, reach=None)
+    return admit_model(state, current, trained.recent, bounds, Policy(policy), evaluate)
 
 
 def _flipped_labels(trained: Trained, device: int) -> Samples:
@@ -226,28 +263,204 @@ GUARDS: dict[str, dict[str, bool]] = {
 
 
 def table(settings: tuple[Setting, ...] = SETTINGS) -> list[str]:
-    """Return the table: for each kind of model how many of the devices' were let through, and what they cost."""
+    """Return the table of FedQUIT: for each kind of model how many of the devices' pass, and what they cost."""
     everything = {"honest FedQUIT": lambda t, d: t.honest(d), **SABOTAGE, **UNSEEN}
+    return _counted("model handed back", settings, everything, GUARDS)
+
+
+def buffer_table(settings: tuple[Setting, ...] = WITH_BUFFERS) -> list[str]:
+    """Return the same for models with batch normalisation: an honest step, and one buffer that is not."""
+    everything = {"honest FedQUIT": lambda t, d: t.honest(d), **BUFFERS}
+    guards: dict[str, dict[str, Any]] = {
+        name: {"policy": name, "knows_reach": False} for name in ("refuse", "clip", "blend", "adopt")
+    }
+    return _counted("model handed back", settings, everything, guards)
+
+
+def _counted(
+    title: str,
+    settings: tuple[Setting, ...],
+    everything: Mapping[str, Callable[[Trained, int], Mapping[str, Tensor]]],
+    guards: Mapping[str, Mapping[str, Any]],
+) -> list[str]:
     through, lost = Counter[tuple[str, str]](), {name: list[float]() for name in everything}
     for setting in settings:
         trained = train(setting)
-        before = trained.accuracy(trained.state).overall
+        before = (trained.state, trained.accuracy(trained.state))
         for name, make in everything.items():
             for device in range(len(trained.shares)):
                 state = make(trained, device)
-                lost[name].append(before - trained.accuracy(state).overall)
-                for guard, how in GUARDS.items():
-                    through[name, guard] += look(trained, device, state, **how).verdict == "adopt"
-    lines = [
-        f"| model handed back | {' | '.join(GUARDS)} | accuracy lost if adopted |",
-        "|---" * (len(GUARDS) + 2) + "|",
-    ]
+                known = (before, (state, trained.accuracy(state)))
+                lost[name].append(known[0][1].overall - known[1][1].overall)
+                for guard, how in guards.items():
+                    through[name, guard] += look(trained, device, state, known=known, **how).state is not None
+    lines = [f"| {title} | {' | '.join(guards)} | accuracy lost if adopted |", "|---" * (len(guards) + 2) + "|"]
     for name, losses in lost.items():
-        counts = " | ".join(f"{through[name, guard]} of {len(losses)}" for guard in GUARDS)
+        counts = " | ".join(f"{through[name, guard]} of {len(losses)}" for guard in guards)
         lines.append(f"| {name} | {counts} | {min(losses):+.2f} to {max(losses):+.2f} |")
     return lines
 
 
+def first_buffer(kind: str, value: float) -> Callable[[Trained, int], Mapping[str, Tensor]]:
+    """Return what makes an honest step with one entry of the first buffer of a kind set to a value."""
+
+    def make(trained: Trained, device: int) -> Mapping[str, Tensor]:
+        state = {name: tensor.clone() for name, tensor in trained.honest(device).items()}
+        state[next(name for name in state if name.endswith(kind))].view(-1)[0] = value
+        return state
+
+    return make
+
+
+def without_variance(trained: Trained, device: int) -> Mapping[str, Tensor]:
+    """Return an honest step with all variances 0."""
+    state = trained.honest(device)
+    return {name: torch.zeros_like(t) if name.endswith("running_var") else t for name, t in state.items()}
+
+
+BUFFERS: dict[str, Callable[[Trained, int], Mapping[str, Tensor]]] = {
+    "one variance -50": first_buffer("running_var", -50.0),
+    "one variance 1e6": first_buffer("running_var", 1e6),
+    "all variances 0": without_variance,
+    "one mean 1000": first_buffer("running_mean", 1e3),
+    "-1 batches counted": first_buffer("num_batches_tracked", -1),
+}
+
+
+@dataclass
+class Session:
+    """See `fedquit.unlearning.session.Session`: one request of a device, served in memory; some lie.
+
+    Attributes:
+        asker: the device that asks.
+        liars: devices that hand back random weights in place of what they were asked for.
+        check: as that of `fedquit.server.session.GridSession`.
+    """
+
+    trained: Trained
+    method: Method
+    asker: int
+    liars: frozenset[int]
+    check: Callable[..., None]
+    seed: int = SEED
+    proxy: Samples | None = None
+    history: Any = None
+    calls: int = 0
+
+    @property
+    def current(self) -> StateDict:
+        """The global model."""
+        return self.trained.state
+
+    @property
+    def initial(self) -> StateDict:
+        """The untrained model."""
+        return self.trained.initial
+
+    @property
+    def leavers(self) -> tuple[int, ...]:
+        """The device that asks."""
+        return (self.asker,)
+
+    @property
+    def stayers(self) -> tuple[int, ...]:
+        """All others."""
+        return tuple(device for device in range(len(self.trained.shares)) if device != self.asker)
+
+    @property
+    def num_examples(self) -> Mapping[int, int]:
+        """Samples of each device."""
+        return dict(enumerate(map(len, self.trained.shares)))
+
+    def fresh(self, seed: int) -> nn.Module:
+        """Return an untrained model."""
+        return initial_model(Settings.read({"model": self.trained.setting.model}), seed)
+
+    def ask(
+        self,
+        exercise: str,
+        clients: Sequence[int],
+        state: StateDict,
+        *,
+        step: str = "forget",
+        extra: StateDict | None = None,
+        **config: float,
+    ) -> Iterator[Answer]:
+        """Have devices do it, or lie; what the guard refuses is missing."""
+        self.calls += 1
+        for device in clients:
+            model, samples = self.trained.with_state(state), self.trained.shares[device]
+            seed = derive_seed(self.seed, self.calls, device)
+            with deterministic(seed):
+                if device in self.liars:
+                    model.load_state_dict(_random(state, seed))
+                elif exercise == "train":
+                    fit(model, samples, lr=config.get("lr", self.trained.lr), seed=seed)
+                else:
+                    self.method.on_device(model, samples, seed=seed, step=step, config=config, extra=extra)
+            new = copy.deepcopy(model.state_dict())
+            try:
+                self.check(new, state, training=exercise == "train")
+            except BadReplyError:
+                continue
+            yield Answer(device, new, len(samples), {})
+
+
+def _random(state: StateDict, seed: int) -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(seed % 2**31)
+    return {name: torch.randn(value.shape, generator=draw).to(value.dtype) for name, value in state.items()}
+
+
+LIARS: dict[str, Callable[[Trained, int], frozenset[int]]] = {
+    "nobody": lambda _t, _d: frozenset(),
+    "the device that asks": lambda _t, d: frozenset({d}),
+    "one of the others": lambda t, d: frozenset({(d + 1) % len(t.shares)}),
+    "all the others": lambda t, d: frozenset(range(len(t.shares))) - {d},
+}
+METHODS: dict[str, dict[str, Any]] = {"mode": {}, "orthogonal": {}}
+
+
+def method_table(settings: tuple[Setting, ...] = FEW) -> list[str]:
+    """Return the table of methods that ask devices beside the one that asks: what they do to accuracy, if anything."""
+    lines = [
+        "| method | random weights from | adopted | and with trusted data | accuracy lost where adopted |",
+        "|---" * 5 + "|",
+    ]
+    federations = [train(setting) for setting in settings]
+    for name, told in METHODS.items():
+        for who, liars in LIARS.items():
+            found = [
+                (_served(trained, device, make_method(name, **told), liars(trained, device), trusted=trusted), trusted)
+                for trained in federations
+                for device in range(len(trained.shares))
+                for trusted in (False, True)
+            ]
+            all_of, lost = len(found) // 2, [loss for loss, _ in found if loss is not None]
+            counts = [sum(loss is not None for loss, trusted in found if trusted is wanted) for wanted in (False, True)]
+            shown = f"{min(lost):+.2f} to {max(lost):+.2f}" if lost else "-"
+            lines.append(f"| {name} | {who} | {counts[0]} of {all_of} | {counts[1]} of {all_of} | {shown} |")
+    return lines
+
+
+def _served(trained: Trained, device: int, method: Method, liars: frozenset[int], *, trusted: bool) -> float | None:
+    """Return what accuracy a request costs, before recovery; None: the method could not do it, or the guard refused."""
+    bounds, policy = bounds_of(method, trained.names, [len(trained.shares[device])]), Policy()
+
+    def check(new: StateDict, sent: StateDict, *, training: bool) -> None:
+        check_answer(new, sent, trained.recent, bounds, policy, training=training)
+
+    try:
+        state = method.serve(Session(trained, method, device, liars, check))
+    except FedquitError:
+        return None
+    evaluate = trained.accuracy if trusted else None
+    decision = admit_model(state, trained.state, trained.recent, bounds, policy, evaluate)
+    if decision.state is None:
+        return None
+    return trained.accuracy(trained.state).overall - trained.accuracy(decision.state).overall
+
+
 def main() -> None:
-    """Print the table."""
-    click.echo("\n".join(["Federations: " + "; ".join(map(str, SETTINGS)) + ".", "", *table()]))
+    """Print the tables."""
+    for settings, made in ((SETTINGS, table), (FEW, method_table), (WITH_BUFFERS, buffer_table)):
+        click.echo("\n".join(["Federations: " + "; ".join(map(str, settings)) + ".", "", *made(), ""]))

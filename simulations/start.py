@@ -58,9 +58,9 @@ def take_over(start: Path, folder: RunFolder) -> None:
         replace(r, measures={name: value for name, value in r.measures.items() if name not in stale})
         for r in theirs.of("train")
     )
-    for name in models.values():
-        with explained(folder.checkpoint(name)):
-            shutil.copyfile(start / "checkpoints" / f"{name}.safetensors", folder.checkpoint(name))
+    recent = theirs.recent.get("train", ())
+    for name in {*models.values(), *recent}:
+        _link(start / "checkpoints" / f"{name}.safetensors", folder.checkpoint(name))
         folder.load_model(name)
     _link_tree(start / "history", folder.path / "history")
     before = folder.load_state()
@@ -70,6 +70,7 @@ def take_over(start: Path, folder: RunFolder) -> None:
             costs_size=_copy_rows(start, theirs.costs_size, folder),
             rounds=rounds,
             models=models,
+            recent={"train": recent},
             ended={"train": theirs.ended["train"]},
             reached={"train": theirs.reached["train"]},
         )
@@ -88,11 +89,15 @@ def _copy_rows(start: Path, size: int, folder: RunFolder) -> int:
 def _link_tree(source: Path, target: Path) -> None:
     """Make `source`'s files appear in `target` too: linked where the file system can, else copied."""
     for file in source.rglob("*.safetensors"):
-        new = target / file.relative_to(source)
-        with explained(new):
-            new.parent.mkdir(parents=True, exist_ok=True)
-            if not new.exists():
-                try:
-                    os.link(file, new)
-                except OSError:
-                    shutil.copyfile(file, new)
+        _link(file, target / file.relative_to(source))
+
+
+def _link(file: Path, new: Path) -> None:
+    """Make a file appear under a new name too: linked where the file system can, else copied."""
+    with explained(new):
+        new.parent.mkdir(parents=True, exist_ok=True)
+        if not new.exists():
+            try:
+                os.link(file, new)
+            except OSError:
+                shutil.copyfile(file, new)

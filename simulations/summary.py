@@ -19,7 +19,7 @@ def summarise(reports: Sequence[Document]) -> Document:
         reports: documents of `report.json`.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or the guard refused a model in one, so that it has none that recovered.
     """
     if not reports:
         raise InputError("no reports to summarise")
@@ -36,6 +36,9 @@ def summarise(reports: Sequence[Document]) -> Document:
 
 
 def _row(report: Document) -> Document:
+    if report["stages"]["recovered"] is None:
+        asked = f"forget {report['config']['forget']} by {report['config']['method']}, seed {report['config']['seed']}"
+        raise InputError(f"the run '{asked}' ended without a recovered model; leave it out")
     row: Document = {
         "forget": report["config"]["forget"],
         "method": report["config"]["method"],

@@ -66,12 +66,23 @@ def print_report(document: dict[str, Any]) -> None:
     requests = document["requests"]
     if len(requests) > 1:
         _print_requests(console, requests)
-    for number in range(len(requests)):
+    for number, request in enumerate(requests):
+        _print_guard(console, nth("forget", number), request["guard"])
         phase = nth("recover", number)
-        console.print(f"{phase.capitalize()} stopped: {document['ended'][phase]['reason']}", highlight=False)
+        if phase in document["ended"]:
+            console.print(f"{phase.capitalize()} stopped: {document['ended'][phase]['reason']}", highlight=False)
     _print_devices(console, stages)
     verdict = document["verdict"]
+    if verdict is None:
+        return
     console.print(f"Verdict: [bold]{verdict['outcome']}[/bold]: {verdict['reason']}", soft_wrap=True, highlight=False)
+
+
+def _print_guard(console: Console, phase: str, guard: dict[str, Any] | None) -> None:
+    """Print what the guard decided about a method's model, and why, if it looked at one."""
+    if guard:
+        found = guard["off"] or ("within its bounds" if guard["findings"] else "nothing to compare with")
+        console.print(f"Guard, {phase}: [bold]{guard['verdict']}[/bold]: {found}", soft_wrap=True, highlight=False)
 
 
 def _print_devices(console: Console, stages: dict[str, Any]) -> None:

@@ -1,11 +1,12 @@
 """Ask some clients to carry out an exercise on a model, and hand on their answers as they come."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
 from fedquit.client.compression import Compression
 from fedquit.strategies.coded import Exchange
+from fedquit.strategies.guard.reply_checks import BadReplyError
 from fedquit.strategies.metered import MeteredGrid
 from fedquit.strategies.train import Arrays, OnReply, Reply, checked, record_of
 from fedquit.strategies.wire import Wire, measured
@@ -23,6 +24,7 @@ def ask(
     *,
     extra: Arrays | None = None,
     on_reply: OnReply = lambda _client, _reason: None,
+    check: Callable[[Reply], None] = lambda _reply: None,
 ) -> Iterator[Reply]:
     """Send `arrays` to `clients`, and yield the answers that the guard lets through, in the order they come.
 
@@ -34,6 +36,7 @@ def ask(
         config: what each client is told.
         extra: more arrays for the exercise.
         on_reply: told of every answer: the client, and why it was refused, or None.
+        check: raises `BadReplyError` for an answer that must not be used, beside those that have no usable form.
     """
     sent = record_of(arrays)
     records = {"arrays": sent, **({"extra": record_of(extra)} if extra is not None else {})}
@@ -44,7 +47,8 @@ def ask(
     for reply in checked(grid.send_and_receive(messages), sent, grid, on_reply):
         try:
             bounds_of(reply.arrays, reply.num_examples)
-        except OverflowError as reason:
+            check(reply)
+        except (OverflowError, BadReplyError) as reason:
             on_reply(reply.client, str(reason))
         else:
             on_reply(reply.client, None)

@@ -74,6 +74,7 @@ class FedEraser(Method):
         paper="arXiv 2012.13891",
         history="every",
         history_interval=2,
+        step="answers",
     )
 
     interval: int = 2

@@ -23,6 +23,7 @@ from fedquit.unlearning.session import Session, weighted_mean
 GRANULARITIES = ("client", "sample", "class")
 PLACES = ("server", "device", "federation")
 HISTORIES = ("none", "initial", "rollback", "last", "every")
+STEPS = ("result", "answers", "nothing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,11 @@ class Traits:
             `keeps_updates`, every client's update.
         history_interval: see `history`.
         needs_model: whether it works on the global model; without, it also serves devices that share none.
+        step: what a guard can compare with recent rounds. "result": what `serve` returns is a few steps of an optimizer
+            away from the current model. "answers": it is far away by design, and what each device hands back is a few
+            steps away from what it was sent. "nothing": no device is asked, the server works with what it has.
+        keeps_accuracy: whether what `serve` returns still classifies, so that a guard can ask for a share of the
+            accuracy before. FedQUIT's does, though it overshoots; a model that is retrained from the start does not.
     """
 
     granularities: frozenset[str]
@@ -57,6 +63,8 @@ class Traits:
     history: str = "none"
     history_interval: int = 1
     needs_model: bool = True
+    step: str = "result"
+    keeps_accuracy: bool = True
 
     def __post_init__(self) -> None:
         for granularity in self.granularities:
@@ -66,6 +74,10 @@ class Traits:
             raise unknown("place to run", self.runs_at, PLACES)
         if self.history not in HISTORIES:
             raise unknown("history", self.history, HISTORIES)
+        if self.step not in STEPS:
+            raise unknown("step", self.step, STEPS)
+        if self.step == "nothing" and self.runs_at != "server":
+            raise InputError(f"step 'nothing' is for methods that run at the server, not at the {self.runs_at}")
         check_count("history_interval", self.history_interval)
         if self.history == "last" and self.secure_aggregation:
             raise InputError("history 'last' keeps single updates: secure_aggregation must be False")

@@ -67,6 +67,7 @@ class MoDe(Method):
         secure_aggregation=True,
         summary="a model trained without the client dilutes the global one, then labels the client's samples",
         paper="IEEE Internet of Things Journal 2023 (MoDe)",
+        step="answers",
     )
 
     rounds: int = 10

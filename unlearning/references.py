@@ -32,6 +32,7 @@ class Continue(Method):
         secure_aggregation=True,
         summary="leave the data out and go on; removes nothing by itself",
         needs_model=False,
+        step="nothing",
     )
 
     def serve(self, session: Session) -> StateDict:
@@ -78,6 +79,8 @@ class Retrain(Method):
         summary="train again from the last model that never saw the data; exact",
         restarts=True,
         history="rollback",
+        step="nothing",
+        keeps_accuracy=False,
     )
 
     def serve(self, session: Session) -> StateDict:

@@ -66,6 +66,19 @@ class Forgetting(Group):
         setting("the method's own settings, such as lr=0.001,epochs=2", Part.METHOD, Scope.FORGETTING),
     ] = {}
 
+    guard: Annotated[
+        Literal["refuse", "clip", "blend", "adopt"],
+        setting(
+            "what to do with a model of the method that is further off than recent rounds explain",
+            Part.AFTER_TRAINING,
+            Scope.FORGETTING,
+        ),
+    ] = "refuse"
+    blend: Annotated[
+        float,
+        setting("guard blend: the share of the method's model", Part.AFTER_TRAINING, Scope.FORGETTING, gt=0, le=1),
+    ] = 0.5
+
     recover: Annotated[
         Literal["utility", "oracle", "budget"], setting("when recovery stops", Part.STOP_RULE, Scope.SIMULATION)
     ] = "utility"

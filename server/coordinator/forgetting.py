@@ -1,7 +1,8 @@
 """The step that forgets: on the devices or at the server, as the method says, past the guard, and into the ledger."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
@@ -19,7 +20,8 @@ from fedquit.server.models import Arrays
 from fedquit.server.session import Case, GridSession, Told, served
 from fedquit.settings import Part, keys_of
 from fedquit.strategies.ask import ask
-from fedquit.strategies.guard.step_checks import Decision, Recent, accuracy_findings, decide, step_findings
+from fedquit.strategies.guard.decide import Policy, admit_model, check_answer
+from fedquit.strategies.guard.step_checks import Bounds, Recent, bounds_of, longest_of
 from fedquit.strategies.measure import measure
 from fedquit.unlearning.arithmetic import StateDict, difference
 from fedquit.unlearning.methods import Method
@@ -60,8 +62,7 @@ class Forgetting:
         place.grid.patience = max(1.0, request.changed_at + place.federation.forgetting.device_timeout - place.clock())
         session, new = self._served(request, plan, method, presence, current, number)
         place.reached("forgetting: replies")
-        if session.answered and method.traits.runs_at == "device":
-            new = self._past_guard(request, method, session, new, current)
+        new = self._past_guard(request, method, session, new, current)
         round_number = self._restarted(method, session) if method.traits.restarts else place.rounds_trained()
         place.grid.patience = place.federation.schedule.round_timeout
         try:
@@ -151,11 +152,11 @@ class Forgetting:
         counts = self._counts(request, plan, method, presence)
         leavers = tuple(sorted(counts))
         stayers = tuple(member for member in presence.ready if member not in leavers)
-        sizes = self.past.sizes()
+        bounds, recent = self._bounds(request, method, counts), self._recent()
         case = Case(
             leavers=leavers,
             stayers=stayers,
-            num_examples={**{member: sizes.get(member, 1) for member in stayers}, **counts},
+            num_examples={**{member: self.past.size(member) for member in stayers}, **counts},
             seed=derive_seed(place.settings.seed, "request", request.id),
             told=self._told(request, plan),
             seed_of=lambda exchanges, member: self._seed(request, member, exchanges),
@@ -170,14 +171,15 @@ class Forgetting:
             history=self.past.session_history(),
             lr=place.lr(place.rounds_trained() + 1),
             on_reply=self.training.on_reply("forget", number, request.id),
+            check=partial(check_answer, recent=recent, bounds=bounds, policy=self._policy),
         )
 
     def _counts(self, request: Request, plan: Settings, method: Method, presence: Presence) -> dict[int, int]:
-        """Return the devices with something to forget, and how many samples each."""
+        """Return the devices with something to forget, and how many samples each; none has more than it has shown."""
         if request.granularity == "sample":
-            return {request.subject: max(1, request.samples_count)}
+            return {request.subject: max(1, min(request.samples_count, self.past.size(request.subject)))}
         if request.granularity == "client":
-            return {request.subject: self.past.sizes().get(request.subject, 1)}
+            return {request.subject: self.past.size(request.subject)}
         if not method.traits.needs_device:
             return {}
         told = {"samples": "forget", **self._told(request, plan)}
@@ -185,7 +187,7 @@ class Forgetting:
         found = {m: count for m, count, _ in measure(self.place.grid, presence.ready, arrays, told)}
         if not found:
             raise NoAnswerError("no device that is connected holds any of it")
-        return found
+        return {member: min(count, self.past.size(member)) for member, count in found.items()}
 
     def _told(self, request: Request, plan: Settings) -> dict[str, float | str]:
         """Return what devices are told of a request: what it is about, and how to forget."""
@@ -213,51 +215,41 @@ class Forgetting:
     def _past_guard(
         self, request: Request, method: Method, session: GridSession, new: Arrays, current: StateDict
     ) -> Arrays:
-        """Hold a device's model aside, look at it, and return what may be adopted.
+        """Hold a method's model aside, have the guard look at it, and return what may be adopted.
 
         Raises:
             RefusedModelError: nothing of it.
         """
-        place, policy = self.place, self.place.federation.forgetting
+        place, gone = self.place, self.training.gone_classes()
         name = place.quarantine.save(new)
         place.reached("forgetting: quarantined")
-        decision = self._decide(request, method, session, tensors_of(new), current)
-        facts = {
-            "model": name,
-            "verdict": decision.verdict,
-            "policy": policy.guard,
-            "findings": [str(finding) for finding in decision.findings],
-            "off": decision.reason,
-        }
+        decision = admit_model(
+            tensors_of(new),
+            current,
+            self._recent(),
+            self._bounds(request, method, {member: session.num_examples[member] for member in session.leavers}),
+            self._policy,
+            lambda state: self.judge.accuracy(_arrays(state), gone),
+        )
+        facts = {"model": name, "method": method.name, "policy": self._policy.guard, **decision.document()}
         place.note("quarantined", request=request.id, member=request.subject, facts=facts)
         place.reached("forgetting: decided")
         if decision.state is None:
             raise RefusedModelError(f"the guard refused the model: {decision.reason}")
         return _arrays({key: decision.state[key] for key in place.order})
 
-    def _decide(
-        self, request: Request, method: Method, session: GridSession, new: StateDict, current: StateDict
-    ) -> Decision:
-        place, policy = self.place, self.place.federation.forgetting
-        reaches = [method.reach(session.num_examples[member]) for member in session.leavers]
-        reach = max((r for r in reaches if r is not None), default=None) if None not in reaches else None
-        steps = step_findings(new, current, self._recent(), parameters=place.names, reach=reach)
-        decision = decide(policy.guard, new, current, steps, blend=policy.blend)
-        if decision.state is None:
-            return decision
-        gone = self.training.gone_classes()
-        before, after = (self.judge.accuracy(_arrays(state), gone) for state in (current, decision.state))
-        if before is None or after is None:
-            return decision
-        found = accuracy_findings(after, before, asked=request.classes)
-        lost = any(not finding.holds for finding in found) and policy.guard != "adopt"
-        return Decision(
-            "refuse" if lost else decision.verdict, (*decision.findings, *found), None if lost else decision.state
-        )
+    @property
+    def _policy(self) -> Policy:
+        told = self.place.federation.forgetting
+        return Policy(told.guard, told.blend)
+
+    def _bounds(self, request: Request, method: Method, counts: Mapping[int, int]) -> Bounds:
+        return bounds_of(method, self.place.names, counts.values(), request.classes)
 
     def _recent(self) -> Recent:
         steps = self.past.recent()
         with_norms = [step for step in steps if "update_norm" in step.measures]
+        every = [step.measures["update_norm"] for step in self.place.ledger.steps() if "update_norm" in step.measures]
         return Recent(
             norms=[step.measures["update_norm"] for step in with_norms],
             spreads=[step.measures["update_norm_mad"] for step in with_norms],
@@ -265,6 +257,7 @@ class Forgetting:
                 difference(self.place.state(s.model_after), self.place.state(s.model_before), self.place.order)
                 for s in steps
             ],
+            longest=longest_of(every),
         )
 
 

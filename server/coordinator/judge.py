@@ -17,7 +17,7 @@ from fedquit.server.coordinator.presence import Presence
 from fedquit.server.coordinator.replies import noted
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.federation import Federation
-from fedquit.server.judge import tensors_of
+from fedquit.server.judge import accuracy_of, tensors_of
 from fedquit.server.models import Arrays
 from fedquit.strategies.guard.step_checks import Accuracy
 from fedquit.strategies.measure import measure
@@ -57,10 +57,7 @@ class Judge:
         samples = self._left(gone)
         if samples is None or not len(samples):
             return None
-        model = model_with(self.place.settings, tensors_of(arrays))
-        overall = evaluate(model, samples)[1]
-        labels = sorted(set(samples.labels.tolist()))
-        return Accuracy(overall, {c: evaluate(model, _of_class(samples, c))[1] for c in labels})
+        return accuracy_of(model_with(self.place.settings, tensors_of(arrays)), samples)
 
     def measure(
         self, arrays: Arrays, presence: Presence, told: Mapping[str, float | str], gone: Collection[int] = ()
@@ -102,7 +99,3 @@ class Judge:
         if self.trusted is None or not gone:
             return self.trusted
         return self.trusted.subset((~torch.isin(self.trusted.labels, torch.tensor(sorted(gone)))).nonzero().flatten())
-
-
-def _of_class(samples: Samples, label: int) -> Samples:
-    return samples.subset((samples.labels == label).nonzero().flatten())

@@ -15,6 +15,7 @@ from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.history import History, Keep
 from fedquit.server.ledger import Request, Step
 from fedquit.server.receipts import descendants, remove_models
+from fedquit.strategies.guard.sizes import believed_size
 from fedquit.unlearning.arithmetic import StateDict
 from fedquit.unlearning.methods import Method
 
@@ -41,7 +42,7 @@ class Past:
         self.updates = History(place.folder, keep, MANY, lambda number: self._seen.get(number, ()))
         self._first: dict[int, Step] = {}
         self._seen: dict[int, tuple[int, ...]] = {}
-        self._sizes: dict[int, int] = {}
+        self._said: dict[int, list[int]] = {}
         self._read = 0
         self.rounds = 0
         self.last_round: Step | None = None
@@ -57,16 +58,16 @@ class Past:
             self._read = step.number
             for given in step.contributions:
                 self._first.setdefault(given.member, step)
-            if step.phase != "forget":
-                self._sizes |= {given.member: given.num_examples for given in step.contributions}
+            for given in step.contributions if step.phase != "forget" else ():
+                self._said[given.member] = sorted([*self._said.get(given.member, ()), given.num_examples])[-2:]
             if step.phase == "train":
                 self.rounds, self.last_round = self.rounds + 1, step
         return self._seen
 
-    def sizes(self) -> dict[int, int]:
-        """Return how many samples each device last trained on."""
+    def size(self, member: int) -> int:
+        """Return how many samples a device is believed to have, by what it and the others said in training."""
         self.steps()
-        return dict(self._sizes)
+        return believed_size(self._said, member)
 
     def checkpoints(self) -> dict[int, str]:
         """Return the steps before whose start some device had never taken part, and the models they began with.

@@ -73,7 +73,7 @@ def _forgetting(facts: Facts, who: str, _names: Names) -> str:
 
 def _quarantined(facts: Facts, who: str, _names: Names) -> str:
     off = f", as it was further off than recent rounds explain: {facts['off']}" if facts["off"] else ""
-    return f"the guard looked at the model of {who}; verdict: {facts['verdict']}{off}"
+    return f"the guard looked at the model of {facts.get('method', who)}; verdict: {facts['verdict']}{off}"
 
 
 def _done(facts: Facts, _who: str, _names: Names) -> str:

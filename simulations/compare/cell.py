@@ -40,8 +40,9 @@ def carry_out(cell: Cell, out: Path, workers: int, on_round: Callable[[], None] 
     """Carry out a cell, from wherever an earlier attempt was killed.
 
     Raises:
-        FedquitError: it could not be finished.
+        FedquitError: it could not be finished, or the guard refused its model.
     """
+    from fedquit.simulations.report import refusal
     from fedquit.simulations.simulate import run_simulation
 
     path = out / cell.folder
@@ -61,6 +62,9 @@ def carry_out(cell: Cell, out: Path, workers: int, on_round: Callable[[], None] 
         keep=cell.keep,
         listener=hear,
     )
+    refused = refusal(document)
+    if refused:
+        raise FedquitError(refused)
     write_json(path / RESULT, document)
 
 

@@ -20,6 +20,8 @@ DECIDED = {
     "method": "[methods.NAME]",
 }
 
+UNGUARDED = {"guard": "adopt"}
+
 Target = tuple[int, ...]
 
 
@@ -89,10 +91,15 @@ class Comparison:
     def run_settings(self, target: Target, seed: int, own: Mapping[str, Any], source: str = "settings") -> Settings:
         """Return the settings of one run; `own` come on top of those that all share.
 
+        A comparison measures what each method does, also where it breaks the model: the guard looks and reports, and
+        adopts, unless the file says otherwise.
+
         Raises:
             InputError: they cannot be, told as `source`'s mistake.
         """
-        return Settings.read({**self.settings, **told_target(self.granularity, target), "seed": seed, **own}, source)
+        return Settings.read(
+            {**UNGUARDED, **self.settings, **told_target(self.granularity, target), "seed": seed, **own}, source
+        )
 
 
 def current_document(kept: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,14 +1,14 @@
-"""Look at the model that one device hands back before it becomes everybody's: adopt it, clip it, blend it or refuse it.
+"""Compare the step that a model takes away from the global one with what is known of the federation's steps.
 
-In training a device moves the mean a little; in forgetting its model becomes the global one. So it is held aside until
-its step away from the global model has been compared with what is known:
+In training a device moves the mean a little; in forgetting its model becomes the global one. So its step is compared:
 
-reach       no weight moved further than the method's own optimiser can move it (`Method.reach`): a bound that a device
+reach       no weight moved further than the method's own optimizer can move it (`Method.reach`): a bound that a device
             which followed the method cannot break
-norm        the length of the step beside that of single devices' steps in recent rounds: median and MAD
-layers      the length of each layer's step beside that of recent rounds, so that no short vector hides a broken layer
+length      of the step, compared with single devices' steps in recent rounds: median and MAD
+layers      length of each layer's step, compared with recent rounds, so that no short vector hides a broken layer
 direction   the cosine to recent rounds: forgetting does not go where training goes
-accuracy    on data that the server trusts, if it has any, over all classes and for each
+buffers     running statistics, counters, tables: see `buffers`
+accuracy    on data of the server, if it has any, over all classes and for each
 
 FedQUIT is meant to overshoot: what it breaks, recovery mends. The bounds are therefore wide; docs/coordinator.md says
 what they were measured to let through, what they stop, and what they cannot see.
@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from fedquit.strategies.guard.finding import Finding
-from fedquit.unlearning.arithmetic import StateDict, difference, moved, norm
+from fedquit.unlearning.arithmetic import StateDict, difference, norm
+from fedquit.unlearning.methods import Method
 
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
 SMALL = 0.01  # a layer that recent rounds hardly moved may move by this share of its own length
@@ -34,14 +35,24 @@ class Bounds:
     """How far off a model may be.
 
     Attributes:
+        parameters: the entries that are parameters, not buffers.
+        reach: how far the method can move a parameter; None: not known.
+        step: as `Traits.step`: what is compared with recent rounds.
+        keeps_accuracy: whether the model must keep a share of the accuracy before.
+        asked: classes that are to be forgotten: no accuracy is expected of them.
         times: of the median length of single devices' recent steps ...
-        spread: ... or so many spreads (MAD) above it, whichever is more.
+        spread: ... or this number of spreads (MAD) above it, whichever is more.
         layer: times the median length of a layer's recent steps.
         cosine: to recent rounds, at most; `against`: at least.
         accuracy: share of the accuracy before that must be left.
         class_accuracy: the same for single classes; half of the classes not asked about may fall below it.
     """
 
+    parameters: Collection[str] = frozenset()
+    reach: float | None = None
+    step: str = "result"
+    keeps_accuracy: bool = True
+    asked: Collection[int] = ()
     times: float = 8.0
     spread: float = 6.0
     layer: float = 25.0
@@ -51,6 +62,32 @@ class Bounds:
     class_accuracy: float = 0.1
 
 
+def bounds_of(
+    method: Method, parameters: Collection[str], sizes: Collection[int], asked: Collection[int] = ()
+) -> Bounds:
+    """Return how far off a method's model may be.
+
+    Args:
+        method: that serves the request.
+        parameters: the model's entries that are parameters.
+        sizes: samples to forget of each device that forgets, as the server knows them; none: no device does.
+        asked: classes that are to be forgotten.
+
+    >>> from fedquit.unlearning.methods import make_method
+    >>> bounds_of(make_method("retrain"), (), ()).step, bounds_of(make_method("fedquit", lr=0.001), (), [64]).reach
+    ('nothing', 0.002...)
+    """
+    reaches = [method.reach(size) for size in sizes]
+    known = [reach for reach in reaches if reach is not None]
+    return Bounds(
+        parameters=frozenset(parameters),
+        reach=max(known) if known and len(known) == len(reaches) else None,
+        step=method.traits.step,
+        keeps_accuracy=method.traits.keeps_accuracy,
+        asked=frozenset(asked),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Recent:
     """What recent rounds show.
@@ -58,84 +95,77 @@ class Recent:
     Attributes:
         norms: median length of single devices' steps, a number for each round; `spreads`: their MAD.
         updates: steps of the global model, all entries in float64, the latest last.
+        longest: of all rounds, see `longest_of`: a model that is trained anew moves as the federation's own did at
+            first. None: not known.
     """
 
     norms: Sequence[float] = ()
     spreads: Sequence[float] = ()
     updates: Sequence[StateDict] = ()
+    longest: float | None = None
+
+
+def longest_of(norms: Collection[float]) -> float | None:
+    """Return the length that the devices' steps reached in two rounds: one round may have had a liar and few others.
+
+    Args:
+        norms: median length of single devices' steps, of every round there was.
+
+    >>> longest_of([2.0, 900.0, 1.5, 0.3]), longest_of([2.0]), longest_of([])
+    (2.0, 2.0, None)
+    """
+    return sorted(norms)[-2:][0] if norms else None
 
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Accuracy on trusted data: over all, and of each class that is there."""
+    """Accuracy on data of the server's: over all, and of each class that is there."""
 
     overall: float
     classes: Mapping[int, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What became of a model: "adopt", "clip", "blend" or "refuse"; the model to go on with, unless it is refused."""
-
-    verdict: str
-    findings: tuple[Finding, ...]
-    state: StateDict | None = None
-
-    @property
-    def reason(self) -> str:
-        """The findings that do not hold, in words; empty if all do."""
-        return "; ".join(str(finding) for finding in self.findings if not finding.holds)
-
-
 def step_findings(
-    new: StateDict,
-    current: StateDict,
-    recent: Recent,
-    *,
-    parameters: Collection[str],
-    reach: float | None = None,
-    bounds: Bounds | None = None,
+    new: StateDict, current: StateDict, recent: Recent, bounds: Bounds, *, direction: bool = True
 ) -> tuple[Finding, ...]:
-    """Compare the step from `current` to `new` with what is known.
+    """Compare the step from `current` to `new` with what is known; buffers are `buffers.check_buffers`' affair.
 
     Args:
-        new: what the device handed back; `guard.checked_arrays` has let it through.
-        current: the global model that it was sent.
+        new: a model of the same form.
+        current: the model that it started from.
         recent: what recent rounds show.
-        parameters: the entries that are parameters, not buffers.
-        reach: how far the method can move a parameter; None: not known.
         bounds: how far off it may be.
+        direction: whether it must not go where training goes.
 
     >>> one, two = {"w": torch.zeros(2)}, {"w": torch.tensor([3.0, 4.0])}
-    >>> [str(each) for each in step_findings(two, one, Recent(norms=[0.5]), parameters={"w"}, reach=5.0)]
+    >>> [str(each) for each in step_findings(two, one, Recent(norms=[0.5]), Bounds(parameters={"w"}, reach=5.0))]
     ['furthest weight 4 (at most 5)', 'length of the step 5 (at most 4)']
     """
-    bounds = bounds or Bounds()
     step = difference(new, current, set(current))
-    moving = {name: value for name, value in step.items() if name in parameters}
+    moving = {name: value for name, value in step.items() if name in bounds.parameters}
     findings = []
-    if reach is not None:
+    if bounds.reach is not None:
         furthest = max((float(value.abs().max()) for value in moving.values() if value.numel()), default=0.0)
-        findings.append(Finding("furthest weight", furthest, reach))
+        findings.append(Finding("furthest weight", furthest, bounds.reach, scales=True))
     if recent.norms:
         middle, spread = median(recent.norms), median(recent.spreads or [0.0]) * MAD_TO_SIGMA
         most = max(bounds.times * middle, middle + bounds.spread * spread)
-        findings.append(Finding("length of the step", norm(moving), most))
+        findings.append(Finding("length of the step", norm(moving), most, scales=True))
     if recent.updates:
-        findings += [*_layers(step, current, recent.updates, bounds), *_direction(moving, recent.updates, bounds)]
+        findings.append(_furthest_layer(moving, current, recent.updates, bounds))
+    if recent.updates and direction:
+        findings += _direction(moving, recent.updates, bounds)
     return tuple(findings)
 
 
-def accuracy_findings(
-    new: Accuracy, before: Accuracy, *, asked: Collection[int] = (), bounds: Bounds | None = None
-) -> tuple[Finding, ...]:
-    """Compare accuracies on trusted data; of the classes that are `asked` to be forgotten none is expected.
+def accuracy_findings(new: Accuracy, before: Accuracy, bounds: Bounds) -> tuple[Finding, ...]:
+    """Compare accuracies on data of the server's; of the classes that are to be forgotten none is expected.
 
-    >>> [str(each) for each in accuracy_findings(Accuracy(0.2, {0: 0.4, 1: 0.0}), Accuracy(0.9, {0: 0.9, 1: 0.9}))]
+    >>> found = accuracy_findings(Accuracy(0.2, {0: 0.4, 1: 0.0}), Accuracy(0.9, {0: 0.9, 1: 0.9}), Bounds())
+    >>> [str(each) for each in found]
     ['accuracy 0.2 (at least 0.297)', 'classes that are lost 1 (at most 1)']
     """
-    bounds = bounds or Bounds()
-    kept = [label for label in before.classes if label not in asked]
+    kept = [label for label in before.classes if label not in bounds.asked]
     lost = [c for c in kept if new.classes.get(c, 0.0) < bounds.class_accuracy * before.classes[c]]
     findings = [Finding("accuracy", new.overall, bounds.accuracy * before.overall, at_least=True)]
     if kept:
@@ -143,46 +173,22 @@ def accuracy_findings(
     return tuple(findings)
 
 
-def decide(
-    policy: str, new: StateDict, current: StateDict, findings: Sequence[Finding], *, blend: float = 0.5
-) -> Decision:
-    """Decide what becomes of a model.
+def _furthest_layer(
+    moving: Mapping[str, Tensor], current: StateDict, updates: Sequence[StateDict], bounds: Bounds
+) -> Finding:
+    """Return the layer that is furthest off, in times of what it usually moves.
 
-    Args:
-        policy: for one that is further off than it may be: "adopt" it all the same, "clip" its step to the bounds,
-            "blend" in a share of the clipped step, or "refuse" it.
-        new: the model.
-        current: the global model.
-        findings: of the step, and of accuracy if it is known.
-        blend: the share.
-
-    >>> one, two = {"w": torch.zeros(1)}, {"w": torch.tensor([8.0])}
-    >>> decide("clip", two, one, [Finding("length of the step", 8.0, 2.0)]).state
-    {'w': tensor([2.])}
+    Training may hardly move a layer that the method's optimizer moves as far as any other: Adam takes steps of the same
+    size however small the gradient is, such as that of a bias before batch normalisation. What the reach explains is
+    therefore usual.
     """
-    told = tuple(findings)
-    if all(finding.holds for finding in told):
-        return Decision("adopt", told, new)
-    if policy == "refuse":
-        return Decision("refuse", told)
-    if policy == "adopt":
-        return Decision("adopt", told, new)
-    scale = min((f.bound / f.value for f in told if not f.holds and not f.at_least and f.what in SCALES), default=1.0)
-    share = blend if policy == "blend" else 1.0
-    return Decision(policy, told, moved(current, difference(new, current, set(current)), scale * share))
-
-
-def _layers(
-    step: Mapping[str, Tensor], current: StateDict, updates: Sequence[StateDict], bounds: Bounds
-) -> list[Finding]:
-    """Return the layer that is furthest off, in times of what it usually moves."""
     worst = 0.0
-    for name, value in step.items():
-        if current[name].is_floating_point():
-            usual = median(norm({name: update[name]}) for update in updates)
-            usual = max(usual, SMALL * norm({name: current[name]}) / bounds.layer)
-            worst = max(worst, norm({name: value}) / usual if usual else 0.0)
-    return [Finding("a layer's step, in times of its usual one,", worst, bounds.layer)]
+    for name, value in moving.items():
+        usual = median(norm({name: update[name]}) for update in updates)
+        explained = (bounds.reach or 0.0) * math.sqrt(value.numel())
+        usual = max(usual, SMALL * norm({name: current[name]}) / bounds.layer, explained / bounds.layer)
+        worst = max(worst, norm({name: value}) / usual if usual else 0.0)
+    return Finding("a layer's step, in times of its usual one,", worst, bounds.layer, scales=True)
 
 
 def _direction(moving: Mapping[str, Tensor], updates: Sequence[StateDict], bounds: Bounds) -> list[Finding]:
@@ -195,7 +201,3 @@ def _direction(moving: Mapping[str, Tensor], updates: Sequence[StateDict], bound
         Finding("cosine to training", cosine, bounds.cosine),
         Finding("cosine to training", cosine, bounds.against, at_least=True),
     ]
-
-
-SCALES = ("furthest weight", "length of the step", "a layer's step, in times of its usual one,")
-"""Findings that a shorter step mends."""

@@ -146,7 +146,7 @@ def test_killed_anywhere_it_ends_where_it_would_have_and_what_left_is_never_aske
             continue
     assert len(killed) >= 5
     assert ended.models == whole.models
-    assert len(list((tmp_path / "killed" / "checkpoints").iterdir())) == len(set(whole.models.values())), "no leftovers"
+    assert len(list((tmp_path / "killed" / "checkpoints").iterdir())) == len(whole.named_models()), "no leftovers"
 
 
 def test_two_workers_change_nothing(tmp_path: Path) -> None:

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from fedquit.simulations.sabotage import SABOTAGE, Setting, Trained, look, train
-from fedquit.strategies.guard.finding import Finding
-from fedquit.strategies.guard.step_checks import Accuracy, Bounds, Recent, accuracy_findings, decide, step_findings
-from fedquit.unlearning.arithmetic import difference, norm
+from fedquit.strategies.guard.step_checks import Accuracy, Bounds, Recent, accuracy_findings, step_findings
+from fedquit.unlearning.arithmetic import difference
 from fedquit.unlearning.fedquit import FedQUIT, adam_reach
 from fedquit.unlearning.samples import Samples
 
@@ -58,22 +57,30 @@ def test_adamw_says_that_its_reach_is_not_known() -> None:
 
 CURRENT = {"a": torch.zeros(4), "b": torch.ones(4)}
 USUAL = Recent([1.0, 1.2, 0.8], [0.1, 0.1, 0.1], [{"a": torch.full((4,), 0.5), "b": torch.full((4,), 0.01)}] * 3)
+BOUNDS = Bounds(parameters={"a", "b"})
+ACROSS = torch.tensor([1.0, -1.0, 1.0, -1.0])
 
 
 def off(new: dict[str, torch.Tensor], recent: Recent = USUAL) -> list[str]:
-    findings = step_findings(new, CURRENT, recent, parameters={"a", "b"})
-    return [finding.what for finding in findings if not finding.holds]
+    return [finding.what for finding in step_findings(new, CURRENT, recent, BOUNDS) if not finding.holds]
 
 
 def test_a_long_step_is_seen_beside_recent_ones() -> None:
-    across = torch.tensor([1.0, -1.0, 1.0, -1.0])
-    assert off({**CURRENT, "a": 4.5 * across}) == ["length of the step"]
-    assert off({**CURRENT, "a": 3.9 * across}) == []
+    assert off({**CURRENT, "a": 4.5 * ACROSS}) == ["length of the step"]
+    assert off({**CURRENT, "a": 3.9 * ACROSS}) == []
 
 
 def test_a_broken_layer_does_not_hide_in_a_step_of_usual_length() -> None:
-    across = torch.tensor([1.0, -1.0, 1.0, -1.0])
-    assert off({**CURRENT, "b": 1 + 0.3 * across}) == ["a layer's step, in times of its usual one,"]
+    assert off({**CURRENT, "b": 1 + 0.3 * ACROSS}) == ["a layer's step, in times of its usual one,"]
+
+
+def test_a_layer_that_training_does_not_move_may_move_as_far_as_the_optimizer_moves_any() -> None:
+    still = Recent(USUAL.norms, USUAL.spreads, [{**update, "b": torch.zeros(4)} for update in USUAL.updates])
+    new = {**CURRENT, "b": 1 + 0.1 * ACROSS}
+    layers = [f.holds for f in step_findings(new, CURRENT, still, BOUNDS) if f.what.startswith("a layer")]
+    known = step_findings(new, CURRENT, still, Bounds(parameters={"a", "b"}, reach=0.101))
+    assert layers == [False]
+    assert all(finding.holds for finding in known)
 
 
 def test_a_step_that_goes_where_training_goes_is_seen() -> None:
@@ -82,35 +89,11 @@ def test_a_step_that_goes_where_training_goes_is_seen() -> None:
 
 
 def test_without_recent_rounds_nothing_is_made_up() -> None:
-    assert step_findings({**CURRENT, "a": torch.full((4,), 9.0)}, CURRENT, Recent(), parameters={"a", "b"}) == ()
+    assert step_findings({**CURRENT, "a": torch.full((4,), 9.0)}, CURRENT, Recent(), BOUNDS) == ()
 
 
 def test_a_class_that_was_asked_to_be_forgotten_may_be_lost_and_others_may_not() -> None:
     before = Accuracy(0.9, dict.fromkeys(range(4), 0.9))
     after = Accuracy(0.5, {0: 0.0, 1: 0.0, 2: 0.0, 3: 0.9})
-    kept = [f.holds for f in accuracy_findings(after, before)]
-    assert kept == [True, False]
-    assert all(f.holds for f in accuracy_findings(after, before, asked=[0, 1]))
-
-
-@pytest.mark.parametrize("policy", ["adopt", "clip", "blend", "refuse"])
-def test_the_policy_decides_about_what_is_off_and_nothing_else(policy: str) -> None:
-    new = {**CURRENT, "a": torch.tensor([8.0, -8.0, 8.0, -8.0])}
-    near = {**CURRENT, "a": torch.tensor([0.1, -0.1, 0.1, -0.1])}
-    far, fine = [Finding("length of the step", 16.0, 8.0)], [Finding("length of the step", 0.2, 8.0)]
-    assert decide(policy, near, CURRENT, fine).verdict == "adopt"
-    decision = decide(policy, new, CURRENT, far, blend=0.25)
-    lengths = {"adopt": 16.0, "clip": 8.0, "blend": 2.0}
-    assert decision.verdict == policy
-    if policy == "refuse":
-        assert decision.state is None
-    else:
-        assert norm(difference(decision.state or {}, CURRENT, {"a", "b"})) == pytest.approx(lengths[policy])
-
-
-def test_a_clipped_model_is_within_the_bounds() -> None:
-    new = {"a": 9 * torch.tensor([1.0, -1.0, 1.0, -1.0]), "b": CURRENT["b"] + 3 * torch.tensor([1.0, -1.0, 1.0, -1.0])}
-    found = step_findings(new, CURRENT, USUAL, parameters={"a", "b"}, reach=2.0)
-    clipped = decide("clip", new, CURRENT, found).state or {}
-    again = step_findings(clipped, CURRENT, USUAL, parameters={"a", "b"}, reach=2.0 + 1e-6, bounds=Bounds(layer=25.001))
-    assert all(finding.holds for finding in again)
+    assert [f.holds for f in accuracy_findings(after, before, BOUNDS)] == [True, False]
+    assert all(f.holds for f in accuracy_findings(after, before, Bounds(asked={0, 1})))
