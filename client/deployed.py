@@ -19,6 +19,7 @@ from torch import nn
 
 from fedquit.client.device import NOTHING, Config, StateDict
 from fedquit.client.kit import FILE, Kit
+from fedquit.client.local.content import Content
 from fedquit.client.local.data import Gathered, Keep, gather
 from fedquit.client.local.digest import set_digest
 from fedquit.client.memory import Memory
@@ -168,7 +169,11 @@ class DeployedDevice:
     def _of(self, mark: Mark) -> Gathered:
         """Return what a request is about, read once for a message."""
         if mark.request not in self._gathered:
-            self._gathered[mark.request] = self._gather(self._about(mark))
+            found = self._gather(self._about(mark))
+            gone = self._record.contents({*mark.digests} - {*found.digests})
+            if gone:  # stored in another form since it was marked
+                found = self._gather(self._about(mark, gone))
+            self._gathered[mark.request] = found
         return self._gathered[mark.request]
 
     def _retire(self, mark: Mark) -> None:
@@ -203,17 +208,29 @@ class DeployedDevice:
             raise InputError(f"'{number}' is no class of the federation; it has 0 to {self._form.num_classes - 1}")
         return self._form.names[int(number)] if self._form.names else str(int(number))
 
-    def _about(self, mark: Mark) -> Keep:
-        """Return what says of a sample whether a request is about it; what another request retired is not again."""
-        retired, marked = self._record.retired(), frozenset(mark.digests)
+    def _about(self, mark: Mark, contents: frozenset[bytes] = frozenset()) -> Keep:
+        """Return what says of a sample whether a request is about it; what another request retired is not again.
 
-        def about(digest: bytes, content: bytes | None, label: str) -> bool:
-            del content
-            if mark.granularity == "sample":
+        Args:
+            mark: the request.
+            contents: of marked samples that are to be found in any form.
+        """
+        marked, retired = frozenset(mark.digests), self._record.retired()
+        others = {digest for digest, request in retired.items() if request != mark.request}
+        theirs = self._record.contents(others)
+
+        def marked_one(digest: bytes, content: Content | None, label: str) -> bool:
+            del label
+            if digest in marked or not contents:
                 return digest in marked
-            return retired.get(digest, mark.request) == mark.request and label in (mark.labels or [label])
+            return content is None or not contents.isdisjoint(content.digests)
 
-        return about
+        def left_one(digest: bytes, content: Content | None, label: str) -> bool:
+            if digest in others or label not in (mark.labels or [label]):
+                return False
+            return content is None or theirs.isdisjoint(content.digests)
+
+        return marked_one if mark.granularity == "sample" else left_one
 
     def _digest_of(self, mark: Mark) -> str:
         mine = (digest for digest, request in self._record.retired().items() if request == mark.request)

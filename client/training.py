@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedquit.unlearning.batch_norm import statistics_for
 from fedquit.unlearning.samples import Samples, shuffled_batches
 
 
@@ -63,6 +64,8 @@ def fit(
 ) -> float:
     """Train `model` in place on `samples` and return the mean loss of the last epoch.
 
+    A batch of one sample, as of a device that has no other, is normalised by the running statistics.
+
     >>> _ = torch.manual_seed(0)
     >>> line = Samples(torch.linspace(-1, 1, 64)[:, None], (torch.linspace(-1, 1, 64) > 0).long())
     >>> net = nn.Linear(1, 2)
@@ -78,7 +81,8 @@ def fit(
         for index in shuffled_batches(len(samples), batch_size, generator):
             batch = Batch(index, *samples.batch(index))
             optimizer.zero_grad(set_to_none=True)
-            value = loss(model, batch)
+            with statistics_for(model, len(index)):
+                value = loss(model, batch)
             torch.autograd.backward(value)
             optimizer.step()
             total += value.detach() * len(index)

@@ -10,7 +10,7 @@ from torch import nn
 from fedquit.client.request import askers, leavers, to_forget, to_keep
 from fedquit.client.sets import sets_of
 from fedquit.client.settings import Settings
-from fedquit.client.share import initial_model
+from fedquit.client.share import form_of, initial_model
 from fedquit.errors import FedquitError
 from fedquit.server.judge import tensors_of
 from fedquit.strategies.ask import ask
@@ -123,6 +123,11 @@ class GridSession:
     def proxy(self) -> Samples | None:
         """See `Session`."""
         return self._case.proxy()
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """See `Session`."""
+        return form_of(self._settings).input_shape
 
     def fresh(self, seed: int) -> nn.Module:
         """See `Session`."""

@@ -18,11 +18,12 @@ from torch.nn import functional as F
 
 from fedquit.errors import FedquitError, InputError, unknown
 from fedquit.unlearning.arithmetic import StateDict
+from fedquit.unlearning.batch_norm import check_statistics, statistics_for, unlearning_mode
 from fedquit.unlearning.checks import check_count, check_positive, is_number
 from fedquit.unlearning.distances import DISTANCES, check_clip, distance
 from fedquit.unlearning.exchanges import Exchange, Outlook
 from fedquit.unlearning.fitting import seeded, trainable
-from fedquit.unlearning.inference import logits, mode
+from fedquit.unlearning.inference import logits
 from fedquit.unlearning.methods import Method, Traits, method
 from fedquit.unlearning.samples import Samples, shuffled_batches
 from fedquit.unlearning.seeds import derive_seed
@@ -92,6 +93,8 @@ class FedQUIT(Method):
         optimizer: "adam" (betas .9 and .999, eps 1e-7) or "adamw" (the same, weight decay 4e-3). Keras adds eps before
             the bias correction, torch after it; only order-fixed replays show the difference.
         clip: None computes KL exactly; 1e-7 repeats the paper's Keras loss, at the cost told in `distances.kl`.
+        statistics: of batch normalisation. "global": the student keeps those of the global model, so that nobody gets
+            the mean and the variance of the samples to forget. "local": they follow the samples, as in the paper.
 
     >>> model = nn.Linear(2, 3)
     >>> samples = Samples(torch.ones(4, 2), torch.tensor([0, 1, 2, 0]))
@@ -121,6 +124,7 @@ class FedQUIT(Method):
     tau_squared: bool = False
     optimizer: str = "adam"
     clip: float | None = None
+    statistics: str = "global"
 
     def __post_init__(self) -> None:
         for field, known in (("teacher", TEACHERS), ("loss", DISTANCES), ("optimizer", OPTIMIZERS)):
@@ -141,6 +145,7 @@ class FedQUIT(Method):
         if self.clip is not None and not is_number(self.clip):
             raise InputError(f"clip is {self.clip!r}; it must be above 0 and below 1")
         check_clip(self.loss, self.clip)
+        check_statistics(self.statistics)
 
     def serve(self, session: Session) -> StateDict:
         """As `Method.serve`; with lr "auto" the leavers are told the loss on samples that the server holds.
@@ -182,10 +187,10 @@ class FedQUIT(Method):
     def forget(self, model: nn.Module, samples: Samples, *, seed: int, unseen_loss: float | None = None) -> list[float]:
         """Unlearn `samples` in place; return the mean loss of each epoch that was begun.
 
-        The teacher answers in inference mode. The student trains in training mode, as in ordinary training: dropout
-        drops and batch normalisation follows the samples. Both that and the shuffle are drawn from `seed`, so a run
-        repeated after a crash gives the same model. Only parameters with `requires_grad` move. If this raises, the
-        model may be half changed: drop it.
+        The teacher answers in inference mode. The student trains in training mode: dropout drops, and for batch
+        normalisation see `statistics`. Dropout and the shuffle are drawn from `seed`, so a run repeated after a crash
+        gives the same model. Only parameters with `requires_grad` move. If this raises, the model may be half changed:
+        drop it.
 
         Args:
             model: the global model, logits [B, C]; becomes the student.
@@ -210,7 +215,7 @@ class FedQUIT(Method):
             return watched is not None and unseen_loss is not None and mean_loss(model, watched) >= unseen_loss
 
         losses = list[float]()
-        with seeded(seed, targets.device), mode(model, training=True):
+        with seeded(seed, targets.device), unlearning_mode(model, self.statistics):
             for epoch in range(self.epochs):
                 if not enough():
                     losses.append(self._epoch(model, samples, targets, optimizer, order, epoch, enough))
@@ -262,7 +267,8 @@ class FedQUIT(Method):
         for step, index in enumerate(shuffled_batches(len(samples), self.batch_size, order)):
             inputs, _ = samples.batch(index)
             target = targets[index.to(targets.device)]
-            output = model(inputs.to(targets.device))
+            with statistics_for(model, len(index)):
+                output = model(inputs.to(targets.device))
             loss = distance(self.loss, target, output, self.temperature, self.tau_squared, self.clip)
             if not loss.isfinite():
                 at = f"epoch {epoch + 1}, step {step + 1}"

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedquit.errors import FedquitError, InputError
+from fedquit.unlearning.batch_norm import unlearning_mode
 from fedquit.unlearning.inference import device_of, mode
 from fedquit.unlearning.samples import Samples, shuffled_batches
 
@@ -59,7 +60,7 @@ def descend(
         seed: of shuffle and dropout; the caller's random numbers are left as they were.
         momentum: of SGD.
         parameters: which may move; all with `requires_grad` if None.
-        training: whether dropout drops and batch normalisation follows the samples.
+        training: whether dropout drops; batch normalisation keeps the statistics that the model came with.
         before_step: called with the gradients computed, such as a clip.
         after_step: called with the batch's loss; True ends training.
 
@@ -74,7 +75,7 @@ def descend(
     moving = trainable(model, samples) if parameters is None else list(parameters)
     optimizer = torch.optim.SGD(moving, lr=lr, momentum=momentum)
     order, device, means = torch.Generator().manual_seed(seed), device_of(model), []
-    with seeded(seed, device), mode(model, training=training):
+    with seeded(seed, device), unlearning_mode(model) if training else mode(model, training=False):
         for epoch in range(epochs):
             total, seen, stop = 0.0, 0, False
             for index in shuffled_batches(len(samples), batch_size, order):

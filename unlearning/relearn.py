@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fedquit.errors import InputError
+from fedquit.unlearning.batch_norm import statistics_for
 from fedquit.unlearning.checks import check_count, check_positive, check_share
 from fedquit.unlearning.inference import device_of, logits, mode
 from fedquit.unlearning.samples import Samples, shuffled_batches
@@ -80,7 +81,7 @@ def relearn(
 
 
 def _step(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
-    with mode(model, training=True):
+    with mode(model, training=True), statistics_for(model, len(labels)):
         optimizer.zero_grad()
         torch.autograd.backward(cross_entropy(model(inputs), labels))
         optimizer.step()

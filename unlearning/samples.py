@@ -27,14 +27,20 @@ class Samples:
 
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Return the inputs, normalised to float32, and the labels at `index`."""
-        inputs = self.inputs[index]
-        if inputs.dtype == torch.uint8:
-            inputs = inputs.float().div_(127.5).sub_(1.0)
-        return inputs, self.labels[index]
+        return normalised(self.inputs[index]), self.labels[index]
 
     def subset(self, index: Tensor) -> "Samples":
         """Return the samples at the integer `index` [M], in that order."""
         return Samples(self.inputs[index], self.labels[index])
+
+
+def normalised(inputs: Tensor) -> Tensor:
+    """Return inputs of either type as float32, as a model sees them.
+
+    >>> normalised(torch.tensor([0, 255], dtype=torch.uint8))
+    tensor([-1.,  1.])
+    """
+    return inputs.float().div_(127.5).sub_(1.0) if inputs.dtype == torch.uint8 else inputs
 
 
 def shuffled_batches(size: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:

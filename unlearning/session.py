@@ -98,6 +98,11 @@ class Session(Protocol):
         """Samples that the server itself holds, for methods that distil there; None if it has none."""
         ...
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one of the model's inputs."""
+        ...
+
     def fresh(self, seed: int) -> nn.Module:
         """Return a newly initialised model of the federation's kind; the same seed gives the same one."""
         ...

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from fedquit.client.datasets.arrays import as_inputs
 from fedquit.client.datasets.npz import opened, read_array
-from fedquit.client.local.digest import content_digest, sample_digest
+from fedquit.client.local.content import Content
+from fedquit.client.local.digest import sample_digest
 from fedquit.client.local.item import Item
 from fedquit.client.models import Shape
 from fedquit.errors import InputError
@@ -99,10 +100,11 @@ class _Piece:
         self._inputs, self._where = inputs, where
         self._tensors: Tensor | None = None
 
-    def open(self, number: int, shape: Shape | None) -> tuple[bytes, Tensor]:
+    def open(self, number: int, shape: Shape | None) -> tuple[Content, Tensor]:
         if self._tensors is None:
             self._tensors = as_inputs(self._inputs, self._where)
-        return content_digest(self._inputs[number]), shaped(self._tensors[number], shape, self._where)
+        values = shaped(self._tensors[number], shape, self._where)
+        return Content(values, shaped=shape is not None), values
 
 
 def shaped(values: Tensor, shape: Shape | None, where: str) -> Tensor:

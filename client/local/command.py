@@ -61,7 +61,7 @@ def leave(kit: Path, samples: tuple[str, ...], file: Path | None, note: str, as_
     """  # noqa: D301 - click's sign that lines stay as they are
     from fedquit.client.asking.ask import LONGEST_NOTE
     from fedquit.client.kit import Kit
-    from fedquit.client.local.names import digests_of, names_in
+    from fedquit.client.local.names import digests_of, names_in, note_contents
     from fedquit.client.record import opened
 
     if len(note) > LONGEST_NOTE:
@@ -70,6 +70,7 @@ def leave(kit: Path, samples: tuple[str, ...], file: Path | None, note: str, as_
     names = [*samples, *(names_in(file) if file else ())]
     digests = digests_of(told, names)
     with opened(told.path(told.record)) as record:
+        note_contents(told, record, digests)
         number = record.put("sample" if names else "client", digests, note)
     if as_json:
         click.echo(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fedquit.client.local.arrays import Arrays
+from fedquit.client.local.content import Content
 from fedquit.client.local.images import ImageFolder
 from fedquit.client.local.item import Item, Source
 from fedquit.client.local.table import Table
@@ -16,16 +17,16 @@ from fedquit.errors import InputError
 from fedquit.unlearning.samples import Samples
 
 FORMS = "a folder with one sub-folder of images per class, a .npz file with x and y, or a .parquet file"
-Keep = Callable[[bytes, bytes | None, str], bool]
+Keep = Callable[[bytes, Content | None, str], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """Samples in memory, and what each of them is known by: digests and contents, in the order of the samples."""
+    """Samples in memory, and what each of them is known by: its digest, and those of its content, in their order."""
 
     samples: Samples
     digests: tuple[bytes, ...]
-    contents: tuple[bytes, ...]
+    contents: tuple[frozenset[bytes], ...]
 
     def __len__(self) -> int:
         return len(self.digests)
@@ -62,12 +63,13 @@ def gather(path: Path, form: Form, keep: Keep) -> Gathered:
     """
     source = open_data(path)
     inputs: Tensor | None = None
-    labels, digests, contents = list[int](), list[bytes](), list[bytes]()
+    labels, digests, contents = list[int](), list[bytes](), list[frozenset[bytes]]()
     for item in source:
-        if not keep(item.digest, None, item.label):
+        label = _written(item.label, form)
+        if not keep(item.digest, None, label):
             continue
         content, values = item.open(form.input_shape)
-        if not keep(item.digest, content, item.label):
+        if not keep(item.digest, content, label):
             continue
         number = class_number(item, form, path)
         if inputs is None:  # pages of it that are never written take no memory
@@ -75,7 +77,7 @@ def gather(path: Path, form: Form, keep: Keep) -> Gathered:
         inputs[len(labels)] = values
         labels.append(number)
         digests.append(item.digest)
-        contents.append(content)
+        contents.append(content.digests)
     if inputs is None:
         inputs = torch.empty((0, *form.input_shape))
     return Gathered(Samples(inputs[: len(labels)], torch.tensor(labels).long()), tuple(digests), tuple(contents))
@@ -93,6 +95,11 @@ def class_number(item: Item, form: Form, path: Path) -> int:
         return int(item.label)
     known = ", ".join(form.names) or f"the numbers 0 to {form.num_classes - 1}"
     raise InputError(f"{path}: sample {item.name} has label '{item.label}'; the federation's classes are {known}")
+
+
+def _written(label: str, form: Form) -> str:
+    """Return a label as requests have it: where classes are numbers, 02 is 2."""
+    return str(int(label)) if not form.names and label.isdecimal() else label
 
 
 def find(path: Path, names: Collection[str]) -> dict[str, bytes]:
@@ -116,6 +123,15 @@ def find(path: Path, names: Collection[str]) -> dict[str, bytes]:
             others = " or ".join(item.name for item in found[name][:3])
             raise InputError(f"{path} has {f'several {name}: say {others}' if others else f'no sample {name}'}")
     return {name: found[name][0].digest for name in names}
+
+
+def contents_of(path: Path, digests: Collection[bytes]) -> dict[bytes, frozenset[bytes]]:
+    """Return what is known of the content of samples, by their digests; of those that are there.
+
+    Raises:
+        InputError: the data, or one of them, cannot be read.
+    """
+    return {item.digest: item.open(None)[0].digests for item in open_data(path) if item.digest in digests}
 
 
 def count(path: Path) -> dict[str, int]:

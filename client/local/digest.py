@@ -6,9 +6,8 @@ The digest of a sample is SHA-256 over one line of JSON and the bytes of the inp
     ["uint8", [28, 28], "LABEL"]\n         an array: its type, its shape, then its values, C order, little-endian
 
 LABEL is the label as it is stored: the name of the image's folder, or the number or text beside the array. An owner
-can recompute it with nothing but SHA-256. The *content* of a sample is the same over the decoded pixels (RGB) or the
-array, without the label: it knows an image again that was stored anew without loss, or under another label. Nothing
-but the device itself compares contents, for decoders may differ.
+can recompute it with nothing but SHA-256. It names a sample in one form; what knows the sample again in another form,
+or under another label, is its content: see `fedquit.client.local.content`.
 """
 
 import hashlib
@@ -35,7 +34,7 @@ def sample_digest(stored: Stored, label: str) -> bytes:
 
 
 def content_digest(stored: Stored) -> bytes:
-    """Return the digest (32 bytes) of an input without its label.
+    """Return the digest (32 bytes) of an input without its label: the first version of what a record compares.
 
     >>> content_digest(np.zeros(2, np.uint8)) == hashlib.sha256(b'["uint8", [2]]' + bytes([10, 0, 0])).digest()
     True
@@ -58,8 +57,13 @@ def _hashed(stored: Stored, *label: str) -> bytes:
     else:
         little = np.asarray(stored, dtype=stored.dtype.newbyteorder("<"), order="C")
         kind, shape, content = stored.dtype.name, list(stored.shape), little.tobytes()
-    return hashlib.sha256(_line([kind, shape, *label]) + content).digest()
+    return hashlib.sha256(line([kind, shape, *label]) + content).digest()
 
 
-def _line(told: Sequence[object]) -> bytes:
+def line(told: Sequence[object]) -> bytes:
+    r"""Return what a digest is taken over before the values.
+
+    >>> line(["file", [4], "ill"])
+    b'["file", [4], "ill"]\n'
+    """
     return (json.dumps(told) + "\n").encode()

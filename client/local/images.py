@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fedquit.client.datasets.folder import SUFFIXES, open_image, pixels
-from fedquit.client.local.digest import content_digest, sample_digest
+from fedquit.client.local.content import Content
+from fedquit.client.local.digest import sample_digest
 from fedquit.client.local.item import Item
 from fedquit.client.models import Shape
 from fedquit.errors import InputError
@@ -53,11 +53,12 @@ def image_item(name: str, label: str, encoded: bytes, where: str) -> Item:
     return Item(name, label, sample_digest(encoded, label), partial(_decoded, encoded, where))
 
 
-def _decoded(encoded: bytes, where: str, shape: Shape | None) -> tuple[bytes, Tensor]:
+def _decoded(encoded: bytes, where: str, shape: Shape | None) -> tuple[Content, Tensor]:
     """Decode an image and give it the channels and the size of the model's inputs."""
     image = open_image(io.BytesIO(encoded), where)
-    content = content_digest(np.asarray(image.convert("RGB")))
     channels, height, width = shape or (1 if image.mode == "L" else 3, image.height, image.width)
     if channels not in (1, 3):
         raise InputError(f"the model takes inputs of {channels} channels; {where} is an image, of 1 or 3")
+    stored = image if image.mode == "L" else image.convert("RGB")
+    content = Content(torch.from_numpy(pixels(stored, image.size).copy()), shaped=shape is not None)
     return content, torch.from_numpy(pixels(image.convert("L" if channels == 1 else "RGB"), (width, height)).copy())

@@ -6,9 +6,10 @@ from typing import Protocol
 
 from torch import Tensor
 
+from fedquit.client.local.content import Content
 from fedquit.client.models import Shape
 
-Open = Callable[[Shape | None], tuple[bytes, Tensor]]
+Open = Callable[[Shape | None], tuple[Content, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class Item:
         name: what its owner calls it: the file's path within the folder, or the number of the row, from 0.
         label: as it is stored, as text.
         digest: see `sample_digest`.
-        open: decodes it, for the model's input shape (None: as it is): its content digest, and the input [C, H, W] as
+        open: decodes it, for the model's input shape (None: as it is): its content, and the input [C, H, W] as
             uint8 or float32.
     """
 

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 
 from fedquit.client.kit import Kit
-from fedquit.client.record import Mark, opened
+from fedquit.client.record import Mark, Record, opened
 from fedquit.errors import InputError
 
 
@@ -52,9 +53,22 @@ def marking(kit: Kit, granularity: str, digests: Collection[bytes] = ()) -> Call
     def mark(request: str) -> None:
         if kit.role == "device":
             with opened(kit.path(kit.record)) as record:
+                note_contents(kit, record, digests)
                 record.mark(Mark(request, granularity, digests=tuple(digests)))
 
     return mark
+
+
+def note_contents(kit: Kit, record: Record, digests: Collection[bytes]) -> None:
+    """Note in the record what samples are, so that each is known again should its form change before it is forgotten.
+
+    What is not there or cannot be read any more is known by its digest alone.
+    """
+    from fedquit.client.local.data import contents_of
+
+    if digests and kit.data:
+        with suppress(InputError):
+            record.note(contents_of(kit.path(kit.data), digests))
 
 
 def _find(path: Path, names: Collection[str]) -> dict[str, bytes]:

@@ -7,14 +7,14 @@ running statistics are put back each time.
 """
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from fedquit.client.training import Batch
 from fedquit.errors import InputError
+from fedquit.unlearning.batch_norm import buffers_put_back, statistics_for
 from fedquit.unlearning.inference import mode
 from fedquit.unlearning.samples import Samples
 
@@ -90,7 +90,8 @@ class Teacher:
         """Return what it says of the batch."""
         if self._copy is None:
             return tuple(part[batch.index] for part in self._said)
-        with torch.no_grad(), mode(self._copy, training=True), buffers_put_back(self._copy):
+        training, alone = mode(self._copy, training=True), statistics_for(self._copy, len(batch.index))
+        with torch.no_grad(), buffers_put_back(self._copy), training, alone:
             return self._view(self._copy, batch.inputs)
 
 
@@ -105,22 +106,3 @@ def said_of_all(model: nn.Module, samples: Samples, how: str = "eval", view: Vie
     places = torch.arange(len(samples)).tensor_split(-(-len(samples) // CHUNK))
     parts = [teacher(Batch(place, *samples.batch(place))) for place in places]
     return tuple(torch.cat(part) for part in zip(*parts, strict=True))
-
-
-@contextmanager
-def buffers_put_back(model: nn.Module) -> Iterator[None]:
-    """Give every buffer its old value at the end.
-
-    >>> norm = nn.BatchNorm1d(1)
-    >>> with buffers_put_back(norm):
-    ...     _ = norm(torch.tensor([[1.0], [5.0]]))
-    >>> norm.running_mean, norm.num_batches_tracked
-    (tensor([0.]), tensor(0))
-    """
-    before = [buffer.clone() for buffer in model.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, old in zip(model.buffers(), before, strict=True):
-                buffer.copy_(old)

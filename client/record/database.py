@@ -39,6 +39,8 @@ VERSIONS = (
     """,
     "ALTER TABLE asks ADD COLUMN signings INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE asks ADD COLUMN refused TEXT NOT NULL DEFAULT ''",
+    # a sample has a content for each reading, of the version that its digest says; retired.content is of the first
+    "CREATE TABLE contents (digest BLOB NOT NULL, content BLOB NOT NULL, PRIMARY KEY (digest, content)) WITHOUT ROWID",
 )
 WAIT = 30.0  # seconds for another process to finish its transaction
 

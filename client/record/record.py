@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
+from sqlite3 import Cursor
 
 from fedquit.client.record.database import Database
-from fedquit.client.record.rows import Ask, Mark, Round
+from fedquit.client.record.rows import Ask, Content, Mark, Round
 
 DIGEST = 32
 ROUND = "federation, run, phase, number, model_in, model_out, num_examples, samples_digest, at"
@@ -23,10 +24,10 @@ class Record:
 
     >>> import tempfile
     >>> record = Record(Path(tempfile.mkdtemp()) / "record.db")
-    >>> record.retire(Mark("5ba1", "sample", digests=(b"a" * 32,)), [(b"a" * 32, b"A" * 32)])
+    >>> record.retire(Mark("5ba1", "sample", digests=(b"a" * 32,)), [(b"a" * 32, {b"A" * 32})])
     >>> keep = record.keeps()
-    >>> keep(b"a" * 32, None, "3"), keep(b"b" * 32, b"A" * 32, "3"), keep(b"b" * 32, b"B" * 32, "3")
-    (False, False, True)
+    >>> keep(b"a" * 32, None, "3"), keep(b"b" * 32, None, "3")
+    (False, True)
     """
 
     def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
@@ -69,40 +70,61 @@ class Record:
         """Return what a request is about; None: this device does not know it."""
         return next((mark for mark in self.marks() if mark.request == request), None)
 
-    def retire(self, mark: Mark, samples: Iterable[tuple[bytes, bytes | None]]) -> None:
+    def note(self, contents: Mapping[bytes, Iterable[bytes]]) -> None:
+        """Note the contents of samples, by their digests."""
+        with self.database.writing() as cursor:
+            _note(cursor, contents)
+
+    def contents(self, digests: Iterable[bytes]) -> frozenset[bytes]:
+        """Return what is noted of the contents of samples."""
+        wanted = set(digests)
+        rows = self.database.read("SELECT digest, content FROM contents")
+        return frozenset(content for digest, content in rows if digest in wanted)
+
+    def retire(self, mark: Mark, samples: Iterable[tuple[bytes, Iterable[bytes]]]) -> None:
         """Retire for good what a request is about; it is on the disk when this returns.
 
         Args:
             mark: the request; what is not yet noted of it is noted.
-            samples: digest and content (None where it is not to be had) of those that are there.
+            samples: digest and contents of those that are there.
         """
-        now = self.now()
+        now, contents = self.now(), {digest: tuple(content) for digest, content in samples}
         with self.database.writing() as cursor:
             cursor.execute(f"INSERT OR IGNORE INTO marks ({MARK}) VALUES (?, ?, ?, ?, ?, ?)", self._row(mark))  # noqa: S608
             cursor.execute(
                 "UPDATE marks SET retired_at = ? WHERE request = ? AND retired_at IS NULL", (now, mark.request)
             )
-            rows = [*samples, *((digest, None) for digest in mark.digests)]
             cursor.executemany(
-                "INSERT INTO retired VALUES (?, ?, ?, ?) ON CONFLICT (digest) "
-                "DO UPDATE SET content = COALESCE(content, excluded.content)",
-                [(digest, content, mark.request, now) for digest, content in rows],
+                "INSERT INTO retired VALUES (?, NULL, ?, ?) ON CONFLICT (digest) DO NOTHING",
+                [(digest, mark.request, now) for digest in [*contents, *mark.digests]],
             )
+            _note(cursor, contents)
 
     def retired(self) -> dict[bytes, str]:
         """Return the digests of retired samples, and the request that retired each."""
         return dict(self.database.read("SELECT digest, request FROM retired ORDER BY at, rowid"))
 
-    def keeps(self) -> Callable[[bytes, bytes | None, str], bool]:
-        """Return what says of a sample, by digest, content and label, whether it may be trained on."""
-        rows = self.database.read("SELECT digest, content FROM retired")
-        gone = {digest for digest, _ in rows} | {content for _, content in rows if content is not None}
+    def keeps(self) -> Callable[[bytes, Content | None, str], bool]:
+        """Return what says of a sample, by digest, content and label, whether it may be trained on.
+
+        What was retired before contents were noted, or was not there, is known in each form by its former digests.
+        """
+        gone = set(self.retired())
+        contents = self.contents(gone)
+        old = self.database.read(
+            "SELECT digest, content FROM retired WHERE digest NOT IN (SELECT digest FROM contents)"
+        )
+        former = {each for row in old for each in row if each is not None}
         marks = [mark for mark in self.marks() if mark.retired_at is not None]
         labels = {label for mark in marks for label in mark.labels}
         left = any(mark.granularity == "client" for mark in marks)
 
-        def keep(digest: bytes, content: bytes | None, label: str) -> bool:
-            return not left and label not in labels and digest not in gone and content not in gone
+        def keep(digest: bytes, content: Content | None, label: str) -> bool:
+            if left or label in labels or digest in gone:
+                return False
+            if content is None:
+                return True
+            return contents.isdisjoint(content.digests) and not (former and former & content.former(label))
 
         return keep
 
@@ -152,6 +174,11 @@ class Record:
     def _row(self, mark: Mark) -> tuple[str, str, bytes, str, float, float | None]:
         labels = json.dumps(mark.labels)
         return mark.request, mark.granularity, joined(mark.digests), labels, mark.marked_at or self.now(), None
+
+
+def _note(cursor: Cursor, contents: Mapping[bytes, Iterable[bytes]]) -> None:
+    rows = [(digest, content) for digest, each in contents.items() for content in each]
+    cursor.executemany("INSERT OR IGNORE INTO contents VALUES (?, ?)", rows)
 
 
 @contextmanager

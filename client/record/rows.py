@@ -2,10 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class Content(Protocol):
+    """What a sample is, in whatever form it is stored; see `fedquit.client.local.content`."""
+
+    @property
+    def digests(self) -> frozenset[bytes]:
+        """One of these is another sample's too where both are the same."""
+        ...
+
+    def former(self, label: str) -> frozenset[bytes]:
+        """Return the digests that a record of before contents were noted may have of it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

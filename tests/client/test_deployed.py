@@ -11,15 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from PIL import Image
 
 from fedquit.client import deployed
 from fedquit.client.app import app
 from fedquit.client.asking.ask import Signed, is_from, read_ask
 from fedquit.client.asking.keys import new_key, public_der, read_private
 from fedquit.client.kit import Kit
+from fedquit.client.local.command import leave
 from fedquit.client.local.data import find
 from fedquit.client.local.digest import set_digest
+from fedquit.client.local.names import marking
 from fedquit.client.model_file import model_hash
 from fedquit.client.record import Mark, Record, opened, replies
 from fedquit.client.record.replies import Replies
@@ -140,6 +144,75 @@ def test_what_was_forgotten_never_trains_again_whatever_its_place_and_however_of
     change(kit, lambda x, y: (np.concatenate([x[::-1], x[[1, 1]]]), np.concatenate([y[::-1], y[[1, 1]]])))
     assert trained_on(kit).isdisjoint(gone)
     assert said(send(kit, "query"))["num-examples"] == 10
+
+
+def stored_as(kit: Kit, form: str) -> None:
+    """Store the kit's data in another form, without loss."""
+    with np.load(kit.path(kit.data)) as held:
+        x, y = held["x"], held["y"]
+    arrays = {
+        "with channels": x[:, None],
+        "rows": x.reshape(12, 16),
+        "float32 levels": x.astype(np.float32),
+        "float64 0..1": x / 255,
+        "float16 0..1": (x / 255).astype(np.float16),
+        "as training sees it": x.astype(np.float32) / np.float32(127.5) - 1,
+    }
+    if form in arrays:
+        np.savez(kit.path(kit.data), x=arrays[form], y=y.astype(np.uint8))
+        return
+    for number, (image, label) in enumerate(zip(x, y, strict=True)):
+        (kit.folder / "images" / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).convert(form).save(kit.folder / "images" / str(label) / f"{number}.png")
+    told = kit.folder / "device.toml"
+    told.write_text(told.read_text().replace("own.npz", "images"))
+
+
+FORMS = (
+    "with channels", "rows", "float32 levels", "float64 0..1", "float16 0..1", "as training sees it", "L", "RGB",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_was_forgotten_does_not_train_again_in_another_form(kit: Kit, form: str) -> None:
+    mark(kit, 1, 5)
+    forget(kit)
+    stored_as(kit, form)
+    kit = Kit.read(kit.folder)
+    assert said(send(kit, "query"))["num-examples"] == 10
+    assert said(send(kit, "train"))["num-examples"] == 10
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_changed_its_form_since_it_was_asked_about_is_forgotten_all_the_same(kit: Kit, form: str) -> None:
+    marking(kit, "sample", rows(kit, 1, 5))(REQUEST)
+    stored_as(kit, form)
+    kit = Kit.read(kit.folder)
+    reply = forget(kit, granularity="sample")
+    assert said(reply)["num-examples"] == 2
+    assert said(send(kit, "train"))["num-examples"] == 10
+    assert model_of(forget(kit, granularity="sample")) == model_of(reply)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_rides_in_a_reply_and_changes_its_form_is_forgotten(kit: Kit, form: str) -> None:
+    CliRunner().invoke(leave, [str(kit.folder), "--sample", "1", "--sample", "5"], catch_exceptions=False)
+    request = ridden(send(kit, "train")).id
+    stored_as(kit, form)
+    assert said(forget(Kit.read(kit.folder), request, granularity="sample"))["num-examples"] == 2
+
+
+def test_what_one_request_retired_another_does_not_forget_again_in_another_form(kit: Kit) -> None:
+    mark(kit, 1, 5)
+    forget(kit)
+    stored_as(kit, "rows")
+    assert said(forget(kit, OTHER, granularity="client"))["num-examples"] == 10
+
+
+def test_a_class_that_was_forgotten_does_not_come_back_written_otherwise(kit: Kit) -> None:
+    forget(kit, granularity="class", classes="2")
+    change(kit, lambda x, y: (255 - x, np.char.add("0", y.astype(str))))
+    assert said(send(kit, "query"))["num-examples"] == 8
 
 
 def test_what_was_forgotten_does_not_come_back_under_another_label(kit: Kit) -> None:

@@ -195,6 +195,7 @@ def test_what_is_asked_is_marked_before_it_is_sent(kit: Kit) -> None:
     marking(kit, "sample", digests)("5ba1")
     with opened(kit.path(kit.record)) as record:
         assert [(mark.request, mark.digests) for mark in record.marks()] == [("5ba1", digests)]
+        assert record.contents(digests)
 
 
 def test_the_record_is_shown_to_people_and_to_programs(kit: Kit) -> None:
@@ -204,7 +205,7 @@ def test_the_record_is_shown_to_people_and_to_programs(kit: Kit) -> None:
     with opened(kit.path(kit.record)) as record:
         record.trained(round_of(1, "ab" * 32), [digest])
         record.trained(round_of(2, "cd" * 32), [b"x" * 32])
-        record.retire(Mark("5e" * 32, "sample", digests=(digest,)), [(digest, None)])
+        record.retire(Mark("5e" * 32, "sample", digests=(digest,)), [(digest, [])])
         record.put("client")
     document = json.loads(CliRunner().invoke(show, [str(kit.folder), "--json"]).stdout)
     assert [each["number"] for each in document["rounds"]] == [1, 2]

@@ -551,3 +551,14 @@ def test_traits_refuse_words_that_programs_do_not_know() -> None:
         Traits("", keeps="memories")
     with pytest.raises(InputError, match="unknown thing that travels 'gradients'"):
         Traits("", up="gradients")
+
+
+@pytest.mark.parametrize("how", ["eval", "train"])
+@pytest.mark.parametrize("name", ["fedavg", "fedprox", "fedgkd", "kd", "fedntd", "fedlmd", "moon"])
+def test_a_device_with_one_sample_trains_by_every_objective(name: str, how: str) -> None:
+    own = {} if name in ("fedavg", "fedprox") else {"teacher_mode": how}
+    model, start, one = net(), net(), samples(1)
+    with deterministic(7):
+        make_objective(name, **own).train(model, one, told(extra=state(net(1)), kept=state(net(2))))
+    assert any(not torch.equal(*pair) for pair in zip(model.parameters(), start.parameters(), strict=True))
+    assert all(bool(value.isfinite().all()) for value in model.state_dict().values())

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,23 @@ from fedquit.client.record.record import joined, split
 from fedquit.client.record.replies import Replies
 from fedquit.errors import FedquitError
 
-A, B, C = (letter * 32 for letter in (b"a", b"b", b"c"))
+A, B, C, D, E, F = (bytes([letter]) * 32 for letter in b"abcdef")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The content of a sample that has these digests, and had `before` in records of before."""
+
+    digests: frozenset[bytes]
+    before: frozenset[bytes] = frozenset()
+
+    def former(self, label: str) -> frozenset[bytes]:
+        assert label == "1"
+        return self.before
+
+
+def seen(*digests: bytes) -> Seen:
+    return Seen(frozenset(digests))
 
 
 def round_of(number: int, digests: str = "d1", model_in: str = "m1") -> Round:
@@ -32,7 +49,7 @@ def test_what_was_written_is_there_after_it_is_opened_again(path: Path) -> None:
     with opened(path) as record:
         record.trained(round_of(1), [B, A])
         record.mark(Mark("r1", "sample", digests=(A,), marked_at=5.0))
-        record.retire(Mark("r1", "sample", digests=(A,)), [(A, C)])
+        record.retire(Mark("r1", "sample", digests=(A,)), [(A, [C])])
         record.put("client", note="please")
     with opened(path) as record:
         assert record.rounds() == [round_of(1)]
@@ -62,28 +79,43 @@ def test_the_rounds_of_a_sample_are_those_it_was_part_of(path: Path) -> None:
 
 def test_a_retired_sample_is_known_by_its_digest_and_by_its_content(path: Path) -> None:
     with opened(path) as record:
-        record.retire(Mark("r1", "sample", digests=(A, B)), [(A, C)])
+        record.retire(Mark("r1", "sample", digests=(A, B)), [(A, [C, D])])
         keep = record.keeps()
-        assert [keep(A, None, "1"), keep(B, None, "1"), keep(C, None, "1"), keep(C, C, "1"), keep(C, A, "1")] == [
-            False, False, False, False, False,
-        ]  # fmt: skip
-        assert keep(b"d" * 32, b"e" * 32, "1")
+        assert [keep(A, None, "1"), keep(B, None, "1")] == [False, False]
+        assert [keep(E, None, "1"), keep(E, seen(C), "1"), keep(E, seen(E, D), "1")] == [True, False, False]
+        assert keep(E, seen(E), "1")
+
+
+def test_what_was_not_there_is_known_by_what_a_record_of_before_had_of_it(path: Path) -> None:
+    with opened(path) as record:
+        record.retire(Mark("r1", "sample", digests=(A, B)), [(A, [C])])
+        keep = record.keeps()
+        assert [keep(E, Seen(frozenset({E}), frozenset({former})), "1") for former in (A, B, C)] == [True, False, True]
+
+
+def test_what_is_noted_of_a_sample_when_it_is_marked_keeps_it_from_training_once_it_is_retired(path: Path) -> None:
+    with opened(path) as record:
+        record.note({A: [C, D], B: [E]})
+        assert record.contents([A]) == {C, D}
+        assert record.keeps()(E, seen(C), "1")
+        record.retire(Mark("r1", "sample", digests=(A,)), [])
+        assert [record.keeps()(F, seen(each), "1") for each in (C, D, E)] == [False, False, True]
 
 
 def test_a_retired_class_and_a_device_that_left_keep_nothing_of_it(path: Path) -> None:
     with opened(path) as record:
         record.retire(Mark("r1", "class", labels=("ill",)), [])
         assert [record.keeps()(A, None, label) for label in ("ill", "well")] == [False, True]
-        record.retire(Mark("r2", "client"), [(B, None)])
+        record.retire(Mark("r2", "client"), [(B, [])])
         assert not record.keeps()(A, None, "well")
 
 
 def test_what_was_retired_first_stays_with_that_request_and_gains_its_content(path: Path) -> None:
     with opened(path) as record:
         record.retire(Mark("r1", "sample", digests=(A,)), [])
-        record.retire(Mark("r2", "sample", digests=(A,)), [(A, C)])
+        record.retire(Mark("r2", "sample", digests=(A,)), [(A, [C])])
         assert record.retired() == {A: "r1"}
-        assert not record.keeps()(B, C, "1")
+        assert not record.keeps()(B, seen(C), "1")
 
 
 def test_an_ask_waits_until_the_server_has_it_and_is_marked_when_it_is_signed(path: Path) -> None:
@@ -160,7 +192,7 @@ from fedquit.client.record import Mark, Record
 record = Record(Path(sys.argv[1]))
 for number in range(10**6):
     digest = number.to_bytes(32, "big")
-    record.retire(Mark(str(number), "sample", digests=(digest,)), [(digest, None)])
+    record.retire(Mark(str(number), "sample", digests=(digest,)), [(digest, [])])
     print(number, flush=True)
 """
 
@@ -185,7 +217,7 @@ def test_digests_are_kept_as_a_sorted_set() -> None:
 
 def test_a_transaction_that_fails_leaves_nothing_behind(path: Path) -> None:
     with opened(path) as record, pytest.raises(sqlite3.IntegrityError):
-        record.retire(Mark("r1", "sample", digests=(A,)), [(None, None)])  # type: ignore[list-item]
+        record.retire(Mark("r1", "sample", digests=(A,)), [(None, [])])  # type: ignore[list-item]
     with opened(path) as record:
         assert record.retired() == {}
         assert record.marks() == []

@@ -36,6 +36,7 @@ def forget_with_a_second_model(method: FedQUIT, model: nn.Module, samples: Sampl
     optimizer = OPTIMIZERS[method.optimizer](list(model.parameters()), method.step_size())
     order = torch.Generator().manual_seed(seed)
     model.train()
+    model[1].eval()  # type: ignore[index]
     for _ in range(method.epochs):
         for index in shuffled_batches(len(samples), method.batch_size, order):
             inputs, labels = samples.batch(index)

@@ -103,6 +103,7 @@ class FakeSession:
     leavers: tuple[int, ...] = (0,)
     seed: int = 7
     proxy: Samples | None = None
+    input_shape: tuple[int, ...] = (4,)
     silent: tuple[int, ...] = ()
     asked: list[tuple[str, tuple[int, ...], dict[str, float]]] = field(default_factory=list)
 
@@ -328,7 +329,7 @@ def test_one_leaver_replaces_the_model_and_several_are_weighed_by_samples(name: 
         torch.testing.assert_close(both[key].double(), g + shift, rtol=1e-6, atol=1e-6)
 
 
-def test_negate_turns_the_first_kernel_and_nothing_else() -> None:
+def test_negate_turns_the_first_layer_and_nothing_else() -> None:
     result, state = serve("negate"), trained()[0]
     assert torch.equal(result["0.weight"], -state["0.weight"])
     assert all(torch.equal(result[name], state[name]) for name in state if name != "0.weight")
@@ -435,7 +436,7 @@ def test_mode_dilutes_then_guides() -> None:
     student.load_state_dict(dict(w))
     inputs = samples_of(0).inputs
     labels = judge.eval()(inputs).argmax(dim=1)
-    F.cross_entropy(student.train()(inputs), labels).backward()  # type: ignore[no-untyped-call]
+    F.cross_entropy(student.eval()(inputs), labels).backward()  # type: ignore[no-untyped-call]
     for name, parameter in student.named_parameters():  # 60 samples in batches of 64: one step
         assert parameter.grad is not None
         torch.testing.assert_close(result[name], parameter.detach() - 0.01 * parameter.grad, rtol=1e-4, atol=1e-5)
