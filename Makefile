@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+OLDEST := .venv-oldest
 SECONDS ?= 60
 OUT ?= runs/$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help simulate test check format lint types contract proto codings e2e bench kills kills-deployed guard fuzz pictures clean
+.PHONY: help simulate test test-oldest check format lint types contract proto codings e2e bench kills kills-deployed guard fuzz pictures clean
 
 help: ## show this help
 	@echo "fedquit: federated learning that can forget"
@@ -23,11 +24,20 @@ $(VENV)/dev.stamp: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $(VENV)/run.stamp $@
 
+$(OLDEST)/dev.stamp: pyproject.toml .ci/oldest.py
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python .ci/oldest.py > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt --editable '.[test]'
+	@touch $@
+
 simulate: $(VENV)/run.stamp ## train, forget, recover and compare on real digits; OUT=folder for the results
 	$(BIN)/fedquit simulate --out $(OUT)
 
 test: $(VENV)/dev.stamp ## run every test and every example in the documentation of the code
 	$(BIN)/python -m pytest
+
+test-oldest: $(OLDEST)/dev.stamp ## run the tests with the lowest version of each dependency (Python 3.11; an hour)
+	$(OLDEST)/bin/python -m pytest
 
 check: format lint types contract test ## all that a change must pass
 
@@ -72,4 +82,4 @@ guard: $(VENV)/dev.stamp ## show what the guard of forgetting lets through, hone
 	$(BIN)/python -c "from fedquit.simulations.sabotage import main; main()"
 
 clean: ## remove what the tools left (not runs/)
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

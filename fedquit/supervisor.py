@@ -2,7 +2,7 @@
 
 Knows nothing of what the processes are for. A part that dies is started again after 1, 2, 4 ... 60 seconds, less up to
 half of that by chance, so that many devices whose server was away do not all come back at once. One that lived for ten
-minutes begins anew at 1; a shorter life proves nothing, as on a busy machine a process may need minutes until it dies of
+minutes begins anew at 1; a shorter life proves nothing: on a busy machine a process may need minutes until it dies of
 what ailed it from the start. If the supervisor itself is killed, the kernel ends its parts with it (on Linux).
 """
 

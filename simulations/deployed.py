@@ -34,6 +34,8 @@ HOME = b"FLWR_HOME="
 PORTS = ("fleet-port", "forget-port", "page-port")
 POLL = 0.05
 """Seconds between two looks."""
+MOST = 10
+"""A wait takes no more than so many times what it may take without progress."""
 PARTS = {
     "SuperLink": "flower-superlink",
     "SuperExec": "flower-superexec",
@@ -181,17 +183,38 @@ class Deployment:
         return opened(kit.path(kit.record))
 
     def until(self, found: Callable[[], Found], what: str, seconds: float, every: float = POLL) -> Found:
-        """Wait until there is something.
+        """Wait until there is something, for as long as the deployment moves, however busy the machine is.
+
+        Args:
+            found: looks for it.
+            what: it is, for the error.
+            seconds: without anything new in the logs or the ledger after which waiting ends; `MOST` times that in all.
+            every: seconds between two looks.
 
         Raises:
-            FedquitError: it does not come in time.
+            FedquitError: it does not come, and nothing moves any more.
         """
-        end = time.monotonic() + seconds
+        seen, begun, look = self._progress(), time.monotonic(), 0.0
+        end = begun + seconds
         while not (value := found()):
-            if time.monotonic() > end:
-                raise FedquitError(f"no {what} within {seconds:.0f} s")
+            now = time.monotonic()
+            if now >= look:
+                look, at = now + 1.0, self._progress()
+                seen, end = at, end if at == seen else min(now + seconds, begun + MOST * seconds)
+            if now > end:
+                raise FedquitError(f"no {what}, and nothing moved for {seconds:.0f} s (or it took {MOST} times that)")
             time.sleep(every)
         return value
+
+    def _progress(self) -> tuple[tuple[str, int, int], ...]:
+        """Return what changes as long as there is progress: the commands' logs, the devices', and the ledger."""
+        patterns = ("logs/*", "kits/*/logs/*", "server/ledger.db*", "server/models/*")
+        paths = [path for pattern in patterns for path in self.folder.glob(pattern)]
+        found = list[tuple[str, int, int]]()
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                found.append((path.name, path.stat().st_size, path.stat().st_mtime_ns))
+        return tuple(found)
 
 
 def made(folder: Path, tables: Mapping[str, dict[str, Any]], *, devices: int = 3, samples: int = 240) -> Deployment:

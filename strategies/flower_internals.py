@@ -85,7 +85,7 @@ class RefusedError(FedquitError):
 
 
 class Control:
-    """One connection to the control API of a SuperLink on this machine: the command `flwr` without a process for each call.
+    """One connection to the control API of a SuperLink on this machine: `flwr` without a process for each call.
 
     Args:
         address: host and port.

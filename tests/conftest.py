@@ -1,13 +1,37 @@
 """What tests of every part share."""
 
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 
 import pytest
 
 from fedquit.cli import main
 
 Run = Callable[..., tuple[int, str, str]]
+WANTED = {
+    "nginx": "apt-get install nginx-light",
+    "PostgreSQL": "apt-get install postgresql",
+    "Chromium": "apt-get install chromium",
+}
+"""Programs that some tests need, and how to get them on Debian."""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in the end what was skipped for want of a program, and how to get it."""
+    reports = terminalreporter.stats.get("skipped", [])
+    for line in lacking(str(report.longrepr) for report in reports):
+        terminalreporter.write_line(line, yellow=True)
+
+
+def lacking(reasons: Iterable[str]) -> list[str]:
+    """Return a line for each program that is not there, from why tests were skipped.
+
+    >>> lacking(["nginx is not installed", "PostgreSQL is not installed", "nginx is not installed", "Windows"])[0]
+    '2 skipped for want of nginx: apt-get install nginx-light'
+    """
+    skipped = Counter(name for reason in reasons for name in WANTED if f"{name} is" in reason)
+    return [f"{number} skipped for want of {name}: {WANTED[name]}" for name, number in skipped.items()]
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What keeps the house in order: one version, one list of settings, links and bundle that find the same code."""
 
+import os
 import re
 import subprocess
 import sys
@@ -58,6 +59,34 @@ def test_a_bundle_carries_what_the_apps_import_and_works_without_links(tmp_path:
         check=True,
     )
     assert Path(ran.stdout.strip()) == tmp_path / "app" / "server" / "app.py"
+
+
+def test_what_is_skipped_for_want_of_a_program_is_said_in_the_end_with_the_way_to_get_it() -> None:
+    environment = {**os.environ, "PATH": "/nowhere", "CI": ""}
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "tests/server/page/test_browser.py",
+        "-k",
+        "every_page",
+        "-p",
+        "no:cacheprovider",
+    ]
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert re.search(r"^[1-9]\d* skipped for want of Chromium: apt-get install chromium$", ran.stdout, re.MULTILINE), (
+        ran.stdout
+    )
+
+
+def test_the_lowest_versions_that_are_tested_are_those_of_pyproject() -> None:
+    ran = subprocess.run([sys.executable, ".ci/oldest.py"], cwd=ROOT, capture_output=True, text=True, check=True)
+    told = dict(line.split("==") for line in ran.stdout.splitlines())
+    bounds = {
+        r.split("[")[0].split(">=")[0]: r for r in PROJECT["project"]["dependencies"] if not r.startswith("torch")
+    }
+    assert set(bounds) <= set(told)
+    assert all(f">={told[name]}" in bounds[name] for name in bounds)
 
 
 def test_the_readme_names_only_commands_and_targets_that_exist() -> None:

@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -28,10 +27,11 @@ from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.message_store import DATABASE
 from tests.e2e.test_flower import BIN, free_port
+from tests.waiting import MOST, STILL, files, until
 
 DEVICES = ("north", "east", "south", "west")
 SAMPLES = 300
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(2 * MOST)
 TOLD = """
 name = "clinics"
 [server]
@@ -58,7 +58,6 @@ guard = "adopt"
 data = "holdout.npz"
 """
 PIECE = 64  # bytes of a model that are looked for in one piece
-LIMIT = 420.0  # seconds for a request, on a small and busy machine
 
 
 def fedquit(*arguments: object, exits: int = 0) -> str:
@@ -68,18 +67,10 @@ def fedquit(*arguments: object, exits: int = 0) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=LIMIT,
+        timeout=MOST,
     )
     assert done.returncode == exits, f"{arguments}: {done.stdout}{done.stderr}"
     return done.stdout
-
-
-def until(found: Callable[[], Any], what: str, seconds: float = LIMIT) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < deadline, f"no {what} within {seconds:.0f} s"
-        time.sleep(0.5)
-    return value
 
 
 @contextmanager
@@ -95,7 +86,7 @@ def running(log: Path, *arguments: object) -> Iterator["subprocess.Popen[bytes]"
         finally:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(90)
+                process.wait(STILL)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -123,6 +114,10 @@ class Deployment:
             return read(opened)
         finally:
             opened.close()
+
+    def until(self, found: Callable[[], Any], what: str) -> Any:
+        """Wait for something for as long as the server or a device moves."""
+        return until(found, what, moving=lambda: files(self.root), every=0.5)
 
     def steps(self, **about: Any) -> list[Any]:
         found: list[Any] = self.ledger(lambda ledger: ledger.steps(**about))
@@ -181,7 +176,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         for name in DEVICES:
             stack.enter_context(running(root / f"{name}.log", "join", found.kits[name]))
         try:
-            until(found.steps, "first round")
+            found.until(found.steps, "first round")
             yield found
         except BaseException:
             print(found.logs())
@@ -195,7 +190,7 @@ def served(deployment: Deployment, request_id: str) -> Mapping[str, Any]:
         request = deployment.request(request_id)
         return request if request.status in ("done", "failed", "refused") else None
 
-    request = until(over, "end of the request")
+    request = deployment.until(over, "end of the request")
     assert request.status == "done", f"{request.reason}\n{deployment.logs()}"
     receipt = deployment.root / f"{request_id[:8]}.json"
     fedquit("receipt", deployment.kits["ada"], request_id, "-o", receipt)
@@ -236,7 +231,7 @@ def test_samples_are_forgotten_once_though_superlink_and_service_are_killed_mean
     names = deployment.root / "names.txt"
     names.write_text("".join(f"{row}\n" for row in range(40)))
     asked = json.loads(fedquit("forget", deployment.kits["north"], "--samples", names, "--json"))
-    until(lambda: deployment.request(asked["id"]).status == "forgetting", "forgetting")
+    deployment.until(lambda: deployment.request(asked["id"]).status == "forgetting", "forgetting")
     for part in ("superlink", "service"):
         os.kill(deployment.pid(part), signal.SIGKILL)
     said = served(deployment, asked["id"])

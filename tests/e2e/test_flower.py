@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import MOST, until
+
+pytestmark = pytest.mark.timeout(MOST)
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMALL = {"model": "mlp", "alpha": 1.0, "rounds": 2, "recover": "budget", "recover-rounds": 1, "references": 1}
 FLAGS = [part for key, value in {**SMALL, "clients": 3}.items() for part in (f"--{key}", str(value))]
@@ -88,7 +90,7 @@ def test_flwr_run_at_the_root_gives_the_same_models(expected: dict[str, str], tm
                 str(BIN / "flwr"), "run", str(ROOT), "--federation-config", "num-supernodes=3",
                 "--run-config", f'{" ".join(config)} out="{out}"', "--stream",
             ],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False,
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=MOST, check=False,
         )  # fmt: skip
         assert ran.returncode == 0, ran.stdout + ran.stderr
         shown = dict(re.findall(r"(\w+) model: sha256 ([0-9a-f]{64})", ran.stdout + ran.stderr))
@@ -97,7 +99,4 @@ def test_flwr_run_at_the_root_gives_the_same_models(expected: dict[str, str], tm
         [sys.executable, "-m", "fedquit", "report", str(out), "--json"], capture_output=True, text=True, check=True
     )
     assert models(json.loads(report.stdout)) == expected
-    deadline = time.monotonic() + 20
-    while started_with(tmp_path / "flower") and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not started_with(tmp_path / "flower")
+    until(lambda: not started_with(tmp_path / "flower"), "end of Flower's processes", every=0.2)

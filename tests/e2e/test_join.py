@@ -6,8 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,11 @@ from fedquit.client.share import dataset_of
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.serve.flower import Flower
+from fedquit.server.serve.serve import START_WITHIN
 from fedquit.supervisor import Part, Supervisor
+from tests.waiting import MOST, STILL, files, until
+
+pytestmark = pytest.mark.timeout(MOST)
 
 SERVER = """
 import json
@@ -49,7 +52,7 @@ def main(grid, context):
     def ask(kind, arrays, **config):
         told = ConfigRecord({"seed": 5, "lr": 0.1, "phase": "train", **config})
         message = Message(RecordDict({"arrays": arrays, "config": told}), nodes[0], kind)
-        (reply,) = grid.send_and_receive([message], timeout=240)
+        (reply,) = grid.send_and_receive([message], timeout=1200)
         if reply.has_error():
             said.append({"kind": kind, "error": reply.error.reason})
             return arrays
@@ -67,13 +70,6 @@ def main(grid, context):
 """
 
 
-def until(true: Callable[[], Any], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
 @contextmanager
 def server(folder: Path, federation: Federation) -> Iterator[Flower]:
     """Run a SuperLink whose app is the one above."""
@@ -87,7 +83,7 @@ def server(folder: Path, federation: Federation) -> Iterator[Flower]:
         Part("superexec", flower.superexec(), environment),
     ]
     supervisor = Supervisor(parts, folder / "logs")
-    supervisor.start(60)
+    supervisor.start(START_WITHIN)
     try:
         ledger = Ledger.open(federation.ledger_url(folder))
         flower.register([member for member in ledger.members() if member.role == "device"])
@@ -114,7 +110,7 @@ def joined(kit: Path) -> Iterator[tuple["subprocess.Popen[str]", list[Mapping[st
         finally:
             with suppress(ProcessLookupError):
                 device.send_signal(signal.SIGTERM)
-            device.wait(60)
+            device.wait(STILL)
 
 
 @pytest.fixture
@@ -141,14 +137,14 @@ def test_a_device_joins_trains_asks_forgets_and_comes_back_when_it_is_killed(fed
     with opened(kit.path(kit.record)) as record:
         record.put("sample", gone)
     with server(folder, Federation.read(folder)) as flower, joined(kit.folder) as (device, events):
-        until(lambda: any(event["event"] == "started" for event in events), 60)
+        until(lambda: any(event["event"] == "started" for event in events), "SuperNode")
         flower.start_run()
-        until((folder / "said.json").exists, 200)
+        until((folder / "said.json").exists, "answers", moving=lambda: files(federation))
         (first,) = (event["pid"] for event in events if event["event"] == "started")
         os.kill(first, signal.SIGKILL)
-        until(lambda: sum(event["event"] == "started" for event in events) == 2, 30)
+        until(lambda: sum(event["event"] == "started" for event in events) == 2, "second SuperNode")
         device.send_signal(signal.SIGTERM)
-        assert device.wait(60) == 0
+        assert device.wait(STILL) == 0
     assert {event["state"] for event in events if event["event"] == "check"} == {"ok"}
     said = json.loads((folder / "said.json").read_text())
     assert [(each["kind"], each["num-examples"]) for each in said] == [

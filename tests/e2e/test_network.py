@@ -19,7 +19,9 @@ from typing import BinaryIO
 import pytest
 
 from fedquit.client.local.join import free_port
+from fedquit.supervisor import listens
 from tests.e2e.test_flower import BIN, ROOT, own_flower
+from tests.waiting import MOST, until
 
 CLIENTS = 2
 CONFIG = {
@@ -35,10 +37,10 @@ BESIDE = {
     "register-node", "activate-node", "deactivate-node", "unregister-node", "send-node-heartbeat", "get-run", "get-fab",
     "confirm-message-received",
 }  # fmt: skip
-PATIENCE = 540
+PATIENCE = MOST / 3
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(MOST)
 def test_accounted_bytes_are_those_that_crossed_the_wire_and_engines_account_the_same(tmp_path: Path) -> None:
     deployed, alone = tmp_path / "deployed", tmp_path / "alone"
     simulate(alone)
@@ -207,16 +209,11 @@ def end(process: "subprocess.Popen[bytes]") -> None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal_)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=20)
+            process.wait(timeout=60)
             break
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_for(port: int) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.2)
-    pytest.fail(f"nothing listens on port {port}")
+    until(lambda: listens(port), f"listener on port {port}", every=0.2)

@@ -75,7 +75,8 @@ def test_a_key_that_flower_does_not_take_keeps_nobody_else_out(flower: Flower, t
     (reason,) = flower.register([bad, good])
     assert reason.startswith(f"Flower does not register '{bad.name}'")
     with flower._control() as control:
-        assert good.fingerprint in control.keys()
+        registered = control.keys()
+        assert good.fingerprint in registered
         with pytest.raises(RefusedError, match="Flower does not stop run 7"):
             control.stop(7)
     assert flower.runs() == {}

@@ -8,12 +8,13 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.waiting import until
 
 PASSWORD = "only-for-tests"
 SETTINGS = {
@@ -102,10 +103,11 @@ def _free_port() -> int:
 def _wait_for(url: str, server: "subprocess.Popen[str]", log: Path) -> None:
     import psycopg
 
-    for _ in range(300):
+    def there() -> bool:
         assert server.poll() is None, log.read_text()
         with contextlib.suppress(psycopg.OperationalError):
-            psycopg.connect(url.replace("+psycopg", ""), connect_timeout=5).close()
-            return
-        time.sleep(0.1)
-    pytest.fail(f"PostgreSQL did not start:\n{log.read_text()}")
+            psycopg.connect(url.replace("+psycopg", ""), connect_timeout=60).close()
+            return True
+        return False
+
+    until(there, "PostgreSQL", moving=log.read_text)

@@ -5,8 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,16 +15,10 @@ import pytest
 from fedquit.errors import FedquitError
 from fedquit.supervisor import Part, Supervisor
 from tests.e2e.test_flower import free_port
+from tests.waiting import STILL, until
 
 SLEEPS = [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(600)"]
 DIES = [sys.executable, "-c", "raise SystemExit(3)"]
-
-
-def until(true: Callable[[], Any], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def alive(pid: int) -> bool:
@@ -39,7 +32,7 @@ def alive(pid: int) -> bool:
 def test_what_is_killed_is_started_again_and_all_ends_in_the_end(tmp_path: Path) -> None:
     told = list[Mapping[str, Any]]()
     supervisor = Supervisor([Part("a", SLEEPS), Part("b", SLEEPS)], tmp_path, told.append)
-    supervisor.start(30)
+    supervisor.start(STILL)
     thread = threading.Thread(target=supervisor.run)
     thread.start()
     first = supervisor.pids()
@@ -49,7 +42,7 @@ def test_what_is_killed_is_started_again_and_all_ends_in_the_end(tmp_path: Path)
     second = supervisor.pids()
     assert second["b"] == first["b"]
     supervisor.ask_to_stop()
-    thread.join(30)
+    thread.join(STILL)
     assert not any(alive(pid) for pid in [*first.values(), *second.values()])
     assert [event["event"] for event in told if event.get("part") == "a"] == ["started", "died", "started", "ended"]
 
@@ -59,17 +52,17 @@ def test_what_dies_is_started_again_while_the_work_beside_it_hangs(tmp_path: Pat
 
     def beside() -> None:
         hanging.set()
-        over.wait(60)
+        over.wait(STILL)
 
-    supervisor.start(30)
+    supervisor.start(STILL)
     thread = threading.Thread(target=supervisor.run, args=(beside,))
     thread.start()
-    assert hanging.wait(30)
+    assert hanging.wait(STILL)
     first = supervisor.pids()["a"]
     os.kill(first, signal.SIGKILL)
     until(lambda: supervisor.pids().get("a", first) != first)
     supervisor.ask_to_stop()
-    thread.join(30)
+    thread.join(STILL)
     over.set()
     assert not thread.is_alive()
     assert not supervisor.pids()
@@ -81,7 +74,7 @@ def test_what_the_work_beside_the_parts_raises_ends_them(tmp_path: Path) -> None
     def beside() -> None:
         raise FedquitError("the ledger is gone")
 
-    supervisor.start(30)
+    supervisor.start(STILL)
     with pytest.raises(FedquitError, match="the ledger is gone"):
         supervisor.run(beside)
     assert not supervisor.pids()

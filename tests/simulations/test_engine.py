@@ -5,7 +5,6 @@ import gc
 import os
 import signal
 import sys
-import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from fedquit.errors import FedquitError
 from fedquit.simulations.engine.inprocess import FIRST_NODE_ID, InProcessGrid
 from fedquit.strategies.metered import MeteredGrid
 from fedquit.strategies.train import Train
+from tests.waiting import until
 
 tiny = ClientApp()
 
@@ -35,9 +35,7 @@ def obey(message: Message, context: Context) -> Message:
     memory["asked"] = asked
     if order == "wait" and client == 0:
         Path(str(argument) + ".process").write_text(str(os.getpid()))
-        deadline = time.monotonic() + 30
-        while not Path(str(argument)).exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(Path(str(argument)).exists, "sign to go on")
     elif order == "raise" and client == 1:
         raise LookupError("no such sample")
     elif order == "exit" and client == 1:
@@ -171,9 +169,7 @@ def test_each_reply_names_the_message_it_answers(alone: InProcessGrid) -> None:
 def test_pushed_messages_can_be_pulled_once(pool: InProcessGrid) -> None:
     names = pool.push_messages(orders(pool))
     pulled: list[Message] = []
-    deadline = time.monotonic() + 30
-    while len(pulled) < 3 and time.monotonic() < deadline:
-        pulled += pool.pull_messages(names)
+    until(lambda: pulled.extend(pool.pull_messages(names)) or len(pulled) >= 3, "replies")
     assert sorted(said(reply, "client") for reply in pulled) == [0, 1, 2]
     assert pool.pull_messages(names) == []
 
@@ -188,15 +184,11 @@ def test_a_worker_that_dies_is_one_error_with_the_way_out(doomed: InProcessGrid)
 def test_workers_end_with_the_grid_even_in_the_middle_of_work(doomed: InProcessGrid, tmp_path: Path) -> None:
     processes = {said(reply, "process") for reply in doomed.send_and_receive(orders(doomed))}
     doomed.push_messages(orders(doomed, "wait", str(tmp_path / "never")))
-    at_work, deadline = tmp_path / "never.process", time.monotonic() + 20
-    while not (at_work.exists() and at_work.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    at_work = tmp_path / "never.process"
+    until(lambda: at_work.exists() and at_work.read_text(), "process at work")
     processes.add(int(at_work.read_text()))
     doomed.close()
-    deadline = time.monotonic() + 10
-    while any(map(is_alive, processes)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not any(map(is_alive, processes))
+    until(lambda: not any(map(is_alive, processes)), "end of the workers")
 
 
 def is_alive(process: int) -> bool:

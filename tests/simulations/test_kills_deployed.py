@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from fedquit.client.kit import Kit
 from fedquit.simulations.deployed import MARK, Deployment, made
 from fedquit.simulations.kills_deployed import Outcome
 from fedquit.supervisor import listens
+from tests.waiting import until
 
 SAME = Outcome("done", 1, 1, 1, "a", "b", "c", ((0,), (0, 1, 2)), 0, (), True, seconds=41.0, killed=1)
 
@@ -60,13 +60,11 @@ def test_a_copy_has_ports_of_its_own_wherever_they_are_named(deployment: Deploym
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_a_process_is_found_by_its_mark_when_its_parent_is_gone_and_none_is_left(deployment: Deployment) -> None:
     environment = {**os.environ, MARK: str(deployment.folder)}
-    orphaning = "import subprocess; subprocess.Popen(['sleep', '60'])"
+    orphaning = "import subprocess; subprocess.Popen(['sleep', '600'])"
     subprocess.run([sys.executable, "-c", orphaning], env=environment, check=True)
-    stranger = subprocess.Popen(["sleep", "60"])
+    stranger = subprocess.Popen(["sleep", "600"])
     try:
-        end = time.monotonic() + 10
-        while not any("sleep" in process.command for process in deployment.processes()):
-            assert time.monotonic() < end
+        until(lambda: any("sleep" in process.command for process in deployment.processes()), "orphan")
         deployment.stop()
         assert deployment.processes() == []
         assert stranger.poll() is None

@@ -16,6 +16,7 @@ import pytest
 from fedquit.errors import InputError
 from fedquit.server.folder import read_state
 from fedquit.simulations.simulate import run_simulation
+from tests.waiting import STILL
 
 SMALL = {
     "dataset": "digits",
@@ -174,7 +175,7 @@ def test_killed_anywhere_it_ends_where_it_would_have(finished: tuple[Path, dict[
         started = time.monotonic()
         before = len(read_state(out).rounds) if out.exists() else 0
         more = moments.randint(1, 3)
-        while process.poll() is None and time.monotonic() - started < 60:  # until some more rounds are done
+        while process.poll() is None and time.monotonic() - started < STILL:  # until some more rounds are done
             if (out / "state.json").exists() and len(read_state(out).rounds) >= before + more:
                 break
             time.sleep(0.005)

@@ -26,6 +26,7 @@ from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.page.app import make_page
 from fedquit.simulations.rehearsal import Rehearsal
+from tests.waiting import STILL
 
 DESK, PHONE = ViewportSize(width=1280, height=900), ViewportSize(width=375, height=800)
 VIEWS = [(DESK, "light"), (PHONE, "dark"), (PHONE, "light"), (DESK, "dark")]
@@ -95,6 +96,7 @@ def looked_at(browser: Browser, url: str, size: ViewportSize = DESK, scheme: Any
     """Open a page, and fail if anything goes wrong in it or any request goes elsewhere."""
     context = browser.new_context(viewport=size, color_scheme=scheme, base_url=url)
     page, wrong = context.new_page(), list[str]()
+    page.set_default_timeout(1000 * STILL)
     page.on("console", lambda said: wrong.append(f"{page.url}: {said.text}"))
     page.on("pageerror", lambda error: wrong.append(f"{page.url}: {error}"))
     page.on("request", lambda asked: None if asked.url.startswith((url, "data:")) else wrong.append(asked.url))

@@ -7,7 +7,6 @@ import shutil
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from fedquit.server.provision.provision import provision
 from fedquit.server.provision.told import read_plan
 from fedquit.supervisor import listens
 from tests.e2e.test_flower import free_port
+from tests.waiting import STILL, until
 
 CONTROL = ["/v1/control/start-run", "/v1/runtime/x", "/", "/v1/fleet/../control/x", "/v1/fleet/..%2fcontrol/x"]
 
@@ -62,7 +62,7 @@ def superlink(folder: Path, port: int) -> Iterator[None]:
 def program(name: str) -> str:
     found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
     if found is None:
-        pytest.skip(f"{name} is not installed")
+        pytest.skip(f"{name} is not installed{'; on Debian: apt-get install nginx-light' if name == 'nginx' else ''}")
     return found
 
 
@@ -87,20 +87,18 @@ def test_nginx_passes_on_the_fleet_api_alone_and_large_bodies_whole(folder: Path
     with superlink(folder, federation.server.superlink_port):
         proxy = subprocess.Popen([nginx, "-c", folder / "nginx.conf", "-e", folder / "error.log"])
         try:
-            until = time.monotonic() + 30
-            while not listens(federation.server.fleet_port) and time.monotonic() < until:
-                time.sleep(0.05)
+            until(lambda: listens(federation.server.fleet_port), "proxy")
             address = f"https://localhost:{federation.server.fleet_port}"
             with httpx.Client(verify=ssl.create_default_context(cafile=str(folder / "ca.crt"))) as device:
                 body = bytes(12_000_000)
-                assert device.post(f"{address}/v1/fleet/push-object", content=body, timeout=60).text == (
+                assert device.post(f"{address}/v1/fleet/push-object", content=body, timeout=STILL).text == (
                     f"/v1/fleet/push-object {len(body)}"
                 )
                 assert [device.post(address + path).status_code for path in CONTROL] == [404] * len(CONTROL)
-                assert device.post(f"{address}/v1/fleet/x", content=bytes(70_000_000), timeout=60).status_code == 413
+                assert device.post(f"{address}/v1/fleet/x", content=bytes(70_000_000), timeout=STILL).status_code == 413
         finally:
             proxy.terminate()
-            proxy.wait(30)
+            proxy.wait(STILL)
 
 
 def test_the_container_is_given_the_servers_folder_and_serves_it(tmp_path: Path) -> None:

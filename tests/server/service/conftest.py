@@ -18,6 +18,7 @@ from fedquit.server.service.admission import Rules
 from fedquit.server.service.limits import Rate
 from fedquit.server.service.server import ForgetServer
 from fedquit.server.service.servicer import Servicer
+from tests.waiting import STILL
 
 TOLD = 'name = "clinics"\n[[device]]\nname = "north"\n[[device]]\nname = "south"\n[[operator]]\nname = "operator"\n'
 EXAMPLES = {0: 100, 1: 50}
@@ -53,7 +54,7 @@ class World:
     def kit_folder(self, name: str) -> Path:
         return self.folder / "kits" / name
 
-    def service(self, name: str, deadline: float = 60.0) -> ForgetService:
+    def service(self, name: str, deadline: float = STILL) -> ForgetService:
         return ForgetService(Kit.read(self.kit_folder(name)), deadline=deadline)
 
     def work_off(self, request: str, *, end: str = "done") -> None:

@@ -28,6 +28,7 @@ from fedquit.server.provision.certificates import make_authority
 from fedquit.server.service.limits import Once, Rate
 from fedquit.server.service.refusal import RefusalError
 from fedquit.server.service.servicer import STATUS
+from tests.waiting import STILL
 
 STATES = ["asked", "forgetting", "recovering", "done"]
 
@@ -52,7 +53,7 @@ def bare(channel: grpc.Channel, method: str) -> Any:
 
 def code(call: Any, *args: Any, **kwargs: Any) -> tuple[str, str]:
     with pytest.raises(grpc.RpcError) as error:
-        call(*args, timeout=60, **kwargs)
+        call(*args, timeout=STILL, **kwargs)
     return error.value.code().name, code_of(error.value)
 
 
@@ -155,7 +156,7 @@ def test_a_call_must_prove_who_calls_for_this_call_now_and_once(world: Any, raw:
     for expected, proofs in wrong.items():
         for metadata in proofs:
             assert code(status, message, metadata=metadata)[1] == expected
-    assert status(message, metadata=sound.metadata(), timeout=60)
+    assert status(message, metadata=sound.metadata(), timeout=STILL)
     assert code(status, message, metadata=sound.metadata())[1] == "replayed"
     reasons = Counter(event.facts["reason"] for event in world.ledger.events() if event.kind == "turned-away")
     assert set(reasons) == {*wrong, "replayed"}
@@ -212,7 +213,7 @@ def test_one_member_cannot_take_all_the_seats_of_watchers(world: Any) -> None:
 
 def test_health_is_told_to_anyone(world: Any, raw: grpc.Channel) -> None:
     check = health_pb2_grpc.HealthStub(raw).Check
-    answer = check(health_pb2.HealthCheckRequest(service="fedquit.v1.Forget"), timeout=60)
+    answer = check(health_pb2.HealthCheckRequest(service="fedquit.v1.Forget"), timeout=STILL)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
@@ -225,7 +226,7 @@ def test_a_ledger_that_cannot_be_used_is_said_without_its_address(world: Any, mo
         raise LedgerUnreachable("the ledger postgresql://secret@host cannot be used")
 
     monkeypatch.setattr(world.ledger, "member_by_key", away)
-    with world.service("north", deadline=5) as north, pytest.raises(UnreachableError) as error:
+    with world.service("north", deadline=10) as north, pytest.raises(UnreachableError) as error:
         north.submit(ask(world, "north"))
     assert "ledger cannot be used" in str(error.value)
     assert "secret" not in str(error.value)
@@ -245,7 +246,7 @@ def test_ten_thousand_bad_requests_starve_nobody_and_leave_few_rows(world: Any) 
         with grpc.secure_channel(world.server.address, credentials, options) as channel:
             submit = bare(channel, "Submit")
             for begin in range(0, 2_500, 50):
-                calls = [submit.future(bad[(number + at) % 4], timeout=300) for at in range(begin, begin + 50)]
+                calls = [submit.future(bad[(number + at) % 4], timeout=STILL) for at in range(begin, begin + 50)]
                 codes = [code_of(call.exception()) or str(call.code().name) for call in calls]
                 with lock:
                     answers.update(codes)
