@@ -18,6 +18,7 @@ from fedquit.client.objectives import Sharing, progress
 from fedquit.client.own import own_model
 from fedquit.client.own_measures import mean_of
 from fedquit.client.request import askers, leavers
+from fedquit.client.sets import sets_of
 from fedquit.client.settings import Settings
 from fedquit.client.share import empty_model, form_of, initial_model
 from fedquit.errors import FedquitError, InputError
@@ -31,15 +32,19 @@ from fedquit.server.rules import rules_of
 from fedquit.server.session import GridSession, served, simulated_case
 from fedquit.server.shared import arrays_from
 from fedquit.server.state import Round, State
+from fedquit.server.usable import usable
 from fedquit.strategies.costs import Costs
 from fedquit.strategies.metered import MeteredGrid
 from fedquit.strategies.rows import DIRECTIONS
+from fedquit.strategies.screen import Limits, usual_of
 from fedquit.strategies.train import Correct, Reply
 from fedquit.unlearning.arithmetic import StateDict, parameter_names, update_of
 from fedquit.unlearning.recovery import Budget, Oracle, StopRule, Utility
 from fedquit.unlearning.session import NoAnswerError
 
 Listener = Callable[[Mapping[str, Any]], None]
+WINDOW = 6
+"""Rounds before that say how long a client's step usually is."""
 
 
 class Loop:
@@ -224,6 +229,7 @@ class Loop:
             correct=correct,
             ears=Ears(self._on_reply(phase.name), take),
             sharing=self.sharing if self.traits.owns else None,
+            limits=self._limits(arrays),
         )
         finished = Round(
             phase.name,
@@ -234,12 +240,29 @@ class Loop:
             loss=done.loss,
             seconds=done.seconds,
             device_seconds=done.device_seconds,
+            measures=dict(done.measures),
         )
+        if not done.adopted:
+            self._tell("not-adopted", phase=phase.name, round=number, reason=done.off)
         self._checkpoint(phase, done.arrays, finished, number, done.kept)
         if keeps:
             self._log[number] = finished.participants
             self.history.end(number)
         return done.arrays
+
+    def _limits(self, arrays: Arrays) -> Limits | None:
+        """Return how much one reply may do to a round, if the run was told to bound that."""
+        settings = self.settings
+        if not (settings.weight_cap or settings.clip_steps or settings.accuracy_floor):
+            return None
+        return Limits(
+            folder=self.folder.path / "replies",
+            weight_cap=settings.weight_cap,
+            clip=settings.clip_steps,
+            usual=usual_of(finished.measures for finished in self.state.rounds[-WINDOW:]),
+            before={member.client: member.num_examples for member in self.grid.members.values()},
+            look=usable(settings, arrays, sets_of(settings).holdout, settings.accuracy_floor),
+        )
 
     def _order(self, phase: Phase, number: int) -> Order:
         """Return what a round is to be; devices hear of the phase only where they keep something between rounds."""
@@ -330,7 +353,7 @@ class Loop:
         errors = {way: self.grid.compression_error(way) for way in DIRECTIONS}
         finished = replace(
             finished,
-            measures=self._measures(phase, new, finished.number),
+            measures={**self._measures(phase, new, finished.number), **finished.measures},
             bytes_down=traffic.down,
             bytes_up=traffic.up,
             compression_error_down=errors["down"],
