@@ -65,7 +65,7 @@ class Lie:
     sent: Model
     honest: Model
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """The entries that are parameters."""
         return sorted(name for name, _ in self.world.model(self.sent).named_parameters())

@@ -1,5 +1,6 @@
 """Rounds of training and of recovery: who is asked, what they are told, and the step that the ledger gets."""
 
+import shutil
 import statistics
 from collections.abc import Callable, Mapping
 
@@ -24,6 +25,8 @@ from fedquit.unlearning.seeds import derive_seed
 
 TIMES = 10.0
 """A device's step may be so many times as long as the model: what goes further is no training, and would undo it."""
+REPLIES = "replies"
+"""Folder of a round's replies while they come."""
 LISTED = 50
 """Ids of requests that devices are told of in a message."""
 
@@ -34,6 +37,7 @@ class Training:
     def __init__(self, place: Workplace, past: Past, judge: Judge) -> None:
         self.place, self.past, self.judge = place, past, judge
         self._answers: dict[str, str] = {}
+        shutil.rmtree(place.folder / REPLIES, ignore_errors=True)  # of a round in which a coordinator was killed
 
     def told(self) -> dict[str, float | str]:
         """Return what every device is told in every message: how many requests are begun, and which are known.
@@ -144,7 +148,7 @@ class Training:
         place, settings = self.place, self.place.settings
         recent = [step for step in place.ledger.steps(after=max(0, number - 1 - WINDOW)) if step.phase != "forget"]
         return Limits(
-            folder=place.folder / "replies",
+            folder=place.folder / REPLIES,
             weight_cap=settings.weight_cap,
             clip=settings.clip_steps,
             usual=usual_of(step.measures for step in recent),
