@@ -74,12 +74,14 @@ class Schedule(Table):
         rounds: of training in all; 0: for ever.
         min_clients: devices that must be connected for a round to begin.
         round_timeout: seconds to wait for the devices of a round; who has not answered by then is left out of it.
+        exclude_rounds: rounds in which a device is not asked that was found to have made a round useless.
     """
 
     every: Seconds = 3600.0
     rounds: Annotated[int, Field(ge=0)] = 0
     min_clients: Annotated[int, Field(ge=1)] = 2
     round_timeout: Annotated[Seconds, Field(gt=0)] = 600.0
+    exclude_rounds: Annotated[int, Field(ge=0)] = 10
 
 
 class Forgetting(Table):
@@ -160,7 +162,11 @@ class Federation(Table):
                     raise InputError(f"{FILE}: [training] {key}: belongs to {scope}; remove it here")
         told = self.forgetting.model_dump(by_alias=True)
         forgetting = {key: told[key] for key in keys_of(Scope.FORGETTING)}
-        return Settings.read({**self.training, **forgetting}, f"{FILE}: [training]")
+        given = {key.replace("_", "-") for key in self.training}
+        limits = {key: value for key, value in LIMITS.items() if key not in given}
+        if self.training.get("dp"):  # which clips by itself
+            limits.pop("clip-steps", None)
+        return Settings.read({**limits, **self.training, **forgetting}, f"{FILE}: [training]")
 
     def ledger_url(self, folder: Path) -> str:
         """Return the URL of the ledger of the server whose folder is `folder`."""
@@ -204,6 +210,9 @@ class Federation(Table):
                 )
         return federation
 
+
+LIMITS = {"weight-cap": 3.0, "clip-steps": 1.5, "accuracy-floor": 0.5}
+"""What one device may do to a round, unless [training] says otherwise; in a simulation the clients are known."""
 
 TRAINS_ON_IT = ("pseudo-ascent",)
 """Methods that ask for an ordinary round of training on what is to be forgotten."""

@@ -21,6 +21,7 @@ from fedquit.client.objectives import Sharing, progress
 from fedquit.client.own import own_model
 from fedquit.client.own_measures import mean_of
 from fedquit.client.request import askers, leavers
+from fedquit.client.sets import sets_of
 from fedquit.client.settings import Settings
 from fedquit.client.share import empty_model, form_of, initial_model
 from fedquit.errors import FedquitError, InputError
@@ -34,11 +35,13 @@ from fedquit.server.rules import rules_of
 from fedquit.server.session import Case, GridSession, served, simulated_case
 from fedquit.server.shared import arrays_from
 from fedquit.server.state import Round, State
+from fedquit.server.usable import usable
 from fedquit.strategies.costs import Costs
 from fedquit.strategies.guard.decide import Policy, admit_model, check_answer
 from fedquit.strategies.guard.step_checks import Bounds, Recent, bounds_of, longest_of
 from fedquit.strategies.metered import MeteredGrid
 from fedquit.strategies.rows import DIRECTIONS
+from fedquit.strategies.screen import Limits, usual_of
 from fedquit.strategies.train import Correct, Reply
 from fedquit.unlearning.arithmetic import StateDict, difference, norm, parameter_names, update_of
 from fedquit.unlearning.recovery import Budget, Oracle, StopRule, Utility
@@ -47,6 +50,8 @@ from fedquit.unlearning.session import NoAnswerError
 Listener = Callable[[Mapping[str, Any]], None]
 WINDOW = 5
 """Rounds that the guard compares with."""
+USUAL_WINDOW = 6
+"""Rounds before that say how long a client's step usually is."""
 
 
 class Loop:
@@ -239,6 +244,7 @@ class Loop:
             correct=correct,
             ears=Ears(self._on_reply(phase.name), take),
             sharing=self.sharing if self.traits.owns else None,
+            limits=self._limits(arrays),
         )
         finished = Round(
             phase.name,
@@ -251,12 +257,29 @@ class Loop:
             device_seconds=done.device_seconds,
             update_norm=median(lengths) if lengths else None,
             update_norm_mad=median(abs(x - median(lengths)) for x in lengths) if lengths else None,
+            measures=dict(done.measures),
         )
+        if not done.adopted:
+            self._tell("not-adopted", phase=phase.name, round=number, reason=done.off)
         self._checkpoint(phase, done.arrays, finished, number, done.kept)
         if keeps:
             self._log[number] = finished.participants
             self.history.end(number)
         return done.arrays
+
+    def _limits(self, arrays: Arrays) -> Limits | None:
+        """Return how much one reply may do to a round, if the run was told to bound that."""
+        settings = self.settings
+        if not (settings.weight_cap or settings.clip_steps or settings.accuracy_floor):
+            return None
+        return Limits(
+            folder=self.folder.path / "replies",
+            weight_cap=settings.weight_cap,
+            clip=settings.clip_steps,
+            usual=usual_of(finished.measures for finished in self.state.rounds[-USUAL_WINDOW:]),
+            before={member.client: member.num_examples for member in self.grid.members.values()},
+            look=usable(settings, arrays, sets_of(settings).holdout, settings.accuracy_floor),
+        )
 
     def _order(self, phase: Phase, number: int) -> Order:
         """Return what a round is to be; devices hear of the phase only where they keep something between rounds."""
@@ -401,7 +424,7 @@ class Loop:
         errors = {way: self.grid.compression_error(way) for way in DIRECTIONS}
         finished = replace(
             finished,
-            measures=self._measures(phase, new, finished.number),
+            measures={**self._measures(phase, new, finished.number), **finished.measures},
             bytes_down=traffic.down,
             bytes_up=traffic.up,
             compression_error_down=errors["down"],

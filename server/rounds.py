@@ -13,6 +13,7 @@ from fedquit.server.shared import Shared
 from fedquit.strategies.aggregate import Aggregate
 from fedquit.strategies.metered import MeteredGrid
 from fedquit.strategies.rules import Opening, Rule
+from fedquit.strategies.screen import Limits, Screen, Settled
 from fedquit.strategies.train import Correct, OnAsk, OnReply, Reply, Train
 from fedquit.strategies.travel import Apart
 from fedquit.unlearning.arithmetic import StateDict
@@ -66,10 +67,13 @@ class Trained:
     """A finished round.
 
     Attributes:
-        taken: client -> samples that its reply counted for, and their digest if it told one.
+        taken: client -> samples that its sender is believed to have, and their digest if it told one.
         refused: replies that did not go into the model.
         loss: mean training loss, nats.
         seconds: from the first message to the new model; `device_seconds`: processor time over all devices.
+        adopted: whether the replies made a model that can be used; if not, the model and what was kept are as before.
+        off: why the model of all replies could not be used; "": it could. `found`: the client to blame, if it is sure.
+        measures: what the next rounds are told as `Limits.usual`.
     """
 
     arrays: Arrays
@@ -79,6 +83,10 @@ class Trained:
     loss: float
     seconds: float
     device_seconds: float
+    adopted: bool = True
+    off: str = ""
+    found: int | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +110,7 @@ def train_round(
     correct: Correct | None = None,
     ears: Ears | None = None,
     sharing: Sharing | None = None,
+    limits: Limits | None = None,
 ) -> Trained:
     """Carry out a round with the clients that `grid` shows.
 
@@ -116,6 +125,7 @@ def train_round(
         correct: from a client's model and the global one to what goes into the mean.
         ears: who is told of the replies.
         sharing: what is shared and how, where devices train models of their own; None: the global model.
+        limits: how much one reply may do; None: replies are added as they come.
 
     Raises:
         FedquitError: too few replies can be used, or they make no model.
@@ -137,6 +147,8 @@ def train_round(
         correct=correct,
         begin=_opener(rule, order, names, kept.moments) if averages else _apart,
         needs=rule.needs(),
+        parameters=names if sharing is None else None,
+        screen=None if limits is None else lambda sent: Screen(limits, sent, names),
     )
     config = {"lr": order.lr, **order.config}
     if sharing is None:
@@ -148,14 +160,20 @@ def train_round(
         shared = Shared(sharing, arrays, kept.beside, order.before)
         made, metrics = strategy.round(order.number, arrays, config, travel=shared)
         new, beside = shared.adopt(made, order.progress)
+    settled = strategy.settled or Settled(None)
+    adopted = strategy.settled is None or settled.made is not None
     return Trained(
         arrays=new,
-        kept=Kept(beside, strategy.kept),
+        kept=Kept(beside, strategy.kept) if adopted else kept,
         taken=dict(sorted(taken.items())),
         refused=int(metrics["refused"]),
         loss=metrics["loss"],
         seconds=time.perf_counter() - started,
         device_seconds=metrics["device-seconds"],
+        adopted=adopted,
+        off=settled.reason,
+        found=settled.found,
+        measures=settled.measures,
     )
 
 

@@ -91,7 +91,13 @@ def _private(settings: Settings, rules: Rules) -> Rules:
 
 def _check_no_mean(settings: Settings) -> None:
     """Refuse what makes one model of many, where devices share no model."""
-    others = {"recover-strategy": settings.recover_strategy, "dp": settings.dp}
+    others = {
+        "recover-strategy": settings.recover_strategy,
+        "dp": settings.dp,
+        "weight-cap": settings.weight_cap,
+        "clip-steps": settings.clip_steps,
+        "accuracy-floor": settings.accuracy_floor,
+    }
     for name, given in {"strategy": settings.strategy != "fedavg", **others}.items():
         if given:
             raise InputError(

@@ -372,6 +372,11 @@ class Session:
         """Samples of each device."""
         return dict(enumerate(map(len, self.trained.shares)))
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one of the model's inputs."""
+        return tuple(self.trained.shares[self.asker].inputs.shape[1:])
+
     def fresh(self, seed: int) -> nn.Module:
         """Return an untrained model."""
         return initial_model(Settings.read({"model": self.trained.setting.model}), seed)

@@ -6,7 +6,7 @@ Unless told otherwise that is the mean: federated averaging (McMahan et al. 2017
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fedquit.errors import FedquitError
 from fedquit.strategies.aggregate import Aggregate, Arrays, Config, Mean
 from fedquit.strategies.costs import Costs
+from fedquit.strategies.guard.buffers import check_buffers
 from fedquit.strategies.guard.reply_checks import (
     BadReplyError,
     Forms,
@@ -28,6 +29,8 @@ from fedquit.strategies.guard.reply_checks import (
     samples_digest_in,
 )
 from fedquit.strategies.metered import MeteredGrid
+from fedquit.strategies.reply import Made, OnReply, Reply
+from fedquit.strategies.screen import Screen, Settled, refuse_buffers
 from fedquit.strategies.travel import OneModel, Travel
 from fedquit.unlearning.seeds import derive_seed
 
@@ -44,10 +47,13 @@ __all__ = [
     "record_of",
 ]
 
-OnReply = Callable[[int, str | None], None]
 OnAsk = Callable[[int, bytes, bytes], None]
 Correct = Callable[[Arrays, Arrays], Arrays]
 Begin = Callable[[Arrays, int], Aggregate]
+
+
+def _nothing(_reply: Reply) -> None:
+    """Take no notice."""
 
 
 class Train(FedAvg):
@@ -63,9 +69,13 @@ class Train(FedAvg):
         correct: from a client's model and the round's global one to what goes into the mean.
         begin: from the round's global model and how many are asked to what makes a model of the replies.
         needs: of how many good replies at least.
+        parameters: the model's entries that are parameters, so that the others are checked; None: they are not.
+        screen: from the round's global model to what bounds the influence of single replies; None: replies are added as
+            they come, and none is held.
 
     Attributes:
         kept: what is to be kept for the next round, after a round; None: nothing.
+        settled: what the screen made of the last round.
     """
 
     def __init__(
@@ -75,11 +85,13 @@ class Train(FedAvg):
         seed: int,
         fraction: float = 1.0,
         on_reply: OnReply = lambda _client, _reason: None,
-        on_taken: "Callable[[Reply], None]" = lambda _reply: None,
+        on_taken: Callable[[Reply], None] = _nothing,
         on_ask: OnAsk = lambda _client, _ask, _signature: None,
         correct: Correct | None = None,
         begin: Begin = lambda _sent, _asked: Mean(),
         needs: int = 1,
+        parameters: frozenset[str] | None = None,
+        screen: Callable[[Arrays], Screen] | None = None,
     ) -> None:
         super().__init__(fraction_train=fraction, min_train_nodes=1, min_available_nodes=1)
         self.grid = grid
@@ -88,8 +100,10 @@ class Train(FedAvg):
         self.on_taken, self.on_ask = on_taken, on_ask
         self.correct = correct
         self.begin, self.needs = begin, needs
+        self.parameters, self.screen = parameters, screen
         self.kept: Arrays | None = None
-        self._aggregate: Aggregate = Mean()
+        self.settled: Settled | None = None
+        self._asked = 0
         self._sent: ArrayRecord | None = None
         self._travel: Travel | None = None
         self._extra: dict[str, ArrayRecord] = {}
@@ -126,7 +140,8 @@ class Train(FedAvg):
             travel: what travels, if it is not this model to all and models back.
 
         Returns:
-            The new model, and `loss` (nats), `num-examples`, `clients`, `refused`, `device-seconds`.
+            The new model, and `loss` (nats), `num-examples`, `clients`, `refused`, `device-seconds`. With a screen it
+            is the model that was sent, of no clients, where the replies make none that can be used.
 
         Raises:
             FedquitError: too few replies can be used, or they make no model.
@@ -145,12 +160,13 @@ class Train(FedAvg):
         """Return a message for each node of the round: the model, and a seed of the node's own."""
         del grid
         nodes, messages = self.sample(server_round), []
-        self._sent, self._aggregate = arrays, self.begin(arrays_of(arrays), len(nodes))
+        self._sent, self._asked = arrays, len(nodes)
+        told_by_rule = self.begin(arrays_of(arrays), len(nodes)).told
         travel = self._travel or OneModel(arrays)
         for node in nodes:
             client = self.grid.members[node].client
             seed = derive_seed(self.seed, self.grid.phase, server_round, client)
-            told = ConfigRecord({**config, **self._aggregate.told, "server-round": server_round, "seed": seed})
+            told = ConfigRecord({**config, **told_by_rule, "server-round": server_round, "seed": seed})
             sent = {self.arrayrecord_key: travel.down(client), **self._extra}
             content = RecordDict({**sent, self.configrecord_key: told})
             messages.append(
@@ -168,34 +184,92 @@ class Train(FedAvg):
         """
         if self._sent is None:
             raise RuntimeError("aggregate_train before configure_train")
-        travel, losses, counts, seconds, refused = self._travel or OneModel(self._sent), [], [], [], []
-        sent = arrays_of(self._sent) if self.correct else {}
+        refused: list[str] = []
 
         def told(client: int, reason: str | None) -> None:
             if reason is not None:
                 refused.append(f"client {client}: {reason}")
             self.on_reply(client, reason)
 
+        good = self._good(replies, told)
+        made = self._streamed(good, told) if self.screen is None else self._screened(good, told)
+        if made is None:
+            self.kept = None
+            summary = {"loss": 0.0, "num-examples": 0, "clients": 0}
+            return self._sent, MetricRecord({**summary, "refused": len(refused), "device-seconds": 0.0})
+        if len(made.used) < self.needs:
+            raise FedquitError(f"{self.grid.phase} round {server_round}: {self._too_few(len(made.used), refused)}")
+        self.kept = made.kept
+        summary = {"loss": made.loss, "num-examples": made.weight, "clients": len(made.used)}
+        spent = {"refused": len(refused), "device-seconds": made.seconds}
+        return record_of(made.arrays), MetricRecord({**summary, **spent})
+
+    def _good(self, replies: Iterable[Message], told: OnReply) -> Iterator[Reply]:
+        """Yield the replies that are in order by themselves, as they come."""
+        travel, sent = self._travel or OneModel(self._record), arrays_of(self._record)
         for reply in checked(replies, travel.expected, self.grid, told, self.on_ask):
             try:
-                reply = replace(reply, arrays=travel.read(reply.arrays, reply.num_examples))
+                arrays = travel.read(reply.arrays, reply.num_examples)
+                if self.screen is None and self.parameters is not None:
+                    refuse_buffers(check_buffers(arrays, sent, self.parameters))
+            except BadReplyError as reason:
+                told(reply.client, str(reason))
+            else:
+                yield replace(reply, arrays=arrays)
+
+    def _streamed(self, replies: Iterable[Reply], told: OnReply) -> Made:
+        """Make a model of replies as they come; none is kept."""
+
+        def take(reply: Reply) -> None:
+            told(reply.client, None)
+            self.on_taken(reply)
+
+        return self._make(replies, told, take)
+
+    def _screened(self, replies: Iterable[Reply], told: OnReply) -> Made | None:
+        """Hold replies until all have come, and make of them a model that can be used; None: they make none."""
+        assert self.screen is not None  # noqa: S101 - for the types
+        with self.screen(arrays_of(self._record)) as screen:
+            settled = screen.settle(replies, self._make, self.needs, told)
+            self.settled, made = settled, settled.made
+            if made is not None and len(made.used) >= self.needs:
+                for reply in screen.replies(made.used):
+                    told(reply.client, None)
+                    self.on_taken(reply)
+        return made
+
+    def _make(self, replies: Iterable[Reply], told: OnReply, on_taken: Callable[[Reply], None] = _nothing) -> Made:
+        """Make a model of replies.
+
+        Raises:
+            FedquitError: they make none, though there are enough.
+        """
+        aggregate, sent = self.begin(arrays_of(self._record), self._asked), arrays_of(self._record)
+        losses, weights, seconds, used = list[float](), list[int](), list[float](), list[int]()
+        for reply in replies:
+            weight = reply.weight or reply.num_examples
+            try:
                 taken = self.correct(reply.arrays, sent) if self.correct else reply.arrays
-                self._aggregate.add(reply.client, taken, reply.num_examples, reply.metrics)
+                aggregate.add(reply.client, taken, weight, reply.metrics)
             except (OverflowError, BadReplyError) as reason:
                 told(reply.client, str(reason))
                 continue
-            losses.append(reply.metrics.get("loss", 0.0) * reply.num_examples)
-            counts.append(reply.num_examples)
+            losses.append(reply.metrics.get("loss", 0.0) * weight)
+            weights.append(weight)
             seconds.append(reply.metrics.get("cpu-seconds", 0.0))
-            told(reply.client, None)
-            self.on_taken(reply)
-        if len(losses) < self.needs:
-            raise FedquitError(f"{self.grid.phase} round {server_round}: {self._too_few(len(losses), refused)}")
-        new, self.kept = self._aggregate.result()
-        weight = sum(counts)
-        summary = {"loss": math.fsum(losses) / weight, "num-examples": weight, "clients": len(losses)}
-        spent = {"refused": len(refused), "device-seconds": math.fsum(seconds)}
-        return record_of(new), MetricRecord({**summary, **spent})
+            used.append(reply.client)
+            on_taken(reply)
+        if len(used) < self.needs:
+            return Made({}, None, tuple(used), 0.0, 0, 0.0)
+        made, kept = aggregate.result()
+        new = {name: np.asarray(array) for name, array in made.items()}  # a counter may come as a bare number
+        return Made(new, kept, tuple(used), math.fsum(losses) / sum(weights), sum(weights), math.fsum(seconds))
+
+    @property
+    def _record(self) -> ArrayRecord:
+        if self._sent is None:
+            raise RuntimeError("aggregate_train before configure_train")
+        return self._sent
 
     def _too_few(self, came: int, refused: list[str]) -> str:
         """Say that too few replies can be used, and why the others cannot."""
@@ -203,21 +277,6 @@ class Train(FedAvg):
             return f"no reply to use ({'; '.join(refused) or 'none came'})"
         wanted = f"{self.needs} good replies are needed, {came} came"
         return f"{wanted} ({'; '.join(refused)})" if refused else wanted
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a client handed back, as the guard let it through.
-
-    Attributes:
-        samples_digest: which samples it used, as it says: hex SHA-256 over their sorted digests; "" if it does not.
-    """
-
-    client: int
-    arrays: Arrays
-    num_examples: int
-    metrics: Mapping[str, float]
-    samples_digest: str = ""
 
 
 def num_sampled(clients: int, fraction: float) -> int:

@@ -15,7 +15,7 @@ from fedquit.settings.model import Model, check_model
 from fedquit.settings.retired import without_retired
 from fedquit.settings.seeds import Seeds
 from fedquit.settings.setting import Group, Part, Scope, marks
-from fedquit.settings.training import Training
+from fedquit.settings.training import Training, check_training
 from fedquit.settings.values import Scalar, as_text
 
 GROUPS: tuple[type[Group], ...] = (Data, Model, Clients, Training, Forgetting, Evaluation, Seeds)
@@ -62,6 +62,7 @@ class Settings(Seeds, Evaluation, Forgetting, Training, Clients, Model, Data):
         if self.recover == "oracle" and self.reference == "none":
             raise InputError("recover = oracle compares with a retrained model: set reference = retrain")
         check_model(self)
+        check_training(self)
         check_clients(self)
 
     def run_config(self) -> dict[str, Scalar]:

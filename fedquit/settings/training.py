@@ -2,6 +2,7 @@
 
 from typing import Annotated, Literal
 
+from fedquit.errors import InputError
 from fedquit.settings.setting import Group, Part, Scope, setting
 from fedquit.settings.values import Options
 
@@ -70,6 +71,38 @@ class Training(Group):
         setting("its settings, such as noise_multiplier=0.5,clipping_norm=1", Part.TRAINING, Scope.TRAINING),
     ] = {}
 
+    weight_cap: Annotated[
+        float,
+        setting(
+            "of n clients' weights in a round none has more than the smaller of 1/2 and this / n, and what they say of "
+            "their samples is held to what is known; 0: they are believed",
+            Part.TRAINING,
+            Scope.TRAINING,
+            ge=0,
+        ),
+    ] = 0.0
+    clip_steps: Annotated[
+        float,
+        setting(
+            "shorten a client's step to this many times the usual length, the upper quartile of its round or of those "
+            "before; 0: as it is",
+            Part.TRAINING,
+            Scope.TRAINING,
+            ge=0,
+        ),
+    ] = 0.0
+    accuracy_floor: Annotated[
+        float,
+        setting(
+            "a round whose accuracy on the server's own samples falls below this share of what it was is made again "
+            "without the client that is to blame, or not adopted; 0: no floor",
+            Part.TRAINING,
+            Scope.TRAINING,
+            ge=0,
+            lt=1,
+        ),
+    ] = 0.0
+
     device_folder: Annotated[
         str,
         setting(
@@ -101,3 +134,19 @@ class Training(Group):
             Scope.TRAINING,
         ),
     ] = {}
+
+
+def check_training(training: Training) -> None:
+    """Refuse limits on single clients that cannot be.
+
+    Raises:
+        InputError: saying which.
+
+    >>> check_training(Training(weight_cap=0.5))
+    Traceback (most recent call last):
+    fedquit.errors.InputError: weight-cap is 0.5; it must be 1 or more, or 0 for no cap
+    """
+    if 0 < training.weight_cap < 1:
+        raise InputError(f"weight-cap is {training.weight_cap:g}; it must be 1 or more, or 0 for no cap")
+    if training.dp and training.clip_steps:
+        raise InputError(f"clip-steps: dp = {training.dp} clips steps by itself; leave it out")

@@ -1,7 +1,7 @@
 """How good a model is: on data that the server trusts, or else on the devices' own, as they say."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +19,11 @@ from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.federation import Federation
 from fedquit.server.judge import accuracy_of, tensors_of
 from fedquit.server.models import Arrays
+from fedquit.server.usable import usable
 from fedquit.strategies.guard.step_checks import Accuracy
 from fedquit.strategies.measure import measure
+from fedquit.strategies.screen import Verdict
+from fedquit.strategies.weights import believed, capped
 from fedquit.unlearning.samples import Samples
 
 NOTHING_HELD = "has no samples"
@@ -52,6 +55,10 @@ class Judge:
         """The server's own samples; None: it has none."""
         return trusted_samples(self.place.folder, self.place.federation)
 
+    def look(self, before: Arrays, gone: Collection[int] = ()) -> Callable[[Arrays], Verdict]:
+        """Return what says whether the model of a round that began with `before` can be used; see `usable`."""
+        return usable(self.place.settings, before, self._left(gone), self.place.settings.accuracy_floor)
+
     def accuracy(self, arrays: Arrays, gone: Collection[int] = ()) -> Accuracy | None:
         """Return the accuracy on trusted data, the classes `gone` left out; None: there is none."""
         samples = self._left(gone)
@@ -81,14 +88,16 @@ class Judge:
             if not math.isfinite(loss):
                 raise UnusableModelError("the model's loss on trusted data is not a finite number")
             return {"accuracy": accuracy, "loss": loss}
-        sums = {"accuracy": 0.0, "loss": 0.0}
-        weight = 0
-        answers = measure(self.place.grid, presence.ready, arrays, told, self._hear)
-        for _, count, metrics in sorted(answers, key=lambda answer: answer[0]):
+        said, counts = dict[int, dict[str, float]](), dict[int, int]()
+        for member, count, metrics in measure(self.place.grid, presence.ready, arrays, told, self._hear):
             if "accuracy" in metrics:
-                weight += count
-                sums = {name: value + count * metrics.get(name, 0.0) for name, value in sums.items()}
-        return {name: value / weight for name, value in sums.items()} if weight else {}
+                said[member], counts[member] = metrics, count
+        return _mean(said, self._weights(counts))
+
+    def _weights(self, counts: Mapping[int, int]) -> dict[int, int]:
+        """Return how much each device's word counts; see `weights`."""
+        cap = self.place.settings.weight_cap
+        return capped(believed(counts, {}), cap) if cap else dict(counts)
 
     def _hear(self, member: int, refused: str | None) -> None:
         """Name in the audit log an answer that is not used; to hold no samples is no fault."""
@@ -99,3 +108,10 @@ class Judge:
         if self.trusted is None or not gone:
             return self.trusted
         return self.trusted.subset((~torch.isin(self.trusted.labels, torch.tensor(sorted(gone)))).nonzero().flatten())
+
+
+def _mean(said: Mapping[int, Mapping[str, float]], weights: Mapping[int, int]) -> dict[str, float]:
+    """Return the weighted means of what devices said, whoever said it first; empty if nobody did."""
+    names = ("accuracy", "loss") if said else ()
+    total = sum(weights.values())
+    return {n: math.fsum(weights[m] * said[m].get(n, 0.0) for m in sorted(said)) / total for n in names}

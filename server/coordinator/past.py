@@ -43,6 +43,7 @@ class Past:
         self._first: dict[int, Step] = {}
         self._seen: dict[int, tuple[int, ...]] = {}
         self._said: dict[int, list[int]] = {}
+        self._sizes: dict[int, int] = {}
         self._read = 0
         self.rounds = 0
         self.last_round: Step | None = None
@@ -59,10 +60,16 @@ class Past:
             for given in step.contributions:
                 self._first.setdefault(given.member, step)
             for given in step.contributions if step.phase != "forget" else ():
+                self._sizes[given.member] = given.num_examples
                 self._said[given.member] = sorted([*self._said.get(given.member, ()), given.num_examples])[-2:]
             if step.phase == "train":
                 self.rounds, self.last_round = self.rounds + 1, step
         return self._seen
+
+    def sizes(self) -> dict[int, int]:
+        """Return how many samples each device last counted for."""
+        self.steps()
+        return dict(self._sizes)
 
     def size(self, member: int) -> int:
         """Return how many samples a device is believed to have, by what it and the others said in training."""

@@ -2,6 +2,7 @@
 
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.strategies.guard.reply_checks import UNAVAILABLE
+from fedquit.strategies.screen import LEFT_OUT
 from fedquit.strategies.train import OnReply
 
 
@@ -22,4 +23,5 @@ def kind_of(refused: str) -> str:
     >>> kind_of("'w' holds NaN or infinity"), kind_of("unavailable: Node Unavailable")
     ('reply-refused', 'no-reply')
     """
-    return "no-reply" if refused.startswith(UNAVAILABLE) else "reply-refused"
+    kinds = {UNAVAILABLE: "no-reply", LEFT_OUT: "reply-left-out"}
+    return next((kind for start, kind in kinds.items() if refused.startswith(start)), "reply-refused")

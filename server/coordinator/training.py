@@ -1,12 +1,14 @@
 """Rounds of training and of recovery: who is asked, what they are told, and the step that the ledger gets."""
 
+import shutil
 import statistics
 from collections.abc import Callable, Mapping
 
 from fedquit.client.asking.ask import Signed
 from fedquit.errors import FedquitError
 from fedquit.server.coordinator.judge import Judge
-from fedquit.server.coordinator.past import Past
+from fedquit.server.coordinator.kept_out import FOUND, kept_out
+from fedquit.server.coordinator.past import WINDOW, Past
 from fedquit.server.coordinator.presence import Presence
 from fedquit.server.coordinator.replies import noted
 from fedquit.server.coordinator.workplace import Workplace
@@ -16,12 +18,15 @@ from fedquit.server.models import Arrays
 from fedquit.server.rounds import Ears, Order, Trained, train_round
 from fedquit.strategies.guard.reply_checks import BadReplyError
 from fedquit.strategies.rows import DIRECTIONS
+from fedquit.strategies.screen import Limits, usual_of
 from fedquit.strategies.train import Correct, Reply
 from fedquit.unlearning.arithmetic import difference, norm, update_of
 from fedquit.unlearning.seeds import derive_seed
 
 TIMES = 10.0
 """A device's step may be so many times as long as the model: what goes further is no training, and would undo it."""
+REPLIES = "replies"
+"""Folder of a round's replies while they come."""
 LISTED = 50
 """Ids of requests that devices are told of in a message."""
 
@@ -32,6 +37,7 @@ class Training:
     def __init__(self, place: Workplace, past: Past, judge: Judge) -> None:
         self.place, self.past, self.judge = place, past, judge
         self._answers: dict[str, str] = {}
+        shutil.rmtree(place.folder / REPLIES, ignore_errors=True)  # of a round in which a coordinator was killed
 
     def told(self) -> dict[str, float | str]:
         """Return what every device is told in every message: how many requests are begun, and which are known.
@@ -63,7 +69,8 @@ class Training:
         number, round_number, before = place.next_number(), place.rounds_trained() + 1, place.current()
         place.reached(f"{phase}: begin")
         arrays = place.models.load(before)
-        place.grid.begin(phase, number, presence.left_out)
+        rule = place.rules.recovery if request else place.rules.training
+        place.grid.begin(phase, number, presence.left_out | kept_out(place, presence, rule.needs(), phase))
         place.grid.patience = place.federation.schedule.round_timeout
         kept, nth = place.kept(phase, request.id if request else None)
         spread, ears = self._ears(phase, number, arrays)
@@ -73,10 +80,11 @@ class Training:
             arrays,
             kept,
             objective=place.objective,
-            rule=place.rules.recovery if request else place.rules.training,
+            rule=rule,
             names=place.names,
             correct=self._held(arrays, correct),
             ears=ears,
+            limits=self._limits(phase, number, arrays),
         )
         place.reached(f"{phase}: replies")
         return self._commit(done, nth, presence, request, number, round_number, before, spread())
@@ -95,12 +103,20 @@ class Training:
         place, phase = self.place, "recover" if request else "train"
         errors = {f"compression_error_{way}": place.grid.compression_error(way) for way in DIRECTIONS}
         coded = {name: error for name, error in errors.items() if error is not None}
-        measures = {"train_loss": done.loss, **spread, **coded}
+        measures = {**({"train_loss": done.loss} if done.adopted else {}), **spread, **coded, **done.measures}
+        if done.found is not None:
+            measures[f"{FOUND}{done.found}"] = 1.0
+        if not done.adopted:
+            place.note(
+                "round-not-adopted",
+                request=request.id if request else None,
+                facts={"phase": phase, "step": number, "reason": done.off[:500]},
+            )
         if request or self.judge.trusted is not None:
             told = {"samples": "keep", **self.told()}
             measures |= self.judge.measure(done.arrays, presence, told, self.gone_classes())
         place.keep(number, done.kept, nth)
-        model = place.models.save(done.arrays)
+        model = place.models.save(done.arrays) if done.adopted else before
         place.reached(f"{phase}: model written")
         traffic, judging = place.grid.costs.of(phase, number), place.grid.costs.of("evaluate", number)
         place.grid.costs.sync()
@@ -110,7 +126,7 @@ class Training:
             request=request.id if request else None,
             model_before=before,
             model_after=model,
-            round=round_number,
+            round=round_number if done.adopted else round_number - 1,
             contributions=tuple(Contribution(m, count, digest) for m, (count, digest) in done.taken.items()),
             refused=done.refused,
             seconds=done.seconds,
@@ -126,6 +142,22 @@ class Training:
         self.past.tidy()
         place.reached(f"{phase}: tidied")
         return step
+
+    def _limits(self, phase: str, number: int, arrays: Arrays) -> Limits:
+        """Return how much one reply may do to a round, from what the ledger has of the rounds before."""
+        place, settings = self.place, self.place.settings
+        recent = [step for step in place.ledger.steps(after=max(0, number - 1 - WINDOW)) if step.phase != "forget"]
+        return Limits(
+            folder=place.folder / REPLIES,
+            weight_cap=settings.weight_cap,
+            clip=settings.clip_steps,
+            usual=usual_of(step.measures for step in recent),
+            before=self.past.sizes(),
+            look=self.judge.look(arrays, self.gone_classes()),
+            on_bounded=lambda member, facts: place.note(
+                "reply-bounded", member=member, facts={"phase": phase, "step": number, **facts}
+            ),
+        )
 
     def _held(self, arrays: Arrays, correct: Correct | None) -> Correct:
         """Return what refuses a reply that is absurdly far from the model that was sent, and else corrects it."""
@@ -167,6 +199,8 @@ class Training:
                 self.past.updates.add(number, reply.client, update_of(came, sent))
 
         def spread() -> dict[str, float]:
+            if not lengths:
+                return {}
             middle = statistics.median(lengths)
             return {"update_norm": middle, "update_norm_mad": statistics.median(abs(x - middle) for x in lengths)}
 

@@ -101,6 +101,10 @@ SENTENCES: Mapping[str, Callable[[Facts, str, Names], str]] = {
     "reply-bounded": lambda facts, who, _names: (
         f"{who}'s {facts['what']} ({facts['phase']}) is {facts['said']}, counted as at most {facts['at_most']}"
     ),
+    "reply-left-out": lambda facts, who, _names: f"{who}'s reply ({facts['phase']}) was {facts['reason']}",
+    "round-not-adopted": lambda facts, _who, _names: (
+        f"what the devices sent in step {facts['step']} ({facts['phase']}) was not adopted: {facts['reason']}"
+    ),
     "round-failed": lambda facts, _who, _names: f"a round failed: {facts['reason']}",
     "quarantined": _quarantined,
     "forgot": lambda facts, _who, _names: facts.get("why") or f"forgotten: model {facts.get('model_after', '')[:12]}",
