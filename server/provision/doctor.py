@@ -127,8 +127,9 @@ def _proxy(folder: Path, federation: Federation) -> str:
 
 def _ports(federation: Federation) -> Finding:
     server, devices, own = federation.server, reached_at(federation.server.bind), "127.0.0.1"
+    page = reached_at(server.page_bind)
     wanted = {"fleet-port": (server.fleet_port, devices), "superlink-port": (server.superlink_port, own),
-              "forget-port": (server.forget_port, devices), "page-port": (server.page_port, own)}  # fmt: skip
+              "forget-port": (server.forget_port, devices), "page-port": (server.page_port, page)}  # fmt: skip
     taken = [f"{name} {port}" for name, (port, host) in wanted.items() if listens(port, host)]
     if len(taken) == len(wanted):
         return Finding("ports", "ok", "all in use: the server is running")

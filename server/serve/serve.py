@@ -51,7 +51,8 @@ def parts(folder: Path, flower: Flower, *, proxy: bool) -> list[Part]:
         found.append(Part("proxy", command, port=server.fleet_port, host=devices))
     service = [python, "-m", "fedquit.server.service", str(folder)]
     found.append(Part("service", service, port=server.forget_port, host=devices))
-    found.append(Part("page", [python, "-m", "fedquit.server.page", str(folder)], port=server.page_port))
+    page = [python, "-m", "fedquit.server.page", str(folder)]
+    found.append(Part("page", page, port=server.page_port, host=reached_at(server.page_bind)))
     return found
 
 
