@@ -154,7 +154,8 @@ FIXED = {
 """Fields of which the ask, or the rest of the receipt, says what they must be."""
 FREE = {
     "predicate.fedquit", "predicate.method.name", "predicate.method.settings.lr", "predicate.method.fallback",
-    "predicate.models.unlearned", "predicate.descendants.phase", "predicate.purged.models", "predicate.purged.kept", "predicate.purged.messages",
+    "predicate.models.unlearned", "predicate.descendants.phase", "predicate.purged.models", "predicate.purged.kept",
+    "predicate.purged.messages",
     "predicate.measures.after.holdout_accuracy", "predicate.verdict.text", "predicate.verdict.thresholds",
     "predicate.limits", "predicate.log.event", "predicate.log.digest",
     *(f"predicate.costs.{name}" for name in ("rounds", "bytes_down", "bytes_up", "seconds", "device_seconds")),
