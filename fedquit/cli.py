@@ -56,6 +56,7 @@ COMMANDS = {
     "verify": ("fedquit.client.receipts.command:verify", "Check a receipt, offline."),
     "serve": ("fedquit.server.serve.command:serve", "Run a server that trains, forgets and recovers."),
     "ledger": ("fedquit.server.ledger_command:ledger", "Check, read and export the ledger of a server."),
+    "member": ("fedquit.server.member_command:member", "List a federation's members, and revoke their keys."),
     "forget": ("fedquit.client.asking.commands:forget", "Ask that a device's data, or some of it, be forgotten."),
     "status": ("fedquit.client.asking.commands:status", "Show where a request is now."),
     "watch": ("fedquit.client.asking.commands:watch", "Show each state of a request as it comes."),

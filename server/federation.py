@@ -53,7 +53,9 @@ class Server(Table):
         fleet_port: devices' port of the proxy with TLS, which passes on the SuperLink's fleet API and nothing else.
         superlink_port: the SuperLink's own port, on loopback.
         forget_port: of the forget service.
-        page_port: of the operator's page, on loopback.
+        page_port: of the operator's page.
+        page_bind: the address that it listens on; beyond loopback it speaks TLS and wants a token.
+        page_hosts: further names that it answers to, such as that of a proxy before it.
         ledger: URL of the database; "": ledger.db in the server's folder.
     """
 
@@ -63,6 +65,8 @@ class Server(Table):
     superlink_port: Port = 9091
     forget_port: Port = 9444
     page_port: Port = 9080
+    page_bind: str = "127.0.0.1"
+    page_hosts: tuple[str, ...] = ()
     ledger: str = ""
 
 

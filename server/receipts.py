@@ -146,6 +146,7 @@ def _asked(ledger: Ledger, request: Request, now: float) -> dict[str, Any]:
         "ask": base64.b64encode(request.ask).decode(),
         "signature": base64.b64encode(request.signature).decode(),
         "key": base64.b64encode(asked_by.key).decode(),
+        "key_revoked_at": ledger.revocations().get(request.asked_by) if asked_by.status == "revoked" else None,
     }
 
 

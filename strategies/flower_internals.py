@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Self
 
 import httpx
@@ -12,7 +12,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from flwr.clientapp import ClientApp
 from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE as CHUNK_SIZE
 from flwr.common.constant import SUPERLINK_NODE_ID
-from flwr.proto.control_pb2 import ListNodesRequest, ListRunsRequest, RegisterNodeRequest, StopRunRequest
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    ListRunsRequest,
+    RegisterNodeRequest,
+    StopRunRequest,
+    UnregisterNodeRequest,
+)
 from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.proto.message_pb2 import Metadata as MetadataProto
 from flwr.proto.node_pb2 import NodeInfo
@@ -122,6 +128,13 @@ class Control:
                 told = FlowerError.from_json(error.response.text)
                 if told is None or told.code != ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
                     raise
+
+    def unregister(self, fingerprints: Collection[str]) -> None:
+        """Let the nodes whose keys have these fingerprints in no more; one that is not in stays out."""
+        with _explained("unregister a node"):
+            for node in self._client.ListNodes(ListNodesRequest()).nodes_info:
+                if not node.unregistered_at and fingerprint_of(node) in fingerprints:
+                    self._client.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
 
     def runs(self, limit: int) -> dict[int, str]:
         """Return the latest runs with their states, such as "running" or "finished:failed"."""

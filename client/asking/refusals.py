@@ -7,7 +7,9 @@ from fedquit.errors import FedquitError
 CODE = "fedquit-refusal"  # trailing metadata: the code of a refusal
 BUSY = "slow-down"  # the code that says: the same again a little later
 TRIES = 4  # when the service cannot be reached; a busy one is asked until the deadline
-NOT_ALLOWED = ("unknown-member", "bad-signature", "wrong-federation", "not-yours", "operators-only", "no-proof")
+NOT_ALLOWED = (
+    *("unknown-member", "bad-signature", "revoked", "wrong-federation", "not-yours", "operators-only", "no-proof"),
+)
 
 
 class RefusedError(FedquitError):

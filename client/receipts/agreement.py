@@ -75,6 +75,8 @@ def _wrong(model: str, predicate: Mapping[str, Any], ask: Ask) -> Iterator[str]:
 def _wrong_times(request: Mapping[str, Any], signed_at: int) -> Iterator[str]:
     """Say which times cannot be: an ask is taken soon after it was signed, must be done later, and is done later."""
     times = {name: request[name] for name in ("asked_at", "deadline", "done_at")}
+    if request.get("key_revoked_at") is not None:  # receipts of 0.1.0 do not say
+        times["key_revoked_at"] = request["key_revoked_at"]
     for name, value in times.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             yield f"the receipt says {name} {value!r}, which is no time"
@@ -86,6 +88,9 @@ def _wrong_times(request: Mapping[str, Any], signed_at: int) -> Iterator[str]:
             f"the receipt says that the ask was taken {abs(off):.0f} s {when} than it was signed; "
             f"no server takes one that is more than {LONGEST_FRESH:.0f} s off"
         )
+    revoked = times.get("key_revoked_at", math.inf)
+    if revoked <= times["asked_at"]:
+        yield f"the key that asked was revoked at {revoked!r}, and the ask taken at {times['asked_at']!r}"
     for name in ("deadline", "done_at"):
         if times[name] < times["asked_at"]:
             yield f"the receipt says {name} {times[name]!r}, which is before it was asked ({times['asked_at']!r})"

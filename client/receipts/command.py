@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from fedquit.client.kit import Kit
 from fedquit.client.receipts import BadReceiptError, Receipt, read_receipt
+from fedquit.client.receipts.revocations import read_revocations
 from fedquit.errors import InputError
 
 STAGES = ("before", "unlearned", "after")
@@ -23,17 +24,23 @@ WHAT = {"client": "all its data", "sample": "{samples_count} samples", "class": 
 @click.option("--key", type=click.Path(path_type=Path), help="receipts.pub of the federation")
 @click.option("--kit", type=click.Path(path_type=Path), help="a kit, which has that key in it")
 @click.option("--model", type=click.Path(path_type=Path), help="a model file: is it the one of the receipt?")
+@click.option("--revoked", type=click.Path(path_type=Path), help="the federation's signed list of revoked keys")
 @click.option("--json", "as_json", is_flag=True, help="print what the receipt says as JSON, and nothing else")
-def verify(receipt: Path, key: Path | None, kit: Path | None, model: Path | None, as_json: bool) -> None:
+def verify(
+    receipt: Path, key: Path | None, kit: Path | None, model: Path | None, revoked: Path | None, as_json: bool
+) -> None:
     """Check a receipt offline: who signed it, that no byte was changed, that it answers the ask that it carries.
 
     Exits with 0 if it verifies, with 1 and the reason if it does not.
     """
     if (key is None) == (kit is None):
         raise InputError("give --key FILE (the federation's receipts.pub) or --kit KIT")
-    read = read_receipt(_content(receipt), _key(key or Kit.read(kit or Path()).receipts_key_file))
+    public = _key(key or Kit.read(kit or Path()).receipts_key_file)
+    read = read_receipt(_content(receipt), public)
     if kit is not None and read.predicate["federation"] != Kit.read(kit).federation:
         raise BadReceiptError(f"the receipt is of the federation '{read.predicate['federation']}', not the kit's")
+    if revoked is not None:
+        read_revocations(_content(revoked), public).check(read.predicate)
     if model is not None:
         read.check_model(_content(model))
     if as_json:

@@ -62,6 +62,9 @@ class Forgetting:
         place.grid.patience = max(1.0, request.changed_at + place.federation.forgetting.device_timeout - place.clock())
         session, new = self._served(request, plan, method, presence, current, number)
         place.reached("forgetting: replies")
+        revoked = [member for member in sorted(session.answered) if place.ledger.member(member).status == "revoked"]
+        if revoked:
+            raise NoAnswerError(f"the key of member {revoked[0]} was revoked while it forgot")
         new = self._past_guard(request, method, session, new, current)
         round_number = self._restarted(method, session) if method.traits.restarts else place.rounds_trained()
         place.grid.patience = place.federation.schedule.round_timeout

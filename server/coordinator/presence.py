@@ -14,7 +14,7 @@ class Presence:
     """Members by number, at one moment.
 
     Attributes:
-        devices: that are enrolled and have not withdrawn.
+        devices: that are enrolled, have not withdrawn, and whose key is not revoked.
         here: members that are connected, withdrawn ones included.
         owing: devices that must still drop what some request was about -> those requests.
     """
@@ -45,9 +45,11 @@ class Watch:
     def look(self) -> Presence:
         """Return who is there now, and have the grid know them."""
         place = self._place
-        members = [member for member in place.ledger.members() if member.role == "device"]
+        enrolled = [member for member in place.ledger.members() if member.role == "device"]
+        members = [member for member in enrolled if member.status != "revoked"]  # given no work, whatever it says
+        revoked = {member.fingerprint for member in enrolled} - {member.fingerprint for member in members}
         present = place.grid.meet({member.fingerprint: Node(member.number) for member in members})
-        for key in sorted(present.strangers - self._strangers):
+        for key in sorted(present.strangers - self._strangers - revoked):
             place.note("stranger", facts={"fingerprint": key or "none"})
         self._strangers |= present.strangers
         devices = frozenset(member.number for member in members if member.status == "active")

@@ -105,12 +105,35 @@ class Ledger:
         with self._database.read() as connection:
             return members.by_key(connection, fingerprint)
 
+    def revoke(self, number: int, *, reason: str = "", refuse_asked: bool = False) -> tuple[Member, list[Request]]:
+        """Revoke the key of a member, for ever: nothing that it signs is taken from now on.
+
+        What it asked before stands, as it was its owner's word as far as anybody knew; `refuse_asked` refuses, in the
+        same transaction, what nobody has begun with. What is under way goes on: its device may be at work.
+
+        Returns:
+            The member, and the requests that were refused.
+
+        Raises:
+            InputError: there is no such member.
+        """
+        with self._writing() as writing:
+            member = members.revoke(writing, number, reason)
+            why = f"the key of {member.name}, which asked, was revoked"
+            return member, requests.refuse_asked(writing, member.fingerprint, why) if refuse_asked else []
+
+    def revocations(self) -> dict[str, float]:
+        """Return the fingerprints of the keys that are revoked, and when each was (Unix seconds)."""
+        with self._database.read() as connection:
+            return members.revocations(connection)
+
     # Asks
 
     def take(self, new: NewRequest) -> tuple[Request, bool]:
         """Store a request: it and True, or the one with its id that is there and False.
 
         Raises:
+            StateError: the key that asked is revoked.
             InputError: its subject is no member, or its id is not the SHA-256 of its bytes.
         """
         with self._database.read() as connection:

@@ -1,12 +1,17 @@
-"""The members: who is enrolled, and who has withdrawn."""
+"""The members: who is enrolled, who has withdrawn, and whose key is revoked.
+
+Withdrawn: all of its data was asked to be forgotten, so it trains no more; its key still asks how that fares. Revoked:
+nothing that the key signs counts any more. Both are for ever; a member whose key is lost becomes a new member.
+"""
 
 import hashlib
 
-from sqlalchemy import Connection, Row, func, insert, select
+from sqlalchemy import Connection, Row, func, insert, select, update
 
 from fedquit.errors import InputError, unknown
+from fedquit.server.ledger.content import read_facts
 from fedquit.server.ledger.rows import Member
-from fedquit.server.ledger.tables import members
+from fedquit.server.ledger.tables import events, members
 from fedquit.server.ledger.writing import Writing
 
 ROLES = ("device", "operator")
@@ -22,7 +27,7 @@ def fingerprint_of(key: bytes) -> str:
 
 
 def enrol(writing: Writing, name: str, key: bytes, role: str) -> Member:
-    """Add a member; a key that is known is the member it was, also a withdrawn one.
+    """Add a member; a key that is known is the member it was, also a withdrawn or revoked one.
 
     Raises:
         InputError: the role is unknown, or there is no name or key.
@@ -48,6 +53,27 @@ def enrol(writing: Writing, name: str, key: bytes, role: str) -> Member:
     facts = {"name": name, "role": role, "fingerprint": new.fingerprint}
     writing.log("enrolled", member=new.number, facts=facts, rows=[("members", new.number)])
     return new
+
+
+def revoke(writing: Writing, number: int, reason: str) -> Member:
+    """Revoke the key of a member; one that is revoked stays so, and nothing is written.
+
+    Raises:
+        InputError: there is no such member.
+    """
+    member = by_number(writing.connection, number)
+    if member.status == "revoked":
+        return member
+    writing.connection.execute(update(members).where(members.c.number == member.number).values(status="revoked"))
+    facts = {"name": member.name, "fingerprint": member.fingerprint, "was": member.status, "reason": reason}
+    writing.log("revoked", member=member.number, facts=facts, rows=[("members", member.number)])
+    return by_number(writing.connection, number)
+
+
+def revocations(connection: Connection) -> dict[str, float]:
+    """Return the fingerprints of the keys that are revoked, and when each was (Unix seconds)."""
+    query = select(events.c.at, events.c.facts).where(events.c.kind == "revoked").order_by(events.c.number)
+    return {str(read_facts(row.facts).get("fingerprint", "")): float(row.at) for row in connection.execute(query)}
 
 
 def all_of(connection: Connection) -> list[Member]:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 
 from fedquit.errors import InputError
 from fedquit.server.ledger import steps
-from fedquit.server.ledger.members import by_number
+from fedquit.server.ledger.members import by_key, by_number
 from fedquit.server.ledger.rows import NewRequest, Request, Step
 from fedquit.server.ledger.states import UNDER_WAY, StateError, check_transition
 from fedquit.server.ledger.tables import members, requests
@@ -20,6 +20,7 @@ def take(writing: Writing, new: NewRequest) -> tuple[Request, bool]:
     """Store a request as asked, unless the one with this id is there.
 
     Raises:
+        StateError: the key that asked was revoked meanwhile.
         InputError: its subject is no member, or its id is not the SHA-256 of its bytes.
     """
     known = find(writing.connection, new.id)
@@ -28,6 +29,9 @@ def take(writing: Writing, new: NewRequest) -> tuple[Request, bool]:
     if hashlib.sha256(new.ask).hexdigest() != new.id:
         raise InputError(f"{new.id} is not the SHA-256 of what was asked")
     by_number(writing.connection, new.subject)
+    asker = by_key(writing.connection, new.asked_by)
+    if asker is not None and asker.status == "revoked":
+        raise StateError(f"the key of {asker.name}, which asked, is revoked")
     place = writing.connection.execute(select(func.max(requests.c.place))).scalar() or 0
     writing.connection.execute(insert(requests).values({**_values(new, writing.now), "place": place + 1}))
     facts = {"asked_by": new.asked_by, "granularity": new.granularity, "samples_count": int(new.samples_count)}
@@ -70,7 +74,8 @@ def advance(
         update(requests).where(requests.c.id == id).values(**made, status=to, changed_at=float(writing.now))
     )
     if withdraw:
-        writing.connection.execute(update(members).where(members.c.number == now.subject).values(status="withdrawn"))
+        active = (members.c.number == now.subject) & (members.c.status == "active")  # a revoked one stays revoked
+        writing.connection.execute(update(members).where(active).values(status="withdrawn"))
         rows.append(("members", now.subject))
         told["withdrawn"] = now.subject
     if step is not None:
@@ -81,6 +86,13 @@ def advance(
         told |= steps.told_of(step)
     writing.log(kind, request=id, member=now.subject, facts=told, rows=rows)
     return by_id(writing.connection, id)
+
+
+def refuse_asked(writing: Writing, fingerprint: str, reason: str) -> list[Request]:
+    """Refuse what a key has asked and nobody has begun with, and return those requests."""
+    asked = [one for one in all_of(writing.connection, ("asked",), None) if one.asked_by == fingerprint]
+    how: dict[str, Any] = {"facts": None, "step": None, "changes": {"reason": reason}, "withdraw": False}
+    return [advance(writing, one.id, of="asked", to="refused", kind="refused", **how) for one in asked]
 
 
 def find(connection: Connection, id: str) -> Request | None:  # noqa: A002

@@ -13,7 +13,7 @@ class Member:
         role: "device" or "operator".
         fingerprint: hex SHA-256 of `key`.
         key: its public key, DER SubjectPublicKeyInfo.
-        status: "active", or "withdrawn" for ever.
+        status: "active"; "withdrawn" (its data was asked to be forgotten) or "revoked" (its key) for ever.
         enrolled_at: Unix seconds.
     """
 

@@ -90,7 +90,7 @@ def _check_request(connection: Connection, request: str | None) -> None:
 
 
 def _check_contributions(connection: Connection, step: Step) -> None:
-    """Refuse members that are unknown, withdrawn or named twice."""
+    """Refuse members that are unknown, withdrawn, revoked or named twice."""
     known = {row.number: row.status for row in connection.execute(select(members.c.number, members.c.status))}
     seen: set[int] = set()
     for given in step.contributions:
@@ -98,6 +98,10 @@ def _check_contributions(connection: Connection, step: Step) -> None:
             raise InputError(f"there is no member {given.member} in this ledger")
         if given.member in seen:
             raise InputError(f"member {given.member} contributes twice to step {step.number}")
+        if known[given.member] == "revoked":
+            raise StateError(
+                f"the key of member {given.member} is revoked: step {step.number} may not contain what it sent"
+            )
         if known[given.member] == "withdrawn" and step.phase != "forget":
             raise StateError(f"member {given.member} has withdrawn: step {step.number} may not contain what it sent")
         seen.add(given.member)

@@ -1,25 +1,68 @@
-"""Run the page of the server in a folder: `python -m fedquit.server.page FOLDER`."""
+"""`python -m fedquit.server.page FOLDER`: run the page of the server in a folder; `--check` asks it if all is well."""
 
+import json
+import ssl
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
 from fedquit.errors import FedquitError
 from fedquit.server.federation import Federation
+from fedquit.server.page.access import Access
 from fedquit.server.page.app import make_page
+from fedquit.supervisor import reached_at
+
+PATIENCE = 10.0  # seconds
 
 
 def main(folder: Path) -> None:
-    """Serve the page on loopback until the process is ended."""
+    """Serve the page until the process is ended: on loopback, or with TLS and a token where server.toml says."""
     federation = Federation.read(folder)
-    page = make_page(folder, federation)
-    uvicorn.run(page, host="127.0.0.1", port=federation.server.page_port, log_level="warning", server_header=False)
+    access = Access.of(folder, federation)
+    page = make_page(folder, federation, access=access)
+    server = federation.server
+    tls: dict[str, Any] = {}
+    if access.token:
+        tls = {"ssl_certfile": str(folder / "server.pem"), "ssl_keyfile": str(folder / "server.key")}
+    uvicorn.run(
+        page, host=server.page_bind, port=server.page_port, log_level="warning", access_log=False, server_header=False,
+        **tls,
+    )  # fmt: skip
+
+
+def is_well(folder: Path) -> str:
+    """Ask the page of the server in `folder` at the address that it listens on; return what it says.
+
+    Raises:
+        FedquitError: it does not answer, or says that something is wrong.
+    """
+    federation = Federation.read(folder, check_method=False)
+    server, access = federation.server, Access.of(folder, federation)
+    host = reached_at(server.page_bind)
+    address = f"{f'[{host}]' if ':' in host else host}:{server.page_port}"
+    context, scheme, headers = None, "http", dict[str, str]()
+    if access.token:
+        context, scheme = ssl.create_default_context(cafile=str(folder / "ca.crt")), "https"
+        context.check_hostname = False  # it is this machine, at an address that need not be in the certificate
+        headers = {"Authorization": f"Bearer {access.token}"}
+    request = urllib.request.Request(f"{scheme}://{address}/healthz", headers=headers)  # noqa: S310 - our own page
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE, context=context) as answer:  # noqa: S310
+            return str(json.load(answer)["status"])
+    except (OSError, ValueError, KeyError) as error:
+        raise FedquitError(f"the page at {scheme}://{address} is not well: {error}") from None
 
 
 if __name__ == "__main__":
     try:
-        main(Path(sys.argv[1]))
+        if sys.argv[2:] == ["--check"]:
+            print(is_well(Path(sys.argv[1])))  # noqa: T201
+        else:
+            main(Path(sys.argv[1]))
     except FedquitError as error:
         print(f"fedquit: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)

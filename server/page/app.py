@@ -1,7 +1,6 @@
 """The page's routes: HTML for people, JSON under /api for programs, /metrics for Prometheus, /healthz.
 
-It is read-only, so it needs no login; it listens on loopback. Whoever wants to see it from elsewhere puts a proxy with
-a login before it.
+It is read-only. It answers to its own names alone, and beyond loopback to who has its token: see `access`.
 """
 
 import time
@@ -13,7 +12,7 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request, Response
 from fastapi.exception_handlers import http_exception_handler, request_validation_exception_handler
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse
 from jinja2 import Environment, PackageLoader, select_autoescape
 from starlette.exceptions import HTTPException as AnyHTTPException
 
@@ -22,6 +21,7 @@ from fedquit.errors import FedquitError, InputError
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.page import documents, facts
+from fedquit.server.page.access import COOKIE, Access
 from fedquit.server.page.words import moment
 
 POLICY = {
@@ -37,7 +37,11 @@ After = Annotated[int, Query(ge=0, le=2**31 - 1, description="steps after this o
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Answers = dict[int | str, dict[str, Any]]
 MISSING: Answers = {404: {"model": documents.Trouble, "description": "There is no such thing"}}
-TROUBLE: Answers = {503: {"model": documents.Trouble, "description": "The ledger cannot be read"}}
+TROUBLE: Answers = {
+    401: {"model": documents.Trouble, "description": "The page wants its token"},
+    421: {"model": documents.Trouble, "description": "The page does not answer to this name"},
+    503: {"model": documents.Trouble, "description": "The ledger cannot be read"},
+}
 RECEIPT: Answers = {200: {"description": "DSSE envelope; see docs/receipts.md", "content": {"application/json": {}}}}
 FIGURES: Answers = {
     200: {"description": "Text exposition format", "content": {"text/plain": {}}},
@@ -46,12 +50,23 @@ FIGURES: Answers = {
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Trouble"}}},
     },
 }
+LOGIN = "/login"
+WANTED = (
+    "the token is in the file page.token of the server's folder: open /login?token=TOKEN, or send it as Bearer TOKEN"
+)
+OTHER_HOST = "this page does not answer to that name; [server] page-hosts in server.toml names those that it does"
 PROGRAMS = ("/api/", "/metrics", "/healthz", "/openapi.json")
 """Paths that answer programs: trouble is told as JSON there, and as a page elsewhere."""
 
 
-def make_page(folder: Folder, federation: Federation, *, clock: Callable[[], float] = time.time) -> FastAPI:
-    """Return the page of the server in `folder`."""
+def make_page(
+    folder: Folder,
+    federation: Federation,
+    *,
+    access: Access = Access(),  # noqa: B008 - frozen
+    clock: Callable[[], float] = time.time,
+) -> FastAPI:
+    """Return the page of the server in `folder`, for whom `access` lets in."""
     title = f"fedquit: {federation.name}"
     page = FastAPI(title=title, version=__version__, docs_url=None, redoc_url=None, responses=TROUBLE)
     html = Environment(loader=PackageLoader("fedquit.server.page"), autoescape=select_autoescape(default=True))
@@ -87,7 +102,7 @@ def make_page(folder: Folder, federation: Federation, *, clock: Callable[[], flo
 
     @page.middleware("http")
     async def careful(request: Request, call_next: Any) -> Response:
-        response: Response = await call_next(request)
+        response: Response = _refusal(access, request, shown) or await call_next(request)
         response.headers.update(POLICY)
         return response
 
@@ -108,6 +123,14 @@ def make_page(folder: Folder, federation: Federation, *, clock: Callable[[], flo
         if request.url.path.startswith(PROGRAMS):
             return await request_validation_exception_handler(request, error)
         return shown("trouble", status=404, what="there is no such request", why="an id has 64 hex digits")
+
+    @page.get(LOGIN, include_in_schema=False)
+    def login(token: str = "") -> Response:
+        if not access.is_token(token):
+            raise HTTPException(401, WANTED)
+        response = RedirectResponse("/", status_code=303)
+        response.set_cookie(COOKIE, token, secure=True, httponly=True, samesite="lax", path="/")
+        return response
 
     @page.get("/", response_class=HTMLResponse, include_in_schema=False)
     def first(opened: Opened) -> HTMLResponse:
@@ -169,6 +192,22 @@ def make_page(folder: Folder, federation: Federation, *, clock: Callable[[], flo
         return {"status": "ok", "federation": federation.name}
 
     return page
+
+
+def _refusal(access: Access, request: Request, shown: Callable[..., HTMLResponse]) -> Response | None:
+    """Return why a call is not answered, or None: it is."""
+    program = request.url.path.startswith(PROGRAMS)
+    if not access.answers_to(request.headers.get("host", "")):
+        status, why, headers = 421, OTHER_HOST, dict[str, str]()
+    elif request.url.path != LOGIN and not access.lets_in(request.headers.get("authorization", ""), request.cookies):
+        status, why, headers = 401, WANTED, {"WWW-Authenticate": "Bearer"}
+    else:
+        return None
+    if program or status == 421:
+        return JSONResponse({"detail": why}, status_code=status, headers=headers)
+    response = shown("trouble", status=status, what="This page wants its token", why=why)
+    response.headers.update(headers)
+    return response
 
 
 def when(seconds: float) -> str:

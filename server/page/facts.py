@@ -124,7 +124,7 @@ def metrics(ledger: Ledger, federation: Federation, now: float) -> str:
     cost = costs(steps)
     families: dict[str, tuple[str, list[Sample]]] = {
         "members": ("gauge", [((("role", m), ("status", s)), sum(o.role == m and o.status == s for o in members))
-                              for m in ("device", "operator") for s in ("active", "withdrawn")]),
+                              for m in ("device", "operator") for s in ("active", "withdrawn", "revoked")]),
         "steps_total": ("counter", [((("phase", p),), cost[p]["steps"]) for p in PHASES]),
         "bytes_total": ("counter", [((("phase", p), ("direction", d)), cost[p][f"bytes_{d}"])
                                     for p in PHASES for d in ("down", "up")]),

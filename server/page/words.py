@@ -87,6 +87,10 @@ def _more(facts: Facts, _who: str, names: Names) -> str:
     return f"more asks or calls were refused: {', '.join(told)}"
 
 
+def _why(reason: str) -> str:
+    return f": {reason}" if reason else ""
+
+
 def _of(member: int | None, names: Names) -> str:
     return f" ({names.get(member, member)})" if member is not None else ""
 
@@ -117,6 +121,7 @@ SENTENCES: Mapping[str, Callable[[Facts, str, Names], str]] = {
     "waiting": lambda facts, _who, _names: (
         f"waits for devices: {facts['connected']} of {facts['wanted']} are connected"
     ),
+    "revoked": lambda facts, who, _names: f"the key of {who} is revoked{_why(facts['reason'])}",
     "stranger": lambda facts, _who, _names: f"a node with a key that nobody here has: {facts['fingerprint'][:12]}",
     "ask-in-reply-refused": lambda facts, who, _names: f"an ask in {who}'s reply was refused: {facts['reason']}",
     "turned-away": lambda facts, who, _names: (

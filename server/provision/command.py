@@ -76,6 +76,11 @@ def provision(config: Path, out: Path | None, tar: bool, new_authority: bool, ex
         return
     for member in members:
         state = "new" if member.new else "enrolled before"
+        if member.revoked:
+            click.echo(
+                f"{member.role} {member.number} {member.name}: its key is revoked; it may come back by another name"
+            )
+            continue
         key = ", with its own key" if member.own_key else ""
         click.echo(f"{member.role} {member.number} {member.name}: {state}{key}; kit {member.kit}")
     click.echo(f"server: {out / 'server'}", err=True)

@@ -17,6 +17,7 @@ from fedquit.server.coordinator.judge import trusted_samples
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.ledger.seal import read_seal
+from fedquit.server.page.access import FILE as TOKEN
 from fedquit.server.provision.certificates import hosts_of
 from fedquit.supervisor import listens, reached_at
 
@@ -51,9 +52,11 @@ def checks_of_server(folder: Path) -> Iterator[Finding]:
 
 def _keys(folder: Path, federation: Federation) -> str:
     del federation
-    for name in ("server.key", "receipts.key"):
+    for name in ("server.key", "receipts.key", TOKEN):
         path = folder / name
         if not path.is_file():
+            if name == TOKEN:
+                continue  # the page makes it, where it needs one
             raise InputError(f"{path} is missing; `fedquit provision` makes it")
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
             raise InputError(f"others can read {path}; do: chmod 600 {path}")
@@ -127,8 +130,9 @@ def _proxy(folder: Path, federation: Federation) -> str:
 
 def _ports(federation: Federation) -> Finding:
     server, devices, own = federation.server, reached_at(federation.server.bind), "127.0.0.1"
+    page = reached_at(server.page_bind)
     wanted = {"fleet-port": (server.fleet_port, devices), "superlink-port": (server.superlink_port, own),
-              "forget-port": (server.forget_port, devices), "page-port": (server.page_port, own)}  # fmt: skip
+              "forget-port": (server.forget_port, devices), "page-port": (server.page_port, page)}  # fmt: skip
     taken = [f"{name} {port}" for name, (port, host) in wanted.items() if listens(port, host)]
     if len(taken) == len(wanted):
         return Finding("ports", "ok", "all in use: the server is running")

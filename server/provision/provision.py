@@ -19,7 +19,7 @@ import tomli_w
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from fedquit.client.asking.keys import KeyFileError, read_public
+from fedquit.client.asking.keys import KeyFileError, fingerprint, read_public
 from fedquit.client.kit import FILE as KIT_FILE
 from fedquit.errors import InputError
 from fedquit.files import explained, write_whole
@@ -41,6 +41,7 @@ class Made:
         kit: where its kit is, or was before it was handed out.
         new: whether it was enrolled just now.
         own_key: whether it made its key itself, so that none lies in its kit.
+        revoked: whether its key was revoked; then it stays out, and nothing is made for it.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Made:
     kit: Path
     new: bool
     own_key: bool
+    revoked: bool = False
 
 
 def provision(
@@ -151,6 +153,8 @@ def _member(
 ) -> Made:
     """Enrol a member and make its kit; one that is enrolled keeps its key."""
     known = {member.name: member for member in ledger.members()}.get(told.name)
+    if own is not None:
+        _check_own(told.name, own, ledger)
     kit, packed = out / "kits" / told.name, out / "kits" / f"{told.name}.tar.gz"
     if known is None:
         with explained(kit):
@@ -164,14 +168,25 @@ def _member(
             raise InputError(
                 f"'{told.name}' is enrolled with another key; a new key is a new member: give it another name"
             )
-    if kit.exists():
+    revoked = known.status == "revoked"
+    if kit.exists() and not revoked:
         _kit_files(kit, plan.federation, role, told, known.number, out / "server")
         if tar:
             write_whole(packed, _packed(kit))
             packed.chmod(PRIVATE)
             shutil.rmtree(kit)
     where = packed if packed.exists() and not kit.exists() else kit
-    return Made(told.name, known.role, known.number, known.fingerprint, where, new=new, own_key=own is not None)
+    return Made(told.name, known.role, known.number, known.fingerprint, where, new, own is not None, revoked)
+
+
+def _check_own(name: str, key: ec.EllipticCurvePublicKey, ledger: Ledger) -> None:
+    """Refuse a key that is a member's of another name: it would be that member, withdrawn or revoked as it may be."""
+    other = ledger.member_by_key(fingerprint(der_of(key)))
+    if other is not None and other.name != name:
+        raise InputError(
+            f"the public-key of '{name}' is that of member {other.number} '{other.name}', which is {other.status}: "
+            "make a new key, ssh-keygen -t ecdsa -b 384"
+        )
 
 
 def _made_key(kit: Path) -> ec.EllipticCurvePublicKey:

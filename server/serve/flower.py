@@ -142,6 +142,15 @@ class Flower:
                         refused.append(str(error))
         return refused
 
+    def shut_out(self, members: Iterable[Member]) -> None:
+        """Unregister the nodes of these devices; one that is not in stays out.
+
+        Raises:
+            FedquitError: the SuperLink cannot be reached.
+        """
+        with self._control() as control:
+            control.unregister({member.fingerprint for member in members})
+
     def runs(self) -> dict[int, str]:
         """Return the runs that the SuperLink knows, with their states, such as "running" or "finished:failed"."""
         with self._control() as control:

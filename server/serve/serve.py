@@ -51,7 +51,8 @@ def parts(folder: Path, flower: Flower, *, proxy: bool) -> list[Part]:
         found.append(Part("proxy", command, port=server.fleet_port, host=devices))
     service = [python, "-m", "fedquit.server.service", str(folder)]
     found.append(Part("service", service, port=server.forget_port, host=devices))
-    found.append(Part("page", [python, "-m", "fedquit.server.page", str(folder)], port=server.page_port))
+    page = [python, "-m", "fedquit.server.page", str(folder)]
+    found.append(Part("page", page, port=server.page_port, host=reached_at(server.page_bind)))
     return found
 
 
@@ -66,7 +67,7 @@ class Run:
 
     def __init__(self, flower: Flower, folder: Path, listener: Listener) -> None:
         self._flower, self._folder, self._listener = flower, folder, listener
-        self._registered: set[str] = set()
+        self._registered, self._shut_out = set[str](), set[str]()
         self._next, self._failures = 0.0, 0
 
     def begin(self) -> None:
@@ -76,7 +77,7 @@ class Run:
                 self._flower.stop_run(run)
 
     def tend(self) -> None:
-        """Register new devices, and start the run if there is none; what fails is tried again, later each time."""
+        """Let new devices in, shut revoked ones out, start the run if there is none; what fails is tried later."""
         if time.monotonic() < self._next or not listens(self._flower.federation.server.superlink_port):
             return  # a command to a SuperLink that is down would only keep it from being started again
         self._next = time.monotonic() + LOOK_EVERY
@@ -93,9 +94,14 @@ class Run:
     def _register(self) -> None:
         ledger = Ledger.open(self._flower.federation.ledger_url(self._folder), write=False)
         try:
-            new = [m for m in ledger.members() if m.role == "device" and m.fingerprint not in self._registered]
+            devices = [member for member in ledger.members() if member.role == "device"]
         finally:
             ledger.close()
+        revoked = [m for m in devices if m.status == "revoked" and m.fingerprint not in self._shut_out]
+        new = [m for m in devices if m.status != "revoked" and m.fingerprint not in self._registered]
+        if revoked:
+            self._flower.shut_out(revoked)
+            self._shut_out.update(member.fingerprint for member in revoked)
         for reason in self._flower.register(new):
             self._listener({"event": "refused", "reason": reason})
         self._registered.update(member.fingerprint for member in new)

@@ -16,8 +16,8 @@ from fedquit.client.asking.ask import LARGEST, MalformedError, Signed, is_from, 
 from fedquit.client.asking.forget_pb2 import Ask
 from fedquit.errors import InputError
 from fedquit.server.federation import Federation
-from fedquit.server.ledger import UNDER_WAY, Ledger, Member, NewRequest, Request
-from fedquit.server.service.refusal import RefusalError, audit, signer
+from fedquit.server.ledger import UNDER_WAY, Ledger, Member, NewRequest, Request, StateError
+from fedquit.server.service.refusal import RefusalError, audit, revoked, signer
 
 DAY = 86_400.0
 OPEN = ("asked", *UNDER_WAY)
@@ -97,7 +97,7 @@ def admit(
             with _one_at_a_time:
                 found = decide(ledger, signed, rules, now=now)
                 if isinstance(found, NewRequest):
-                    request, new = ledger.take(found)
+                    request, new = _taken(ledger, found)
                     return Admitted(request, known=not new)
         return Admitted(found, known=True)
     except RefusalError as refusal:
@@ -151,6 +151,17 @@ def decide(ledger: Ledger, signed: Signed, rules: Rules, *, now: float) -> NewRe
         samples_count=ask.samples_count,
         samples_digest=ask.samples_digest,
     )
+
+
+def _taken(ledger: Ledger, new: NewRequest) -> tuple[Request, bool]:
+    """Store a request; the key may have been revoked since it was looked at, and then it is not taken."""
+    try:
+        return ledger.take(new)
+    except StateError:
+        asker = ledger.member_by_key(new.asked_by)
+        if asker is None or asker.status != "revoked":
+            raise
+        raise revoked(asker) from None
 
 
 def find(ledger: Ledger, request: str) -> Request | None:

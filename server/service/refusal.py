@@ -45,11 +45,19 @@ def signer(ledger: Ledger, identity: str, is_from: Callable[[bytes], bool]) -> M
         is_from: tells whether the owner of a public key (DER) did.
 
     Raises:
-        RefusalError: nobody here has that key, or it did not sign.
+        RefusalError: nobody here has that key, it did not sign, or it is revoked.
     """
     member = ledger.member_by_key(identity)
     if member is None:
         raise RefusalError("unknown-member", f"nobody here has the key {identity[:16]}…; ask the operator to enrol it")
     if not is_from(member.key):
         raise RefusalError("bad-signature", f"the signature is not that of {member.name} over these bytes")
+    if member.status == "revoked":
+        raise revoked(member)
     return member
+
+
+def revoked(member: Member) -> RefusalError:
+    """Return the refusal of whatever a revoked key signs."""
+    text = f"the key of {member.name} is revoked: nothing that it signs is taken; ask the operator for a new kit"
+    return RefusalError("revoked", text, member=member.number)

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -21,7 +21,7 @@ from fedquit.server.service.admission import Rules, admit
 from fedquit.server.service.answers import as_message, changes, page_of
 from fedquit.server.service.callers import FRESH, caller, visible
 from fedquit.server.service.limits import Once, Rate, Seats
-from fedquit.server.service.refusal import RefusalError, audit, slow_down
+from fedquit.server.service.refusal import RefusalError, audit, revoked, slow_down
 
 LOG = logging.getLogger("fedquit.forget-service")
 LONGEST_WATCH = 900.0  # seconds; then the client calls again
@@ -32,6 +32,7 @@ STATUS = {
     "too-large": S.INVALID_ARGUMENT,
     "unknown-member": S.UNAUTHENTICATED,
     "bad-signature": S.UNAUTHENTICATED,
+    "revoked": S.UNAUTHENTICATED,
     "no-proof": S.UNAUTHENTICATED,
     "replayed": S.UNAUTHENTICATED,
     "wrong-federation": S.PERMISSION_DENIED,
@@ -136,20 +137,27 @@ class Servicer:
         """Tell each state of a request from the first to its last, for a while."""
         with contextlib.ExitStack() as seat:
 
-            def begin() -> str:
+            def begin() -> tuple[Member, str]:
                 member, request = self._seen("Watch", content, context)
                 seat.enter_context(self._seats.taken(member.fingerprint))
-                return request.id
+                return member, request.id
 
-            request, after = self._answered(context, begin), 0
+            (member, request), after = self._answered(context, begin), 0
             end = time.monotonic() + LONGEST_WATCH
             while context.is_active() and not self._stopping.is_set() and time.monotonic() < end:
-                for change in self._answered(context, partial(changes, self._ledger, request, after), counted=False):
+                look = partial(self._changes, member, request, after)
+                for change in self._answered(context, look, counted=False):
                     after = change.number
                     yield change
                     if change.status in ENDS:
                         return
                 self._stopping.wait(BETWEEN_LOOKS)
+
+    def _changes(self, member: Member, request: str, after: int) -> Sequence[Change]:
+        """Return what is new of a request, unless the key of the one who watches was revoked meanwhile."""
+        if self._ledger.member(member.number).status == "revoked":
+            raise revoked(member)
+        return changes(self._ledger, request, after)
 
     def _seen(self, method: str, content: bytes, context: grpc.ServicerContext) -> tuple[Member, Request]:
         """Return who calls, and the request that the call is about."""

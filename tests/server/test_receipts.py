@@ -147,7 +147,7 @@ FIXED = {
     "subject", "predicate.federation", "predicate.models.before", "predicate.models.after",
     *(f"predicate.request.{name}" for name in (
         "id", "subject", "asked_by", "granularity", "classes", "samples_count", "samples_digest", "ask", "signature",
-        "key", "asked_at", "deadline", "done_at",
+        "key", "asked_at", "deadline", "done_at", "key_revoked_at",
     )),
     "predicate.descendants.step", "predicate.descendants.model",
 }  # fmt: skip
@@ -155,6 +155,7 @@ FIXED = {
 FREE = {
     "predicate.fedquit", "predicate.method.name", "predicate.method.settings.lr", "predicate.method.fallback",
     "predicate.models.unlearned", "predicate.descendants.phase", "predicate.purged.models", "predicate.purged.kept",
+    "predicate.purged.messages",
     "predicate.measures.after.holdout_accuracy", "predicate.verdict.text", "predicate.verdict.thresholds",
     "predicate.limits", "predicate.log.event", "predicate.log.digest",
     *(f"predicate.costs.{name}" for name in ("rounds", "bytes_down", "bytes_up", "seconds", "device_seconds")),
@@ -182,15 +183,20 @@ def name_of(path: tuple[Any, ...]) -> str:
 
 def lied(receipt: bytes, path: tuple[Any, ...], said: Any) -> bytes:
     """Return the receipt of a lying server: it says something else at `path`, signed with its true key."""
-    document = json.loads(unsealed(receipt, KEY.public_key()))
+    return lied_with(receipt, path, said, KEY)
+
+
+def lied_with(receipt: bytes, path: tuple[Any, ...], said: Any, key: Ed25519PrivateKey) -> bytes:
+    """Do what `lied` does, with another server's key."""
+    document = json.loads(unsealed(receipt, key.public_key()))
     model_of = document["subject"][0]["digest"]["sha256"]
     if path == ("subject",):
-        return sealed(statement(said, document["predicate"]), KEY)
+        return sealed(statement(said, document["predicate"]), key)
     at = document
     for part in path[:-1]:
         at = at[part]
     at[path[-1]] = said
-    return sealed(statement(model_of, document["predicate"]), KEY)
+    return sealed(statement(model_of, document["predicate"]), key)
 
 
 @settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -201,7 +207,7 @@ def test_a_lying_server_cannot_contradict_the_ask_in_a_receipt(receipt: bytes, d
     fixed = [("subject",), *(path for path in paths if name_of(path) in FIXED)]
     path = data.draw(st.sampled_from(fixed))
     said = data.draw(SAID.filter(lambda value: canonical(value) != canonical(value_at(document, path))))
-    if name_of(path) in ("predicate.request.asked_at", "predicate.request.deadline", "predicate.request.done_at"):
+    if name_of(path).endswith(("asked_at", "deadline", "done_at", "revoked_at")):
         assume(contradicts(name_of(path).rpartition(".")[2], said))
     if name_of(path) == "predicate.descendants.step":
         assume(type(said) is not int or said < 1 or (said > 2) != (path[2] == 1))
@@ -215,7 +221,9 @@ def contradicts(name: str, said: Any) -> bool:
     """Tell whether a time cannot be: the ask was signed at `NOW`, taken then, and done a minute later."""
     if isinstance(said, bool) or not isinstance(said, int | float):
         return True
-    return abs(said - NOW) > 3600 or said > NOW + 60 if name == "asked_at" else said < NOW
+    if name == "asked_at":
+        return abs(said - NOW) > 3600 or said > NOW + 60
+    return said <= NOW if name == "key_revoked_at" else said < NOW
 
 
 def value_at(document: Any, path: tuple[Any, ...]) -> Any:

@@ -246,6 +246,30 @@ def test_steps_have_no_gap_and_none_comes_twice(ledger: Ledger, make_step: MakeS
     assert len(ledger.steps()) == 1
 
 
+def test_a_revoked_key_stays_revoked_and_the_sealed_log_says_so_once(ledger: Ledger, ask: Ask) -> None:
+    north = ledger.enrol("north", b"key")
+    ledger.take(ask())
+    member, refused = ledger.revoke(north.number, reason="stolen")
+    assert (member.status, refused) == ("revoked", [])
+    assert ledger.revoke(north.number) == (member, [])
+    assert ledger.enrol("another", b"key", "operator") == member
+    request = ledger.requests()[0].id
+    ledger.advance(request, of="asked", to="forgetting", kind="forgetting", withdraw=True)  # an operator asked
+    assert ledger.member(0).status == "revoked"
+    [event] = [event for event in ledger.events() if event.kind == "revoked"]
+    assert (event.member, event.facts["reason"], event.facts["was"]) == (0, "stolen", "active")
+    assert ledger.revocations() == {north.fingerprint: event.at}
+    assert ledger.check_chain() == []
+
+
+def test_no_step_contains_what_a_revoked_member_sent(ledger: Ledger, make_step: MakeStep) -> None:
+    ledger.enrol("north", b"key")
+    ledger.revoke(0)
+    with pytest.raises(StateError, match="the key of member 0 is revoked"):
+        ledger.add_step(make_step(1, members=(0,)))
+    assert ledger.last_step() is None
+
+
 def test_no_round_contains_what_a_withdrawn_member_sent(ledger: Ledger, ask: Ask, make_step: MakeStep) -> None:
     ledger.enrol("north", b"key")
     id_ = ledger.take(ask())[0].id

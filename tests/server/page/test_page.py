@@ -12,6 +12,7 @@ from fedquit.server.ledger import Contribution, Ledger, NewRequest, Step
 from fedquit.server.page.app import make_page
 
 NOW = 1_700_000_000.0
+HERE = "http://localhost:9080"
 IDS = [hashlib.sha256(b"ask %d" % i).hexdigest() for i in range(2)]
 
 
@@ -42,7 +43,7 @@ def server(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def page(server: Path) -> TestClient:
-    return TestClient(make_page(server, Federation(name="clinics")))
+    return TestClient(make_page(server, Federation(name="clinics")), base_url=HERE)
 
 
 @pytest.mark.parametrize("path", ["/", "/requests", f"/requests/{IDS[0]}", f"/requests/{IDS[1]}", "/rounds"])
@@ -90,7 +91,7 @@ def test_nothing_can_be_changed(page: TestClient, server: Path) -> None:
 
 def test_it_says_that_it_is_well_and_that_it_is_not(page: TestClient, tmp_path: Path) -> None:
     assert page.get("/healthz").json() == {"status": "ok", "federation": "clinics"}
-    lost = TestClient(make_page(tmp_path / "nowhere", Federation(name="clinics")))
+    lost = TestClient(make_page(tmp_path / "nowhere", Federation(name="clinics")), base_url=HERE)
     answer = lost.get("/healthz")
     assert answer.status_code == 503
     assert "ledger" in answer.json()["detail"]

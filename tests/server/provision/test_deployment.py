@@ -119,7 +119,7 @@ def test_the_container_is_given_the_servers_folder_and_serves_it(tmp_path: Path)
 def test_the_other_files_are_well_formed_and_name_the_servers_ports(folder: Path) -> None:
     federation = Federation(name="clinics")
     service = yaml.safe_load(deployment.compose(federation))["services"]["server"]
-    assert "9080/healthz" in service["healthcheck"]["test"][-1]
+    assert service["healthcheck"]["test"][-3:] == ["fedquit.server.page", "/srv/fedquit", "--check"]
     unit = deployment.systemd_unit(federation, folder)
     assert f"serve {folder}" in unit
     assert f"ReadWritePaths={folder}" in unit

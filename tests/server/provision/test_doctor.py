@@ -72,6 +72,12 @@ def test_each_thing_that_is_wrong_is_named_with_the_way_out(out: Path) -> None:
     assert "none.npz" in found["trusted data"]["text"]
 
 
+def test_a_token_that_others_can_read_is_named(out: Path) -> None:
+    (out / "server/page.token").write_text("t" * 43)
+    (out / "server/page.token").chmod(0o644)
+    assert "page.token; do: chmod 600" in findings(out / "server")[0]["keys"]["text"]
+
+
 def test_a_member_with_a_key_that_cannot_join_is_named(out: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
     der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

@@ -21,6 +21,7 @@ from fedquit.client.kit import Kit
 from fedquit.errors import InputError
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
+from fedquit.server.ledger.seal import read_seal
 from fedquit.server.provision.authority import write
 from fedquit.server.provision.certificates import der_of, make_authority
 from fedquit.server.provision.command import EXAMPLE, provision
@@ -169,6 +170,27 @@ def test_a_key_that_can_neither_join_nor_ask_is_not_enrolled(tmp_path: Path, cur
     with pytest.raises(InputError, match=r"public-key of 'north': .*north\.pub is not a NIST P-384.*ecdsa -b 384"):
         carry_out(plan, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_revoked_member_stays_out_whatever_name_its_key_is_given(tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP384R1()).public_key()
+    text = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    (tmp_path / "north.pub").write_bytes(text)
+    config, out = told(tmp_path, TOLD.replace('"north"\n', '"north"\npublic-key = "north.pub"\n')), tmp_path / "out"
+    carry_out(read_plan(config), out)
+    ledger = Ledger.open(f"sqlite:///{out}/server/ledger.db", seal=read_seal(out / "server/receipts.key"))
+    for number in (0, 1):
+        ledger.revoke(number)
+    before = contents(out / "kits")
+    done = CliRunner().invoke(provision, [str(config), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.count("its key is revoked; it may come back by another name") == 2
+    assert contents(out / "kits") == before
+    told(tmp_path, config.read_text().replace('name = "north"', 'name = "nord"'))
+    with pytest.raises(InputError, match=r"public-key of 'nord' is that of member 0 'north', which is revoked"):
+        carry_out(read_plan(config), out)
+    assert [member.status for member in ledger.members()] == ["revoked", "revoked", "active"]
+    ledger.close()
 
 
 def away(out: Path) -> bytes:
