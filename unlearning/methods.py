@@ -44,6 +44,8 @@ class Traits:
             `keeps_updates`, every client's update.
         history_interval: see `history`.
         needs_model: whether it works on the global model; without, it also serves devices that share none.
+        destroys: whether the model that `serve` returns is of no use until recovery has mended it, and may stay so: a
+            server goes back to the model before where it does.
     """
 
     granularities: frozenset[str]
@@ -57,6 +59,7 @@ class Traits:
     history: str = "none"
     history_interval: int = 1
     needs_model: bool = True
+    destroys: bool = False
 
     def __post_init__(self) -> None:
         for granularity in self.granularities:

@@ -61,6 +61,7 @@ class Negate(Method):
         secure_aggregation=True,
         summary="the server turns the sign of the first layer's kernel",
         paper="arXiv 2503.05657",
+        destroys=True,
     )
 
     def serve(self, session: Session) -> StateDict:
