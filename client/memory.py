@@ -15,10 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import save
 from torch import Tensor
 
-from fedquit.client.model_file import tensors_in
+from fedquit.client.model_file import state_bytes, tensors_in
 from fedquit.client.settings import Settings
 from fedquit.errors import InputError
 from fedquit.files import explained, write_whole
@@ -71,7 +70,7 @@ class Memory:
         file = self._file(phase, requests, number)
         with explained(file):
             file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, save({name: tensor.contiguous() for name, tensor in state.items()}))
+        write_whole(file, state_bytes(state))
         rounds = self._rounds(phase, requests)
         before = max((other for other in rounds if other < number), default=None)
         for other in rounds:

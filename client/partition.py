@@ -55,7 +55,7 @@ def partition(
     >>> [len(part) for part in parts], np.sort(np.concatenate(parts)).tolist()
     ([4, 4], [0, 1, 2, 3, 4, 5, 6, 7])
     """
-    size = _checked_size(len(labels), clients, scheme, num_samples, seed)
+    size = checked_size(len(labels), clients, scheme, num_samples, seed)
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels))[:size]
     ordered, inner_seed = np.asarray(labels)[order], int(rng.integers(2**31))
@@ -72,8 +72,15 @@ def partition(
     return [np.sort(order[part]) for part in parts]
 
 
-def _checked_size(available: int, clients: int, scheme: str, num_samples: int | None, seed: int) -> int:
-    """Return how many samples to split, if the request makes sense at all."""
+def checked_size(available: int, clients: int, scheme: str, num_samples: int | None, seed: int) -> int:
+    """Return how many samples to split.
+
+    Raises:
+        InputError: what is asked makes no sense, whatever the labels are.
+
+    >>> checked_size(1438, clients=5, scheme="iid", num_samples=None, seed=0)
+    1438
+    """
     if scheme not in SCHEMES:
         raise unknown("partition scheme", scheme, SCHEMES)
     size = available if num_samples is None else num_samples

@@ -8,7 +8,7 @@ from torch import nn
 
 from fedquit.client.datasets import Dataset, load_dataset
 from fedquit.client.models import Shape, build_model
-from fedquit.client.partition import Indices, partition
+from fedquit.client.partition import Indices, checked_size, partition
 from fedquit.client.partition_file import load_partition
 from fedquit.client.settings import Key, Settings, settings_of
 from fedquit.errors import InputError
@@ -80,6 +80,17 @@ def form_of(settings: Settings) -> Form:
     return Form(data.input_shape, data.num_classes)
 
 
+def check_split(settings: Settings) -> None:
+    """Refuse more clients than samples, which takes the data and nothing else.
+
+    Raises:
+        InputError: naming the settings; or the data cannot be had.
+    """
+    if not settings.partition:
+        available = len(dataset_of(settings).train)
+        checked_size(available, settings.clients, settings.scheme, settings.samples or None, _seed_of_split(settings))
+
+
 @lru_cache(maxsize=4)
 def split(key: Key) -> tuple[Indices, ...]:
     """Return each client's indices into the training set, from the partition file if there is one.
@@ -112,9 +123,13 @@ def split(key: Key) -> tuple[Indices, ...]:
             classes_per_client=settings.classes_per_client,
             column=column,
             num_samples=settings.samples or None,
-            seed=derive_seed(settings.seed_of_split, "partition") % 2**31,
+            seed=_seed_of_split(settings),
         )
     )
+
+
+def _seed_of_split(settings: Settings) -> int:
+    return derive_seed(settings.seed_of_split, "partition") % 2**31
 
 
 @lru_cache(maxsize=4)

@@ -13,10 +13,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import save
 from torch import Tensor
 
-from fedquit.client.model_file import tensors_in
+from fedquit.client.model_file import model_bytes, state_bytes, tensors_in
 from fedquit.client.settings import Settings
 from fedquit.errors import FedquitError, InputError
 from fedquit.files import explained, write_whole
@@ -188,7 +187,7 @@ class History:
         file = self._file(number, name)
         with explained(file):
             file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, save({key: value.contiguous() for key, value in state.items()}))
+        write_whole(file, state_bytes(state))
 
     def _read(self, file: Path) -> dict[str, Tensor]:
         try:
@@ -205,7 +204,7 @@ def check_room(settings: Settings, keep: Keep, model: StateDict) -> None:
     Raises:
         InputError: more than `history-bytes` could lie on disk at once.
     """
-    size = len(save({key: value.contiguous() for key, value in model.items()}))
+    size = len(model_bytes(model))
     most = keep.most_bytes(settings.rounds, max(1, round(settings.fraction * settings.clients)), size)
     if most > settings.history_bytes:
         raise InputError(

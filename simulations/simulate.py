@@ -53,6 +53,9 @@ def run_simulation(
         raise InputError("--resume needs --out DIR, the folder of the run to go on with")
     path = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     settings = _settings_to_resume(path, given, source) if resume else Settings.read(given, source)
+    from fedquit.client.share import check_split
+
+    check_split(settings)  # before the workers start; all else is looked at while they do
     engine_of = {"inprocess": _in_process, "flower": _on_flower}[engine]
     with engine_of(settings, path, workers or os.cpu_count() or 1) as run:
         kept = _kept_for(keep, settings)

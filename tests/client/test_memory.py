@@ -5,11 +5,17 @@ from typing import Annotated
 
 import pytest
 import torch
+from safetensors.torch import load, save
+from torch import nn
 
 from fedquit.client.device import simulated_device
 from fedquit.client.memory import Memory
+from fedquit.client.model_file import tensors_in
+from fedquit.client.objectives import LocalRound, make_objective
 from fedquit.errors import FedquitError, InputError
+from fedquit.server.history import Keep, check_room
 from fedquit.settings import Part, Scope, Settings, setting
+from fedquit.unlearning import Samples, make_method
 
 
 def kept(memory: Memory, phase: str, requests: int, number: int) -> float | None:
@@ -97,3 +103,52 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FedquitError, match="cannot write"):
         keep(Memory(tmp_path / "file"), "train", 0, 1)
+
+
+class Tied(nn.Module):
+    """A model one weight of which goes by two names, and part of which is a parameter's view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.second, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.second.weight = self.first.weight
+        self.register_buffer("row", self.first.weight.detach()[1])
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.second(self.first(inputs).relu()))
+        return logits
+
+
+def test_the_state_of_an_objective_with_shared_weights_is_kept_and_they_are_in_it_once(tmp_path: Path) -> None:
+    memory, model = Memory(tmp_path), Tied()
+    samples = Samples(torch.randn(8, 4), torch.arange(8) % 3)
+    done = make_objective("moon").train(model, samples, LocalRound(seed=0, lr=0.1))
+    assert done.keep is not None
+    memory.keep(done.keep, "train", 0, 1)
+    found = memory.recall("train", 0, 2)
+    assert found is not None
+    assert found.keys() == done.keep.keys()
+    assert all(torch.equal(tensor, done.keep[name]) for name, tensor in found.items())
+    (file,) = tmp_path.rglob("*.safetensors")
+    assert sorted(load(file.read_bytes())) == [
+        "first.bias",
+        "first.weight",
+        "head.bias",
+        "head.weight",
+        "row",
+        "second.bias",
+    ]
+    make_objective("moon").train(Tied(), samples, LocalRound(seed=1, lr=0.1, kept=found))
+
+
+def test_a_file_that_names_a_tensor_that_it_lacks_is_damaged() -> None:
+    content = save({"w": torch.ones(1)}, {"shared": '{"v": "u"}'})
+    with pytest.raises(FedquitError, match="it is damaged, or no safetensors file"):
+        tensors_in(content, "it")
+
+
+@pytest.mark.parametrize("method", ["federaser", "projected-ascent"])
+def test_a_model_with_shared_weights_can_have_its_training_kept(method: str) -> None:
+    keep = Keep.of(make_method(method).needs())
+    check_room(Settings(method=method), keep, Tied().state_dict())

@@ -15,6 +15,7 @@ import pytest
 
 from fedquit.errors import InputError
 from fedquit.server.folder import read_state
+from fedquit.simulations.engine.inprocess import InProcessGrid
 from fedquit.simulations.simulate import run_simulation
 from tests.waiting import STILL
 
@@ -43,6 +44,19 @@ def hashes(document: dict[str, Any]) -> dict[str, str]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("runs") / "run"
     return out, simulate(out)
+
+
+@pytest.mark.parametrize("samples", [0, 20])
+def test_more_clients_than_samples_are_told_before_any_worker_starts(
+    samples: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(grid: InProcessGrid) -> InProcessGrid:
+        raise AssertionError(f"{grid} started its workers")
+
+    monkeypatch.setattr(InProcessGrid, "__enter__", start)
+    with pytest.raises(InputError, match=f"cannot share {samples or 1438} samples; lower clients or raise samples"):
+        simulate(tmp_path / "run", {"clients": 2000, "samples": samples, "forget": "0"})
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_report_has_what_other_programs_read(finished: tuple[Path, dict[str, Any]]) -> None:
