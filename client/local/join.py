@@ -6,7 +6,6 @@ data is in memory. KIT/flower/ holds what Flower keeps, KIT/logs/ what it says.
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -24,6 +23,8 @@ from fedquit.supervisor import Part, Supervisor, line_of_part
 Listener = Callable[[Mapping[str, Any]], None]
 REFUSED = "Exit Code: 305"
 """What a SuperNode says in the end that is not let in."""
+BROKEN = "SSL/TLS handshake error detected"
+"""What a SuperNode says when a connection broke while it was being secured."""
 
 
 def check(folder: Path, listener: Listener, *, patient: bool = True) -> int:
@@ -69,9 +70,9 @@ def make_device(folder: Path, listener: Listener) -> tuple[Supervisor, filelock.
 
 def supernode(kit: Kit, port: int) -> list[str]:
     """Return the command that runs the SuperNode; on `port` of this machine it talks to its own processes."""
-    program = shutil.which("flower-supernode", path=str(Path(sys.executable).parent)) or "flower-supernode"
     return [
-        *(program, "--superlink", kit.superlink, "--root-certificates", str(kit.authority_file)),
+        *(sys.executable, "-m", "fedquit.end_together", "flower-supernode"),
+        *("--superlink", kit.superlink, "--root-certificates", str(kit.authority_file)),
         *("--auth-supernode-private-key", str(kit.key_file), "--host", "127.0.0.1", "--port", str(port)),
         *("--node-config", f"kit={_quoted(str(kit.folder))}"),
     ]
@@ -113,6 +114,12 @@ def _explained(event: Mapping[str, Any]) -> Mapping[str, Any]:
     if event["event"] != "died" or not Path(event["log"]).is_file():
         return event
     last = Path(event["log"]).read_text(encoding="utf-8", errors="replace")[-4000:]
+    if BROKEN in last:
+        reason = (
+            "the connection broke while it was being secured, as when the server or a proxy before it starts or ends; "
+            "if that does not pass: is this kit's ca.crt the server's?"
+        )
+        return {**event, "reason": reason}
     if REFUSED in last:
         reason = (
             "the server did not let this device in. If it was killed just now, the server takes a minute to see that, "

@@ -3,6 +3,7 @@
 import datetime
 import json
 import ssl
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -151,7 +152,8 @@ def test_a_kit_is_run_by_one_process(kit: Kit) -> None:
 
 def test_the_supernode_is_this_kits_and_no_other_flowers(kit: Kit) -> None:
     command, told = supernode(kit, 9999), environment(kit.folder / "flower")
-    pairs = dict(zip(command[1::2], command[2::2], strict=True))
+    assert command[:4] == [sys.executable, "-m", "fedquit.end_together", "flower-supernode"]
+    pairs = dict(zip(command[4::2], command[5::2], strict=True))
     assert pairs["--auth-supernode-private-key"] == str(kit.key_file)
     assert pairs["--root-certificates"] == str(kit.authority_file)
     assert pairs["--node-config"] == f'kit="{kit.folder}"'
@@ -165,6 +167,8 @@ def test_why_a_device_is_not_let_in_is_said(kit: Kit, tmp_path: Path) -> None:
     log.write_text("ERROR: Exit Code: 305\n")
     died = {"event": "died", "part": "supernode", "code": 1, "again_in_seconds": 1.0, "log": str(log)}
     assert "has the operator enrolled its key?" in line_of(_explained(died))
+    log.write_text("ERROR: SSL/TLS handshake error detected.\n[SSL] error\nERROR: Exit Code: 305\n")
+    assert "is this kit's ca.crt the server's?" in line_of(_explained(died))
 
 
 def test_leave_has_the_device_ask_in_its_next_reply(kit: Kit) -> None:
