@@ -105,6 +105,8 @@ def test_settings_that_are_not_of_training_change_no_trained_model(tmp_path: Pat
         "forget-share": 0.5,
         "method": "ascent",
         "method-settings": "lr=0.02",
+        "guard": "clip",
+        "blend": 0.3,
         "recover": "utility",
         "tolerance": 0.2,
         "patience": 3,
