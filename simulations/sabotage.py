@@ -426,7 +426,7 @@ METHODS: dict[str, dict[str, Any]] = {"mode": {}, "orthogonal": {}}
 
 
 def method_table(settings: tuple[Setting, ...] = FEW) -> list[str]:
-    """Return the table of methods that ask devices beside the one that asks: what they do to accuracy, if anything."""
+    """Return the table of methods that ask more than the device that asks, and what they cost where some lie."""
     lines = [
         "| method | random weights from | adopted | and with trusted data | accuracy lost where adopted |",
         "|---" * 5 + "|",
@@ -434,22 +434,24 @@ def method_table(settings: tuple[Setting, ...] = FEW) -> list[str]:
     federations = [train(setting) for setting in settings]
     for name, told in METHODS.items():
         for who, liars in LIARS.items():
-            found = [
-                (_served(trained, device, make_method(name, **told), liars(trained, device), trusted=trusted), trusted)
-                for trained in federations
-                for device in range(len(trained.shares))
-                for trusted in (False, True)
-            ]
-            all_of, lost = len(found) // 2, [loss for loss, _ in found if loss is not None]
-            counts = [sum(loss is not None for loss, trusted in found if trusted is wanted) for wanted in (False, True)]
+            counts, lost = [0, 0], list[float]()
+            for trained in federations:
+                for device in range(len(trained.shares)):
+                    served = _served(trained, device, make_method(name, **told), liars(trained, device))
+                    counts = [count + (loss is not None) for count, loss in zip(counts, served, strict=True)]
+                    lost += [loss for loss in served if loss is not None]
             shown = f"{min(lost):+.2f} to {max(lost):+.2f}" if lost else "-"
-            lines.append(f"| {name} | {who} | {counts[0]} of {all_of} | {counts[1]} of {all_of} | {shown} |")
+            total = sum(len(trained.shares) for trained in federations)
+            lines.append(f"| {name} | {who} | {counts[0]} of {total} | {counts[1]} of {total} | {shown} |")
     return lines
 
 
-def _served(trained: Trained, device: int, method: Method, liars: frozenset[int], *, trusted: bool) -> float | None:
-    """Return what accuracy a request costs, before recovery; None: the method could not do it, or the guard refused."""
-    bounds, policy = bounds_of(method, trained.names, [len(trained.shares[device])]), Policy()
+def _served(trained: Trained, device: int, method: Method, liars: frozenset[int]) -> tuple[float | None, float | None]:
+    """Return what accuracy a request costs before recovery, without trusted data and with.
+
+    None: the method could not do it, as the guard left out who it needs, or the guard refused what it made.
+    """
+    bounds, policy, current = bounds_of(method, trained.names, [len(trained.shares[device])]), Policy(), trained.state
 
     def check(new: StateDict, sent: StateDict, *, training: bool) -> None:
         check_answer(new, sent, trained.recent, bounds, policy, training=training)
@@ -457,12 +459,13 @@ def _served(trained: Trained, device: int, method: Method, liars: frozenset[int]
     try:
         state = method.serve(Session(trained, method, device, liars, check))
     except FedquitError:
-        return None
-    evaluate = trained.accuracy if trusted else None
-    decision = admit_model(state, trained.state, trained.recent, bounds, policy, evaluate)
-    if decision.state is None:
-        return None
-    return trained.accuracy(trained.state).overall - trained.accuracy(decision.state).overall
+        return None, None
+    lost = trained.accuracy(current).overall - trained.accuracy(state).overall
+    decisions = [
+        admit_model(state, current, trained.recent, bounds, policy, evaluate) for evaluate in (None, trained.accuracy)
+    ]
+    without, trusted = (None if decision.state is None else lost for decision in decisions)
+    return without, trusted
 
 
 def main() -> None:

@@ -23,7 +23,13 @@ from fedquit.unlearning.session import Session
 SMALL = {"model": "mlp", "clients": 4, "alpha": 1.0, "rounds": 4, "samples": 300, "holdout": 100}
 TRAIN = {**SMALL, "reference": "none"}
 KEEP = ("federaser", "projected-ascent", "retrain")
-AFTER: dict[str, Any] = {"forget": "3", "recover": "budget", "recover-rounds": 2, "reference": "none"}
+AFTER: dict[str, Any] = {
+    "forget": "3",
+    "recover": "budget",
+    "recover-rounds": 2,
+    "reference": "none",
+    "guard": "adopt",  # what a method costs, also where it breaks the model
+}
 
 
 def train(path: Path, **changes: Any) -> Path:

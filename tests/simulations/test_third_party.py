@@ -109,7 +109,7 @@ def test_a_method_of_another_package_is_listed_and_runs_on_the_devices_in_worker
     assert {"fedquit", "retrain"} < {method["name"] for method in listed}
 
     trace, out = tmp_path / "trace", tmp_path / "run"
-    settings = ("--method", "their-name", "--method-settings", f"factor=0.25,trace={trace}")
+    settings = ("--method", "their-name", "--method-settings", f"factor=0.25,trace={trace}", "--guard", "adopt")
     ran = fedquit(env, "simulate", *FLAGS, *settings, "--workers", "2", "--out", str(out))
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["phases"]["forget"]["rounds"] == 2
