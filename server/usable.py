@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from fedquit.client.device import model_with
-from fedquit.settings import Settings
 from fedquit.client.share import form_of
 from fedquit.client.training import evaluate
 from fedquit.server.judge import tensors_of
+from fedquit.settings import Settings
 from fedquit.strategies.screen import Verdict
 from fedquit.unlearning.samples import Samples
 
