@@ -7,7 +7,7 @@ SECONDS ?= 60
 OUT ?= runs/$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help simulate test test-oldest check format lint types contract proto codings e2e bench kills kills-deployed guard fuzz pictures clean
+.PHONY: help simulate test test-oldest check format lint types contract proto codings e2e bench kills kills-deployed poison guard fuzz pictures clean
 
 help: ## show this help
 	@echo "fedquit: federated learning that can forget"
@@ -77,6 +77,9 @@ kills: $(VENV)/dev.stamp ## kill a rehearsed deployment at every point of a requ
 
 kills-deployed: $(VENV)/dev.stamp ## kill each process of a real deployment at each step of a request (an hour)
 	$(BIN)/python -m fedquit.simulations.kills_deployed
+
+poison: $(VENV)/dev.stamp ## show what one lying device of four does to rounds of training
+	$(BIN)/python -m fedquit.simulations.poison
 
 guard: $(VENV)/dev.stamp ## show what the guard of forgetting lets through, honest and sabotaged
 	$(BIN)/python -c "from fedquit.simulations.sabotage import main; main()"
