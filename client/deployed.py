@@ -35,6 +35,8 @@ from fedquit.settings import Part, keys_of
 from fedquit.unlearning.samples import Samples
 
 LONGEST = 3600.0  # seconds to wait for the message before this one
+NOTHING_TO_FORGET = "there is nothing to forget"
+"""In the reason of a device that never trained on any of the samples that it is asked to forget."""
 TOLD_LATE = keys_of(Part.METHOD)
 """Settings that a forget message may change: how to forget is decided long after the run began."""
 
@@ -92,7 +94,8 @@ class DeployedDevice:
         """
         if self._is_about_request(config):
             mark = self._mark(config)
-            found, why = self._of(mark), f"nothing that request {mark.request[:12]} is about is there any more"
+            found = self._of(mark)
+            why = "" if len(found) else self._why_none(mark)
         else:
             found, why = self._gather(self._record.keeps()), self._why_nothing()
         if not len(found):
@@ -239,6 +242,12 @@ class DeployedDevice:
     def _why_nothing(self) -> str:
         left = [mark for mark in self._record.marks() if mark.granularity == "client" and mark.retired_at is not None]
         return f"it left with request {left[0].request[:12]}" if left else f"nothing of {self.kit.data} is left"
+
+    def _why_none(self, mark: Mark) -> str:
+        """Say why nothing is there that a request is about: samples may have trained and been deleted since."""
+        if mark.granularity == "sample" and not self._record.has_trained(mark.digests):
+            return f"{NOTHING_TO_FORGET}, as none that request {mark.request[:12]} is about ever trained here"
+        return f"nothing that request {mark.request[:12]} is about is there any more"
 
     def _measures(self, model: nn.Module, samples: Samples, when: str) -> dict[str, float]:
         """Return loss and accuracy on the samples to forget, and on unseen ones if the kit names any."""

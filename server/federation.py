@@ -95,8 +95,10 @@ class Forgetting(Table):
         method: of forgetting; `teacher` and `method_settings` are its settings.
         tolerance: recovery ends once accuracy is back within this of what it was, for `patience` rounds ...
         recover_rounds: ... or after so many.
-        device_timeout: seconds to wait for the device that asks, once its request's turn has come.
-        fallback: methods to try in this order where the device is gone, refuses or its model is refused.
+        device_timeout: seconds to wait for the device that asks, once its request's turn has come; and for the devices
+            of recovery, where too few are there or no round can be carried out.
+        fallback: methods to try in this order where the device is gone, refuses or its model is refused; one that
+            destroys the model ("negate") only where the device is gone, and it is undone if recovery does not mend it.
         guard: what to do with a method's model that is further off than recent rounds explain.
         blend: for guard = "blend": the share of the method's model.
         deadline: seconds from a request to the day by which it must be done.
@@ -110,7 +112,7 @@ class Forgetting(Table):
     patience: Annotated[int, Field(ge=1)] = 1
     recover_rounds: Annotated[int, Field(ge=1)] = 30
     device_timeout: Annotated[Seconds, Field(gt=0)] = 3600.0
-    fallback: tuple[Literal["negate", "retrain", "federaser"], ...] = ("negate",)
+    fallback: tuple[Literal["retrain", "federaser", "negate", "continue"], ...] = ("retrain",)
     guard: Literal["adopt", "clip", "blend", "refuse"] = "refuse"
     blend: Annotated[float, Field(gt=0, le=1)] = 0.5
     deadline: Annotated[Seconds, Field(gt=0)] = 30 * UNITS["d"]
@@ -122,7 +124,8 @@ class Asking(Table):
 
     Attributes:
         fresh: seconds that the time in an ask may differ from the server's, an hour at most.
-        open_per_key: requests of one key that may wait or be under way at once.
+        open_per_key: requests of one key that may wait or be under way at once, with those that were refused or have
+            failed in the last 24 hours.
         daily_per_key: requests of one key within 24 hours.
         open_in_all: requests of all keys together that may wait or be under way at once.
     """

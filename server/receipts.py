@@ -16,6 +16,7 @@ from fedquit.errors import InputError
 from fedquit.files import explained
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger, Request, Step
+from fedquit.server.lineage import check_exact, descendants
 
 Measures = Mapping[str, Mapping[str, float]]
 
@@ -27,6 +28,8 @@ class Outcome:
     Attributes:
         unlearned: SHA-256 of the model right after forgetting.
         model: SHA-256 of the model after recovery.
+        status: "done", or "unrecovered" if the model is not back at its goal.
+        exact: whether the method promises that these models never met the data; the ledger is asked whether it is so.
         settings: of the method.
         fallback: why another method than the federation's was used; "" if it was not.
         measures: by stage ("before", "unlearned", "after", ...), each by name.
@@ -40,6 +43,8 @@ class Outcome:
 
     unlearned: str
     model: str
+    status: str = "done"
+    exact: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
     fallback: str = ""
     measures: Measures = field(default_factory=dict)
@@ -62,43 +67,40 @@ def make_receipt(
         key: of receipts.
         outcome: what the ledger does not know.
         now: Unix seconds.
+
+    Raises:
+        FedquitError: the outcome is called exact, and a model of it descends from the data.
     """
     request, steps = ledger.request(request_id), ledger.steps()
+    for model in (outcome.unlearned, outcome.model) if outcome.exact else ():
+        check_exact(steps, request, model)
     own = [step for step in steps if step.request == request_id]
     number, digest = ledger.head()
     predicate = {
         "federation": federation.name,
         "fedquit": __version__,
         "request": _asked(ledger, request, now),
-        "method": {"name": request.method, "settings": dict(outcome.settings), "fallback": outcome.fallback},
+        "status": outcome.status,
+        "method": {
+            "name": request.method,
+            "settings": dict(outcome.settings),
+            "fallback": outcome.fallback,
+            "exact": outcome.exact,
+        },
         "models": {"before": request.model_before, "unlearned": outcome.unlearned, "after": outcome.model},
         "descendants": [_descendant(step) for step in descendants(steps, request)],
         "purged": {"models": sorted(outcome.purged), "kept": dict(outcome.kept), "messages": dict(outcome.messages)},
         "costs": _costs(own),
         "measures": {stage: dict(values) for stage, values in outcome.measures.items()},
-        "verdict": {"text": outcome.verdict, "thresholds": dict(outcome.thresholds)},
+        "verdict": {
+            "text": outcome.verdict,
+            "recovered": outcome.status == "done",
+            "thresholds": dict(outcome.thresholds),
+        },
         "limits": list(LIMITS),
         "log": {"event": number, "digest": digest},
     }
     return sealed(statement(outcome.model, predicate), key)
-
-
-def descendants(steps: Sequence[Step], request: Request) -> list[Step]:
-    """Return the steps whose models contain what the request is about: from its first contribution to the request.
-
-    A class may lie anywhere, so its descendants begin with the first step.
-    """
-    before = [step for step in steps if step.number <= _end(steps, request)]
-    for place, step in enumerate(before):
-        if request.granularity == "class" or any(c.member == request.subject for c in step.contributions):
-            return before[place:]
-    return []
-
-
-def _end(steps: Sequence[Step], request: Request) -> int:
-    """Return the number of the last step before the request was served."""
-    first = next((step.number for step in steps if step.request == request.id), None)
-    return first - 1 if first is not None else max((step.number for step in steps), default=0)
 
 
 def remove_models(folder: Path, models: Collection[str]) -> list[str]:

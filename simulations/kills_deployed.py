@@ -31,7 +31,7 @@ from fedquit.client.asking.keys import read_private
 from fedquit.client.local.names import digests_of
 from fedquit.client.receipts import read_receipt
 from fedquit.errors import FedquitError
-from fedquit.server.ledger import Request
+from fedquit.server.ledger import ENDS, Request
 from fedquit.simulations.deployed import Deployment, Process, made
 from fedquit.simulations.seen import ASKER, OTHER, STEPS, Seen, Step, home_of
 
@@ -40,7 +40,6 @@ SAMPLES = 12
 """Samples that each request is about."""
 LIMIT = 600.0
 """Seconds for a request to end, with what a kill costs."""
-ENDS = ("done", "refused", "failed")
 TABLES: dict[str, dict[str, Any]] = {
     "schedule": {"every": "1s", "rounds": ROUNDS, "min-clients": 3},
     "forgetting": {"method-settings": {"epochs": 1000}, "guard": "adopt", "recover-rounds": 1},

@@ -8,7 +8,7 @@ from fedquit.client.asking.ask import Granularity, Signed, make_ask
 from fedquit.client.asking.channel import LAST, PATIENCE, ForgetService
 from fedquit.client.asking.forget_pb2 import Change, Request, Submitted
 from fedquit.client.asking.keys import FINGERPRINT
-from fedquit.client.asking.refusals import BUSY, RefusedError, TimedOutError, UnreachableError
+from fedquit.client.asking.refusals import BUSY, RefusedError, TimedOutError, UnreachableError, UnrecoveredError
 from fedquit.errors import FedquitError, InputError
 
 
@@ -77,6 +77,7 @@ def follow(service: ForgetService, request: str, *, seconds: float = float("inf"
     Raises:
         TimedOutError: `seconds` are over before that.
         FedquitError: the request was refused or has failed.
+        UnrecoveredError: the data is forgotten, and the model did not recover.
     """
     last, begin = "", time.monotonic()
     for change in service.watch(request, seconds=seconds):
@@ -84,6 +85,11 @@ def follow(service: ForgetService, request: str, *, seconds: float = float("inf"
         last = change.status
         if last in ("refused", "failed"):
             raise FedquitError(f"request {request[:12]} was {last}: {change.reason or 'no reason was given'}")
+    if last == "unrecovered":
+        raise UnrecoveredError(
+            f"request {request[:12]} is unrecovered: the data is forgotten, but the model is not back at its goal; its "
+            "receipt says why, and training goes on"
+        )
     if last not in LAST:
         waited = time.monotonic() - begin
         raise TimedOutError(f"request {request[:12]} is {last or 'not seen'} after {waited:.0f} s; it goes on")

@@ -25,7 +25,7 @@ from fedquit.client.kit import Kit
 from fedquit.errors import InputError
 
 DEADLINE = 30.0  # seconds that one call may take, with all its tries
-LAST = ("done", "refused", "failed")  # the states that a request stays in
+LAST = ("done", "unrecovered", "refused", "failed")  # the states that a request stays in
 PATIENCE = 300.0  # seconds for which a watch tries to reach a service that it has reached before
 OPTIONS = (
     ("grpc.enable_retries", 0),  # a proof serves once: we try again with a new one

@@ -24,7 +24,7 @@ TIMEOUT = click.option("--timeout", type=click.FloatRange(min=0, min_open=True),
 @click.option("--class", "classes", type=click.IntRange(min=0), multiple=True, help="a class, for an operator")
 @click.option("--device", metavar="KEY", help="whose data, for an operator: a fingerprint or a .pub file")
 @click.option("--note", default="", help="a word to the operator, at most 500 characters")
-@click.option("--wait", is_flag=True, help="until it is done, refused or failed")
+@click.option("--wait", is_flag=True, help="until it has ended")
 @TIMEOUT
 @JSON
 def forget(
@@ -103,7 +103,8 @@ def status(kit: Path, request_id: str, as_json: bool) -> None:
 def watch(kit: Path, request_id: str, timeout: float | None, as_json: bool) -> None:
     """Show each state of request ID as it comes, to its last; with --json, a document a line.
 
-    Ends with 0 when it is done, 1 when it was refused or has failed, 3 when --timeout is over.
+    Ends with 0 when it is done, 1 when it was refused or has failed, 3 when --timeout is over, 6 when the data is
+    forgotten but the model did not recover.
     """
     from fedquit.client.asking.asking import follow, resolve
     from fedquit.client.asking.texts import change_document

@@ -33,6 +33,12 @@ class TimedOutError(FedquitError):
     exit_code = 3
 
 
+class UnrecoveredError(FedquitError):
+    """The data is forgotten, and the model did not get back to its goal."""
+
+    exit_code = 6
+
+
 def in_plain_words(error: grpc.RpcError, address: str) -> FedquitError:
     """Say what an error of gRPC means, and the way out."""
     status, details, code = error.code(), _short(error.details() or ""), code_of(error)

@@ -68,12 +68,14 @@ def _lines(receipt: Receipt, *, model_checked: bool) -> list[str]:
     what = WHAT[asked["granularity"]].format(**{**asked, "classes": ", ".join(map(str, asked["classes"]))})
     late = "after" if asked["done_at"] > asked["deadline"] else "before"
     method, costs = told["method"], told["costs"]
+    exact = "; exact: neither model ever met the data" if method.get("exact") else ""
+    ended = "forgotten, not recovered," if told.get("status") == "unrecovered" else "done      "
     return [
         f"verified: signed by the federation '{told['federation']}', and unaltered",
         f"request    {asked['id']}",
         f"asked      {_when(asked['asked_at'])} by {asked['asked_by'][:16]}: forget {what} of {asked['subject'][:16]}",
-        f"done       {_when(asked['done_at'])}, {late} the deadline {_when(asked['deadline'])}",
-        f"method     {method['name']}" + (f" ({method['fallback']})" if method["fallback"] else ""),
+        f"{ended} {_when(asked['done_at'])}, {late} the deadline {_when(asked['deadline'])}",
+        f"method     {method['name']}" + (f" ({method['fallback']})" if method["fallback"] else "") + exact,
         f"model      before {told['models']['before']}",
         f"           after  {receipt.model}" + (" (the given file)" if model_checked else ""),
         f"contained  in the models of {len(told['descendants'])} steps; {len(told['purged']['models'])} removed, "

@@ -56,6 +56,12 @@ class Record:
         holding = {name for name, digests in sets if sample in split(digests)}
         return [each for each in rounds if each.samples_digest in holding]
 
+    def has_trained(self, digests: Iterable[bytes]) -> bool:
+        """Say whether any of these samples was part of a round."""
+        wanted = set(digests)
+        sets = self.database.read("SELECT digests FROM sample_sets")
+        return any(not wanted.isdisjoint(split(held)) for (held,) in sets)
+
     def mark(self, mark: Mark) -> None:
         """Note what a request is about, before it is asked; what was noted of it once stays."""
         with self.database.writing() as cursor:

@@ -1,11 +1,14 @@
 """The loop of a deployed federation: at each boundary between rounds, a request if there is one, else training.
 
+Before either, devices that were away when something was forgotten drop it.
+
 Every turn ends in at most one transaction of the ledger. What a turn does follows from the ledger, the models that it
 names and who is connected; so a coordinator that was killed anywhere goes on where it was.
 """
 
 from fedquit.errors import FedquitError
 from fedquit.server.coordinator.answering import Answering
+from fedquit.server.coordinator.catching_up import CatchingUp
 from fedquit.server.coordinator.judge import Judge
 from fedquit.server.coordinator.past import Past
 from fedquit.server.coordinator.policy import is_near, methods, next_of
@@ -33,6 +36,7 @@ class Coordinator:
         self.judge = Judge(place)
         self.training = Training(place, self.past, self.judge)
         self.answering = Answering(place, self.past, self.judge, self.training)
+        self.catching_up = CatchingUp(place, self.answering.forgetting)
         self._watch = Watch(place)
         self._not_before = 0.0
         self._said: set[tuple[str, str]] = set()
@@ -50,11 +54,9 @@ class Coordinator:
         request = place.ledger.in_progress() or next_of(place.ledger.requests(status="asked"), place.clock())
         presence = self._watch.look()
         self._tell_deadlines()
-        if request:
-            return self.answering.turn(request, presence)
-        if any(member in presence.here for member in presence.owing):
-            return self.answering.catch_up(presence)
-        return self._train(presence)
+        if self.catching_up.turn(presence):
+            return True
+        return self.answering.turn(request, presence) if request else self._train(presence)
 
     def _train(self, presence: Presence) -> bool:
         """Carry out a round if its time has come and enough devices are there."""

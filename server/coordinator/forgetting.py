@@ -1,12 +1,14 @@
 """The step that forgets: on the devices or at the server, as the method says, past the guard, and into the ledger."""
 
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
 
+from fedquit.client.deployed import NOTHING_TO_FORGET
 from fedquit.client.settings import Settings
 from fedquit.errors import FedquitError
 from fedquit.server.coordinator.judge import NOTHING_HELD, Judge, UnusableModelError
@@ -15,7 +17,8 @@ from fedquit.server.coordinator.presence import Presence
 from fedquit.server.coordinator.training import Training
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.judge import tensors_of
-from fedquit.server.ledger import Contribution, Request, Step, UnreachableError
+from fedquit.server.ledger import FORGOTTEN, Contribution, Request, Step, UnreachableError
+from fedquit.server.lineage import check_exact
 from fedquit.server.models import Arrays
 from fedquit.server.session import Case, GridSession, Told, served
 from fedquit.settings import Part, keys_of
@@ -37,11 +40,20 @@ class CannotForgetError(FedquitError):
     """A method cannot serve this request; another may."""
 
 
+class NothingToForgetError(FedquitError):
+    """Whoever may hold what a request is about has answered that there is nothing."""
+
+
+class AwayError(NoAnswerError):
+    """Nobody who is connected holds any of it, and somebody who is not may."""
+
+
 class Forgetting:
     """Carries out the forget step of requests at one workplace."""
 
     def __init__(self, place: Workplace, past: Past, judge: Judge, training: Training) -> None:
         self.place, self.past, self.judge, self.training = place, past, judge, training
+        self._empty = defaultdict[str, set[int]](set)  # request -> who has answered that it holds nothing of it
 
     def carry_out(self, request: Request, plan: Settings, method: Method, presence: Presence) -> None:
         """Have a method forget, and commit what came of it.
@@ -50,12 +62,14 @@ class Forgetting:
             NoAnswerError: a device that is needed did not answer.
             RefusedModelError: the guard refused its model.
             CannotForgetError: the method cannot do it.
+            NothingToForgetError: there is nothing to forget.
         """
         place, started = self.place, time.perf_counter()
         number, before = place.next_number(), place.current()
         place.reached("forgetting: begin")
         current = place.state(before)
         place.grid.begin("forget", number, presence.left_out)
+        place.grid.patience = place.federation.schedule.round_timeout
         keeping: Told = {"samples": "keep", **self.training.told()}
         gone = self.training.gone_classes()
         reference = self.judge.measure(_arrays(current), presence, keeping, gone)
@@ -74,6 +88,8 @@ class Forgetting:
             raise CannotForgetError(str(error)) from error
         model = place.models.save(new)
         place.reached("forgetting: model written")
+        if method.traits.restarts:
+            self._check_restart(request, model)
         place.grid.costs.sync()
         traffic, judging = place.grid.costs.of("forget", number), place.grid.costs.of("evaluate", number)
         step = Step(
@@ -132,10 +148,16 @@ class Forgetting:
         self, request: Request, plan: Settings, method: Method, presence: Presence, current: StateDict, number: int
     ) -> tuple[GridSession, Arrays]:
         """Have the method serve the request; whatever stops it, a bug of ours included, leaves the way to the next."""
+        session: GridSession | None = None
         try:
             session = self._session(request, plan, method, presence, current, number)
             return session, served(method, session)
-        except (NoAnswerError, UnreachableError):
+        except NoAnswerError as error:
+            reasons = session.reasons if session else []
+            if request.granularity == "sample" and any(NOTHING_TO_FORGET in reason for reason in reasons):
+                raise NothingToForgetError("; ".join(reasons)) from error
+            raise
+        except (NothingToForgetError, UnreachableError):
             raise
         except FedquitError as error:
             raise CannotForgetError(str(error)) from error
@@ -178,19 +200,70 @@ class Forgetting:
         )
 
     def _counts(self, request: Request, plan: Settings, method: Method, presence: Presence) -> dict[int, int]:
-        """Return the devices with something to forget, and how many samples each; none has more than it has shown."""
+        """Return the devices with something to forget, and how many samples each; none has more than it has shown.
+
+        Raises:
+            NothingToForgetError: none has.
+            AwayError: none that is there has, and one that is not may.
+        """
         if request.granularity == "sample":
             return {request.subject: max(1, min(request.samples_count, self.past.size(request.subject)))}
         if request.granularity == "client":
             return {request.subject: self.past.size(request.subject)}
-        if not method.traits.needs_device:
-            return {}
+        if method.traits.runs_at == "server":  # nobody is asked: whoever contributed may hold some
+            everybody = {member for members in self.past.steps().values() for member in members}
+            return {member: self.past.size(member) for member in everybody}
+        found = self._found(request, plan, presence)
+        unheard = self._contributors() - self._empty[request.id] - found.keys()
+        if not method.traits.needs_device:  # who has not said otherwise may hold some
+            return {**{member: self.past.size(member) for member in unheard}, **found}
+        if not found and not unheard:
+            which = ", ".join(map(str, request.classes))
+            raise NothingToForgetError(f"{NOTHING_TO_FORGET}: no device holds any of class {which}")
+        if not found:
+            raise AwayError(f"no device that is connected holds any of it, and {len(unheard)} may that are not")
+        return found
+
+    def _found(self, request: Request, plan: Settings, presence: Presence) -> dict[int, int]:
+        """Ask the devices that are there how many samples of a class they hold, and return those that hold some.
+
+        Who has answered that it holds none is not asked again.
+        """
+        none = self._empty[request.id]
+
+        def hear(member: int, refused: str | None) -> None:
+            if refused and NOTHING_HELD in refused:
+                none.add(member)
+
         told = {"samples": "forget", **self._told(request, plan)}
         arrays = self.place.models.load(self.place.current())
-        found = {m: count for m, count, _ in measure(self.place.grid, presence.ready, arrays, told)}
-        if not found:
-            raise NoAnswerError("no device that is connected holds any of it")
-        return {member: min(count, self.past.size(member)) for member, count in found.items()}
+        asked = [member for member in presence.ready if member not in none]
+        answers = measure(self.place.grid, asked, arrays, told, hear)
+        return {member: min(count, self.past.size(member)) for member, count, _ in answers}
+
+    def without(self, request: Request) -> set[int]:
+        """Return who has answered that it holds nothing of a class."""
+        return set(self._empty[request.id])
+
+    def _contributors(self) -> set[int]:
+        """Return who contributed to any step, without those who left and were forgotten."""
+        gone = {r.subject for r in self.place.ledger.requests() if r.granularity == "client" and r.status in FORGOTTEN}
+        return {member for members in self.past.steps().values() for member in members} - gone
+
+    def _check_restart(self, request: Request, model: str) -> None:
+        """Check that a model which a method went back to never met the data of a request.
+
+        Raises:
+            CannotForgetError: it did, or no step of the ledger made it.
+        """
+        steps = self.place.ledger.steps()
+        here = {steps[0].model_before, *(step.model_after for step in steps)}
+        try:
+            if model not in here:
+                raise FedquitError(f"model {model[:12]} is none that the federation has had")
+            check_exact(steps, request, model)
+        except FedquitError as error:
+            raise CannotForgetError(f"what it goes back to will not do: {error}") from error
 
     def _told(self, request: Request, plan: Settings) -> dict[str, float | str]:
         """Return what devices are told of a request: what it is about, and how to forget."""

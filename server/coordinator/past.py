@@ -13,15 +13,15 @@ from functools import cached_property
 
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.history import History, Keep
-from fedquit.server.ledger import Request, Step
-from fedquit.server.receipts import descendants, remove_models
+from fedquit.server.ledger import FORGOTTEN, Request, Step
+from fedquit.server.lineage import descendants
+from fedquit.server.receipts import remove_models
 from fedquit.strategies.guard.sizes import believed_size
 from fedquit.unlearning.arithmetic import StateDict
 from fedquit.unlearning.methods import Method
 
 WINDOW = 6
 """Steps whose models are kept for the guard."""
-ENDED = ("done",)
 
 
 class Past:
@@ -88,10 +88,8 @@ class Past:
         return {step.number: step.model_before for step in self._first.values() if step.number <= clean}
 
     def contained(self, request: Request) -> list[str]:
-        """Return the models that contain what a request is about, without those that came out of it."""
-        steps = self._place.ledger.steps()
-        after = {step.model_after for step in steps if step.request == request.id} | {self._place.initial}
-        return sorted({step.model_after for step in descendants(steps, request)} - after)
+        """Return the models that contained what a request is about until it was forgotten."""
+        return sorted({step.model_after for step in descendants(self._place.ledger.steps(), request)})
 
     def keep_alive(self) -> set[str]:
         """Return the models that must stay."""
@@ -99,7 +97,7 @@ class Past:
         last = ledger.last_step()
         recent = ledger.steps(after=max(0, (last.number if last else 0) - WINDOW))
         request = ledger.in_progress()
-        served = [step.number for step in recent if step.phase == "forget"]
+        served = [step.number for step in recent if step.phase in ("forget", "undo")]
         if served and not (request and recent and request.id == recent[-1].request):
             recent = [step for step in recent if step.number > served[-1]]
         models = {self._place.initial, self._place.current(), *self.checkpoints().values()}
@@ -134,13 +132,13 @@ class Past:
         last = self._place.ledger.last_step()
         steps = self._place.ledger.steps(after=max(0, (last.number if last else 0) - WINDOW))
         there = self._place.models.names()
-        return [s for s in steps if s.phase != "forget" and {s.model_before, s.model_after} <= there]
+        return [s for s in steps if s.phase in ("train", "recover") and {s.model_before, s.model_after} <= there]
 
     def _clean_until(self) -> int:
         """Return the last step before which nothing was contributed that has been forgotten since."""
         clean = self._read + 1
         for request in self._place.ledger.requests():
-            if request.status in ENDED:
+            if request.status in FORGOTTEN:
                 first = self._first.get(request.subject)
                 clean = 1 if request.granularity == "class" else min(clean, first.number if first else clean)
         return clean

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 
 from fedquit.server.coordinator.workplace import Workplace
-from fedquit.server.ledger import Request
+from fedquit.server.ledger import FORGOTTEN, UNDER_WAY, Request
 from fedquit.strategies.members import Member as Node
 
-BEGUN = ("forgetting", "recovering", "done")
+BEGUN = (*UNDER_WAY, *FORGOTTEN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from fedquit.server.coordinator.presence import Presence
 from fedquit.server.coordinator.replies import noted
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.judge import tensors_of
-from fedquit.server.ledger import Contribution, Request, Step
+from fedquit.server.ledger import ENDS, FORGOTTEN, UNDER_WAY, Contribution, Request, Step
 from fedquit.server.models import Arrays
 from fedquit.server.rounds import Ears, Order, Trained, train_round
 from fedquit.strategies.guard.reply_checks import BadReplyError
@@ -46,7 +46,7 @@ class Training:
         """
         requests = self.place.ledger.requests()
         begun = [request for request in requests if request.status not in ("asked", "refused")]
-        ended = [request.id for request in requests if request.status in ("done", "refused", "failed")]
+        ended = [request.id for request in requests if request.status in ENDS]
         return {
             "requests": len(begun),
             "taken": ",".join([request.id for request in requests][-LISTED:]),
@@ -57,7 +57,7 @@ class Training:
     def gone_classes(self) -> set[int]:
         """Return the classes that were asked to be forgotten."""
         requests = self.place.ledger.requests()
-        return {c for r in requests if r.status in ("forgetting", "recovering", "done") for c in r.classes}
+        return {c for r in requests if r.status in (*UNDER_WAY, *FORGOTTEN) for c in r.classes}
 
     def step(self, presence: Presence, request: Request | None = None, correct: Correct | None = None) -> Step:
         """Carry out one round of training, or of a request's recovery, and commit it.

@@ -4,10 +4,11 @@ from fedquit.server.ledger.database import UnreachableError
 from fedquit.server.ledger.ledger import Ledger
 from fedquit.server.ledger.rows import Contribution, Event, Member, NewRequest, Request, Step
 from fedquit.server.ledger.seal import Ed25519Seal, Seal
-from fedquit.server.ledger.states import ENDS, STATES, UNDER_WAY, StateError
+from fedquit.server.ledger.states import ENDS, FORGOTTEN, STATES, UNDER_WAY, StateError
 
 __all__ = [
     "ENDS",
+    "FORGOTTEN",
     "STATES",
     "UNDER_WAY",
     "Contribution",

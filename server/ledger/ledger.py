@@ -6,7 +6,7 @@ when it returns; each writes its event. See docs/ledger.md.
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Self
 
 from sqlalchemy import select
@@ -20,7 +20,7 @@ from fedquit.server.ledger.migrate import check_revision, migrate
 from fedquit.server.ledger.refusals import Entry, Refusals
 from fedquit.server.ledger.rows import Event, Member, NewRequest, Request, Step
 from fedquit.server.ledger.seal import Seal
-from fedquit.server.ledger.states import UNDER_WAY
+from fedquit.server.ledger.states import STATES, UNDER_WAY
 from fedquit.server.ledger.tables import events, head
 from fedquit.server.ledger.writing import Writing
 
@@ -175,10 +175,16 @@ class Ledger:
         with self._database.read() as connection:
             return next(iter(requests.all_of(connection, ("asked",), None)), None)
 
-    def asked_since(self, fingerprint: str, since: float) -> int:
-        """Return how many requests signed with that key the ledger took at `since` (Unix seconds) or later."""
+    def asked_since(self, fingerprint: str, since: float, *, statuses: Collection[str] = STATES) -> int:
+        """Return how many requests signed with that key the ledger took at `since` (Unix seconds) or later.
+
+        Args:
+            fingerprint: of the key.
+            since: Unix seconds.
+            statuses: only those that are in one of these states now.
+        """
         with self._database.read() as connection:
-            return requests.count_since(connection, fingerprint, since)
+            return requests.count_since(connection, fingerprint, since, statuses)
 
     # Steps
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
@@ -123,10 +123,11 @@ def all_of(connection: Connection, statuses: tuple[str, ...] | None, subject: in
     return [_request(row) for row in connection.execute(query)]
 
 
-def count_since(connection: Connection, fingerprint: str, since: float) -> int:
-    """Return how many requests of that key were taken at `since` or later."""
+def count_since(connection: Connection, fingerprint: str, since: float, statuses: Collection[str]) -> int:
+    """Return how many requests of that key were taken at `since` or later and are in one of these states."""
     query = select(func.count()).select_from(requests)
     query = query.where(requests.c.asked_by == fingerprint, requests.c.asked_at >= float(since))
+    query = query.where(requests.c.status.in_(statuses))
     return int(connection.execute(query).scalar_one())
 
 

@@ -41,7 +41,7 @@ class Step:
 
     Attributes:
         number: 1, 2, 3, ... without a gap.
-        phase: "train", "forget" or "recover".
+        phase: "train", "forget", "recover", or "undo": back to the model before a forget step that was no use.
         request: id of the request that it serves, or None.
         model_before: SHA-256 of the model file it began with; `model_after`: of what it made.
         round: how many rounds the new model has been trained for.
@@ -99,7 +99,7 @@ class Request:
     """A request to forget, and how far it is.
 
     Attributes:
-        status: asked, forgetting, recovering, done, refused or failed.
+        status: asked, forgetting, recovering, done, unrecovered, refused or failed.
         asked_at: Unix seconds when the ledger took it; `changed_at`: when it last changed.
         method: what forgets, once that is known; `reason`: why it was refused or failed.
         model_before: SHA-256 of the model that contained the data; `model_after`: of the one that forgot. Or empty.

@@ -2,14 +2,17 @@
 
 from fedquit.errors import FedquitError, unknown
 
-STATES = ("asked", "forgetting", "recovering", "done", "refused", "failed")
+STATES = ("asked", "forgetting", "recovering", "done", "unrecovered", "refused", "failed")
 UNDER_WAY = ("forgetting", "recovering")
-ENDS = ("done", "refused", "failed")
+FORGOTTEN = ("done", "unrecovered")
+"""The data is forgotten; in "unrecovered" the model did not get back to its goal."""
+ENDS = (*FORGOTTEN, "refused", "failed")
 FOLLOWING = {
     "asked": {"forgetting", "refused"},
     "forgetting": {"forgetting", "recovering", "refused", "failed"},
-    "recovering": {"recovering", "done", "failed"},
+    "recovering": {"recovering", "forgetting", *FORGOTTEN, "failed"},
     "done": {"done"},
+    "unrecovered": {"unrecovered"},
     "refused": {"refused"},
     "failed": {"failed"},
 }
@@ -22,8 +25,8 @@ class StateError(FedquitError):
 def check_transition(of: str, to: str, *, adds_receipt: bool = False) -> None:
     """Refuse a transition that no request may make.
 
-    A request under way may stay where it is (a fallback method, a further step); one that ended may only gain the
-    receipt that it lacks.
+    A request under way may stay where it is (a fallback method, a further step), and go back from recovering to
+    forgetting when what its method did is undone; one that ended may only gain the receipt that it lacks.
 
     Raises:
         StateError: `to` cannot follow `of`.

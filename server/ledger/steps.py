@@ -15,7 +15,7 @@ from fedquit.server.ledger.states import StateError
 from fedquit.server.ledger.tables import contributions, members, requests, steps
 from fedquit.server.ledger.writing import Writing
 
-PHASES = ("train", "forget", "recover")
+PHASES = ("train", "forget", "recover", "undo")
 
 
 def add(writing: Writing, step: Step) -> None:

@@ -6,11 +6,10 @@ from dataclasses import asdict
 from typing import Any
 
 from fedquit.server.federation import Federation
-from fedquit.server.ledger import Event, Ledger, Member, Request, Step
+from fedquit.server.ledger import STATES, UNDER_WAY, Event, Ledger, Member, Request, Step
 from fedquit.server.page.words import NOTABLE, Names, outlook, sentence
 
-STATUSES = ("asked", "forgetting", "recovering", "done", "refused", "failed")
-OPEN = STATUSES[:3]
+OPEN = ("asked", *UNDER_WAY)
 PHASES = ("train", "forget", "recover")
 LATELY, LOOKED_AT = 10, 1000
 """So many notable events are shown, of so many events at the end of the log."""
@@ -29,7 +28,7 @@ def overview(ledger: Ledger, federation: Federation, now: float) -> Facts:
         "steps": len(steps),
         "last": step_facts(steps[-1]) if steps else None,
         "stalled": is_stalled(steps, federation, now) and not any(r.status in OPEN for r in requests),
-        "requests": {status: sum(request.status == status for request in requests) for status in STATUSES},
+        "requests": {status: sum(request.status == status for request in requests) for status in STATES},
         "overdue": sum(request["overdue"] for request in shown),
         "open": [request for request in shown if request["status"] in OPEN],
         "lately": lately(ledger, names),
@@ -130,7 +129,7 @@ def metrics(ledger: Ledger, federation: Federation, now: float) -> str:
                                     for p in PHASES for d in ("down", "up")]),
         "device_seconds_total": ("counter", [((("phase", p),), cost[p]["device_seconds"]) for p in PHASES]),
         "refused_replies_total": ("counter", [((), sum(step.refused for step in steps))]),
-        "requests": ("gauge", [((("status", s),), by_status[s]) for s in STATUSES]),
+        "requests": ("gauge", [((("status", s),), by_status[s]) for s in STATES]),
         "requests_overdue": ("gauge", [((), sum(r.status in OPEN and now > r.deadline for r in requests))]),
         "last_step_timestamp_seconds": ("gauge", [((), steps[-1].at)] if steps else []),
     }  # fmt: skip

@@ -38,6 +38,10 @@ def outlook(request: Facts, federation: Federation) -> str:
         return "The other devices mend the model, until its accuracy is back or [forgetting] recover-rounds are over."
     if request["status"] == "done":
         return "Hand the receipt to whoever asked: anyone can check it, offline."
+    if request["status"] == "unrecovered":
+        return "The data is forgotten, but accuracy is not back where it was; training goes on and may mend it. " + (
+            "Hand the receipt to whoever asked, and look at the accuracy of the next rounds."
+        )
     if not request["method"]:
         return "It was not begun. The reason says why."
     stays = " The device stays out of training." if request["granularity"] == "client" else ""
@@ -77,9 +81,10 @@ def _quarantined(facts: Facts, who: str, _names: Names) -> str:
 
 
 def _done(facts: Facts, _who: str, _names: Names) -> str:
+    end = facts.get("to", "done")
     if "stopped" not in facts:
-        return "done"
-    return f"done after {facts['rounds']} round(s) of recovery: {facts['stopped']}; {facts['removed']} models removed"
+        return str(end)
+    return f"{end} after {facts['rounds']} round(s) of recovery: {facts['stopped']}; {facts['removed']} models removed"
 
 
 def _more(facts: Facts, _who: str, names: Names) -> str:
@@ -115,7 +120,12 @@ SENTENCES: Mapping[str, Callable[[Facts, str, Names], str]] = {
     "fallback": lambda facts, _who, _names: f"{facts['failed']} could not do it: {facts['why']}; now {facts['method']}",
     "recovered": lambda facts, _who, _names: f"round {facts['round']}, of recovery: model {facts['model_after'][:12]}",
     "dropped": lambda _facts, who, _names: f"{who} has dropped it, too",
+    "undone": lambda facts, _who, _names: (
+        f"undone, as {facts['failed']} did not help: {facts['why']}; "
+        + (f"now {facts['method']}" if facts["to"] == "forgetting" else "no other method is left")
+    ),
     "done": _done,
+    "unrecovered": _done,
     "refused": lambda facts, _who, _names: f"refused: {facts.get('reason', '')}",
     "failed": lambda facts, _who, _names: f"failed: {facts.get('reason', '')}",
     "waiting": lambda facts, _who, _names: (

@@ -31,7 +31,8 @@ class Rules:
         federation: its name, which every ask must carry.
         fresh: seconds that an ask's time may differ from the server's.
         deadline: seconds within which a request must be done.
-        open_per_key: requests of one key that may wait or be under way at once; `daily_per_key`: in 24 hours.
+        open_per_key: requests of one key that may wait or be under way at once, with those that were refused or have
+            failed in the last 24 hours; `daily_per_key`: in 24 hours, however they ended.
         open_in_all: of all keys together, at once.
     """
 
@@ -240,8 +241,9 @@ def _check_quotas(ledger: Ledger, asker: Member, rules: Rules, now: float) -> No
     """Refuse more than a key, or all keys together, may ask for."""
     under_way = [request for status in OPEN for request in ledger.requests(status=status)]
     own = sum(request.asked_by == asker.fingerprint for request in under_way)
+    vain = ledger.asked_since(asker.fingerprint, now - DAY, statuses=("refused", "failed"))
     checks = (
-        (own, rules.open_per_key, "of this key under way"),
+        (own + vain, rules.open_per_key, "of this key under way, or refused or failed in 24 hours"),
         (ledger.asked_since(asker.fingerprint, now - DAY), rules.daily_per_key, "of this key in 24 hours"),
         (len(under_way), rules.open_in_all, "under way in this federation"),
     )

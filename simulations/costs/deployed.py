@@ -12,12 +12,12 @@ from pathlib import Path
 from fedquit.errors import InputError
 from fedquit.server.federation import FILE, Federation
 from fedquit.server.folder import costs_file
-from fedquit.server.ledger import Ledger, Request, Step
+from fedquit.server.ledger import FORGOTTEN, UNDER_WAY, Ledger, Request, Step
 from fedquit.simulations.costs.account import Clock, Document, beside_retraining, phases_of, summed, sums_of
 from fedquit.simulations.costs.price import Price
 from fedquit.strategies.rows import Row, read_rows
 
-LEFT = ("forgetting", "recovering", "done", "failed")
+LEFT = (*UNDER_WAY, *FORGOTTEN, "failed")
 """States of a request whose device, if all of its data is to go, trains no more."""
 
 

@@ -21,7 +21,8 @@ from fedquit.client.receipts.envelope import canonical
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Contribution, Ledger, NewRequest, Step
 from fedquit.server.provision.certificates import public_pem
-from fedquit.server.receipts import Outcome, descendants, make_receipt, remove_models
+from fedquit.server.lineage import descendants
+from fedquit.server.receipts import Outcome, make_receipt, remove_models
 
 KEY, ASKER, NOW = Ed25519PrivateKey.generate(), new_key(), 1_800_000_000.0
 FEDERATION = Federation(name="clinics")
@@ -71,7 +72,7 @@ def receipt(ledger: Ledger) -> bytes:
     for number in (5, 6):
         ledger.add_step(step(number, "recover", request, (0,)))
     outcome = Outcome(
-        model(4), model(6), {"lr": 1e-4}, measures={"after": {"holdout_accuracy": 0.5}}, verdict="fine",
+        model(4), model(6), settings={"lr": 1e-4}, measures={"after": {"holdout_accuracy": 0.5}}, verdict="fine",
         purged=[model(2), model(3)],
     )  # fmt: skip
     return make_receipt(ledger, request, federation=FEDERATION, key=KEY, outcome=outcome, now=NOW + 60)
