@@ -20,8 +20,8 @@ from fedquit.client.receipts.command import verify
 from fedquit.client.receipts.envelope import canonical
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Contribution, Ledger, NewRequest, Step
-from fedquit.server.provision.certificates import public_pem
 from fedquit.server.lineage import descendants
+from fedquit.server.provision.certificates import public_pem
 from fedquit.server.receipts import Outcome, make_receipt, remove_models
 
 KEY, ASKER, NOW = Ed25519PrivateKey.generate(), new_key(), 1_800_000_000.0
