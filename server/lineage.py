@@ -31,9 +31,13 @@ def recovery(steps: Sequence[Step], request: Request) -> list[Step]:
 
 
 def descendants(steps: Sequence[Step], request: Request) -> list[Step]:
-    """Return the steps before the one that forgot whose models contain what the request is about."""
-    forgot = forget_step(steps, request)
-    return [step for step in _holding(steps, request) if forgot is None or step.number < forgot.number]
+    """Return the steps from the first whose model contained what the request is about to the one before it forgot.
+
+    If the federation went back meanwhile, for another request, not all of them did: it is no promise to say too much.
+    """
+    forgot, holding = forget_step(steps, request), _holding(steps, request)
+    first = holding[0].number if holding else len(steps) + 1
+    return [step for step in steps if first <= step.number and (forgot is None or step.number < forgot.number)]
 
 
 def check_exact(steps: Sequence[Step], request: Request, model: str) -> None:

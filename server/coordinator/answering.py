@@ -37,7 +37,7 @@ from fedquit.server.message_store import DATABASE, erase_messages
 from fedquit.server.receipts import Outcome
 from fedquit.server.rounds import correction
 from fedquit.strategies.costs import Traffic
-from fedquit.strategies.quarantine import Bounds
+from fedquit.strategies.guard.step_checks import Bounds
 from fedquit.unlearning.methods import Method
 from fedquit.unlearning.recovery import Budget, Stopped, StopRule, Utility
 from fedquit.unlearning.session import NoAnswerError

@@ -4,6 +4,8 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from fedquit.client.asking.keys import fingerprint, new_key, public_der
 from fedquit.client.receipts import BadReceiptError, read_receipt, sealed, statement, unsealed
 from fedquit.client.receipts.command import verify
 from fedquit.client.receipts.envelope import canonical
+from fedquit.errors import FedquitError
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Contribution, Ledger, NewRequest, Step
 from fedquit.server.lineage import descendants
@@ -154,6 +157,7 @@ FIXED = {
 }  # fmt: skip
 """Fields of which the ask, or the rest of the receipt, says what they must be."""
 FREE = {
+    "predicate.status", "predicate.method.exact", "predicate.verdict.recovered",
     "predicate.fedquit", "predicate.method.name", "predicate.method.settings.lr", "predicate.method.fallback",
     "predicate.models.unlearned", "predicate.descendants.phase", "predicate.purged.models", "predicate.purged.kept",
     "predicate.purged.messages",
@@ -297,6 +301,20 @@ def test_a_class_is_in_every_model_since_the_first(ledger: Ledger) -> None:
     assert [s.number for s in descendants(steps, request)] == [2, 3]
     fields = {name: getattr(request, name) for name in request.__slots__}
     assert [s.number for s in descendants(steps, type(request)(**{**fields, "granularity": "class"}))] == [1, 2, 3]
+
+
+def test_a_receipt_that_says_exact_of_a_model_that_descends_from_the_data_cannot_be_made(ledger: Ledger) -> None:
+    """South's data is in from round 2 on; what goes back to the model before is exact, what goes on is not."""
+    request = ask(ledger)
+    ledger.advance(request, of="asked", to="forgetting", kind="forgetting", model_before=model(3), withdraw=True)
+    back = replace(step(4, "forget", request, ()), model_after=model(1))
+    ledger.advance(request, of="forgetting", to="recovering", kind="forgot", step=back, method="retrain")
+    ledger.add_step(replace(step(5, "recover", request, (0,)), model_before=model(1)))
+    for unlearned, after, true in ((1, 5, True), (3, 5, False), (1, 2, False), (1, 3, False)):
+        outcome = Outcome(model(unlearned), model(after), exact=True)
+        made = nullcontext() if true else pytest.raises(FedquitError, match="descends from the data")
+        with made:
+            make_receipt(ledger, request, federation=FEDERATION, key=KEY, outcome=outcome, now=NOW + 60)
 
 
 def test_models_that_contained_the_data_are_removed_and_named(tmp_path: Path) -> None:

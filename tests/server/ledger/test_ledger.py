@@ -20,6 +20,7 @@ WAYS = {  # how to get to each state
     "forgetting": ["forgetting"],
     "recovering": ["forgetting", "recovering"],
     "done": ["forgetting", "recovering", "done"],
+    "unrecovered": ["forgetting", "recovering", "unrecovered"],
     "refused": ["refused"],
     "failed": ["forgetting", "failed"],
 }

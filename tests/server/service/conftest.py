@@ -10,7 +10,7 @@ import pytest
 from fedquit.client.asking.channel import ForgetService
 from fedquit.client.asking.keys import PrivateKey, read_private
 from fedquit.client.kit import Kit
-from fedquit.server.ledger import Contribution, Ledger, Step
+from fedquit.server.ledger import FORGOTTEN, Contribution, Ledger, Step
 from fedquit.server.ledger.seal import read_seal
 from fedquit.server.provision.provision import provision
 from fedquit.server.provision.told import read_plan
@@ -61,8 +61,8 @@ class World:
         """Carry a request through its states, as the coordinator does."""
         self.ledger.advance(request, of="asked", to="forgetting", kind="forgetting", withdraw=True)
         self.ledger.advance(request, of="forgetting", to="recovering", kind="recovering")
-        reason = None if end == "done" else "no device answered"
-        receipt = b'{"payload": "..."}' if end == "done" else None
+        reason = None if end in FORGOTTEN else "no device answered"
+        receipt = b'{"payload": "..."}' if end in FORGOTTEN else None
         self.ledger.advance(request, of="recovering", to=end, kind=end, reason=reason, receipt=receipt)
 
 

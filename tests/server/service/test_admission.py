@@ -239,7 +239,8 @@ def test_quotas_hold_for_each_key_and_for_all(world: Any) -> None:
     assert admit(world.ledger, sample("south", 1), rules, now=NOW)
     assert code_of(world, sample("south", 2), rules) == "quota"  # three are open in all
     world.ledger.advance(taken[0], of="asked", to="refused", kind="refused", reason="test")
-    assert admit(world.ledger, sample("north", 3), rules, now=NOW)
+    assert code_of(world, sample("north", 3), replace(rules, open_in_all=9)) == "quota"  # what was in vain counts
+    assert admit(world.ledger, sample("north", 3), replace(rules, open_per_key=3), now=NOW)
     world.ledger.advance(taken[1], of="asked", to="refused", kind="refused", reason="test")
     assert code_of(world, sample("north", 4), replace(rules, open_in_all=9)) == "quota"  # the third of this day
     assert admit(world.ledger, sample("south", 2), rules, now=NOW)

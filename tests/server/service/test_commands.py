@@ -140,7 +140,7 @@ def test_status_and_requests_show_where_requests_are(world: Any, run: Run) -> No
         assert run("status", kit, wrong)[0] == 4
 
 
-@pytest.mark.parametrize(("end", "exit_code"), [("done", 0), ("failed", 1)])
+@pytest.mark.parametrize(("end", "exit_code"), [("done", 0), ("failed", 1), ("unrecovered", 6)])
 def test_waiting_ends_with_how_the_request_ended(world: Any, run: Run, end: str, exit_code: int) -> None:
     world.start()
     kit = world.kit_folder("north")
@@ -152,6 +152,8 @@ def test_waiting_ends_with_how_the_request_ended(world: Any, run: Run, end: str,
     lines = [json.loads(line) for line in out.splitlines()]
     if end == "failed":
         assert lines.pop()["error"].endswith("failed: no device answered")
+    if end == "unrecovered":
+        assert "the data is forgotten" in lines.pop()["error"]
     assert [line["status"] for line in lines] == ["asked", "forgetting", "recovering", end]
     assert code == exit_code
 
