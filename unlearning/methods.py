@@ -50,8 +50,6 @@ class Traits:
             steps away from what it was sent. "nothing": no device is asked, the server works with what it has.
         keeps_accuracy: whether what `serve` returns still classifies, so that a guard can ask for a share of the
             accuracy before. FedQUIT's does, though it overshoots; a model that is retrained from the start does not.
-        destroys: whether the model that `serve` returns is of no use until recovery has mended it, and may stay so: a
-            server goes back to the model before where it does.
     """
 
     granularities: frozenset[str]
@@ -67,7 +65,6 @@ class Traits:
     needs_model: bool = True
     step: str = "result"
     keeps_accuracy: bool = True
-    destroys: bool = False
 
     def __post_init__(self) -> None:
         for granularity in self.granularities:
@@ -84,6 +81,14 @@ class Traits:
         check_count("history_interval", self.history_interval)
         if self.history == "last" and self.secure_aggregation:
             raise InputError("history 'last' keeps single updates: secure_aggregation must be False")
+
+    @property
+    def destroys(self) -> bool:
+        """Whether the model that `serve` returns is of no use until recovery has mended it, which it may never have.
+
+        A server goes back to the model before where recovery fails. One that is trained again needs no mending.
+        """
+        return not self.keeps_accuracy and not self.restarts
 
     @property
     def keeps_updates(self) -> bool:
