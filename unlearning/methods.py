@@ -86,6 +86,14 @@ class Traits:
             raise InputError("history 'last' keeps single updates: secure_aggregation must be False")
 
     @property
+    def destroys(self) -> bool:
+        """Whether the model that `serve` returns is of no use until recovery has mended it, which it may never have.
+
+        A server goes back to the model before where recovery fails. One that is trained again needs no mending.
+        """
+        return not self.keeps_accuracy and not self.restarts
+
+    @property
     def keeps_updates(self) -> bool:
         """Whether the rounds that are kept include single clients' updates."""
         return self.history in ("last", "every") and not self.secure_aggregation

@@ -6,7 +6,7 @@ from fedquit.client.method import method_of
 from fedquit.client.settings import Settings
 from fedquit.errors import InputError
 from fedquit.server.federation import Federation
-from fedquit.server.ledger import Request
+from fedquit.server.ledger import Event, Request
 from fedquit.unlearning.methods import Method
 
 NEAR = 0.1
@@ -29,6 +29,39 @@ def chain(federation: Federation, granularity: str) -> list[tuple[Settings, Meth
     """Return the methods that can forget at this granularity, in the order in which they are tried."""
     able = [(plan, method_of(plan)) for plan in plans(federation)]
     return [(plan, method) for plan, method in able if granularity in method.traits.granularities]
+
+
+def plan_of(federation: Federation, request: Request) -> tuple[Settings, Method]:
+    """Return the method that a request has come to.
+
+    Raises:
+        InputError: the policy does not name it any more.
+    """
+    for plan, method in chain(federation, request.granularity):
+        if method.name == request.method:
+            return plan, method
+    raise InputError(
+        f"request {request.id[:12]} is being served by {request.method}, which [forgetting] no longer names: "
+        "name it again as method or fallback until the request is done"
+    )
+
+
+def methods_left(federation: Federation, request: Request, events: Sequence[Event], *, is_there: bool) -> list[str]:
+    """Return the methods that a request may still come to, in order.
+
+    One that destroys the model is none of them for a device that is there or has answered: it could have destroyed the
+    model at will.
+
+    Args:
+        federation: what the server is told.
+        request: which.
+        events: its own.
+        is_there: whether a device is connected, or has just answered, that should have forgotten.
+    """
+    able = [method for _, method in chain(federation, request.granularity)]
+    after = able[[method.name for method in able].index(request.method) + 1 :]
+    spared = is_there or any(event.facts.get("answered") for event in events)
+    return [method.name for method in after if not (spared and method.traits.destroys)]
 
 
 def methods(federation: Federation) -> list[Method]:

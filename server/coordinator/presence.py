@@ -28,6 +28,10 @@ class Presence:
         """Those that can take part now."""
         return tuple(sorted((self.devices & self.here) - self.owing.keys()))
 
+    def has(self, request: Request) -> bool:
+        """Say whether the device that a request is about is connected; a class is no single device's."""
+        return request.granularity != "class" and request.subject in self.here
+
     @property
     def left_out(self) -> frozenset[int]:
         """Those that are connected and take no part."""
