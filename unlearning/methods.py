@@ -50,8 +50,6 @@ class Traits:
             steps away from what it was sent. "nothing": no device is asked, the server works with what it has.
         keeps_accuracy: whether what `serve` returns still classifies, so that a guard can ask for a share of the
             accuracy before. FedQUIT's does, though it overshoots; a model that is retrained from the start does not.
-        destroys: whether the model that `serve` returns is of no use until recovery has mended it, and may stay so: a
-            server goes back to the model before where it does.
     """
 
     granularities: frozenset[str]
@@ -67,7 +65,6 @@ class Traits:
     needs_model: bool = True
     step: str = "result"
     keeps_accuracy: bool = True
-    destroys: bool = False
 
     def __post_init__(self) -> None:
         for granularity in self.granularities:

@@ -76,7 +76,6 @@ class Negate(Method):
         paper="arXiv 2503.05657",
         step="nothing",
         keeps_accuracy=False,
-        destroys=True,
     )
 
     def serve(self, session: Session) -> StateDict:
