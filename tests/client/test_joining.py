@@ -27,7 +27,7 @@ from fedquit.client.record.command import record as show
 from fedquit.errors import FedquitError, InputError
 from fedquit.server.provision.certificates import make_authority, make_server_certificate, node_key_files
 
-NOW = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+NOW = datetime.datetime.now(datetime.UTC)
 AUTHORITY = make_authority("clinics", NOW)
 
 

@@ -29,7 +29,7 @@ SMALL: dict[str, Any] = {
     "reference": "none",
     "forget": "0",
 }
-LIMITS = {"weight-cap": 2.0, "clip-steps": 1.5, "accuracy-floor": 0.5}
+LIMITS: dict[str, Any] = {"weight-cap": 2.0, "clip-steps": 1.5, "accuracy-floor": 0.5}
 
 
 class Lying(InProcessGrid):
@@ -70,7 +70,7 @@ def accuracy(state: State) -> float:
 
 @pytest.mark.parametrize("limits", [{"clip-steps": 1.5}, {"accuracy-floor": 0.5}, LIMITS])
 def test_one_client_that_turns_the_model_round_costs_nothing_where_it_is_bounded(
-    tmp_path: Path, limits: dict[str, float]
+    tmp_path: Path, limits: dict[str, Any]
 ) -> None:
     honest, plain = carry_out(tmp_path / "honest"), carry_out(tmp_path / "plain", Lying)
     bounded = carry_out(tmp_path / "bounded", Lying, **limits)
