@@ -17,11 +17,11 @@ from typing import Any
 
 import filelock
 
-from fedquit.client.settings import Settings
 from fedquit.errors import FedquitError, InputError
 from fedquit.files import explained, write_json
 from fedquit.server.models import Arrays, Models
 from fedquit.server.state import State
+from fedquit.settings import UNSAID, Settings
 
 
 class RunFolder:
@@ -182,7 +182,7 @@ def read_settings(path: Path) -> Settings:
     document = _read_json(file)
     if not isinstance(document, dict):
         raise InputError(f"{file} is not the settings of a run")
-    return Settings.read(document, str(file))
+    return Settings.read({**UNSAID, **document}, str(file))
 
 
 def read_state(path: Path) -> State:

@@ -11,7 +11,7 @@ from fedquit.settings.evaluation import Evaluation
 from fedquit.settings.file import load_settings_file
 from fedquit.settings.forgetting import Forgetting
 from fedquit.settings.model import Model
-from fedquit.settings.retired import without_retired
+from fedquit.settings.retired import UNSAID, without_retired
 from fedquit.settings.run import GROUPS, Key, Settings, group_of, keys_of, settings_of
 from fedquit.settings.seeds import Seeds
 from fedquit.settings.setting import Group, Part, Scope, marks, setting
@@ -20,6 +20,7 @@ from fedquit.settings.values import Scalar
 
 __all__ = [
     "GROUPS",
+    "UNSAID",
     "Clients",
     "Data",
     "Evaluation",

@@ -13,6 +13,8 @@ RETIRED = {
     ),
 }
 """The value that said nothing, and why there is no other."""
+UNSAID = {"guard": "adopt"}
+"""What runs did before there was the setting, where that is not its default. What a run writes down is complete."""
 
 
 def without_retired(given: Mapping[str, Any]) -> dict[str, Any]:

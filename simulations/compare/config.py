@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedquit.client.settings import Settings
-from fedquit.settings import Part, keys_of, without_retired
+from fedquit.settings import UNSAID, Part, Settings, keys_of, without_retired
 
 ROW_KEYS = tuple(key for key in keys_of(Part.METHOD, Part.STOP_RULE) if key != "recover-bytes")  # that is for all rows
 # Settings that the comparison decides itself, and the key that says so instead.
@@ -105,12 +104,12 @@ class Comparison:
 def current_document(kept: Mapping[str, Any]) -> dict[str, Any]:
     """Return the document of a comparison that an earlier version wrote as this version writes it.
 
-    Retired settings are left out, and those that the earlier version had not are at their defaults.
+    Retired settings are left out, and those that the earlier version had not are what it did.
 
     Raises:
         InputError: a retired setting says something.
     """
-    default = Settings().run_config()
+    default = {**Settings().run_config(), **UNSAID}
     shared = {key: value for key, value in default.items() if key not in {*DECIDED, *ROW_KEYS}}
     rows = {name: {**{key: default[key] for key in ROW_KEYS}, **row} for name, row in kept["methods"].items()}
     return {**kept, "settings": {**shared, **without_retired(kept["settings"])}, "methods": rows}

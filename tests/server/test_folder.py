@@ -130,6 +130,13 @@ def test_a_folder_of_a_version_with_secure_aggregation_still_opens(folder: RunFo
     RunFolder.open(folder.path).release()
 
 
+def test_a_run_from_before_the_guard_goes_on_without_one(folder: RunFolder) -> None:
+    document = Settings(lr=0.5).run_config()
+    del document["guard"], document["blend"]
+    (folder.path / "settings.json").write_text(json.dumps(document))
+    assert read_settings(folder.path) == Settings(lr=0.5, guard="adopt")
+
+
 def test_settings_are_read_back_with_the_saved_split(folder: RunFolder) -> None:
     assert folder.settings() == Settings()
     folder.partition_file.write_text("{}")

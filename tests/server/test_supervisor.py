@@ -139,7 +139,7 @@ def test_parts_that_died_at_once_do_not_all_come_back_at_once(tmp_path: Path) ->
 
     def all_died() -> bool:
         supervisor.tend()
-        return sum(event["event"] == "died" for event in told) >= 4
+        return len([event for event in told if event["event"] == "died"]) >= 4
 
     until(all_died)
     supervisor.stop()
