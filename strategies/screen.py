@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+
 from fedquit.errors import FedquitError
 from fedquit.strategies.aggregate import Arrays
 from fedquit.strategies.clipping import clipped, groups_of, length, most, next_usual
@@ -27,6 +29,8 @@ from fedquit.strategies.weights import believed, capped
 USUAL = "usual_"
 LEFT_OUT = "left out: "
 """How the reason begins of a reply that is in order by itself, and without which the round can be used."""
+TIMES = 10.0
+"""A step may be so many times as long as the model: what goes further is no training, and is refused."""
 NOTED = 4.0
 """A step that is so many times as long as it may be is told of; honest ones are shorter."""
 WORK = 4096
@@ -126,6 +130,8 @@ class Screen:
     def __init__(self, limits: Limits, sent: Arrays, parameters: Collection[str]) -> None:
         self.limits, self._sent, self._parameters = limits, sent, parameters
         self._groups = groups_of(sent, parameters)
+        nothing = {name: np.zeros((), sent[name].dtype) for name in self._groups.get("step", ())}
+        self._size = length(sent, nothing, nothing)
         self._held = Held(limits.folder)
         self._heads: dict[int, Reply] = {}
         self._lengths: dict[str, dict[int, float]] = {group: {} for group in self._groups}
@@ -149,7 +155,10 @@ class Screen:
             on_reply: told of each that is not used after all, and why.
         """
         for reply in replies:
-            self._take(reply)
+            try:
+                self._take(reply)
+            except BadReplyError as wrong:
+                on_reply(reply.client, str(wrong))
         for client, wrong in self._wrong_buffers():
             del self._heads[client]
             on_reply(client, wrong)
@@ -197,11 +206,19 @@ class Screen:
             yield replace(head, arrays=arrays, num_examples=self._counts[client], weight=weights[client])
 
     def _take(self, reply: Reply) -> None:
-        """Hold a reply."""
+        """Hold a reply.
+
+        Raises:
+            BadReplyError: its step is absurdly long.
+        """
+        lengths = {group: length(reply.arrays, self._sent, names) for group, names in self._groups.items()}
+        if lengths.get("step", 0.0) > TIMES * max(1.0, self._size):
+            model = f"the model {self._size:.3g}: at most {TIMES:g} times"
+            raise BadReplyError(f"its step is {lengths['step']:.3g} long, and {model}")
         self._held.put(reply.client, reply.arrays)
         self._heads[reply.client] = replace(reply, arrays={})
-        for group, names in self._groups.items():
-            self._lengths[group][reply.client] = length(reply.arrays, self._sent, names)
+        for group, its in lengths.items():
+            self._lengths[group][reply.client] = its
 
     def _wrong_buffers(self) -> list[tuple[int, str]]:
         """Return whose buffers cannot be, beside those that were sent and those of the others, and why."""

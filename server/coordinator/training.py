@@ -16,15 +16,12 @@ from fedquit.server.judge import tensors_of
 from fedquit.server.ledger import ENDS, FORGOTTEN, UNDER_WAY, Contribution, Request, Step
 from fedquit.server.models import Arrays
 from fedquit.server.rounds import Ears, Order, Trained, train_round
-from fedquit.strategies.guard.reply_checks import BadReplyError
 from fedquit.strategies.rows import DIRECTIONS
 from fedquit.strategies.screen import Limits, usual_of
 from fedquit.strategies.train import Correct, Reply
 from fedquit.unlearning.arithmetic import difference, norm, update_of
 from fedquit.unlearning.seeds import derive_seed
 
-TIMES = 10.0
-"""A device's step may be so many times as long as the model: what goes further is no training, and would undo it."""
 REPLIES = "replies"
 """Folder of a round's replies while they come."""
 LISTED = 50
@@ -82,7 +79,7 @@ class Training:
             objective=place.objective,
             rule=rule,
             names=place.names,
-            correct=self._held(arrays, correct),
+            correct=correct,
             ears=ears,
             limits=self._limits(phase, number, arrays),
         )
@@ -158,19 +155,6 @@ class Training:
                 "reply-bounded", member=member, facts={"phase": phase, "step": number, **facts}
             ),
         )
-
-    def _held(self, arrays: Arrays, correct: Correct | None) -> Correct:
-        """Return what refuses a reply that is absurdly far from the model that was sent, and else corrects it."""
-        sent, names = tensors_of(arrays), self.place.names
-        length = norm({name: sent[name] for name in names})
-
-        def held(came: Arrays, given: Arrays) -> Arrays:
-            step = norm(difference(tensors_of(came), sent, names))
-            if step > TIMES * max(1.0, length):
-                raise BadReplyError(f"its step is {step:.3g} long, and the model {length:.3g}: at most {TIMES:g} times")
-            return correct(came, given) if correct else came
-
-        return held
 
     def _order(self, phase: str, number: int, nth: int, round_number: int, request: Request | None) -> Order:
         place = self.place

@@ -83,11 +83,18 @@ def test_with_no_lie_a_screened_round_is_the_plain_mean(carried_out: Round) -> N
     assert strategy.settled.measures == {"usual_step": 1.0}
 
 
-@pytest.mark.parametrize("length", [8.0, 1e6])
+@pytest.mark.parametrize("length", [2.0, 4.9])
 def test_one_reply_moves_the_mean_no_further_than_its_share_of_a_usual_step(carried_out: Round, length: float) -> None:
     _, new, _ = carried_out({LIAR: (-length * np.ones(4), 10)})
     _, honest, _ = carried_out(without=(LIAR,))
     assert np.linalg.norm(new["w"] - 0.75 * honest["w"]) <= 1.5 / 4 * 1.001
+
+
+def test_a_step_ten_times_as_long_as_the_model_is_refused_not_shortened(carried_out: Round) -> None:
+    _, new, told = carried_out({LIAR: (np.full(4, 1e6), 10)})
+    _, honest, _ = carried_out(without=(LIAR,))
+    assert new["w"].tobytes() == honest["w"].tobytes()
+    assert told[LIAR].startswith("its step is 2e+06 long, and the model 0: at most 10 times")
 
 
 def test_a_billion_samples_weigh_half_a_round_at_most_and_are_told_of(carried_out: Round) -> None:
@@ -174,7 +181,7 @@ def test_the_order_of_arrival_changes_nothing_in_a_screened_round(carried_out: R
 
 
 def test_what_was_usual_bounds_a_step_where_too_few_reply_to_tell(carried_out: Round) -> None:
-    _, new, _ = carried_out({LIAR: (np.array([0, 0, 0, 50]), 10)}, without=(0, 1, 2), usual={"step": [1.0, 2.0, 1.0]})
+    _, new, _ = carried_out({LIAR: (np.array([0, 0, 0, 9]), 10)}, without=(0, 1, 2), usual={"step": [1.0, 2.0, 1.0]})
     assert new["w"].tolist() == [0, 0, 0, 1.5]
 
 
