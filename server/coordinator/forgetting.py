@@ -45,7 +45,7 @@ class NothingToForgetError(FedquitError):
 
 
 class AwayError(NoAnswerError):
-    """Nobody who is connected holds any of it, and somebody who is not may."""
+    """Nobody who may take part holds any of it, and somebody who is not here may."""
 
 
 class Forgetting:
@@ -78,7 +78,7 @@ class Forgetting:
         place.reached("forgetting: replies")
         revoked = [member for member in sorted(session.answered) if place.ledger.member(member).status == "revoked"]
         if revoked:
-            raise NoAnswerError(f"the key of member {revoked[0]} was revoked while it forgot")
+            raise AwayError(f"the key of member {revoked[0]} was revoked while it forgot")
         new = self._past_guard(request, method, session, new, current)
         round_number = self._restarted(method, session) if method.traits.restarts else place.rounds_trained()
         place.grid.patience = place.federation.schedule.round_timeout

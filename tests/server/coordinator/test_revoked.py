@@ -122,9 +122,10 @@ def test_an_ask_of_a_revoked_key_is_not_taken_out_of_anybodys_reply(make: Make) 
 def test_what_a_revoked_device_gave_can_still_be_forgotten(make: Make) -> None:
     rehearsal = make(forgetting={"device-timeout": 1800, "fallback": ["negate"]})
     rehearsal.run(rehearsal.grid(), rounds=2)
-    request = rehearsal.ask(rehearsal.signed(1))
+    request, sent = rehearsal.ask(rehearsal.signed(1)), list[int]()
     revoke(rehearsal, 1)
-    rehearsal.run(rehearsal.grid(), rounds=3)
+    rehearsal.run(watched(rehearsal, lambda _kind, member: sent.append(member)), rounds=3)
+    assert 1 not in sent  # it is not asked to unlearn either: what it would hand back is nobody's word
     with rehearsal.ledger() as ledger:
         assert ledger.request(request.id).status not in ("asked", "forgetting", "recovering")
         assert (ledger.member(1).status, ledger.check_chain()) == ("revoked", [])
