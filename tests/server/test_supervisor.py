@@ -136,7 +136,12 @@ def test_parts_that_died_at_once_do_not_all_come_back_at_once(tmp_path: Path) ->
     told = list[Mapping[str, Any]]()
     supervisor = Supervisor([Part(f"b{number}", DIES) for number in range(4)], tmp_path, told.append)
     supervisor.start(5)
-    until(lambda: supervisor.tend() or sum(event["event"] == "died" for event in told) >= 4)
+
+    def all_died() -> bool:
+        supervisor.tend()
+        return sum(event["event"] == "died" for event in told) >= 4
+
+    until(all_died)
     supervisor.stop()
     assert len({event["again_in_seconds"] for event in told if event["event"] == "died"}) > 1
 

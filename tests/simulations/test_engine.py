@@ -169,7 +169,12 @@ def test_each_reply_names_the_message_it_answers(alone: InProcessGrid) -> None:
 def test_pushed_messages_can_be_pulled_once(pool: InProcessGrid) -> None:
     names = pool.push_messages(orders(pool))
     pulled: list[Message] = []
-    until(lambda: pulled.extend(pool.pull_messages(names)) or len(pulled) >= 3, "replies")
+
+    def all_came() -> bool:
+        pulled.extend(pool.pull_messages(names))
+        return len(pulled) >= 3
+
+    until(all_came, "replies")
     assert sorted(said(reply, "client") for reply in pulled) == [0, 1, 2]
     assert pool.pull_messages(names) == []
 
