@@ -24,7 +24,10 @@ Make = Callable[..., Rehearsal]
 
 
 class Grid(KitGrid):
-    """A grid on which `change` decides what becomes of each reply; it keeps (message type, member) of every message, and their limits."""
+    """A grid on which `change` decides what becomes of each reply.
+
+    It keeps (message type, member) of every message, and how long a reply is waited for.
+    """
 
     change: Change = staticmethod(lambda _message, reply: reply)
     sent: list[tuple[str, int]]
