@@ -233,9 +233,7 @@ class Answering:
             return Stopped(told, reached=False)
         lost = self._rounds_lost(request, forgot)
         stopped = self._rule(forgot, lost).stop([step.measures.get("accuracy", 0.0) for step in rounds], 0)
-        if (
-            stopped and lost and len(rounds) >= lost
-        ):  # a model that never met the data need not be as good as one that did
+        if stopped and lost and len(rounds) >= lost:  # without the data it need not be as good as with it
             return Stopped(f"{stopped.reason}; the model was trained again for as long as before", reached=True)
         return stopped
 
