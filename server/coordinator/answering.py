@@ -231,15 +231,22 @@ class Answering:
         if self.place.clock() - self._stuck.get(request.id, self.place.clock()) >= patience:
             told = f"no round of recovery could be carried out for {patience:.0f} s, after {len(rounds)} round(s)"
             return Stopped(told, reached=False)
-        return self._rule(request, forgot).stop([step.measures.get("accuracy", 0.0) for step in rounds], 0)
+        lost = self._rounds_lost(request, forgot)
+        stopped = self._rule(forgot, lost).stop([step.measures.get("accuracy", 0.0) for step in rounds], 0)
+        if stopped and lost and len(rounds) >= lost:  # without the data it need not be as good as with it
+            return Stopped(f"{stopped.reason}; the model was trained again for as long as before", reached=True)
+        return stopped
 
-    def _rule(self, request: Request, forgot: Step) -> StopRule:
+    def _rounds_lost(self, request: Request, forgot: Step) -> int:
+        """Return how many rounds the model had beyond the one that was gone back to; 0: none was."""
+        if not plan_of(self.place.federation, request)[1].traits.restarts:
+            return 0
+        [before, *_] = self.place.ledger.steps(after=forgot.number - 2)
+        return max(0, before.round - forgot.round)
+
+    def _rule(self, forgot: Step, lost: int) -> StopRule:
         told = self.place.federation.forgetting
-        method = plan_of(self.place.federation, request)[1]
-        most = told.recover_rounds
-        if method.traits.restarts:  # so many rounds as the model had beyond the one that was gone back to
-            before = self.place.ledger.steps(after=forgot.number - 2)[0]
-            most = max(most, before.round - forgot.round)
+        most = max(told.recover_rounds, lost)
         if "accuracy_before" not in forgot.measures:
             return Budget(rounds=most)
         return Utility(

@@ -153,9 +153,9 @@ class Forgetting:
             session = self._session(request, plan, method, presence, current, number)
             return session, served(method, session)
         except NoAnswerError as error:
-            reasons = session.reasons if session else []
-            if request.granularity == "sample" and any(NOTHING_TO_FORGET in reason for reason in reasons):
-                raise NothingToForgetError("; ".join(reasons)) from error
+            own = [why for why in session.reasons if why.startswith(f"client {request.subject}:")] if session else []
+            if request.granularity == "sample" and any(NOTHING_TO_FORGET in why for why in own):
+                raise NothingToForgetError(own[-1]) from error
             raise
         except (NothingToForgetError, UnreachableError):
             raise

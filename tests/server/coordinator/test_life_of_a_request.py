@@ -24,10 +24,14 @@ Make = Callable[..., Rehearsal]
 
 
 class Grid(KitGrid):
-    """A grid on which `change` decides what becomes of each reply; it keeps (message type, member) of every message."""
+    """A grid on which `change` decides what becomes of each reply.
+
+    It keeps (message type, member) of every message, and how long a reply is waited for.
+    """
 
     change: Change = staticmethod(lambda _message, reply: reply)
     sent: list[tuple[str, int]]
+    limits: list[float | None]
 
     def member(self, message: Message) -> int:
         return self._members[message.metadata.dst_node_id]
@@ -35,6 +39,7 @@ class Grid(KitGrid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         for message in list(messages):
             self.sent.append((message.metadata.message_type, self.member(message)))
+            self.limits.append(timeout)
             for reply in super().send_and_receive([message], timeout=timeout):
                 changed = self.change(message, reply)
                 if changed is not None:
@@ -64,7 +69,7 @@ def make(life: Path, tmp_path: Path) -> Make:
 
 def grid_of(rehearsal: Rehearsal) -> Grid:
     grid = Grid(rehearsal.kits(), rehearsal.federation.settings().run_config(), "fedquit.client.app:app")
-    grid.sent = []
+    grid.sent, grid.limits = [], []
     return grid
 
 
@@ -243,6 +248,31 @@ def test_what_is_retrained_never_descends_from_the_data(make: Make, way: str, wh
     contained = {each["model"] for each in receipt.predicate["descendants"]}
     assert contained >= {step.model_after for step in trained[2:]}
     assert not contained & set(receipt.predicate["models"].values()) - {told_of.model_before}
+
+
+def test_a_restart_from_a_model_that_met_the_data_is_not_adopted(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    rehearsal = make(forgetting={"fallback": ["retrain"]})
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=2)
+    before = steps(rehearsal)
+    request = rehearsal.ask(rehearsal.signed(1))
+    grid.away = {1}
+    monkeypatch.setattr("fedquit.unlearning.references.Retrain.serve", lambda _self, session: session.current)
+    rehearsal.run(grid, rounds=2)
+    told = request_of(rehearsal, request)
+    assert (told.status, steps(rehearsal)) == ("failed", before)
+    assert "descends from the data" in told.reason
+
+
+def test_no_exchange_is_without_a_limit_also_right_after_a_restart(make: Make) -> None:
+    rehearsal = make(schedule={"round-timeout": 600})
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=1)
+    rehearsal.ask(rehearsal.signed(1))
+    for _ in range(4):
+        with contextlib.suppress(TimeoutError):
+            rehearsal.run(grid, rounds=2, turns=1)  # each turn a coordinator of its own
+    assert None not in grid.limits
 
 
 def test_asking_for_samples_that_do_not_exist_changes_nothing(make: Make) -> None:
