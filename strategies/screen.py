@@ -159,9 +159,9 @@ class Screen:
                 self._take(reply)
             except BadReplyError as wrong:
                 on_reply(reply.client, str(wrong))
-        for client, wrong in self._wrong_buffers():
+        for client, reason in self._wrong_buffers():
             del self._heads[client]
-            on_reply(client, wrong)
+            on_reply(client, reason)
         self._believe()
         made, verdict = self._try(self._heads, make, on_reply)
         used = tuple(self._heads) if made is None else made.used
