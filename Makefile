@@ -53,36 +53,36 @@ types: $(VENV)/dev.stamp ## do the types fit, strictly?
 contract: $(VENV)/dev.stamp ## do dependencies point one way?
 	$(BIN)/lint-imports
 
-proto: $(VENV)/dev.stamp ## make the Python stubs of the forget service from client/asking/forget.proto
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. fedquit/client/asking/forget.proto
+proto: $(VENV)/dev.stamp ## make the Python stubs of the forget service from client/requests/proto/forget.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. fedquit/client/requests/proto/forget.proto
 
 e2e: $(VENV)/dev.stamp ## a real federation: server, four devices, requests, receipts; shows times and bytes
 	$(BIN)/python -m pytest -s tests/e2e/test_deployment.py
 
 fuzz: $(VENV)/dev.stamp ## give every reader of what strangers send bad bytes; SECONDS=60 for each; prints a table
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
-	$(BIN)/python -c "from fedquit.simulations.fuzz import main; main()" --seconds $(SECONDS)
+	$(BIN)/python -c "from tests.harness.fuzz import main; main()" --seconds $(SECONDS)
 
 pictures: $(VENV)/dev.stamp ## take the pictures of the operator's page in docs/page anew (needs chromium)
 	PICTURES=docs/page $(BIN)/python -m pytest tests/server/page/test_browser.py -k pictures
 
 codings: $(VENV)/run.stamp ## what each way of coding models saves and loses, on digits (some minutes)
-	$(BIN)/python -m fedquit.simulations.codings
+	$(BIN)/python -m tests.benchmarks.codecs
 
 bench: $(VENV)/dev.stamp ## time a round beside bare PyTorch and beside Flower's Ray engine
-	$(BIN)/python -m fedquit.simulations.engine.bench
+	$(BIN)/python -m tests.benchmarks.round
 
 kills: $(VENV)/dev.stamp ## kill a rehearsed deployment at every point of a request, and print the table
-	$(BIN)/python -c "from fedquit.simulations.kills import main; main()"
+	$(BIN)/python -c "from tests.harness.kills import main; main()"
 
 kills-deployed: $(VENV)/dev.stamp ## kill each process of a real deployment at each step of a request (an hour)
-	$(BIN)/python -m fedquit.simulations.kills_deployed
+	$(BIN)/python -m tests.harness.kills_deployed
 
 poison: $(VENV)/dev.stamp ## show what one lying device of four does to rounds of training
-	$(BIN)/python -m fedquit.simulations.poison
+	$(BIN)/python -m tests.harness.poison
 
 guard: $(VENV)/dev.stamp ## show what the guard of forgetting lets through, honest and sabotaged
-	$(BIN)/python -c "from fedquit.simulations.sabotage import main; main()"
+	$(BIN)/python -c "from tests.harness.sabotage import main; main()"
 
 clean: ## remove what the tools left (not runs/)
 	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -16,23 +16,23 @@ from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
 from torch import nn
 
-from fedquit.client.coding import code_model, memory_for, read_model
-from fedquit.client.compression import Compression, compression_of
-from fedquit.client.deployed import deployed_device, deployed_settings, memory_of
-from fedquit.client.device import NOTHING, Config, Device, SimulatedDevice, StateDict, simulated_device
+from fedquit.client.compression.build_compression import Compression, compression_of
+from fedquit.client.compression.device_side import code_model, memory_for, read_model
+from fedquit.client.data.build_data_and_model import empty_model
+from fedquit.client.device.deployed_device import deployed_device, deployed_settings, memory_of
+from fedquit.client.device.device import NOTHING, Config, Device, SimulatedDevice, StateDict, simulated_device
+from fedquit.client.device.memory import Memory
+from fedquit.client.device.record import Forgotten
 from fedquit.client.kit import Kit
-from fedquit.client.lean import spare_the_compiler
-from fedquit.client.memory import Memory
-from fedquit.client.method import method_of
-from fedquit.client.model_file import model_hash
-from fedquit.client.objective import NOT_DEPLOYED, objective_of
+from fedquit.client.models.model_file import model_hash
 from fedquit.client.objectives import LocalRound, Objective, make_objective, progress
-from fedquit.client.own_measures import round_measures, stage_measures
-from fedquit.client.record import Forgotten
-from fedquit.client.settings import Settings
-from fedquit.client.share import empty_model
-from fedquit.client.training import deterministic, evaluate
+from fedquit.client.personal.personal_evaluation import round_measures, stage_measures
+from fedquit.client.training.build_method import method_of
+from fedquit.client.training.build_objective import NOT_DEPLOYED, objective_of
+from fedquit.client.training.sgd import deterministic, evaluate
+from fedquit.client.training.without_compiler import spare_the_compiler
 from fedquit.errors import InputError
+from fedquit.settings import Settings
 from fedquit.unlearning.samples import Samples
 
 spare_the_compiler()

@@ -12,8 +12,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
 
-from fedquit.client.settings import load_settings_file
 from fedquit.errors import InputError, unknown
+from fedquit.settings import load_settings_file
 
 FILE = "device.toml"
 

@@ -17,58 +17,61 @@ from fedquit.errors import FedquitError
 # name -> (where the command is, one line of help)
 COMMANDS = {
     "simulate": (
-        "fedquit.simulations.commands:simulate",
+        "fedquit.simulations.simulate.command:simulate",
         "Train, forget, recover and compare with retraining, on this machine.",
     ),
-    "report": ("fedquit.simulations.commands:report", "Show the report of a finished run again."),
+    "report": ("fedquit.simulations.simulate.command:report", "Show the report of a finished run again."),
     "summary": (
-        "fedquit.simulations.commands:summary",
+        "fedquit.simulations.simulate.command:summary",
         "Show several finished runs in one table, with mean and spread.",
     ),
     "costs": (
-        "fedquit.simulations.costs_command:costs",
+        "fedquit.simulations.costs.command:costs",
         "Show what a run cost, beside retraining; export the rows of its account.",
     ),
     "plan": (
-        "fedquit.simulations.plan_command:plan",
+        "fedquit.simulations.costs.plan.command:plan",
         "Foretell what a request would cost by each method, beside retraining.",
     ),
     "compare": (
-        "fedquit.simulations.compare_command:compare",
+        "fedquit.simulations.compare.command:compare",
         "Compare methods over targets and seeds, at equal budgets.",
     ),
     "shadows": (
-        "fedquit.simulations.shadows_command:shadows",
+        "fedquit.simulations.audit.shadows_command:shadows",
         "Train the shadow models of a run, for attacks on single samples.",
     ),
-    "audit": ("fedquit.simulations.audit_command:audit", "Judge any model file against retrained ones."),
+    "audit": ("fedquit.simulations.audit.command:audit", "Judge any model file against retrained ones."),
     "provision": (
         "fedquit.server.provision.command:provision",
         "Make a federation ready: certificates, keys, a kit for each device.",
     ),
     "doctor": ("fedquit.server.provision.doctor_command:doctor", "Check a device or a server before it starts."),
-    "join": ("fedquit.client.local.command:join", "Run a device in its federation."),
+    "join": ("fedquit.client.device.command:join", "Run a device in its federation."),
     "leave": (
-        "fedquit.client.local.command:leave",
+        "fedquit.client.device.command:leave",
         "Ask, in a device's next reply, that it or some samples be forgotten.",
     ),
-    "record": ("fedquit.client.record.command:record", "Show what a device trained on, and what it retired."),
+    "record": ("fedquit.client.device.record.command:record", "Show what a device trained on, and what it retired."),
     "verify": ("fedquit.client.receipts.command:verify", "Check a receipt, offline."),
     "serve": ("fedquit.server.serve.command:serve", "Run a server that trains, forgets and recovers."),
-    "ledger": ("fedquit.server.ledger_command:ledger", "Check, read and export the ledger of a server."),
-    "member": ("fedquit.server.member_command:member", "List a federation's members, and revoke their keys."),
-    "forget": ("fedquit.client.asking.commands:forget", "Ask that a device's data, or some of it, be forgotten."),
-    "status": ("fedquit.client.asking.commands:status", "Show where a request is now."),
-    "watch": ("fedquit.client.asking.commands:watch", "Show each state of a request as it comes."),
-    "receipt": ("fedquit.client.asking.commands:receipt", "Fetch the signed receipt of a request that is done."),
+    "ledger": ("fedquit.server.ledger.command:ledger", "Check, read and export the ledger of a server."),
+    "member": ("fedquit.server.ledger.member_command:member", "List a federation's members, and revoke their keys."),
+    "forget": ("fedquit.client.requests.command:forget", "Ask that a device's data, or some of it, be forgotten."),
+    "status": ("fedquit.client.requests.command:status", "Show where a request is now."),
+    "watch": ("fedquit.client.requests.command:watch", "Show each state of a request as it comes."),
+    "receipt": ("fedquit.client.requests.command:receipt", "Fetch the signed receipt of a request that is done."),
     "requests": (
-        "fedquit.client.asking.commands:requests",
+        "fedquit.client.requests.command:requests",
         "List the requests of a device, or of all for an operator.",
     ),
-    "codecs": ("fedquit.simulations.commands:codecs", "List what models can be coded by on their way."),
-    "objectives": ("fedquit.simulations.commands:objectives", "List what devices can minimise when they train."),
-    "strategies": ("fedquit.simulations.commands:strategies", "List how the models of a round can become one."),
-    "methods": ("fedquit.simulations.commands:methods", "List the methods of forgetting and what each needs."),
+    "codecs": ("fedquit.simulations.simulate.command:codecs", "List what models can be coded by on their way."),
+    "objectives": (
+        "fedquit.simulations.simulate.command:objectives",
+        "List what devices can minimise when they train.",
+    ),
+    "strategies": ("fedquit.simulations.simulate.command:strategies", "List how the models of a round can become one."),
+    "methods": ("fedquit.simulations.simulate.command:methods", "List the methods of forgetting and what each needs."),
 }
 
 

@@ -8,14 +8,14 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedquit.client.partition_file import save_partition
-from fedquit.client.settings import Settings
-from fedquit.client.share import split
+from fedquit.client.data.build_data_and_model import split
+from fedquit.client.data.partition_file import save_partition
 from fedquit.errors import FedquitError, InputError
-from fedquit.server.folder import RunFolder
-from fedquit.server.history import Keep
-from fedquit.server.loop import Listener, Loop
-from fedquit.strategies.metered import MeteredGrid
+from fedquit.server.lifecycle.training_history import Keep
+from fedquit.server.run.loop import Listener, Loop
+from fedquit.server.run.run_folder import RunFolder
+from fedquit.settings import Settings
+from fedquit.strategies.grid.metered_grid import MeteredGrid
 
 
 def make_app(

@@ -15,10 +15,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError
 
-from fedquit.client.asking.ask import LONGEST_FRESH
-from fedquit.client.settings import Settings, load_settings_file
+from fedquit.client.requests.signed_request import LONGEST_FRESH
 from fedquit.errors import InputError
-from fedquit.settings import Group, Scope, keys_of
+from fedquit.settings import Group, Scope, Settings, keys_of, load_settings_file
 
 FILE = "server.toml"
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -204,8 +203,8 @@ class Federation(Table):
             wanted = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
             raise InputError(f"{path}: {key}: {wanted}, got {first['input']!r}") from None
         if check_method:
-            from fedquit.client.method import method_of
-            from fedquit.client.objective import NOT_DEPLOYED, objective_of
+            from fedquit.client.training.build_method import method_of
+            from fedquit.client.training.build_objective import NOT_DEPLOYED, objective_of
 
             settings = federation.settings()
             if objective_of(settings).needs().owns:

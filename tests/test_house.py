@@ -107,7 +107,7 @@ def test_the_readme_names_only_commands_and_targets_that_exist() -> None:
 def test_the_objective_in_the_documents_works() -> None:
     import torch
 
-    from fedquit.client.models import build_model
+    from fedquit.client.models.architectures import build_model
     from fedquit.client.objectives import LocalRound
     from fedquit.unlearning import Samples
 
@@ -152,7 +152,7 @@ def test_the_documents_name_every_strategy_and_its_settings() -> None:
 def test_the_method_in_the_documents_works() -> None:
     import torch
 
-    from fedquit.client.models import build_model
+    from fedquit.client.models.architectures import build_model
     from fedquit.unlearning import Samples
 
     text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")

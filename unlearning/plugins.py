@@ -7,7 +7,7 @@ import importlib.metadata
 from typing import Any, Generic, TypeVar, cast
 
 from fedquit.errors import FedquitError, InputError, unknown
-from fedquit.unlearning.checks import construct
+from fedquit.unlearning.setting_checks import construct
 
 P = TypeVar("P")
 

@@ -10,8 +10,8 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from fedquit.errors import FedquitError
-from fedquit.unlearning.arithmetic import StateDict, StateMean
 from fedquit.unlearning.samples import Samples
+from fedquit.unlearning.tensors.arithmetic import StateDict, StateMean
 
 
 class NoAnswerError(FedquitError):

@@ -12,12 +12,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fedquit.client.objectives.imitation import Asked, Imitating
-from fedquit.client.objectives.objective import Done, LocalRound, Traits, objective
-from fedquit.client.objectives.sharing import Answers, Form, StateDict, class_counts, class_means, mean_by_class
-from fedquit.client.objectives.teacher import said_of_all
-from fedquit.client.training import Batch
-from fedquit.unlearning.distances import kl_each
+from fedquit.client.objectives.base.frozen_teacher import said_of_all
+from fedquit.client.objectives.base.imitation import Asked, Imitating
+from fedquit.client.objectives.base.objective import Done, LocalRound, Traits, objective
+from fedquit.client.objectives.base.sharing import Answers, Form, StateDict, class_counts, class_means, mean_by_class
+from fedquit.client.training.sgd import Batch
+from fedquit.unlearning.distillation.distances import kl_each
 from fedquit.unlearning.samples import Samples
 
 

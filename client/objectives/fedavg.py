@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedquit.client.objectives.objective import Objective, Traits, objective
+from fedquit.client.objectives.base.objective import Objective, Traits, objective
 
 
 @objective

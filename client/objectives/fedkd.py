@@ -15,17 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedquit.client.objectives.factors import is_packed, packed, packed_forms, unpacked
-from fedquit.client.objectives.imitation import filled
-from fedquit.client.objectives.objective import Done, LocalRound, Objective, Traits, objective
-from fedquit.client.objectives.sharing import Form, Shape, Sharing, StateDict
-from fedquit.client.objectives.teacher import head_of, logits_and_features
-from fedquit.client.training import Batch, fit
+from fedquit.client.objectives.base.frozen_teacher import head_of, logits_and_features
+from fedquit.client.objectives.base.imitation import filled
+from fedquit.client.objectives.base.objective import Done, LocalRound, Objective, Traits, objective
+from fedquit.client.objectives.base.sharing import Form, Shape, Sharing, StateDict
+from fedquit.client.objectives.base.svd_update import is_packed, packed, packed_forms, unpacked
+from fedquit.client.training.sgd import Batch, fit
 from fedquit.errors import FedquitError, InputError
-from fedquit.unlearning.arithmetic import moved, update_of
-from fedquit.unlearning.checks import check_at_least_zero, check_positive, check_share
-from fedquit.unlearning.distances import kl_each
+from fedquit.unlearning.distillation.distances import kl_each
 from fedquit.unlearning.samples import Samples
+from fedquit.unlearning.setting_checks import check_at_least_zero, check_positive, check_share
+from fedquit.unlearning.tensors.arithmetic import moved, update_of
 
 
 class Said(NamedTuple):

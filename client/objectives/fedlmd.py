@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedquit.client.objectives.base.imitation import Imitating
+from fedquit.client.objectives.base.objective import Traits, objective
 from fedquit.client.objectives.fedntd import left_out_kl
-from fedquit.client.objectives.imitation import Imitating
-from fedquit.client.objectives.objective import Traits, objective
 from fedquit.unlearning.samples import Samples
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedquit.client.objectives.imitation import Imitating
-from fedquit.client.objectives.objective import Traits, objective
-from fedquit.unlearning.distances import kl_each
+from fedquit.client.objectives.base.imitation import Imitating
+from fedquit.client.objectives.base.objective import Traits, objective
+from fedquit.unlearning.distillation.distances import kl_each
 from fedquit.unlearning.samples import Samples
 
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedquit.client.objectives.objective import Done, LocalRound, Objective, Traits, objective
-from fedquit.client.objectives.sharing import (
+from fedquit.client.objectives.base.frozen_teacher import head_of, logits_and_features, said_of_all
+from fedquit.client.objectives.base.objective import Done, LocalRound, Objective, Traits, objective
+from fedquit.client.objectives.base.sharing import (
     Answers,
     Form,
     Shape,
@@ -23,11 +24,10 @@ from fedquit.client.objectives.sharing import (
     class_means,
     mean_by_class,
 )
-from fedquit.client.objectives.teacher import head_of, logits_and_features, said_of_all
-from fedquit.client.training import Batch, Loss, cross_entropy
+from fedquit.client.training.sgd import Batch, Loss, cross_entropy
 from fedquit.errors import InputError
-from fedquit.unlearning.checks import check_at_least_zero
 from fedquit.unlearning.samples import Samples
+from fedquit.unlearning.setting_checks import check_at_least_zero
 
 
 def distance_to_prototypes(features: Tensor, prototypes: Tensor, labels: Tensor) -> Tensor:

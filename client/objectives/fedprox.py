@@ -10,10 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fedquit.client.objectives.objective import LocalRound, Objective, Traits, objective
-from fedquit.client.training import Batch, Loss, cross_entropy
-from fedquit.unlearning.checks import check_at_least_zero
+from fedquit.client.objectives.base.objective import LocalRound, Objective, Traits, objective
+from fedquit.client.training.sgd import Batch, Loss, cross_entropy
 from fedquit.unlearning.samples import Samples
+from fedquit.unlearning.setting_checks import check_at_least_zero
 
 
 def proximal(parameters: Iterable[Tensor], anchors: Iterable[Tensor], mu: float) -> Tensor:

@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedquit.client.objectives.imitation import Imitating
-from fedquit.client.objectives.objective import Traits, objective
-from fedquit.unlearning.checks import check_share
-from fedquit.unlearning.distances import kl_each
+from fedquit.client.objectives.base.imitation import Imitating
+from fedquit.client.objectives.base.objective import Traits, objective
+from fedquit.unlearning.distillation.distances import kl_each
 from fedquit.unlearning.samples import Samples
+from fedquit.unlearning.setting_checks import check_share
 
 
 def soft_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:

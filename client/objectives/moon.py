@@ -10,12 +10,12 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedquit.client.objectives.imitation import Gated, filled, mean_over
-from fedquit.client.objectives.objective import LocalRound, Traits, objective
-from fedquit.client.objectives.teacher import Teacher, head_of, logits_and_features
-from fedquit.client.training import Batch, Loss
-from fedquit.unlearning.checks import check_at_least_zero, check_positive
+from fedquit.client.objectives.base.frozen_teacher import Teacher, head_of, logits_and_features
+from fedquit.client.objectives.base.imitation import Gated, filled, mean_over
+from fedquit.client.objectives.base.objective import LocalRound, Traits, objective
+from fedquit.client.training.sgd import Batch, Loss
 from fedquit.unlearning.samples import Samples
+from fedquit.unlearning.setting_checks import check_at_least_zero, check_positive
 
 
 def contrast(features: Tensor, near: Tensor, far: Tensor, temperature: float = 0.5) -> Tensor:

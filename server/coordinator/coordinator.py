@@ -7,13 +7,13 @@ names and who is connected; so a coordinator that was killed anywhere goes on wh
 """
 
 from fedquit.errors import FedquitError
-from fedquit.server.coordinator.answering import Answering
-from fedquit.server.coordinator.catching_up import CatchingUp
-from fedquit.server.coordinator.judge import Judge
-from fedquit.server.coordinator.past import Past
+from fedquit.server.coordinator.model_evaluation import Judge
+from fedquit.server.coordinator.participants.catching_up import CatchingUp
+from fedquit.server.coordinator.participants.presence import Presence, Watch
 from fedquit.server.coordinator.policy import is_near, methods, next_of
-from fedquit.server.coordinator.presence import Presence, Watch
-from fedquit.server.coordinator.training import Training
+from fedquit.server.coordinator.request_steps import Answering
+from fedquit.server.coordinator.retention import Past
+from fedquit.server.coordinator.training_rounds import Training
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.ledger import Request
 

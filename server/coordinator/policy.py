@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from fedquit.client.method import method_of
-from fedquit.client.settings import Settings
+from fedquit.client.training.build_method import method_of
 from fedquit.errors import InputError
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Event, Request
-from fedquit.unlearning.methods import Method
+from fedquit.settings import Settings
+from fedquit.unlearning.methods.base import Method
 
 NEAR = 0.1
 """Share of the time for a request that is left when its deadline is near."""

@@ -11,22 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from fedquit.client.compression import compression_of
-from fedquit.client.model_file import arrays_in
-from fedquit.client.objective import objective_of
-from fedquit.client.share import empty_model, initial_model
+from fedquit.client.compression.build_compression import compression_of
+from fedquit.client.data.build_data_and_model import empty_model, initial_model
+from fedquit.client.models.model_file import arrays_in
+from fedquit.client.training.build_objective import objective_of
 from fedquit.errors import FedquitError, InputError
 from fedquit.files import explained, write_whole
-from fedquit.server.coordinator.receipts import NoReceipts, Receipts
 from fedquit.server.federation import Federation
-from fedquit.server.judge import tensors_of
 from fedquit.server.ledger import Ledger, Step
-from fedquit.server.models import Arrays, Models
-from fedquit.server.rounds import Kept
-from fedquit.server.rules import named_rules
-from fedquit.strategies.costs import Costs
-from fedquit.strategies.metered import MeteredGrid
-from fedquit.unlearning.arithmetic import StateDict, parameter_names
+from fedquit.server.lifecycle.build_rules import named_rules
+from fedquit.server.lifecycle.model_store import Arrays, Models
+from fedquit.server.lifecycle.round_evaluation import tensors_of
+from fedquit.server.lifecycle.train_round import Kept
+from fedquit.server.receipts.receipt_maker import NoReceipts, Receipts
+from fedquit.strategies.cost_log.cost_log import Costs
+from fedquit.strategies.grid.metered_grid import MeteredGrid
+from fedquit.unlearning.tensors.arithmetic import StateDict, parameter_names
 
 Admit = Callable[[bytes, bytes], str]
 Reached = Callable[[str], None]

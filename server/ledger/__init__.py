@@ -1,10 +1,10 @@
 """The server's ledger: members, requests, steps and a hash-chained audit log, in SQLite or PostgreSQL."""
 
-from fedquit.server.ledger.database import UnreachableError
+from fedquit.server.ledger.audit_log.seal import Ed25519Seal, Seal
 from fedquit.server.ledger.ledger import Ledger
+from fedquit.server.ledger.request_states import ENDS, FORGOTTEN, STATES, UNDER_WAY, StateError
 from fedquit.server.ledger.rows import Contribution, Event, Member, NewRequest, Request, Step
-from fedquit.server.ledger.seal import Ed25519Seal, Seal
-from fedquit.server.ledger.states import ENDS, FORGOTTEN, STATES, UNDER_WAY, StateError
+from fedquit.server.ledger.storage.database import UnreachableError
 
 __all__ = [
     "ENDS",

@@ -13,16 +13,16 @@ from sqlalchemy import select
 
 from fedquit.errors import FedquitError
 from fedquit.server.ledger import members, requests, steps
-from fedquit.server.ledger.check import check
-from fedquit.server.ledger.content import export, read_facts
-from fedquit.server.ledger.database import Database
-from fedquit.server.ledger.migrate import check_revision, migrate
-from fedquit.server.ledger.refusals import Entry, Refusals
+from fedquit.server.ledger.audit_log.check import check
+from fedquit.server.ledger.audit_log.counted_refusals import Entry, Refusals
+from fedquit.server.ledger.audit_log.row_digests import export, read_facts
+from fedquit.server.ledger.audit_log.seal import Seal
+from fedquit.server.ledger.request_states import STATES, UNDER_WAY
 from fedquit.server.ledger.rows import Event, Member, NewRequest, Request, Step
-from fedquit.server.ledger.seal import Seal
-from fedquit.server.ledger.states import STATES, UNDER_WAY
-from fedquit.server.ledger.tables import events, head
-from fedquit.server.ledger.writing import Writing
+from fedquit.server.ledger.storage.database import Database
+from fedquit.server.ledger.storage.migrate import check_revision, migrate
+from fedquit.server.ledger.storage.tables import events, head
+from fedquit.server.ledger.storage.transaction import Writing
 
 
 class Ledger:

@@ -9,10 +9,10 @@ import hashlib
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from fedquit.errors import InputError, unknown
-from fedquit.server.ledger.content import read_facts
+from fedquit.server.ledger.audit_log.row_digests import read_facts
 from fedquit.server.ledger.rows import Member
-from fedquit.server.ledger.tables import events, members
-from fedquit.server.ledger.writing import Writing
+from fedquit.server.ledger.storage.tables import events, members
+from fedquit.server.ledger.storage.transaction import Writing
 
 ROLES = ("device", "operator")
 

@@ -10,10 +10,10 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 from fedquit.errors import InputError
 from fedquit.server.ledger import steps
 from fedquit.server.ledger.members import by_key, by_number
+from fedquit.server.ledger.request_states import UNDER_WAY, StateError, check_transition
 from fedquit.server.ledger.rows import NewRequest, Request, Step
-from fedquit.server.ledger.states import UNDER_WAY, StateError, check_transition
-from fedquit.server.ledger.tables import members, requests
-from fedquit.server.ledger.writing import Touched, Writing
+from fedquit.server.ledger.storage.tables import members, requests
+from fedquit.server.ledger.storage.transaction import Touched, Writing
 
 
 def take(writing: Writing, new: NewRequest) -> tuple[Request, bool]:

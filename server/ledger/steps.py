@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, func, insert, select
 
 from fedquit.errors import InputError, unknown
-from fedquit.server.ledger.chain import canonical
+from fedquit.server.ledger.audit_log.hash_chain import canonical
+from fedquit.server.ledger.request_states import StateError
 from fedquit.server.ledger.rows import Contribution, Step
-from fedquit.server.ledger.states import StateError
-from fedquit.server.ledger.tables import contributions, members, requests, steps
-from fedquit.server.ledger.writing import Writing
+from fedquit.server.ledger.storage.tables import contributions, members, requests, steps
+from fedquit.server.ledger.storage.transaction import Writing
 
 PHASES = ("train", "forget", "recover", "undo")
 

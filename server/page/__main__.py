@@ -13,7 +13,7 @@ import uvicorn
 from fedquit.errors import FedquitError
 from fedquit.server.federation import Federation
 from fedquit.server.page.access import Access
-from fedquit.server.page.app import make_page
+from fedquit.server.page.routes import make_page
 from fedquit.supervisor import reached_at
 
 PATIENCE = 10.0  # seconds

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from fedquit.client.asking.keys import check_private
+from fedquit.client.requests.keys import check_private
 from fedquit.errors import InputError
 from fedquit.server.federation import Federation
 from fedquit.server.provision.authority import PRIVATE, write

@@ -64,8 +64,8 @@ def provision(config: Path, out: Path | None, tar: bool, new_authority: bool, ex
             file.write(EXAMPLE)
         click.echo(f"wrote {config}; edit it, then: fedquit provision {config}", err=True)
         return
+    from fedquit.server.provision.federation_plan import read_plan
     from fedquit.server.provision.provision import provision as carry_out
-    from fedquit.server.provision.told import read_plan
 
     plan = read_plan(config)
     out = out or config.parent / plan.federation.name

@@ -9,14 +9,14 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from fedquit.client.asking.keys import is_usable
-from fedquit.client.local.checks import Finding
-from fedquit.client.share import empty_model
+from fedquit.client.data.build_data_and_model import empty_model
+from fedquit.client.device.device_checks import Finding
+from fedquit.client.requests.keys import is_usable
 from fedquit.errors import FedquitError, InputError
-from fedquit.server.coordinator.judge import trusted_samples
+from fedquit.server.coordinator.model_evaluation import trusted_samples
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
-from fedquit.server.ledger.seal import read_seal
+from fedquit.server.ledger.audit_log.seal import read_seal
 from fedquit.server.page.access import FILE as TOKEN
 from fedquit.server.provision.certificates import hosts_of
 from fedquit.supervisor import listens, reached_at

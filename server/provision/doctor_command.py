@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from fedquit.client.device.device_checks import device_checks
 from fedquit.client.kit import FILE as KIT_FILE
-from fedquit.client.local.checks import device_checks
 from fedquit.errors import InputError
 from fedquit.server.federation import FILE
 

@@ -19,17 +19,17 @@ import tomli_w
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from fedquit.client.asking.keys import KeyFileError, fingerprint, read_public
 from fedquit.client.kit import FILE as KIT_FILE
+from fedquit.client.requests.keys import KeyFileError, fingerprint, read_public
 from fedquit.errors import InputError
 from fedquit.files import explained, write_whole
 from fedquit.server.federation import FILE, Federation
 from fedquit.server.ledger import Ledger
-from fedquit.server.ledger.seal import read_seal
-from fedquit.server.provision import deployment
+from fedquit.server.ledger.audit_log.seal import read_seal
+from fedquit.server.provision import deployment_files
 from fedquit.server.provision.authority import OPEN, PRIVATE, renew, write
 from fedquit.server.provision.certificates import der_of, node_key_files, private_pem, public_pem
-from fedquit.server.provision.told import Plan, Told
+from fedquit.server.provision.federation_plan import Plan, Told
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +138,11 @@ def _server_files(server: Path, federation: Federation) -> None:
     write(server / "receipts.pub", public_pem(key.public_key()), OPEN)
     _write_told(server, federation)
     texts = {
-        "nginx.conf": deployment.nginx(federation, server.resolve()),
-        "Caddyfile": deployment.caddy(federation, server.resolve()),
-        f"fedquit-{federation.name}.service": deployment.systemd_unit(federation, server.resolve()),
-        "compose.yaml": deployment.compose(federation),
-        "Dockerfile": deployment.dockerfile(),
+        "nginx.conf": deployment_files.nginx(federation, server.resolve()),
+        "Caddyfile": deployment_files.caddy(federation, server.resolve()),
+        f"fedquit-{federation.name}.service": deployment_files.systemd_unit(federation, server.resolve()),
+        "compose.yaml": deployment_files.compose(federation),
+        "Dockerfile": deployment_files.dockerfile(),
     }
     for name, text in texts.items():
         write(server / "deploy" / name, text.encode(), OPEN)

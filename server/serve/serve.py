@@ -19,8 +19,8 @@ from fedquit.errors import FedquitError, InputError
 from fedquit.files import explained, write_whole
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
-from fedquit.server.provision.deployment import nginx
-from fedquit.server.serve.flower import Flower
+from fedquit.server.provision.deployment_files import nginx
+from fedquit.server.serve.superlink import Flower
 from fedquit.supervisor import Listener, Part, Supervisor, line_of_part, listens, pause, reached_at
 
 START_WITHIN = 180.0  # seconds for a part to be ready, on a small machine

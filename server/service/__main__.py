@@ -8,13 +8,13 @@ from pathlib import Path
 
 import click
 
-from fedquit.client.asking.keys import check_private
+from fedquit.client.requests.keys import check_private
 from fedquit.errors import FedquitError
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
-from fedquit.server.ledger.seal import read_seal
+from fedquit.server.ledger.audit_log.seal import read_seal
 from fedquit.server.service.admission import Rules
-from fedquit.server.service.server import ForgetServer
+from fedquit.server.service.grpc_server import ForgetServer
 from fedquit.server.service.servicer import LOG, Servicer
 
 

@@ -12,8 +12,8 @@ from functools import partial
 from threading import Lock
 from typing import Self
 
-from fedquit.client.asking.ask import LARGEST, MalformedError, Signed, is_from, read_ask
-from fedquit.client.asking.forget_pb2 import Ask
+from fedquit.client.requests.proto.forget_pb2 import Ask
+from fedquit.client.requests.signed_request import LARGEST, MalformedError, Signed, is_from, read_ask
 from fedquit.errors import InputError
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import UNDER_WAY, Ledger, Member, NewRequest, Request, StateError

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from functools import partial
 
-from fedquit.client.asking.ask import MalformedError
-from fedquit.client.asking.call import CALL, SIGNATURE, Proof, is_from, read_call
+from fedquit.client.requests.call_auth import CALL, SIGNATURE, Proof, is_from, read_call
+from fedquit.client.requests.signed_request import MalformedError
 from fedquit.server.ledger import Ledger, Member, Request
 from fedquit.server.service.admission import find
 from fedquit.server.service.limits import Once

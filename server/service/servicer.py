@@ -11,16 +11,16 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from fedquit.client.asking import ask
-from fedquit.client.asking.forget_pb2 import Change, Page, RequestId, Requests, SignedReceipt, Submitted
-from fedquit.client.asking.forget_pb2 import Request as RequestMessage
-from fedquit.client.asking.refusals import CODE
+from fedquit.client.requests import signed_request
+from fedquit.client.requests.proto.forget_pb2 import Change, Page, RequestId, Requests, SignedReceipt, Submitted
+from fedquit.client.requests.proto.forget_pb2 import Request as RequestMessage
+from fedquit.client.requests.service_errors import CODE
 from fedquit.errors import FedquitError
 from fedquit.server.ledger import ENDS, Ledger, Member, Request
 from fedquit.server.service.admission import Rules, admit
-from fedquit.server.service.answers import as_message, changes, page_of
 from fedquit.server.service.callers import FRESH, caller, visible
 from fedquit.server.service.limits import Once, Rate, Seats
+from fedquit.server.service.messages import as_message, changes, page_of
 from fedquit.server.service.refusal import RefusalError, audit, revoked, slow_down
 
 LOG = logging.getLogger("fedquit.forget-service")
@@ -211,13 +211,13 @@ def _end(context: grpc.ServicerContext, status: grpc.StatusCode, text: str, code
     raise AssertionError("gRPC's abort returned")
 
 
-def _read_signed(content: bytes) -> ask.Signed:
+def _read_signed(content: bytes) -> signed_request.Signed:
     """Read what was submitted; what is too large is not looked into."""
-    if len(content) > ask.LARGEST:
-        raise RefusalError("too-large", f"the ask has {len(content)} bytes; at most {ask.LARGEST} are read")
+    if len(content) > signed_request.LARGEST:
+        raise RefusalError("too-large", f"the ask has {len(content)} bytes; at most {signed_request.LARGEST} are read")
     try:
-        return ask.read_signed(content)
-    except ask.MalformedError as error:
+        return signed_request.read_signed(content)
+    except signed_request.MalformedError as error:
         raise RefusalError("malformed", str(error)) from error
 
 
@@ -225,7 +225,7 @@ def _read(kind: type[Read], content: bytes) -> Read:
     """Read the message of a call that reads."""
     message = kind()
     try:
-        if len(content) > ask.LARGEST:
+        if len(content) > signed_request.LARGEST:
             raise DecodeError
         message.ParseFromString(content)
     except DecodeError as error:

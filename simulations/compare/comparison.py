@@ -11,13 +11,13 @@ from typing import Any
 
 from fedquit.errors import InputError
 from fedquit.files import explained, write_json, write_whole
-from fedquit.simulations.compare.checks import check_rows, checked_targets
-from fedquit.simulations.compare.folder import check_folder, comparison_folder
-from fedquit.simulations.compare.plan import Cell, plan, replaying_rows
-from fedquit.simulations.compare.reading import read_comparison
-from fedquit.simulations.compare.report import make_report
-from fedquit.simulations.compare.results import make_results
-from fedquit.simulations.compare.run import Listener, run_cells
+from fedquit.simulations.compare.cells.comparison_folder import check_folder, comparison_folder
+from fedquit.simulations.compare.cells.plan_cells import Cell, plan, replaying_rows
+from fedquit.simulations.compare.cells.run_cells import Listener, run_cells
+from fedquit.simulations.compare.config.comparison_checks import check_rows, checked_targets
+from fedquit.simulations.compare.config.read_config import read_comparison
+from fedquit.simulations.compare.report.comparison_report import make_report
+from fedquit.simulations.compare.results.results_document import make_results
 
 Document = dict[str, Any]
 Shown = Callable[[Sequence[Cell], Path], AbstractContextManager[Listener]]
@@ -77,7 +77,7 @@ def run_comparison(
 
 
 def _write(path: Path, document: Document, report: Callable[[dict[str, str]], str]) -> None:
-    from fedquit.simulations.compare.figures import draw_all
+    from fedquit.simulations.compare.report.comparison_figures import draw_all
 
     figures = draw_all(path, document)
     write_json(path / "compare.json", document)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fedquit.files import explained
-from fedquit.strategies.rows import Row
+from fedquit.strategies.cost_log.cost_rows import Row
 
 COLUMNS = ("run", *Row._fields)
 BATCH = 20_000

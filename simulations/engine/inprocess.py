@@ -22,8 +22,8 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from fedquit.client.settings import Scalar
 from fedquit.errors import FedquitError
+from fedquit.settings import Scalar
 from fedquit.strategies.flower_internals import Run, become_server_task
 
 SERVER_NODE_ID = 1

@@ -18,7 +18,7 @@ from fedquit.strategies.guard.buffers import check_buffers
 from fedquit.strategies.guard.finding import Finding, broken
 from fedquit.strategies.guard.reply_checks import BadReplyError
 from fedquit.strategies.guard.step_checks import Accuracy, Bounds, Recent, accuracy_findings, step_findings
-from fedquit.unlearning.arithmetic import StateDict, check_usable, difference, moved
+from fedquit.unlearning.tensors.arithmetic import StateDict, check_usable, difference, moved
 
 Evaluate = Callable[[StateDict], Accuracy | None]
 

@@ -13,7 +13,7 @@ import numpy as np
 from flwr.app import Array, Message
 from numpy.typing import NDArray
 
-from fedquit.client.codecs import Slot, read_npy
+from fedquit.client.compression.codecs import Slot, read_npy
 from fedquit.errors import InputError
 
 SHA256 = re.compile("[0-9a-f]{64}")

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from fedquit.strategies.guard.finding import Finding
-from fedquit.unlearning.arithmetic import StateDict, difference, norm
-from fedquit.unlearning.methods import Method
+from fedquit.unlearning.methods.base import Method
+from fedquit.unlearning.tensors.arithmetic import StateDict, difference, norm
 
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
 SMALL = 0.01  # a layer that recent rounds hardly moved may move by this share of its own length
@@ -73,7 +73,7 @@ def bounds_of(
         sizes: samples to forget of each device that forgets, as the server knows them; none: no device does.
         asked: classes that are to be forgotten.
 
-    >>> from fedquit.unlearning.methods import make_method
+    >>> from fedquit.unlearning.methods.base import make_method
     >>> bounds_of(make_method("retrain"), (), ()).step, bounds_of(make_method("fedquit", lr=0.001), (), [64]).reach
     ('nothing', 0.002...)
     """

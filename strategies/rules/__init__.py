@@ -11,7 +11,7 @@ from fedquit.strategies.rules.optimisers import FedAdagrad, FedAdam, FedAvgM, Fe
 from fedquit.strategies.rules.privacy import ClientAdaptive, ClientFixed, Private, ServerAdaptive, ServerFixed
 from fedquit.strategies.rules.robust import Bulyan, FedMedian, FedTrimmedAvg, Krum, MultiKrum
 from fedquit.strategies.rules.rule import Opening, Rule, Traits
-from fedquit.unlearning.checks import construct
+from fedquit.unlearning.setting_checks import construct
 
 __all__ = [
     "PRIVACY",

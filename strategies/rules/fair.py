@@ -7,8 +7,8 @@ from typing import ClassVar
 import numpy as np
 from flwr.serverapp import strategy as flower
 
-from fedquit.strategies.aggregate import Arrays
 from fedquit.strategies.guard.reply_checks import BadReplyError
+from fedquit.strategies.rounds.aggregate import Arrays
 from fedquit.strategies.rules.flower import (
     FLOWER_SHOWN_ONE_NODE,
     LARGEST_NORM,
@@ -18,7 +18,7 @@ from fedquit.strategies.rules.flower import (
     weighted_mean,
 )
 from fedquit.strategies.rules.rule import Opening, Traits
-from fedquit.unlearning.checks import check_at_least_zero
+from fedquit.unlearning.setting_checks import check_at_least_zero
 
 
 @dataclass(frozen=True, slots=True)

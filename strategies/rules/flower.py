@@ -21,10 +21,10 @@ from flwr.serverapp.exception import AggregationError, InconsistentMessageReplie
 from flwr.serverapp.strategy import Strategy
 
 from fedquit.errors import FedquitError
-from fedquit.strategies.aggregate import Aggregate, Arrays, Config
 from fedquit.strategies.guard.reply_checks import BadReplyError
+from fedquit.strategies.rounds.aggregate import Aggregate, Arrays, Config
 from fedquit.strategies.rules.rule import Opening, Rule
-from fedquit.unlearning.average import ExactMean
+from fedquit.unlearning.tensors.exact_mean import ExactMean
 
 FLOWER_SHOWN_ONE_NODE = {"fraction_train": 1.0, "min_train_nodes": 1, "min_available_nodes": 1}
 LARGEST_NORM = 2.0**48

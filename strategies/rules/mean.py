@@ -5,10 +5,10 @@ from typing import Any, ClassVar
 
 from flwr.serverapp import strategy as flower
 
-from fedquit.strategies.aggregate import Aggregate, Mean
+from fedquit.strategies.rounds.aggregate import Aggregate, Mean
 from fedquit.strategies.rules.flower import FlowerRule
 from fedquit.strategies.rules.rule import Opening, Rule, Traits
-from fedquit.unlearning.checks import check_at_least_zero
+from fedquit.unlearning.setting_checks import check_at_least_zero
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 from flwr.serverapp import strategy as flower
 
-from fedquit.strategies.aggregate import Aggregate, Arrays
+from fedquit.strategies.rounds.aggregate import Aggregate, Arrays
 from fedquit.strategies.rules.flower import FlowerRule, Stepped
 from fedquit.strategies.rules.rule import Opening, Traits
-from fedquit.unlearning.checks import check_fraction, check_positive
+from fedquit.unlearning.setting_checks import check_fraction, check_positive
 
 
 class ServerOptimiser(FlowerRule):

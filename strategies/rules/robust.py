@@ -13,7 +13,7 @@ from flwr.serverapp import strategy as flower
 from fedquit.errors import InputError
 from fedquit.strategies.rules.flower import SingleReplies
 from fedquit.strategies.rules.rule import Traits
-from fedquit.unlearning.checks import check_count, check_number_of, is_number
+from fedquit.unlearning.setting_checks import check_count, check_number_of, is_number
 
 
 @dataclass(frozen=True, slots=True)

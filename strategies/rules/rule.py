@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedquit.strategies.aggregate import Aggregate, Arrays
+from fedquit.strategies.rounds.aggregate import Aggregate, Arrays
 
 
 @dataclass(frozen=True, slots=True)

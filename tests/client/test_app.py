@@ -8,12 +8,12 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from fedquit.client.app import app
-from fedquit.client.device import simulated_device
-from fedquit.client.settings import Settings
-from fedquit.client.share import initial_model
-from fedquit.client.training import deterministic, evaluate, fit
+from fedquit.client.data.build_data_and_model import initial_model
+from fedquit.client.device.device import simulated_device
+from fedquit.client.training.sgd import deterministic, evaluate, fit
+from fedquit.settings import Settings
 from fedquit.strategies.flower_internals import become_server_task
-from fedquit.unlearning.methods import make_method
+from fedquit.unlearning.methods.base import make_method
 
 SETTINGS = Settings(clients=3, model="mlp", samples=120, batch_size=16, lr=0.05, momentum=0.5, local_epochs=2)
 START = initial_model(SETTINGS, 0).state_dict()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.waiting import MOST, until
+from tests.harness.waiting import MOST, until
 
 pytestmark = pytest.mark.timeout(MOST)
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 import tomli_w
 
+from fedquit.client.data.build_data_and_model import dataset_of
+from fedquit.client.device.join import free_port
+from fedquit.client.device.local_data.sample_names import digests_of
+from fedquit.client.device.record import opened
 from fedquit.client.kit import Kit
-from fedquit.client.local.join import free_port
-from fedquit.client.local.names import digests_of
-from fedquit.client.record import opened
-from fedquit.client.settings import Settings
-from fedquit.client.share import dataset_of
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
-from fedquit.server.serve.flower import Flower
 from fedquit.server.serve.serve import START_WITHIN
+from fedquit.server.serve.superlink import Flower
+from fedquit.settings import Settings
 from fedquit.supervisor import Part, Supervisor
-from tests.waiting import MOST, STILL, files, until
+from tests.harness.waiting import MOST, STILL, files, until
 
 pytestmark = pytest.mark.timeout(MOST)
 
@@ -36,8 +36,8 @@ from pathlib import Path
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import ServerApp
 from fedquit.client.app import app as client_app
-from fedquit.client.settings import Settings
-from fedquit.client.share import initial_model
+from fedquit.settings import Settings
+from fedquit.client.data.build_data_and_model import initial_model
 
 __all__ = ["client_app", "server_app"]
 server_app = ServerApp()

@@ -18,10 +18,10 @@ from typing import BinaryIO
 
 import pytest
 
-from fedquit.client.local.join import free_port
+from fedquit.client.device.join import free_port
 from fedquit.supervisor import listens
 from tests.e2e.test_flower import BIN, ROOT, own_flower
-from tests.waiting import MOST, until
+from tests.harness.waiting import MOST, until
 
 CLIENTS = 2
 CONFIG = {

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedquit.client.local.join import free_port
-from fedquit.client.settings import Settings
-from fedquit.client.share import dataset_of
+from fedquit.client.data.build_data_and_model import dataset_of
+from fedquit.client.device.join import free_port
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
+from fedquit.server.provision.federation_plan import read_plan
 from fedquit.server.provision.provision import provision
-from fedquit.server.provision.told import read_plan
-from fedquit.server.serve.flower import Flower
 from fedquit.server.serve.serve import START_WITHIN
+from fedquit.server.serve.superlink import Flower
+from fedquit.settings import Settings
 from fedquit.supervisor import Part, Supervisor
 from tests.e2e.test_join import joined
-from tests.waiting import MOST, until
+from tests.harness.waiting import MOST, until
 
 pytestmark = pytest.mark.timeout(MOST)
 CUTS = 3

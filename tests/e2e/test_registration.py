@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fedquit.client.local.join import free_port
+from fedquit.client.device.join import free_port
 from fedquit.errors import FedquitError
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger, Member
 from fedquit.server.provision.certificates import der_of
+from fedquit.server.provision.federation_plan import read_plan
 from fedquit.server.provision.provision import provision
-from fedquit.server.provision.told import read_plan
-from fedquit.server.serve.flower import Flower
 from fedquit.server.serve.serve import START_WITHIN
+from fedquit.server.serve.superlink import Flower
 from fedquit.strategies.flower_internals import RefusedError
 from fedquit.supervisor import Part, Supervisor
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.waiting import until
+from tests.harness.waiting import until
 
 PASSWORD = "only-for-tests"
 SETTINGS = {

@@ -20,8 +20,8 @@ from flwr.superlink.federation import NoOpFederationManager
 from fedquit.client.receipts import read_receipt
 from fedquit.client.receipts.command import lines
 from fedquit.server.message_store import DATABASE, Remains, erase_messages
-from fedquit.simulations.rehearsal import rehearse
 from fedquit.strategies.flower_internals import become_server_task
+from tests.harness.rehearsal import rehearse
 
 PIECE = 64
 """Bytes of a model that are looked for in one piece."""

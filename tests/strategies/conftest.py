@@ -9,7 +9,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from fedquit.simulations.engine.inprocess import InProcessGrid
-from fedquit.strategies.metered import MeteredGrid
+from fedquit.strategies.grid.metered_grid import MeteredGrid
 
 Answer = Callable[[int, Message], RecordDict]
 

@@ -15,13 +15,13 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from flwr.app import Array, ArrayRecord, Error, Message
 
+from fedquit.client.device.record import Record
 from fedquit.client.receipts import read_receipt
-from fedquit.client.record import Record
 from fedquit.errors import FedquitError
 from fedquit.server.coordinator import Coordinator
 from fedquit.server.ledger import FORGOTTEN, Ledger, NewRequest, Step
 from fedquit.server.service.admission import Rules, decide
-from fedquit.simulations.rehearsal import KitGrid, Rehearsal, rehearse
+from tests.harness.rehearsal import KitGrid, Rehearsal, rehearse
 
 Make = Callable[..., Rehearsal]
 Change = Callable[[Message, Message], Message | None]
@@ -395,7 +395,7 @@ def test_a_bug_in_a_method_does_not_keep_a_request_for_ever(make: Make, monkeypa
     def broken(*_args: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("fedquit.unlearning.fedquit.FedQUIT.serve", broken)
+    monkeypatch.setattr("fedquit.unlearning.methods.fedquit.FedQUIT.serve", broken)
     rehearsal.run(grid_of(rehearsal), rounds=1)
     with read(rehearsal) as ledger:
         assert ledger.request(request.id).status in FORGOTTEN

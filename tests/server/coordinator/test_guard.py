@@ -10,11 +10,11 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, Message, MetricRecord
 
-from fedquit.client.device import model_with
-from fedquit.client.training import evaluate
+from fedquit.client.device.device import model_with
+from fedquit.client.training.sgd import evaluate
 from fedquit.server.ledger import Event, Request
-from fedquit.simulations.rehearsal import KitGrid, Rehearsal, rehearse
 from fedquit.unlearning.samples import Samples
+from tests.harness.rehearsal import KitGrid, Rehearsal, rehearse
 
 Make = Callable[..., Rehearsal]
 ASKER = 1

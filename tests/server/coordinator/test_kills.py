@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedquit.simulations.kills import Outcome, killed_at, points_of, prepare
+from tests.harness.kills import Outcome, killed_at, points_of, prepare
 
 POINTS = (
     "forgetting: committed",

@@ -14,8 +14,8 @@ from flwr.app import Array, ArrayRecord, Message
 from fedquit.client.receipts import Receipt, read_receipt
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Event, Request, Step
-from fedquit.server.page import facts
-from fedquit.simulations.rehearsal import KitGrid, Rehearsal, rehearse
+from fedquit.server.page import ledger_view
+from tests.harness.rehearsal import KitGrid, Rehearsal, rehearse
 
 HOUR, DAY = 3600.0, 86_400.0
 CLASS = 3
@@ -206,8 +206,8 @@ def test_a_request_that_does_not_get_back_to_its_goal_says_so(make: Make, why: s
     assert receipt.predicate["verdict"]["recovered"] is False
     with rehearsal.ledger() as ledger:
         assert ledger.member(1).status == "withdrawn"
-        assert 'status="unrecovered"} 1' in facts.metrics(ledger, rehearsal.federation, rehearsal.clock())
-        assert facts.overview(ledger, rehearsal.federation, rehearsal.clock())["requests"]["unrecovered"] == 1
+        assert 'status="unrecovered"} 1' in ledger_view.metrics(ledger, rehearsal.federation, rehearsal.clock())
+        assert ledger_view.overview(ledger, rehearsal.federation, rehearsal.clock())["requests"]["unrecovered"] == 1
 
 
 def test_samples_of_a_request_that_did_not_recover_never_train_again(make: Make) -> None:
@@ -257,7 +257,7 @@ def test_a_restart_from_a_model_that_met_the_data_is_not_adopted(make: Make, mon
     before = steps(rehearsal)
     request = rehearsal.ask(rehearsal.signed(1))
     grid.away = {1}
-    monkeypatch.setattr("fedquit.unlearning.references.Retrain.serve", lambda _self, session: session.current)
+    monkeypatch.setattr("fedquit.unlearning.methods.references.Retrain.serve", lambda _self, session: session.current)
     rehearsal.run(grid, rounds=2)
     told = request_of(rehearsal, request)
     assert (told.status, steps(rehearsal)) == ("failed", before)

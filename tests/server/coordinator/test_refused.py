@@ -16,7 +16,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from numpy.typing import NDArray
 
 from fedquit.server.ledger import Event, Step
-from fedquit.simulations.rehearsal import KitGrid, Rehearsal, rehearse
+from tests.harness.rehearsal import KitGrid, Rehearsal, rehearse
 
 Spoil = Callable[[Message], Message | Error]
 LIAR = 3

@@ -10,7 +10,7 @@ from flwr.app import Message
 
 from fedquit.server.coordinator import Coordinator
 from fedquit.server.ledger import Step
-from fedquit.simulations.rehearsal import KitGrid, Rehearsal, rehearse
+from tests.harness.rehearsal import KitGrid, Rehearsal, rehearse
 
 Make = Callable[..., Rehearsal]
 

@@ -10,8 +10,8 @@ import pytest
 from flwr.app import Message, MetricRecord
 
 from fedquit.server.ledger import Event, Step
-from fedquit.simulations.poison import ATTACKS, LIAR, Lie, LyingGrid, Model, World, prepare, row_of, table_of
-from fedquit.simulations.rehearsal import Rehearsal
+from tests.harness.poison import ATTACKS, LIAR, Lie, LyingGrid, Model, World, prepare, row_of, table_of
+from tests.harness.rehearsal import Rehearsal
 
 Copy = Callable[..., World]
 NO_LIMITS = {"weight-cap": 0.0, "clip-steps": 0.0}
@@ -29,7 +29,7 @@ def copy(prepared: Path, tmp_path: Path) -> Copy:
 
     def copied(*, trusted: bool = True, **tables: dict[str, Any]) -> World:
         world = World(Rehearsal(shutil.copytree(prepared, tmp_path / f"copy-{len(list(tmp_path.iterdir()))}")))
-        training = {"model": "fedquit.simulations.poison:normalised", "lr": 0.05, **tables.pop("training", {})}
+        training = {"model": "tests.harness.poison:normalised", "lr": 0.05, **tables.pop("training", {})}
         told = {"trusted": {"data": "trusted.npz"}} if trusted else {}
         world.rehearsal.tell({**told, "training": training, **tables})
         return world

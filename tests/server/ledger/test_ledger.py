@@ -9,7 +9,7 @@ import pytest
 
 from fedquit.errors import FedquitError, InputError
 from fedquit.server.ledger import ENDS, STATES, UNDER_WAY, Contribution, Ledger, NewRequest, StateError, Step
-from fedquit.server.ledger.states import FOLLOWING
+from fedquit.server.ledger.request_states import FOLLOWING
 
 Open = Callable[..., Ledger]
 Ask = Callable[..., NewRequest]

@@ -18,7 +18,7 @@ from alembic.runtime.migration import MigrationContext
 import fedquit
 from fedquit.errors import FedquitError
 from fedquit.server.ledger import Ledger, NewRequest, StateError
-from fedquit.server.ledger.tables import metadata
+from fedquit.server.ledger.storage.tables import metadata
 
 WRITES = 25
 

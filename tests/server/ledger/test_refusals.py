@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedquit.server.ledger import Event, Ledger
-from fedquit.server.ledger.refusals import KINDS, MOST, WINDOW, Refusals
+from fedquit.server.ledger.audit_log.counted_refusals import KINDS, MOST, WINDOW, Refusals
 
 
 def counted(events: list[Event]) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message
 
-from fedquit.simulations.rehearsal import KitGrid, Rehearsal, rehearse
+from tests.harness.rehearsal import KitGrid, Rehearsal, rehearse
 
 DAY = 86_400.0
 

@@ -8,8 +8,8 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 
 from fedquit.server.federation import Federation
-from fedquit.server.page.app import make_page
-from fedquit.simulations.rehearsal import Rehearsal
+from fedquit.server.page.routes import make_page
+from tests.harness.rehearsal import Rehearsal
 
 ENDPOINTS = (
     "/api/overview",

@@ -24,9 +24,9 @@ from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 from fedquit.client.receipts import read_receipt
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
-from fedquit.server.page.app import make_page
-from fedquit.simulations.rehearsal import Rehearsal
-from tests.waiting import STILL
+from fedquit.server.page.routes import make_page
+from tests.harness.rehearsal import Rehearsal
+from tests.harness.waiting import STILL
 
 DESK, PHONE = ViewportSize(width=1280, height=900), ViewportSize(width=375, height=800)
 VIEWS = [(DESK, "light"), (PHONE, "dark"), (PHONE, "light"), (DESK, "dark")]

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Contribution, Ledger, NewRequest, Step
-from fedquit.server.page.app import make_page
+from fedquit.server.page.routes import make_page
 
 NOW = 1_700_000_000.0
 HERE = "http://localhost:9080"

@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedquit.errors import InputError
 from fedquit.server.ledger import Ledger
-from fedquit.server.ledger.seal import read_seal
+from fedquit.server.ledger.audit_log.seal import read_seal
 from fedquit.server.provision.doctor_command import doctor
+from fedquit.server.provision.federation_plan import read_plan
 from fedquit.server.provision.provision import provision
-from fedquit.server.provision.told import read_plan
 from tests.e2e.test_flower import free_port
 
 TOLD = """

@@ -21,12 +21,12 @@ from fedquit.client.kit import Kit
 from fedquit.errors import InputError
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
-from fedquit.server.ledger.seal import read_seal
+from fedquit.server.ledger.audit_log.seal import read_seal
 from fedquit.server.provision.authority import write
 from fedquit.server.provision.certificates import der_of, make_authority
 from fedquit.server.provision.command import EXAMPLE, provision
+from fedquit.server.provision.federation_plan import read_plan
 from fedquit.server.provision.provision import provision as carry_out
-from fedquit.server.provision.told import read_plan
 
 TOLD = """
 name = "clinics"

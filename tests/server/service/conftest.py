@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from fedquit.client.asking.channel import ForgetService
-from fedquit.client.asking.keys import PrivateKey, read_private
 from fedquit.client.kit import Kit
+from fedquit.client.requests.channel import ForgetService
+from fedquit.client.requests.keys import PrivateKey, read_private
 from fedquit.server.ledger import FORGOTTEN, Contribution, Ledger, Step
-from fedquit.server.ledger.seal import read_seal
+from fedquit.server.ledger.audit_log.seal import read_seal
+from fedquit.server.provision.federation_plan import read_plan
 from fedquit.server.provision.provision import provision
-from fedquit.server.provision.told import read_plan
 from fedquit.server.service.admission import Rules
+from fedquit.server.service.grpc_server import ForgetServer
 from fedquit.server.service.limits import Rate
-from fedquit.server.service.server import ForgetServer
 from fedquit.server.service.servicer import Servicer
-from tests.waiting import STILL
+from tests.harness.waiting import STILL
 
 TOLD = 'name = "clinics"\n[[device]]\nname = "north"\n[[device]]\nname = "south"\n[[operator]]\nname = "operator"\n'
 EXAMPLES = {0: 100, 1: 50}

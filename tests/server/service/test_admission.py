@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedquit.client.asking.ask import PREFIX, Signed, make_ask
-from fedquit.client.asking.forget_pb2 import Ask
-from fedquit.client.asking.keys import PrivateKey, fingerprint, new_key, public_der, sign
+from fedquit.client.requests.keys import PrivateKey, fingerprint, new_key, public_der, sign
+from fedquit.client.requests.proto.forget_pb2 import Ask
+from fedquit.client.requests.signed_request import PREFIX, Signed, make_ask
 from fedquit.server.ledger import Request
 from fedquit.server.service.admission import Rules, admit, decide
 from fedquit.server.service.refusal import RefusalError

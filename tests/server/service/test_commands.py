@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from fedquit.client.asking import kept
-from fedquit.client.asking.ask import make_ask, read_ask, read_signed
-from fedquit.client.asking.channel import ForgetService
-from fedquit.client.asking.refusals import UnreachableError
 from fedquit.client.kit import Kit
+from fedquit.client.requests import outbox
+from fedquit.client.requests.channel import ForgetService
+from fedquit.client.requests.service_errors import UnreachableError
+from fedquit.client.requests.signed_request import make_ask, read_ask, read_signed
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -78,7 +78,7 @@ def test_an_old_ask_that_never_arrived_is_made_anew(world: Any, run: Run) -> Non
     world.start()
     folder = world.kit_folder("north")
     old = make_ask(world.keys["north"], "clinics", now=1e9)
-    kept.keep(Kit.read(folder), old)
+    outbox.keep(Kit.read(folder), old)
     document = json.loads(run("forget", folder, "--json")[1])
     assert document["id"] != old.id
     assert (asks(folder, "ask"), asks(folder, "waiting")) == ([document["id"]], [])
@@ -172,7 +172,7 @@ def test_waiting_goes_on_where_the_service_is_away_once_the_request_has_ended(
         return status(service, request)
 
     monkeypatch.setattr(ForgetService, "status", away)
-    monkeypatch.setattr("fedquit.client.asking.asking.time.sleep", lambda _seconds: None)
+    monkeypatch.setattr("fedquit.client.requests.submit_once.time.sleep", lambda _seconds: None)
     code, out, _ = run("forget", kit, "--wait", "--json")
     assert (code, json.loads(out)["status"]) == (0, "done")
 

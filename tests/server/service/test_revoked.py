@@ -10,14 +10,14 @@ import pytest
 from click.testing import CliRunner
 
 from fedquit.cli import fedquit
-from fedquit.client.asking.ask import Signed, make_ask
-from fedquit.client.asking.keys import fingerprint, public_der
-from fedquit.client.asking.refusals import RefusedError
 from fedquit.client.receipts import BadReceiptError, read_receipt
 from fedquit.client.receipts.revocations import read_revocations
+from fedquit.client.requests.keys import fingerprint, public_der
+from fedquit.client.requests.service_errors import RefusedError
+from fedquit.client.requests.signed_request import Signed, make_ask
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
-from fedquit.server.receipts import Outcome, make_receipt, read_receipts_key
+from fedquit.server.receipts.make_receipt import Outcome, make_receipt, read_receipts_key
 from fedquit.server.service.admission import Rules, admit
 from fedquit.server.service.refusal import RefusalError
 
@@ -161,7 +161,7 @@ def test_a_receipt_from_before_the_revocation_verifies_and_one_from_after_does_n
 
 
 def test_a_server_cannot_give_a_receipt_for_an_ask_of_a_key_that_it_says_was_revoked(world: Any) -> None:
-    from tests.server.test_receipts import lied_with
+    from tests.server.receipts.test_receipts import lied_with
 
     request = admit(world.ledger, ask(world, "north"), RULES, now=time.time()).request.id
     world.ledger.advance(request, of="asked", to="forgetting", kind="forgetting", model_before="a" * 64)

@@ -18,17 +18,17 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from fedquit.client.asking import channel
-from fedquit.client.asking.ask import Signed, make_ask
-from fedquit.client.asking.call import prove
-from fedquit.client.asking.forget_pb2 import RequestId
-from fedquit.client.asking.keys import new_key
-from fedquit.client.asking.refusals import RefusedError, TimedOutError, UnreachableError, code_of
+from fedquit.client.requests import channel
+from fedquit.client.requests.call_auth import prove
+from fedquit.client.requests.keys import new_key
+from fedquit.client.requests.proto.forget_pb2 import RequestId
+from fedquit.client.requests.service_errors import RefusedError, TimedOutError, UnreachableError, code_of
+from fedquit.client.requests.signed_request import Signed, make_ask
 from fedquit.server.provision.certificates import make_authority
 from fedquit.server.service.limits import Once, Rate
 from fedquit.server.service.refusal import RefusalError
 from fedquit.server.service.servicer import STATUS
-from tests.waiting import STILL
+from tests.harness.waiting import STILL
 
 STATES = ["asked", "forgetting", "recovering", "done"]
 

@@ -1,0 +1,1 @@
+"""Models in fewer bytes: codecs, and a device's side of them."""

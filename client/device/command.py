@@ -1,0 +1,81 @@
+"""The device owner's commands `fedquit join` and `fedquit leave`: each parses, makes one call, prints."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fedquit.errors import InputError
+
+KIT = click.argument("kit", type=click.Path(path_type=Path))
+
+
+@click.command()
+@KIT
+@click.option("--check", "only_check", is_flag=True, help="check the device, and start nothing")
+@click.option("--json", "as_json", is_flag=True, help="print every event as a line of JSON, and nothing else")
+def join(kit: Path, only_check: bool, as_json: bool) -> None:
+    """Run the device of KIT in its federation: it trains when the server asks, and forgets.
+
+    Checks the kit first. Restarts what dies, and goes on where it was after a crash. End it with Ctrl-C or SIGTERM.
+    """
+    from fedquit.client.device.join import check, line_of, make_device
+
+    def tell(event: Mapping[str, Any]) -> None:
+        told = {"at": round(time.time(), 3), **event}
+        click.echo(json.dumps(told) if as_json else f"{time.strftime('%H:%M:%S')} {line_of(event)}")
+
+    code = check(kit, tell, patient=not only_check)
+    if code or only_check:
+        sys.exit(code)
+    for name in [name for name in os.environ if name.startswith("FLWR_")]:
+        del os.environ[name]
+    supervisor, lock = make_device(kit, tell)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: supervisor.ask_to_stop())
+    with lock:
+        supervisor.start(60.0)
+        supervisor.run()
+
+
+@click.command()
+@KIT
+@click.option("--sample", "samples", multiple=True, metavar="NAME", help="only this one: a file, a row or a digest")
+@click.option("--samples", "file", type=click.Path(path_type=Path), metavar="FILE", help="only those: a name a line")
+@click.option("--note", default="", help="a word to the operator, at most 500 characters")
+@click.option("--json", "as_json", is_flag=True, help="print JSON, and nothing else")
+def leave(kit: Path, samples: tuple[str, ...], file: Path | None, note: str, as_json: bool) -> None:
+    """Have the device of KIT ask, in its next reply to the server, that all it contributed be forgotten.
+
+    For a device that cannot reach the forget service; where it can, `fedquit forget` asks at once.
+
+    \b
+    fedquit leave kit                              the device leaves: all of it
+    fedquit leave kit --sample ill/scan-17.png     one sample; it goes on with the others
+    """  # noqa: D301 - click's sign that lines stay as they are
+    from fedquit.client.device.local_data.sample_names import digests_of, names_in, note_contents
+    from fedquit.client.device.record import opened
+    from fedquit.client.kit import Kit
+    from fedquit.client.requests.signed_request import LONGEST_NOTE
+
+    if len(note) > LONGEST_NOTE:
+        raise InputError(f"the note has {len(note)} characters; at most {LONGEST_NOTE} are taken")
+    told = Kit.read(kit)
+    names = [*samples, *(names_in(file) if file else ())]
+    digests = digests_of(told, names)
+    with opened(told.path(told.record)) as record:
+        note_contents(told, record, digests)
+        number = record.put("sample" if names else "client", digests, note)
+    if as_json:
+        click.echo(
+            json.dumps({"number": number, "granularity": "sample" if names else "client", "samples": len(digests)})
+        )
+    else:
+        what = f"{len(digests)} samples" if names else "all that this device contributed"
+        click.echo(f"waits for the next reply: that {what} be forgotten. fedquit record {kit} shows what became of it")

@@ -1,0 +1,304 @@
+"""A device with a kit: its own data, its own record, and what it does once and never again.
+
+A forget step is carried out in this order, each part on the disk before the next begins: the samples are retired; what
+was kept of earlier rounds goes; the model is asked about them, distilled, asked again; the reply is kept. Killed
+anywhere and asked again, it goes on; asked again when it is done, it answers what it answered.
+"""
+
+import hashlib
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+from torch import nn
+
+from fedquit.client.data.build_data_and_model import initial_model, told_form
+from fedquit.client.device.device import NOTHING, Config, StateDict
+from fedquit.client.device.local_data.gather import Gathered, Keep, gather
+from fedquit.client.device.local_data.sample_content import Content
+from fedquit.client.device.local_data.sample_digest import set_digest
+from fedquit.client.device.memory import Memory
+from fedquit.client.device.record import Forgotten, Mark, Record, Round
+from fedquit.client.device.record.stored_replies import Replies
+from fedquit.client.kit import FILE, Kit
+from fedquit.client.models.model_file import model_hash
+from fedquit.client.requests.piggyback import riding_ask
+from fedquit.client.training.sgd import deterministic, evaluate
+from fedquit.errors import FedquitError, InputError, unknown
+from fedquit.settings import Part, Scalar, Settings, keys_of
+from fedquit.unlearning.samples import Samples
+
+LONGEST = 3600.0  # seconds to wait for the message before this one
+NOTHING_TO_FORGET = "there is nothing to forget"
+"""In the reason of a device that never trained on any of the samples that it is asked to forget."""
+TOLD_LATE = keys_of(Part.METHOD)
+"""Settings that a forget message may change: how to forget is decided long after the run began."""
+
+
+class DeployedDevice:
+    """The device that `kit` is of, for one message."""
+
+    def __init__(self, kit: Kit, settings: Settings, run: str) -> None:
+        self.kit, self.settings, self.run = kit, settings, run
+        form = told_form(settings)
+        if form is None:
+            raise InputError("the run config must say classes and input-shape: a device sees its own data only")
+        self._form = form
+        self._path = kit.path(kit.record)
+        self._record = Record(self._path)
+        self._exercise = self._received = ""
+        self._digests: tuple[bytes, ...] = ()
+        self._gathered: dict[str, Gathered] = {}
+
+    @property
+    def memory(self) -> Memory:
+        """See `Device`."""
+        return memory_of(self.kit, self.settings)
+
+    @contextmanager
+    def at_work(self, exercise: str, config: Config) -> Iterator[None]:
+        """See `Device`; one message at a time, and what the server says it has is dropped first."""
+        self._exercise = exercise
+        with closing(self._record):
+            if exercise == "train" and config.get("samples", "keep") != "keep":
+                raise InputError("this device trains on nothing that is to be forgotten; choose another method")
+            try:
+                with filelock.FileLock(str(self._path) + ".lock", timeout=LONGEST):
+                    self._hear(config)
+                    Replies(self._record).drop(_ids(config, "settled"))
+                    yield
+            except filelock.Timeout:
+                raise FedquitError(f"the message before this one has been at work for {LONGEST:.0f} s") from None
+
+    def _hear(self, config: Config) -> None:
+        """Drop the asks that the server says it has, and keep why it refused others."""
+        answers = _answers(config)
+        self._record.taken([*_ids(config, "taken"), *(ask for ask, answer in answers.items() if answer == "taken")])
+        self._record.refused(answers)
+
+    def who(self) -> dict[str, int]:
+        """See `Device`."""
+        return {"number": self.kit.number, "num-examples": len(self._gather(self._record.keeps()))}
+
+    def samples(self, config: Config = NOTHING) -> Samples:
+        """Return what is left of the device's data, or with `samples` = "forget" what `request` is about.
+
+        Raises:
+            InputError: there is nothing of that; the line says why.
+        """
+        if self._is_about_request(config):
+            mark = self._mark(config)
+            found = self._of(mark)
+            why = "" if len(found) else self._why_none(mark)
+        else:
+            found, why = self._gather(self._record.keeps()), self._why_nothing()
+        if not len(found):
+            raise InputError(f"device '{self.kit.name}' has no samples: {why}")
+        self._digests = found.digests
+        return found.samples
+
+    def kept_since(self, requests: int) -> int:
+        """See `Device`; who asked, a device is not told."""
+        return requests
+
+    def model(self, state: StateDict) -> nn.Module:
+        """See `Device`."""
+        self._received = model_hash(state)
+        model = initial_model(self.settings, 0)  # not a copy of one that is kept: a process answers one message
+        model.load_state_dict(state)
+        return model
+
+    def trained(self, config: Config, sent: StateDict) -> None:
+        """See `Device`; the round is in the record before the server learns of it."""
+        self._record.trained(
+            Round(
+                federation=self.kit.federation,
+                run=self.run,
+                phase=str(config.get("phase", "train")),
+                number=int(config.get("server-round", 0)),
+                model_in=self._received,
+                model_out=model_hash(sent),
+                num_examples=len(self._digests),
+                samples_digest=set_digest(self._digests),
+                at=self._record.now(),
+            ),
+            self._digests,
+        )
+
+    def forget(
+        self, config: Config, model: nn.Module, extra: StateDict | None, carry_out: Callable[[], Forgotten]
+    ) -> Forgotten:
+        """See `Device`, and this module for the order."""
+        if not self._is_about_request(config):  # another's request: this device helps with what it keeps
+            return carry_out()
+        mark, replies = self._mark(config), Replies(self._record)
+        exercise = _exercise(config, self._received, extra)
+        kept = replies.find(mark.request, exercise)
+        self._retire(mark)
+        if kept is not None:
+            return kept
+        samples = self.samples(config)
+        before = self._measures(model, samples, "before")
+        done = carry_out()
+        done = replace(done, metrics={**done.metrics, **before, **self._measures(model, samples, "after")})
+        replies.keep(mark.request, exercise, done)
+        return done
+
+    def adds(self, config: Config) -> Mapping[str, Mapping[str, str | bytes]]:
+        """Return the digest of the samples that the reply is about, and an ask that waits to ride in it."""
+        if self._exercise == "forget" and self._is_about_request(config):
+            return {"config": {"samples-digest": self._digest_of(self._mark(config))}}
+        digest = {"config": {"samples-digest": set_digest(self._digests)}} if self._digests else {}
+        return {**digest, **riding_ask(self.kit, self._record)}
+
+    def _is_about_request(self, config: Config) -> bool:
+        """Say whether a message is about the samples of a request, as forget messages are unless they say otherwise."""
+        which = config.get("samples", "forget" if self._exercise == "forget" else "keep")
+        if which not in ("keep", "forget"):
+            raise unknown("kind of samples", str(which), ("keep", "forget"))
+        return bool(which == "forget")
+
+    def _gather(self, keep: Keep) -> Gathered:
+        if not self.kit.data:
+            raise InputError(f'the kit {self.kit.folder} names no data: add data = "PATH" to its {FILE}')
+        return gather(self.kit.path(self.kit.data), self._form, keep)
+
+    def _of(self, mark: Mark) -> Gathered:
+        """Return what a request is about, read once for a message."""
+        if mark.request not in self._gathered:
+            found = self._gather(self._about(mark))
+            gone = self._record.contents({*mark.digests} - {*found.digests})
+            if gone:  # stored in another form since it was marked
+                found = self._gather(self._about(mark, gone))
+            self._gathered[mark.request] = found
+        return self._gathered[mark.request]
+
+    def _retire(self, mark: Mark) -> None:
+        """Retire what a request is about, with the contents of what is there, and drop what was kept of it."""
+        found = self._of(mark)
+        self._record.retire(mark, zip(found.digests, found.contents, strict=True))
+        self._record.taken([mark.request])
+        shutil.rmtree(_memory_folder(self.kit), ignore_errors=True)
+
+    def _mark(self, config: Config) -> Mark:
+        """Return what the request of a message is about.
+
+        Raises:
+            InputError: this device does not know the request, or knows it otherwise.
+        """
+        request, said = str(config.get("request", "")), config.get("granularity")
+        if not re.fullmatch("[0-9a-f]{1,64}", request):  # it becomes part of a file's name
+            raise InputError(f"request {request!r} is no id of a request")
+        mark = self._record.marked(request)
+        if mark is not None and said in (None, mark.granularity):
+            return mark
+        if mark is None and said == "client":
+            return Mark(request, "client")
+        if mark is None and said == "class":
+            return Mark(request, "class", labels=tuple(map(self._label, str(config.get("classes", "")).split(","))))
+        known = f"it is about {mark.granularity} here, not {said}" if mark else "nothing was marked for it here"
+        raise InputError(f"device '{self.kit.name}' cannot serve request {request[:12]}: {known}; ask on the device")
+
+    def _label(self, number: str) -> str:
+        """Return how the class of a number is called beside the samples."""
+        if not number.strip().isdecimal() or int(number) >= self._form.num_classes:
+            raise InputError(f"'{number}' is no class of the federation; it has 0 to {self._form.num_classes - 1}")
+        return self._form.names[int(number)] if self._form.names else str(int(number))
+
+    def _about(self, mark: Mark, contents: frozenset[bytes] = frozenset()) -> Keep:
+        """Return what says of a sample whether a request is about it; what another request retired is not again.
+
+        Args:
+            mark: the request.
+            contents: of marked samples that are to be found in any form.
+        """
+        marked, retired = frozenset(mark.digests), self._record.retired()
+        others = {digest for digest, request in retired.items() if request != mark.request}
+        theirs = self._record.contents(others)
+
+        def marked_one(digest: bytes, content: Content | None, label: str) -> bool:
+            del label
+            if digest in marked or not contents:
+                return digest in marked
+            return content is None or not contents.isdisjoint(content.digests)
+
+        def left_one(digest: bytes, content: Content | None, label: str) -> bool:
+            if digest in others or label not in (mark.labels or [label]):
+                return False
+            return content is None or theirs.isdisjoint(content.digests)
+
+        return marked_one if mark.granularity == "sample" else left_one
+
+    def _digest_of(self, mark: Mark) -> str:
+        mine = (digest for digest, request in self._record.retired().items() if request == mark.request)
+        return set_digest(mark.digests or mine)
+
+    def _why_nothing(self) -> str:
+        left = [mark for mark in self._record.marks() if mark.granularity == "client" and mark.retired_at is not None]
+        return f"it left with request {left[0].request[:12]}" if left else f"nothing of {self.kit.data} is left"
+
+    def _why_none(self, mark: Mark) -> str:
+        """Say why nothing is there that a request is about: samples may have trained and been deleted since."""
+        if mark.granularity == "sample" and not self._record.has_trained(mark.digests):
+            return f"{NOTHING_TO_FORGET}, as none that request {mark.request[:12]} is about ever trained here"
+        return f"nothing that request {mark.request[:12]} is about is there any more"
+
+    def _measures(self, model: nn.Module, samples: Samples, when: str) -> dict[str, float]:
+        """Return loss and accuracy on the samples to forget, and on unseen ones if the kit names any."""
+        sets = {"forget": samples}
+        if self.kit.holdout:
+            sets["unseen"] = gather(self.kit.path(self.kit.holdout), self._form, lambda *_: True).samples
+        measures: dict[str, float] = {}
+        for name, those in sets.items():
+            with deterministic(0):
+                loss, accuracy = evaluate(model, those)
+            measures |= {f"{name}-loss-{when}": loss, f"{name}-accuracy-{when}": accuracy}
+        return measures
+
+
+def deployed_device(folder: Path, run_config: Mapping[str, Scalar], run: str, config: Config) -> DeployedDevice:
+    """Return the device of the kit in `folder`, in a run of Flower's.
+
+    Args:
+        folder: the kit.
+        run_config: what the run is told.
+        run: its number.
+        config: what this message says.
+    """
+    return DeployedDevice(Kit.read(folder), deployed_settings(run_config, config), run)
+
+
+def deployed_settings(run_config: Mapping[str, Scalar], config: Config) -> Settings:
+    """Return what the run is told, with what this message says otherwise."""
+    late: dict[str, Any] = {key: config[key] for key in TOLD_LATE if key in config}
+    return Settings.from_run_config({**run_config, **late})
+
+
+def memory_of(kit: Kit, settings: Settings) -> Memory:
+    """Return what the device of a kit keeps from round to round."""
+    return Memory.of(_memory_folder(kit), settings, kit.number)
+
+
+def _memory_folder(kit: Kit) -> Path:
+    return kit.path(kit.record).parent / "memory"
+
+
+def _ids(config: Config, key: str) -> list[str]:
+    return [each for each in str(config.get(key, "")).split(",") if re.fullmatch("[0-9a-f]{1,64}", each)]
+
+
+def _answers(config: Config) -> dict[str, str]:
+    """Return what the server says became of asks, a code by the id."""
+    pairs = (each.split(":") for each in str(config.get("answers", "")).split(","))
+    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and re.fullmatch("[a-z-]{1,40}", pair[1])}
+
+
+def _exercise(config: Config, received: str, extra: StateDict | None) -> str:
+    """Return what tells the exercises of one request apart: the models that came, the step and the seed."""
+    told = [received, model_hash(extra or {}), str(config.get("step", "forget")), str(config.get("seed"))]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]

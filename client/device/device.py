@@ -1,0 +1,184 @@
+"""What a device knows: its settings, its samples, which of them are to be forgotten, and an empty model to fill.
+
+One protocol, two of them: a client of a simulation, here, and a device with a kit
+(`fedquit.client.device.deployed_device`).
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedquit.client.data.build_data_and_model import dataset_of, empty_model
+from fedquit.client.data.forget_sets import to_forget, to_keep
+from fedquit.client.device.memory import Memory
+from fedquit.client.device.record.record_rows import Forgotten
+from fedquit.client.personal.personal_models import begun_after, empty_own_model, own_model
+from fedquit.client.training.build_objective import objective_of
+from fedquit.errors import unknown
+from fedquit.settings import Key, Scalar, Settings, settings_of
+from fedquit.unlearning.samples import Samples
+
+StateDict = Mapping[str, torch.Tensor]
+Config = Mapping[str, Any]
+NOTHING: Config = MappingProxyType({})
+
+
+class Device(Protocol):
+    """What the ClientApp asks of a device; `config` is always what the server's message says."""
+
+    @property
+    def settings(self) -> Settings:
+        """What the run is told."""
+        ...
+
+    @property
+    def memory(self) -> Memory | None:
+        """What it keeps from round to round; None: it was given no folder."""
+        ...
+
+    def at_work(self, exercise: str, config: Config) -> AbstractContextManager[object]:
+        """Return the context of one message: "query", "train", "forget" or "evaluate".
+
+        Raises:
+            InputError: this device does not do that.
+        """
+        ...
+
+    def who(self) -> dict[str, int]:
+        """Return what it says of itself, and how many samples it has."""
+        ...
+
+    def samples(self, config: Config = NOTHING) -> Samples:
+        """Return the samples that a message is about."""
+        ...
+
+    def kept_since(self, requests: int) -> int:
+        """Return after which of so many requests began what it keeps from round to round; 0: after none."""
+        ...
+
+    def model(self, state: StateDict) -> nn.Module:
+        """Return a model of the kind that devices share with the weights of `state`."""
+        ...
+
+    def trained(self, config: Config, sent: StateDict) -> None:
+        """Take note of a round before its model is sent."""
+        ...
+
+    def forget(
+        self, config: Config, model: nn.Module, extra: StateDict | None, carry_out: Callable[[], Forgotten]
+    ) -> Forgotten:
+        """Carry out a forget step, or answer what it answered before.
+
+        Args:
+            config: what the message says.
+            model: the one that was sent; `carry_out` changes it in place.
+            extra: more tensors that were sent.
+            carry_out: the method's step.
+        """
+        ...
+
+    def adds(self, config: Config) -> Mapping[str, Mapping[str, str | bytes]]:
+        """Return what its reply says beside the model and the metrics: records by name."""
+        ...
+
+
+@dataclass(frozen=True)
+class SimulatedDevice:
+    """Client number `partition_id` of a simulation; `folder` is its own place on the disk, the settings' if empty."""
+
+    partition_id: int
+    settings: Settings
+    folder: str = ""
+
+    @property
+    def memory(self) -> Memory | None:
+        """See `Device`."""
+        folder = self.folder or self.settings.device_folder
+        return Memory.of(Path(folder).expanduser(), self.settings, self.partition_id) if folder else None
+
+    def at_work(self, exercise: str, config: Config) -> AbstractContextManager[object]:
+        """See `Device`; a forget message ends what was kept of the time before it."""
+        if exercise == "forget" and self.memory is not None:
+            self.memory.forget_before(self.kept_since(int(config.get("requests", 0))))
+        return nullcontext()
+
+    def who(self) -> dict[str, int]:
+        """See `Device`."""
+        return {
+            "partition-id": self.partition_id,
+            "num-partitions": self.settings.clients,
+            "num-examples": len(self.samples()),
+        }
+
+    def samples(self, config: Config = NOTHING) -> Samples:
+        """Return samples of this device: `samples` is "keep" or "forget", `requests` how many are in force.
+
+        "keep" is what is left after so many requests, "forget" what the last of so many is about.
+        """
+        which, requests = str(config.get("samples", "keep")), int(config.get("requests", 0))
+        if which not in ("keep", "forget"):
+            raise unknown("kind of samples", which, ("keep", "forget"))
+        key = self.settings.key()
+        parts = to_keep(key, requests) if which == "keep" else to_forget(key, requests - 1)
+        return _cut(key, parts[self.partition_id].tobytes())
+
+    def kept_since(self, requests: int) -> int:
+        """See `Device`; a model of its own outlives the requests of others."""
+        owns = objective_of(self.settings).needs().owns
+        return begun_after(self.settings, self.partition_id, requests) if owns else requests
+
+    def model(self, state: StateDict) -> nn.Module:
+        """See `Device`."""
+        return model_with(self.settings, state)
+
+    def own_model(self, state: StateDict | None, seed: int) -> nn.Module:
+        """Return this device's own model with the weights of `state`; None: with its first, drawn from `seed`."""
+        if state is None:
+            return own_model(self.settings, self.partition_id, seed)
+        model = empty_own_model(self.settings, self.partition_id)
+        model.load_state_dict(state)
+        return model
+
+    def trained(self, config: Config, sent: StateDict) -> None:
+        """See `Device`; a simulation's own files say it all."""
+
+    def forget(
+        self, config: Config, model: nn.Module, extra: StateDict | None, carry_out: Callable[[], Forgotten]
+    ) -> Forgotten:
+        """See `Device`."""
+        del config, model, extra
+        return carry_out()
+
+    def adds(self, config: Config) -> Mapping[str, Mapping[str, str | bytes]]:
+        """See `Device`."""
+        del config
+        return {}
+
+
+def model_with(settings: Settings, state: StateDict) -> nn.Module:
+    """Return a model of the settings' kind with the weights of `state`."""
+    model = copy.deepcopy(empty_model(settings.key()))
+    model.load_state_dict(state)
+    return model
+
+
+def simulated_device(
+    run_config: Mapping[str, Scalar], partition_id: int, clients: int, folder: str = ""
+) -> SimulatedDevice:
+    """Return client `partition_id` of `clients`, its data cut from the whole training set."""
+    return SimulatedDevice(partition_id, Settings.from_run_config(run_config, clients), folder)
+
+
+@lru_cache(maxsize=256)
+def _cut(key: Key, index: bytes) -> Samples:
+    """Cut samples out once in a process, so that batches lie near each other in memory."""
+    return dataset_of(settings_of(key)).train.subset(torch.from_numpy(np.frombuffer(index, dtype=np.int64).copy()))

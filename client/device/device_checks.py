@@ -1,0 +1,168 @@
+"""Is this device ready? Each check says what is there, or what is wrong and the way out."""
+
+import email.utils
+import http.client
+import json
+import ssl
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from fedquit.client.device.local_data.gather import count
+from fedquit.client.device.record import opened
+from fedquit.client.kit import Kit
+from fedquit.client.requests.keys import read_private
+from fedquit.errors import FedquitError, InputError
+
+PATIENCE = 10.0  # seconds to wait for the server
+WORRYING, TOO_FAR = 60.0, 240.0  # seconds between the clocks; Flower lets nobody in beyond 300
+UNREACHABLE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found.
+
+    Attributes:
+        name: of what was checked.
+        state: "ok", "warning" or "wrong".
+        text: what is there; or what is wrong, and the way out.
+        code: exit code of a command that ends over it; 0 for a warning that nothing need end over.
+    """
+
+    name: str
+    state: str
+    text: str
+    code: int = 0
+
+
+def device_checks(folder: Path) -> Iterator[Finding]:
+    """Check the device whose kit is in `folder`; what needs a kit is not looked at without one."""
+    try:
+        kit = Kit.read(folder)
+    except InputError as error:
+        yield Finding("kit", "wrong", str(error), 1)
+        return
+    yield Finding("kit", "ok", f"'{kit.name}', number {kit.number} of '{kit.federation}'")
+    for name, check in (("files", _files), ("key", _key), ("data", _data), ("record", _record)):
+        yield _checked(name, check, kit)
+    yield from server_checks(kit)
+
+
+def server_checks(kit: Kit, now: Callable[[], float] = time.time) -> Iterator[Finding]:
+    """Check whether the server is reached, is the one of the kit, and has the same time."""
+    try:
+        date = _date_of_server(kit)
+    except InputError as error:
+        yield Finding("server", "wrong", str(error), 1)
+        return
+    except ssl.SSLCertVerificationError as error:
+        reason = f"{kit.superlink} is not the server of this kit's ca.crt ({error.verify_message})"
+        yield Finding(
+            "server", "wrong", f"{reason}; check superlink in device.toml and this device's clock", UNREACHABLE
+        )
+        return
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        text = (
+            f"{kit.superlink} cannot be reached ({reason}); check the address in device.toml, the network, the server"
+        )
+        yield Finding("server", "warning", text, UNREACHABLE)
+        return
+    yield Finding("server", "ok", f"{kit.superlink} answers, with the certificate that the kit expects")
+    if date is None:
+        yield Finding("clock", "warning", "the server does not say what time it is; look that this clock is right")
+        return
+    apart = now() - date
+    told = f"{abs(apart):.0f} s {'ahead of' if apart > 0 else 'behind'} the server's"
+    if abs(apart) > TOO_FAR:
+        yield Finding("clock", "wrong", f"{told}: nobody is let in so; set it, as with timedatectl set-ntp true", 1)
+    elif abs(apart) > WORRYING:
+        yield Finding("clock", "warning", f"{told}; it should be set")
+    else:
+        yield Finding("clock", "ok", "it agrees with the server's")
+
+
+def main(folder: Path) -> None:
+    """Print what each check found as a line of JSON."""
+    for finding in device_checks(folder):
+        print(json.dumps(asdict(finding)), flush=True)  # noqa: T201
+
+
+def _checked(name: str, check: Callable[[Kit], str], kit: Kit) -> Finding:
+    try:
+        return Finding(name, "ok", check(kit))
+    except FedquitError as error:
+        return Finding(name, "wrong", str(error), error.exit_code if error.exit_code == UNREACHABLE else 1)
+
+
+def _files(kit: Kit) -> str:
+    files = (kit.authority_file, kit.key_file, kit.receipts_key_file)
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise InputError(f"{kit.folder} lacks {', '.join(missing)}; ask the operator for a whole kit")
+    return ", ".join(file.name for file in files)
+
+
+def _key(kit: Kit) -> str:
+    read_private(kit.key_file)
+    if b"OPENSSH PRIVATE KEY" not in kit.key_file.read_bytes():
+        raise InputError(
+            f"{kit.key_file} is not in OpenSSH's format, as Flower wants it: ssh-keygen -p -f {kit.key_file}"
+        )
+    return "only its owner may read it"
+
+
+def _data(kit: Kit) -> str:
+    if not kit.data:
+        raise InputError('the kit names no data: add data = "PATH" to its device.toml')
+    labels = count(kit.path(kit.data))
+    if not labels:
+        raise InputError(f"{kit.path(kit.data)} holds no samples")
+    unseen = f"; {sum(count(kit.path(kit.holdout)).values()):,} unseen ones" if kit.holdout else ""
+    return f"{sum(labels.values()):,} samples of {len(labels)} classes in {kit.path(kit.data)}{unseen}"
+
+
+def _record(kit: Kit) -> str:
+    with opened(kit.path(kit.record)) as record:
+        with record.database.writing():
+            pass
+        return f"{len(record.rounds()):,} rounds trained, {len(record.retired()):,} samples retired"
+
+
+def _date_of_server(kit: Kit) -> float | None:
+    """Return the server's time (Unix seconds), by what it says of any page; None: it does not say."""
+    try:
+        context = ssl.create_default_context(cafile=str(kit.authority_file))
+        host, port = address(kit.superlink)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{kit.authority_file} or the address '{kit.superlink}' cannot be used ({error})") from error
+    connection = http.client.HTTPSConnection(host, port, timeout=PATIENCE, context=context)
+    try:
+        connection.request("HEAD", "/")
+        said = connection.getresponse().getheader("Date")
+    finally:
+        connection.close()
+    return email.utils.parsedate_to_datetime(said).timestamp() if said else None
+
+
+def address(text: str) -> tuple[str, int]:
+    """Return the host and the port of HOST:PORT.
+
+    Raises:
+        ValueError: it is none.
+
+    >>> address("[::1]:9443")
+    ('::1', 9443)
+    """
+    parts = urlsplit(f"//{text}")
+    if not parts.hostname or not parts.port:
+        raise ValueError("write HOST:PORT")
+    return parts.hostname, parts.port
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,136 @@
+"""A device in its federation: Flower's SuperNode with the kit's key, kept alive, apart from any other Flower.
+
+The SuperNode starts a process for each message, which is gone when it is answered: between messages no model and no
+data is in memory. KIT/flower/ holds what Flower keeps, KIT/logs/ what it says.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from fedquit.client.kit import Kit
+from fedquit.errors import FedquitError
+from fedquit.files import explained
+from fedquit.supervisor import Part, Supervisor, line_of_part
+
+Listener = Callable[[Mapping[str, Any]], None]
+REFUSED = "Exit Code: 305"
+"""What a SuperNode says in the end that is not let in."""
+BROKEN = "SSL/TLS handshake error detected"
+"""What a SuperNode says when a connection broke while it was being secured."""
+
+
+def check(folder: Path, listener: Listener, *, patient: bool = True) -> int:
+    """Carry out the checks of the device in a process of their own, which takes the memory with it.
+
+    Args:
+        folder: the kit.
+        listener: told what each check found.
+        patient: go on where the server cannot be reached yet.
+
+    Returns:
+        The exit code to end with; 0: go on.
+    """
+    command, codes = [sys.executable, "-m", "fedquit.client.device.device_checks", str(folder)], [0]
+    bad = ("wrong",) if patient else ("wrong", "warning")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as checking:  # noqa: S603 - our own command
+        for line in checking.stdout or ():
+            found = json.loads(line)
+            codes += [found["code"]] if found["state"] in bad else []
+            listener({"event": "check", **found})
+    return checking.returncode or max(codes, default=0)
+
+
+def make_device(folder: Path, listener: Listener) -> tuple[Supervisor, filelock.BaseFileLock]:
+    """Return what keeps the device of the kit in `folder` alive, and the lock that it holds.
+
+    Raises:
+        FedquitError: another process runs this kit.
+    """
+    kit = Kit.read(folder.resolve())
+    home, logs = kit.folder / "flower", kit.folder / "logs"
+    with explained(kit.folder):
+        home.mkdir(exist_ok=True)
+        logs.mkdir(exist_ok=True)
+    lock = filelock.FileLock(str(home / ".lock"), timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise FedquitError(f"another fedquit join runs the kit {kit.folder}; end that one first") from None
+    part = Part("supernode", supernode(kit, free_port()), environment(home))
+    return Supervisor([part], logs, lambda event: listener(_explained(event))), lock
+
+
+def supernode(kit: Kit, port: int) -> list[str]:
+    """Return the command that runs the SuperNode; on `port` of this machine it talks to its own processes."""
+    return [
+        *(sys.executable, "-m", "fedquit.end_together", "flower-supernode"),
+        *("--superlink", kit.superlink, "--root-certificates", str(kit.authority_file)),
+        *("--auth-supernode-private-key", str(kit.key_file), "--host", "127.0.0.1", "--port", str(port)),
+        *("--node-config", f"kit={_quoted(str(kit.folder))}"),
+    ]
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Return what keeps this Flower apart from any other on the machine, and its processes small."""
+    return {
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "OMP_NUM_THREADS": "1",
+        "MALLOC_ARENA_MAX": "2",
+    }
+
+
+def line_of(event: Mapping[str, Any]) -> str:
+    """Return an event as a line for people.
+
+    >>> line_of({"event": "check", "name": "clock", "state": "ok", "text": "it agrees with the server's"})
+    "ok       clock: it agrees with the server's"
+    """
+    if event["event"] == "check":
+        return f"{event['state']:<8} {event['name']}: {event['text']}"
+    return line_of_part(event) + (f": {event['reason']}" if "reason" in event else "")
+
+
+def free_port() -> int:
+    """Return a port of this machine that nothing listens on."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+def _explained(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Add what the SuperNode's log says of why it died."""
+    if event["event"] != "died" or not Path(event["log"]).is_file():
+        return event
+    last = Path(event["log"]).read_text(encoding="utf-8", errors="replace")[-4000:]
+    if BROKEN in last:
+        reason = (
+            "the connection broke while it was being secured, as when the server or a proxy before it starts or ends; "
+            "if that does not pass: is this kit's ca.crt the server's?"
+        )
+        return {**event, "reason": reason}
+    if REFUSED in last:
+        reason = (
+            "the server did not let this device in. If it was killed just now, the server takes a minute to see that, "
+            "and lets it in then; else: has the operator enrolled its key? Is its clock right?"
+        )
+        return {**event, "reason": reason}
+    return event
+
+
+def _quoted(text: str) -> str:
+    """Return a text as Flower's node config wants it."""
+    if '"' in text or "\\" in text:
+        raise FedquitError(f"the path {text} has characters that Flower cannot be told; move the kit elsewhere")
+    return f'"{text}"'

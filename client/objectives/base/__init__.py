@@ -1,0 +1,1 @@
+"""What objectives are made of: the plug-in interface, what is shared, teachers and gates."""

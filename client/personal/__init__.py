@@ -1,0 +1,1 @@
+"""Personalised models: one for each client, in simulations."""

@@ -1,0 +1,69 @@
+"""Asks in the kit's folder: written before they are sent, so that a crash repeats the ask and does not make another.
+
+KIT/asks/ID.waiting   no answer yet: the same ask is sent again
+KIT/asks/ID.ask       the service has it
+"""
+
+from pathlib import Path
+
+from fedquit.client.kit import Kit
+from fedquit.client.requests.proto.forget_pb2 import Ask
+from fedquit.client.requests.signed_request import Signed, read_ask, read_signed
+from fedquit.errors import FedquitError, InputError
+from fedquit.files import explained, write_whole
+
+
+def keep(kit: Kit, signed: Signed) -> None:
+    """Write an ask that is about to be sent.
+
+    Raises:
+        FedquitError: it cannot be written, so it must not be sent.
+    """
+    folder = kit.folder / "asks"
+    with explained(folder):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    write_whole(_waiting(kit, signed), signed.serialised())
+
+
+def answered(kit: Kit, signed: Signed) -> None:
+    """Note that the service has an ask."""
+    with explained(kit.folder / "asks"):
+        _waiting(kit, signed).replace(_waiting(kit, signed).with_suffix(".ask"))
+
+
+def drop(kit: Kit, signed: Signed) -> None:
+    """Remove an ask that the service has refused."""
+    with explained(kit.folder / "asks"):
+        _waiting(kit, signed).unlink(missing_ok=True)
+
+
+def waiting_like(kit: Kit, signed: Signed) -> Signed | None:
+    """Return an ask without an answer that asks for the same as `signed`, if there is one.
+
+    Raises:
+        InputError: a kept ask cannot be read.
+    """
+    for path in sorted((kit.folder / "asks").glob("*.waiting")):
+        kept = _read(path)
+        if _what(read_ask(kept.ask)) == _what(read_ask(signed.ask)):
+            return kept
+    return None
+
+
+def _what(ask: Ask) -> tuple[object, ...]:
+    """Return all that an ask asks for; not when, nor in which words."""
+    who = ask.federation, ask.identity, ask.subject or ask.identity
+    return *who, ask.granularity, tuple(ask.classes), ask.samples_count, ask.samples_digest
+
+
+def _read(path: Path) -> Signed:
+    try:
+        kept = read_signed(path.read_bytes())
+        read_ask(kept.ask)
+    except (OSError, FedquitError) as error:
+        raise InputError(f"the kept ask {path} cannot be read ({error}); remove it to ask anew") from error
+    return kept
+
+
+def _waiting(kit: Kit, signed: Signed) -> Path:
+    return kit.folder / "asks" / f"{signed.id}.waiting"

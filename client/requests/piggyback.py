@@ -1,0 +1,53 @@
+"""An ask that rides in a device's next reply, for a device that cannot reach the forget service itself.
+
+It is signed when it rides and not when it is put: rounds may be an hour apart, and the service takes an ask only for
+some minutes after it was made. It rides as the same bytes until the server says that it has it or they would be too
+old; then it is made anew, and what the first was about stays marked. A reply with an ask is not aggregated, so one
+that the server will not take must not ride for ever: where the server says why, or after a few times, it stays in the
+record, for its owner to see.
+"""
+
+from fedquit.client.device.record import Ask, Record
+from fedquit.client.kit import Kit
+from fedquit.client.requests.keys import read_private
+from fedquit.client.requests.signed_request import make_ask
+
+FRESH = 500.0  # seconds; the service takes asks of the last 600
+SIGNINGS = 6
+PASSING = ("", "quota", "stale")
+"""Refusals that may be none a little later; "": the server has not refused it."""
+
+
+def riding_ask(kit: Kit, record: Record) -> dict[str, dict[str, str | bytes]]:
+    """Return the record `ask` of a reply with the ask that waits longest, marked before it travels; or nothing."""
+    for first in record.asks():
+        fresh = bool(first.request) and 0 <= record.now() - first.signed_at < FRESH
+        if rides(first.signings, first.refused) or (fresh and first.refused in PASSING):
+            break
+    else:
+        return {}
+    if not fresh:
+        first = _signed(kit, record, first)
+    return {"ask": {"ask": first.ask, "signature": first.signature}}
+
+
+def rides(signings: int, refused: str) -> bool:
+    """Say whether an ask that was made anew so often, and refused so, is still to be made.
+
+    >>> rides(1, "quota"), rides(1, "too-many-samples")
+    (True, False)
+    """
+    return signings < SIGNINGS and refused in PASSING
+
+
+def _signed(kit: Kit, record: Record, waiting: Ask) -> Ask:
+    signed = make_ask(
+        read_private(kit.key_file),
+        kit.federation,
+        "sample" if waiting.digests else "client",
+        samples=waiting.digests,
+        note=waiting.note,
+        now=record.now(),
+    )
+    record.signed(waiting.number, signed.id, signed.ask, signed.signature)
+    return next(ask for ask in record.asks() if ask.number == waiting.number)

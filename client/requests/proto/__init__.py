@@ -1,0 +1,1 @@
+"""The interface of the forget service; `make proto` makes the stubs."""

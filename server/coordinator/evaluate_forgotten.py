@@ -1,0 +1,29 @@
+"""Ask the device whose data was forgotten how the recovered model does on it, while it still has it."""
+
+from fedquit.server.coordinator.training_rounds import Training
+from fedquit.server.coordinator.workplace import Workplace
+from fedquit.server.ledger import Request
+from fedquit.strategies.cost_log.cost_log import Traffic
+from fedquit.strategies.rounds.evaluate import measure
+
+
+def verify(place: Workplace, training: Training, request: Request) -> tuple[dict[str, float], Traffic]:
+    """Return loss and accuracy of the current model on what was forgotten, as the device says, and what asking cost.
+
+    No measures come back if the device does not answer.
+    """
+    place.reached("recovering: verifying")
+    number = place.next_number() - 1
+    place.grid.begin("recover", number)
+    place.grid.patience = place.federation.schedule.round_timeout
+    told: dict[str, int | float | str] = {"samples": "forget", "request": request.id, **training.told()}
+    told["granularity"] = request.granularity
+    arrays = place.models.load(place.current())
+    before = place.grid.costs.of("evaluate")
+    heard = training.on_reply("evaluate", number, request.id)
+    measures: dict[str, float] = {}
+    for _, _, metrics in measure(place.grid, [request.subject], arrays, told, heard):
+        measures = {f"forget_{name}": metrics[name] for name in ("loss", "accuracy") if name in metrics}
+    place.grid.costs.sync()
+    after = place.grid.costs.of("evaluate")
+    return measures, Traffic(after.down - before.down, after.up - before.up)

@@ -1,0 +1,352 @@
+"""The step that forgets: on the devices or at the server, as the method says, past the guard, and into the ledger."""
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from numpy.typing import NDArray
+
+from fedquit.client.device.deployed_device import NOTHING_TO_FORGET
+from fedquit.errors import FedquitError
+from fedquit.server.coordinator.model_evaluation import NOTHING_HELD, Judge, UnusableModelError
+from fedquit.server.coordinator.participants.presence import Presence
+from fedquit.server.coordinator.retention import Past
+from fedquit.server.coordinator.training_rounds import Training
+from fedquit.server.coordinator.workplace import Workplace
+from fedquit.server.ledger import FORGOTTEN, Contribution, Request, Step, UnreachableError
+from fedquit.server.ledger.model_lineage import check_exact
+from fedquit.server.lifecycle.grid_session import Case, GridSession, Told, served
+from fedquit.server.lifecycle.model_store import Arrays
+from fedquit.server.lifecycle.round_evaluation import tensors_of
+from fedquit.settings import Part, Settings, keys_of
+from fedquit.strategies.guard.decide import Policy, admit_model, check_answer
+from fedquit.strategies.guard.step_checks import Bounds, Recent, bounds_of, longest_of
+from fedquit.strategies.rounds.evaluate import measure
+from fedquit.strategies.rounds.exercise import ask
+from fedquit.unlearning.methods.base import Method
+from fedquit.unlearning.seeds import derive_seed
+from fedquit.unlearning.session import NoAnswerError
+from fedquit.unlearning.tensors.arithmetic import StateDict, difference
+
+
+class RefusedModelError(FedquitError):
+    """The guard refused the model that a device handed back."""
+
+
+class CannotForgetError(FedquitError):
+    """A method cannot serve this request; another may."""
+
+
+class NothingToForgetError(FedquitError):
+    """Whoever may hold what a request is about has answered that there is nothing."""
+
+
+class AwayError(NoAnswerError):
+    """Nobody who may take part holds any of it, and somebody who is not here may."""
+
+
+class Forgetting:
+    """Carries out the forget step of requests at one workplace."""
+
+    def __init__(self, place: Workplace, past: Past, judge: Judge, training: Training) -> None:
+        self.place, self.past, self.judge, self.training = place, past, judge, training
+        self._empty = defaultdict[str, set[int]](set)  # request -> who has answered that it holds nothing of it
+
+    def carry_out(self, request: Request, plan: Settings, method: Method, presence: Presence) -> None:
+        """Have a method forget, and commit what came of it.
+
+        Raises:
+            NoAnswerError: a device that is needed did not answer.
+            RefusedModelError: the guard refused its model.
+            CannotForgetError: the method cannot do it.
+            NothingToForgetError: there is nothing to forget.
+        """
+        place, started = self.place, time.perf_counter()
+        number, before = place.next_number(), place.current()
+        place.reached("forgetting: begin")
+        current = place.state(before)
+        place.grid.begin("forget", number, presence.left_out)
+        place.grid.patience = place.federation.schedule.round_timeout
+        keeping: Told = {"samples": "keep", **self.training.told()}
+        gone = self.training.gone_classes()
+        reference = self.judge.measure(_arrays(current), presence, keeping, gone)
+        place.grid.patience = max(1.0, request.changed_at + place.federation.forgetting.device_timeout - place.clock())
+        session, new = self._served(request, plan, method, presence, current, number)
+        place.reached("forgetting: replies")
+        revoked = [member for member in sorted(session.answered) if place.ledger.member(member).status == "revoked"]
+        if revoked:
+            raise AwayError(f"the key of member {revoked[0]} was revoked while it forgot")
+        new = self._past_guard(request, method, session, new, current)
+        round_number = self._restarted(method, session) if method.traits.restarts else place.rounds_trained()
+        place.grid.patience = place.federation.schedule.round_timeout
+        try:
+            measures = self.judge.measure(new, presence, keeping, gone)
+        except UnusableModelError as error:
+            raise CannotForgetError(str(error)) from error
+        model = place.models.save(new)
+        place.reached("forgetting: model written")
+        if method.traits.restarts:
+            self._check_restart(request, model)
+        place.grid.costs.sync()
+        traffic, judging = place.grid.costs.of("forget", number), place.grid.costs.of("evaluate", number)
+        step = Step(
+            number=number,
+            phase="forget",
+            request=request.id,
+            model_before=before,
+            model_after=model,
+            round=round_number,
+            contributions=tuple(
+                Contribution(member, reply.num_examples, reply.samples_digest)
+                for member, reply in sorted(session.answered.items())
+            ),
+            refused=len(session.reasons),
+            seconds=time.perf_counter() - started,
+            device_seconds=session.device_seconds,
+            bytes_down=traffic.down + judging.down,
+            bytes_up=traffic.up + judging.up,
+            measures={
+                **{f"{name}_before": value for name, value in reference.items()},
+                **{f"{name}_after": value for name, value in measures.items()},
+                **_told_by(session),
+            },
+            at=place.clock(),
+        )
+        place.ledger.advance(
+            request.id,
+            of="forgetting",
+            to="recovering",
+            kind="forgot",
+            step=step,
+            model_before=before,
+            model_after=model,
+        )
+        place.reached("recovering: committed")
+        self.past.tidy()
+
+    def drop(self, request: Request, members: Sequence[int]) -> list[int]:
+        """Have devices drop what a request was about, and return those that have; their models are not used."""
+        place, number, heard = self.place, self.place.next_number(), dict[int, str | None]()
+        place.grid.begin("forget", number)
+        place.grid.patience = place.federation.schedule.round_timeout
+        told = {member: {**self._told(request, place.settings), **self._own(request, member)} for member in members}
+        listen = self.training.on_reply("forget", number, request.id)
+
+        def hear(member: int, refused: str | None) -> None:
+            heard[member] = refused
+            listen(member, refused)
+
+        for _ in ask(place.grid, "forget", members, place.models.load(place.current()), told, on_reply=hear):
+            pass
+        place.grid.costs.sync()
+        return sorted(m for m, refused in heard.items() if refused is None or NOTHING_HELD in refused)
+
+    def _served(
+        self, request: Request, plan: Settings, method: Method, presence: Presence, current: StateDict, number: int
+    ) -> tuple[GridSession, Arrays]:
+        """Have the method serve the request; whatever stops it, a bug of ours included, leaves the way to the next."""
+        session: GridSession | None = None
+        try:
+            session = self._session(request, plan, method, presence, current, number)
+            return session, served(method, session)
+        except NoAnswerError as error:
+            own = [why for why in session.reasons if why.startswith(f"client {request.subject}:")] if session else []
+            if request.granularity == "sample" and any(NOTHING_TO_FORGET in why for why in own):
+                raise NothingToForgetError(own[-1]) from error
+            raise
+        except (NothingToForgetError, UnreachableError):
+            raise
+        except FedquitError as error:
+            raise CannotForgetError(str(error)) from error
+        except Exception as error:
+            raise CannotForgetError(f"method '{method.name}' failed: {error!r}") from error
+
+    def _session(
+        self,
+        request: Request,
+        plan: Settings,
+        method: Method,
+        presence: Presence,
+        current: StateDict,
+        number: int,
+    ) -> GridSession:
+        place = self.place
+        counts = self._counts(request, plan, method, presence)
+        leavers = tuple(sorted(counts))
+        stayers = tuple(member for member in presence.ready if member not in leavers)
+        bounds, recent = self._bounds(request, method, counts), self._recent()
+        case = Case(
+            leavers=leavers,
+            stayers=stayers,
+            num_examples={**{member: self.past.size(member) for member in stayers}, **counts},
+            seed=derive_seed(place.settings.seed, "request", request.id),
+            told=self._told(request, plan),
+            seed_of=lambda exchanges, member: self._seed(request, member, exchanges),
+            proxy=lambda: self.judge.trusted,
+        )
+        return GridSession(
+            place.grid,
+            place.settings,
+            case,
+            initial=place.state(place.initial),
+            current=current,
+            history=self.past.session_history(),
+            lr=place.lr(place.rounds_trained() + 1),
+            on_reply=self.training.on_reply("forget", number, request.id),
+            check=partial(check_answer, recent=recent, bounds=bounds, policy=self._policy),
+        )
+
+    def _counts(self, request: Request, plan: Settings, method: Method, presence: Presence) -> dict[int, int]:
+        """Return the devices with something to forget, and how many samples each; none has more than it has shown.
+
+        Raises:
+            NothingToForgetError: none has.
+            AwayError: none that is there has, and one that is not may.
+        """
+        if request.granularity == "sample":
+            return {request.subject: max(1, min(request.samples_count, self.past.size(request.subject)))}
+        if request.granularity == "client":
+            return {request.subject: self.past.size(request.subject)}
+        if method.traits.runs_at == "server":  # nobody is asked: whoever contributed may hold some
+            everybody = {member for members in self.past.steps().values() for member in members}
+            return {member: self.past.size(member) for member in everybody}
+        found = self._found(request, plan, presence)
+        unheard = self._contributors() - self._empty[request.id] - found.keys()
+        if not method.traits.needs_device:  # who has not said otherwise may hold some
+            return {**{member: self.past.size(member) for member in unheard}, **found}
+        if not found and not unheard:
+            which = ", ".join(map(str, request.classes))
+            raise NothingToForgetError(f"{NOTHING_TO_FORGET}: no device holds any of class {which}")
+        if not found:
+            raise AwayError(f"no device that is connected holds any of it, and {len(unheard)} may that are not")
+        return found
+
+    def _found(self, request: Request, plan: Settings, presence: Presence) -> dict[int, int]:
+        """Ask the devices that are there how many samples of a class they hold, and return those that hold some.
+
+        Who has answered that it holds none is not asked again.
+        """
+        none = self._empty[request.id]
+
+        def hear(member: int, refused: str | None) -> None:
+            if refused and NOTHING_HELD in refused:
+                none.add(member)
+
+        told = {"samples": "forget", **self._told(request, plan)}
+        arrays = self.place.models.load(self.place.current())
+        asked = [member for member in presence.ready if member not in none]
+        answers = measure(self.place.grid, asked, arrays, told, hear)
+        return {member: min(count, self.past.size(member)) for member, count, _ in answers}
+
+    def without(self, request: Request) -> set[int]:
+        """Return who has answered that it holds nothing of a class."""
+        return set(self._empty[request.id])
+
+    def _contributors(self) -> set[int]:
+        """Return who contributed to any step, without those who left and were forgotten."""
+        gone = {r.subject for r in self.place.ledger.requests() if r.granularity == "client" and r.status in FORGOTTEN}
+        return {member for members in self.past.steps().values() for member in members} - gone
+
+    def _check_restart(self, request: Request, model: str) -> None:
+        """Check that a model which a method went back to never met the data of a request.
+
+        Raises:
+            CannotForgetError: it did, or no step of the ledger made it.
+        """
+        steps = self.place.ledger.steps()
+        here = {steps[0].model_before, *(step.model_after for step in steps)}
+        try:
+            if model not in here:
+                raise FedquitError(f"model {model[:12]} is none that the federation has had")
+            check_exact(steps, request, model)
+        except FedquitError as error:
+            raise CannotForgetError(f"what it goes back to will not do: {error}") from error
+
+    def _told(self, request: Request, plan: Settings) -> dict[str, float | str]:
+        """Return what devices are told of a request: what it is about, and how to forget."""
+        config = plan.run_config()
+        return {
+            **self.training.told(),
+            "request": request.id,
+            "granularity": request.granularity,
+            "classes": ",".join(map(str, request.classes)),
+            **{key: str(config[key]) for key in keys_of(Part.METHOD)},
+        }
+
+    def _own(self, request: Request, member: int) -> dict[str, float | str]:
+        return {"step": "forget", "samples": "forget", "seed": self._seed(request, member, 0)}
+
+    def _seed(self, request: Request, member: int, exchanges: int) -> int:
+        return derive_seed(self.place.settings.seed, "request", request.id, exchanges, member)
+
+    def _restarted(self, method: Method, session: GridSession) -> int:
+        """Return how many rounds the model has been trained for that a method went back to."""
+        number = method.restart_round(session)
+        steps = self.place.ledger.steps(after=number - 1)
+        return steps[0].round - 1 if number > 1 and steps else 0
+
+    def _past_guard(
+        self, request: Request, method: Method, session: GridSession, new: Arrays, current: StateDict
+    ) -> Arrays:
+        """Hold a method's model aside, have the guard look at it, and return what may be adopted.
+
+        Raises:
+            RefusedModelError: nothing of it.
+        """
+        place, gone = self.place, self.training.gone_classes()
+        name = place.quarantine.save(new)
+        place.reached("forgetting: quarantined")
+        decision = admit_model(
+            tensors_of(new),
+            current,
+            self._recent(),
+            self._bounds(request, method, {member: session.num_examples[member] for member in session.leavers}),
+            self._policy,
+            lambda state: self.judge.accuracy(_arrays(state), gone),
+        )
+        facts = {"model": name, "method": method.name, "policy": self._policy.guard, **decision.document()}
+        place.note("quarantined", request=request.id, member=request.subject, facts=facts)
+        place.reached("forgetting: decided")
+        if decision.state is None:
+            raise RefusedModelError(f"the guard refused the model: {decision.reason}")
+        return _arrays({key: decision.state[key] for key in place.order})
+
+    @property
+    def _policy(self) -> Policy:
+        told = self.place.federation.forgetting
+        return Policy(told.guard, told.blend)
+
+    def _bounds(self, request: Request, method: Method, counts: Mapping[int, int]) -> Bounds:
+        return bounds_of(method, self.place.names, counts.values(), request.classes)
+
+    def _recent(self) -> Recent:
+        steps = self.past.recent()
+        with_norms = [step for step in steps if "update_norm" in step.measures]
+        every = [step.measures["update_norm"] for step in self.place.ledger.steps() if "update_norm" in step.measures]
+        return Recent(
+            norms=[step.measures["update_norm"] for step in with_norms],
+            spreads=[step.measures["update_norm_mad"] for step in with_norms],
+            updates=[
+                difference(self.place.state(s.model_after), self.place.state(s.model_before), self.place.order)
+                for s in steps
+            ],
+            longest=longest_of(every),
+        )
+
+
+def _told_by(session: GridSession) -> dict[str, float]:
+    """Return what the devices say of the samples that were forgotten, weighted by how many those were."""
+    sums: dict[str, float] = {}
+    weights: dict[str, int] = {}
+    for _, reply in sorted(session.answered.items()):
+        for name, value in reply.metrics.items():
+            if name.startswith(("forget-", "unseen-")):
+                sums[name] = sums.get(name, 0.0) + value * reply.num_examples
+                weights[name] = weights.get(name, 0) + reply.num_examples
+    return {name.replace("-", "_"): value / weights[name] for name, value in sums.items()}
+
+
+def _arrays(state: StateDict) -> dict[str, NDArray[Any]]:
+    return {name: tensor.numpy() for name, tensor in state.items()}

@@ -1,0 +1,48 @@
+"""Devices that were away when something was forgotten drop it before they take part again, whatever else goes on.
+
+A device that is connected and does not drop what it must takes no part, and holds nobody up for long: all such
+devices together are waited for during at most a tenth of the time.
+"""
+
+from fedquit.server.coordinator.forget_step import Forgetting
+from fedquit.server.coordinator.participants.presence import Presence
+from fedquit.server.coordinator.workplace import Workplace
+
+SHORTEST, LONGEST = 60.0, 3600.0
+"""Seconds between two tries with a device that fails at once: doubled each time, up to the longest."""
+REST = 9.0
+"""The others go on for so many times as long as the last try with a device that failed before took."""
+
+
+class CatchingUp:
+    """Has the devices of one workplace drop what they must."""
+
+    def __init__(self, place: Workplace, forgetting: Forgetting) -> None:
+        self.place, self.forgetting = place, forgetting
+        self._failed: set[int] = set()
+        self._again, self._pause = 0.0, SHORTEST
+
+    def turn(self, presence: Presence) -> bool:
+        """Ask the devices that are there and have not failed lately; False: there is none."""
+        began = self.place.clock()
+        due = [
+            m for m in sorted(presence.owing) if m in presence.here and (m not in self._failed or began >= self._again)
+        ]
+        if not due:
+            return False
+        request = presence.owing[due[0]][0]
+        asked = [member for member in due if request in presence.owing[member]]
+        dropped = self.forgetting.drop(request, asked)
+        for member in dropped:
+            self.place.note("dropped", request=request.id, member=member)
+        self._remember(set(asked), set(dropped), self.place.clock() - began)
+        return True
+
+    def _remember(self, asked: set[int], dropped: set[int], took: float) -> None:
+        """Remember who has failed, and when those are asked again; the log has their reasons."""
+        self._failed = (self._failed | asked) - dropped
+        if asked <= dropped:
+            self._pause = SHORTEST
+        else:
+            self._again = self.place.clock() + max(self._pause, REST * took)
+            self._pause = min(2 * self._pause, LONGEST)

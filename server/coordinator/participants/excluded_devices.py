@@ -1,0 +1,27 @@
+"""Devices that were found to have made a round useless are not asked for some rounds; then they are again.
+
+Who it was is a measure of the step of that round, so it is in the ledger with it or not at all, and a coordinator that
+starts again knows it. A device that is found again is kept out again.
+"""
+
+from fedquit.server.coordinator.participants.presence import Presence
+from fedquit.server.coordinator.workplace import Workplace
+
+FOUND = "found_member_"
+"""How the measure of a step begins that names who made it useless."""
+
+
+def kept_out(place: Workplace, presence: Presence, needs: int, phase: str) -> frozenset[int]:
+    """Return the devices that are not asked in the next step; nobody, if too few would be left to go on.
+
+    Args:
+        place: the workplace.
+        presence: who is there.
+        needs: replies that the rule of the phase needs.
+        phase: "train" or "recover".
+    """
+    schedule, last = place.federation.schedule, place.next_number() - 1
+    steps = place.ledger.steps(after=max(0, last - schedule.exclude_rounds))
+    found = {int(name.removeprefix(FOUND)) for step in steps for name in step.measures if name.startswith(FOUND)}
+    wanted = max(needs, schedule.min_clients if phase == "train" else 1)
+    return frozenset(found) if len(set(presence.ready) - found) >= wanted else frozenset()

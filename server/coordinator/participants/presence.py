@@ -1,0 +1,87 @@
+"""Who is connected, who may take part, and who must first drop what a request was about."""
+
+from dataclasses import dataclass, field
+
+from fedquit.server.coordinator.workplace import Workplace
+from fedquit.server.ledger import FORGOTTEN, UNDER_WAY, Request
+from fedquit.strategies.grid.node_identity import Member as Node
+
+BEGUN = (*UNDER_WAY, *FORGOTTEN)
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Members by number, at one moment.
+
+    Attributes:
+        devices: that are enrolled, have not withdrawn, and whose key is not revoked.
+        here: members that are connected, withdrawn ones included.
+        owing: devices that must still drop what some request was about -> those requests.
+    """
+
+    devices: frozenset[int] = frozenset()
+    here: frozenset[int] = frozenset()
+    owing: dict[int, tuple[Request, ...]] = field(default_factory=dict)
+
+    @property
+    def ready(self) -> tuple[int, ...]:
+        """Those that can take part now."""
+        return tuple(sorted((self.devices & self.here) - self.owing.keys()))
+
+    def has(self, request: Request) -> bool:
+        """Say whether the device that a request is about is connected; a class is no single device's."""
+        return request.granularity != "class" and request.subject in self.here
+
+    @property
+    def left_out(self) -> frozenset[int]:
+        """Those that are connected and take no part."""
+        return self.here - set(self.ready)
+
+
+class Watch:
+    """Looks who is there; strangers are named in the audit log once."""
+
+    def __init__(self, place: Workplace) -> None:
+        self._place = place
+        self._strangers: set[str] = set()
+        self._dropped: dict[str, set[int]] = {}
+
+    def look(self) -> Presence:
+        """Return who is there now, and have the grid know them."""
+        place = self._place
+        enrolled = [member for member in place.ledger.members() if member.role == "device"]
+        members = [member for member in enrolled if member.status != "revoked"]  # given no work, whatever it says
+        revoked = {member.fingerprint for member in enrolled} - {member.fingerprint for member in members}
+        present = place.grid.meet({member.fingerprint: Node(member.number) for member in members})
+        for key in sorted(present.strangers - self._strangers - revoked):
+            place.note("stranger", facts={"fingerprint": key or "none"})
+        self._strangers |= present.strangers
+        devices = frozenset(member.number for member in members if member.status == "active")
+        here = frozenset(member.client for member in present.members.values())
+        return Presence(devices, here, self._owing(devices))
+
+    def _owing(self, devices: frozenset[int]) -> dict[int, tuple[Request, ...]]:
+        """Return which devices have not yet dropped what a request was about, as they were not there or did not answer.
+
+        All of a client's data goes with the client. Samples are their device's affair, classes every device's.
+        """
+        owing: dict[int, tuple[Request, ...]] = {}
+        for request in self._place.ledger.requests():
+            if request.status not in BEGUN or request.granularity == "client":
+                continue
+            if request.status == "forgetting":  # its own forget message is still to come
+                continue
+            concerned = devices if request.granularity == "class" else devices & {request.subject}
+            known = self._dropped.setdefault(request.id, set())
+            if concerned - known:
+                known |= dropped(self._place, request)
+            for member in sorted(concerned - known):
+                owing[member] = (*owing.get(member, ()), request)
+        return owing
+
+
+def dropped(place: Workplace, request: Request) -> set[int]:
+    """Return the devices that have dropped what a request is about: they said so, or answered its forget step."""
+    told = {e.member for e in place.ledger.events(request=request.id) if e.kind == "dropped" and e.member is not None}
+    steps = place.ledger.steps(request=request.id, phase="forget")
+    return told | {given.member for step in steps for given in step.contributions}

@@ -1,0 +1,1 @@
+"""The audit log of the ledger: a hash chain over all that happened, and its seal."""

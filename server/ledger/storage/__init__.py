@@ -1,0 +1,1 @@
+"""Where the ledger is stored: SQLite or PostgreSQL, its tables, transactions and migrations."""

@@ -1,0 +1,133 @@
+"""The strategies that a run's settings name, checked against each other and against how many clients there are."""
+
+from dataclasses import dataclass
+
+from fedquit.client.data.build_data_and_model import empty_model
+from fedquit.client.data.forget_sets import leavers
+from fedquit.client.training.build_method import method_of
+from fedquit.client.training.build_objective import objective_of
+from fedquit.errors import InputError
+from fedquit.server.lifecycle.phases import Phase, phases
+from fedquit.settings import Settings
+from fedquit.strategies.rounds.train import num_sampled
+from fedquit.strategies.rules import FlowerRule, Rule, is_mean, make_private, make_rule
+from fedquit.unlearning.tensors.arithmetic import parameter_names
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How models become one: in training and in the models that are retrained, and in recovery."""
+
+    training: FlowerRule
+    recovery: FlowerRule
+    restarts: bool = False
+
+    def of(self, phase: Phase) -> FlowerRule:
+        """Return the rule of a phase's rounds; after a method that restarts, what follows is training."""
+        recovers = phase.kind in ("recover", "later") and not self.restarts
+        return self.recovery if recovers else self.training
+
+
+def rules_of(settings: Settings) -> Rules:
+    """Return the strategies with their settings, and with differential privacy around them if it is asked for.
+
+    Raises:
+        InputError: no such strategy or setting, settings that exclude each other, or fewer clients than it needs.
+
+    >>> rules_of(Settings(strategy="fedmedian", forget=1)).recovery
+    FedMedian()
+    """
+    rules = named_rules(settings)
+    for phase in phases(settings):
+        if phase.kind != "forget":
+            _check_size(rules.of(phase), phase, settings)
+    return rules
+
+
+def named_rules(settings: Settings) -> Rules:
+    """Return the strategies that the settings name, whoever the clients are.
+
+    Raises:
+        InputError: no such strategy or setting, or settings that exclude each other.
+    """
+    if objective_of(settings).needs().shares != "model":
+        _check_no_mean(settings)
+    rules = _private(settings, _plain(settings))
+    if "fedprox" in (settings.strategy, settings.recover_strategy) and settings.objective != "fedavg":
+        raise InputError(
+            f"strategy 'fedprox' has devices minimise an objective of its own: leave out objective = "
+            f"{settings.objective}, or take another strategy"
+        )
+    return rules
+
+
+def _plain(settings: Settings) -> Rules:
+    training = make_rule(settings.strategy, **settings.strategy_settings)
+    recovery, restarts = training, method_of(settings).traits.restarts
+    if settings.recover_strategy:
+        recovery = make_rule(settings.recover_strategy, **settings.recover_strategy_settings)
+    elif settings.recover_strategy_settings:
+        raise InputError("recover-strategy-settings: there is no recover-strategy whose settings they could be")
+    return Rules(training, recovery, restarts)
+
+
+def _private(settings: Settings, rules: Rules) -> Rules:
+    """Put differential privacy around the rules, if the settings ask for it."""
+    if not settings.dp:
+        if settings.dp_settings:
+            raise InputError("dp-settings: there is no dp whose settings they could be")
+        return rules
+    for rule in (rules.training, rules.recovery):
+        if not is_mean(rule):
+            raise InputError(
+                f"dp: its noise fits a mean, and strategy '{rule.name}' makes none: take fedavg or fedprox, or no dp"
+            )
+    _check_private(settings)
+    training, recovery = (
+        make_private(settings.dp, rule, **settings.dp_settings) for rule in (rules.training, rules.recovery)
+    )
+    return Rules(training, recovery, rules.restarts)
+
+
+def _check_no_mean(settings: Settings) -> None:
+    """Refuse what makes one model of many, where devices share no model."""
+    others = {
+        "recover-strategy": settings.recover_strategy,
+        "dp": settings.dp,
+        "weight-cap": settings.weight_cap,
+        "clip-steps": settings.clip_steps,
+        "accuracy-floor": settings.accuracy_floor,
+    }
+    for name, given in {"strategy": settings.strategy != "fedavg", **others}.items():
+        if given:
+            raise InputError(
+                f"{name}: there are no models to make one of with objective '{settings.objective}': leave it out"
+            )
+
+
+def _check_private(settings: Settings) -> None:
+    """Refuse what noise or clipping cannot be right for."""
+    model = empty_model(settings.key())
+    buffers = sorted(set(model.state_dict()) - parameter_names(model))
+    if buffers:
+        raise InputError(
+            f"dp: noise on running statistics, such as '{buffers[0]}', can make a model useless; take a model without "
+            "batch normalisation"
+        )
+    if settings.dp.startswith("client") and objective_of(settings).needs().down != "model":
+        raise InputError(
+            f"dp: devices clip against the one model they get, objective '{settings.objective}' sends more: "
+            f"take dp = {settings.dp.replace('client', 'server')}"
+        )
+
+
+def _check_size(rule: Rule, phase: Phase, settings: Settings) -> None:
+    """Refuse a strategy that needs more replies than clients are asked in the rounds of a phase."""
+    left = settings.clients - len(leavers(settings, phase.requests))
+    asked = num_sampled(left, settings.fraction)
+    if asked < rule.needs():
+        raise InputError(
+            f"strategy '{rule.name}' needs {rule.needs()} replies a round with these settings, and in phase "
+            f"'{phase.name}' {asked} of {left} clients are asked: take more clients, or other settings of the strategy"
+        )
+    rule.check_size(asked)

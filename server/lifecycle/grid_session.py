@@ -1,0 +1,200 @@
+"""One forget request, as a method sees it: `fedquit.unlearning.session.Session` over the grid."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+from torch import nn
+
+from fedquit.client.data.build_data_and_model import form_of, initial_model
+from fedquit.client.data.evaluation_sets import sets_of
+from fedquit.client.data.forget_sets import askers, leavers, to_forget, to_keep
+from fedquit.errors import FedquitError
+from fedquit.server.lifecycle.round_evaluation import tensors_of
+from fedquit.settings import Settings
+from fedquit.strategies.grid.metered_grid import MeteredGrid
+from fedquit.strategies.rounds.exercise import ask
+from fedquit.strategies.rounds.train import OnReply, Reply
+from fedquit.unlearning.methods.base import Method
+from fedquit.unlearning.samples import Samples
+from fedquit.unlearning.seeds import derive_seed
+from fedquit.unlearning.session import Answer, History, NoAnswerError
+from fedquit.unlearning.tensors.arithmetic import StateDict, check_usable
+
+Told = Mapping[str, float | str]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Whom a request is about, and what devices are told of it.
+
+    Attributes:
+        leavers: the clients with something to forget; `stayers`: those that take part and have nothing to forget.
+        num_examples: samples to forget of each leaver, samples of each stayer.
+        seed: the request's own number.
+        told: what every device is told.
+        seed_of: from how many exchanges came before, and a client, to the seed of its exercise.
+        proxy: gives the samples that the server itself holds.
+    """
+
+    leavers: tuple[int, ...]
+    stayers: tuple[int, ...]
+    num_examples: Mapping[int, int]
+    seed: int
+    told: Told
+    seed_of: Callable[[int, int], int]
+    proxy: Callable[[], Samples | None] = lambda: None
+
+
+def simulated_case(settings: Settings, request: int, phase: str, number: int) -> Case:
+    """Return request `request` of a simulation, from 0, which has been trained for `number` rounds."""
+    leaving, key = askers(settings, request), settings.key()
+    left = {*leaving, *leavers(settings, request)}
+    parts = zip(to_forget(key, request), to_keep(key, request + 1), strict=True)
+    return Case(
+        leavers=leaving,
+        stayers=tuple(client for client in range(settings.clients) if client not in left),
+        num_examples={client: len(gone) or len(kept) for client, (gone, kept) in enumerate(parts)},
+        seed=derive_seed(settings.seed, "request", request),
+        told={"requests": request + 1},
+        seed_of=lambda exchanges, client: derive_seed(settings.seed, phase, number + exchanges, client),
+        proxy=lambda: sets_of(settings).holdout,
+    )
+
+
+def question(
+    case: Case, exercise: str, step: str, config: Mapping[str, float], *, lr: float, exchanges: int, client: int
+) -> dict[str, float | str]:
+    """Return what a client is told beside the model: what the method says, which samples, and a seed of its own.
+
+    >>> case = Case((3,), (0,), {}, seed=1, told={"requests": 1}, seed_of=lambda exchanges, client: 7)
+    >>> question(case, "train", "forget", {"epochs": 2}, lr=0.1, exchanges=0, client=0)
+    {'lr': 0.1, 'epochs': 2, 'requests': 1, 'samples': 'keep', 'seed': 7}
+    """
+    common: dict[str, float | str] = {"lr": lr, **config} if exercise == "train" else {**config, "step": step}
+    samples = "forget" if client in case.leavers else "keep"
+    return {**common, **case.told, "samples": samples, "seed": case.seed_of(exchanges, client)}
+
+
+class GridSession:
+    """See `Session`; and it remembers who answered, why others did not, and what the devices spent.
+
+    Args:
+        grid: carries the messages, already told which phase and round they count to.
+        settings: of the federation.
+        case: the request.
+        initial: the model before the first round.
+        current: that of the request.
+        history: what was kept of training.
+        lr: learning rate of an ordinary round at this point of the schedule.
+        on_reply: told of every reply.
+        check: compares what a client hands back with what it was sent, told whether it was asked to train, and raises
+            `BadReplyError` if that must not be used. None: what is no model is refused, and nothing else.
+
+    Attributes:
+        answered: client -> the last answer of its that could be used, without its model.
+    """
+
+    def __init__(
+        self,
+        grid: MeteredGrid,
+        settings: Settings,
+        case: Case,
+        *,
+        initial: StateDict,
+        current: StateDict,
+        history: History,
+        lr: float,
+        on_reply: OnReply,
+        check: Callable[..., None] | None = None,
+    ) -> None:
+        self.initial, self.current, self.history = initial, current, history
+        self.seed, self.leavers, self.stayers, self.num_examples = (
+            case.seed, case.leavers, case.stayers, case.num_examples,
+        )  # fmt: skip
+        self.exchanges, self.loss, self.device_seconds = 0, 0.0, 0.0
+        self.reasons: list[str] = []
+        self.answered: dict[int, Reply] = {}
+        self._grid, self._settings, self._case = grid, settings, case
+        self._lr, self._on_reply, self._check = lr, on_reply, check
+
+    @property
+    def proxy(self) -> Samples | None:
+        """See `Session`."""
+        return self._case.proxy()
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """See `Session`."""
+        return form_of(self._settings).input_shape
+
+    def fresh(self, seed: int) -> nn.Module:
+        """See `Session`."""
+        return initial_model(self._settings, seed)
+
+    def ask(
+        self,
+        exercise: str,
+        clients: Sequence[int],
+        state: StateDict,
+        *,
+        step: str = "forget",
+        extra: StateDict | None = None,
+        **config: float,
+    ) -> Iterator[Answer]:
+        """See `Session`."""
+        if not clients:
+            return
+        self.exchanges += 1
+        told = {
+            client: question(
+                self._case, exercise, step, config, lr=self._lr, exchanges=self.exchanges - 1, client=client
+            )
+            for client in clients
+        }
+        more = None if extra is None else {name: tensor.numpy() for name, tensor in extra.items()}
+        losses = weight = 0.0
+        arrays = {name: tensor.numpy() for name, tensor in state.items()}
+
+        def check(reply: Reply) -> None:
+            if self._check is not None:
+                self._check(tensors_of(reply.arrays), state, training=exercise == "train")
+
+        for reply in ask(self._grid, exercise, clients, arrays, told, extra=more, on_reply=self._told, check=check):
+            self.answered[reply.client] = Reply(
+                reply.client, {}, reply.num_examples, reply.metrics, reply.samples_digest
+            )
+            self.device_seconds += reply.metrics.get("cpu-seconds", 0.0)
+            losses += reply.metrics.get("loss", 0.0) * reply.num_examples
+            weight += reply.num_examples
+            self.loss = losses / weight
+            believed = min(reply.num_examples, self.num_examples[reply.client])
+            yield Answer(reply.client, tensors_of(reply.arrays), believed, reply.metrics)
+
+    def _told(self, client: int, refused: str | None) -> None:
+        if refused is not None:
+            self.reasons.append(f"client {client}: {refused}")
+        self._on_reply(client, refused)
+
+
+def served(method: Method, session: GridSession) -> dict[str, NDArray[Any]]:
+    """Have the method serve the request, and let only a usable model through.
+
+    Raises:
+        NoAnswerError: a device that is needed did not answer.
+        FedquitError: what the method did or returned cannot be used.
+    """
+    name = method.name
+    try:
+        state = method.serve(session)
+        check_usable(state, session.current)
+    except NoAnswerError as error:
+        raise NoAnswerError(f"{error} ({'; '.join(session.reasons)})") from error
+    except FedquitError as error:
+        raise type(error)(str(error) if name in str(error) else f"method '{name}': {error}") from error
+    except Exception as error:
+        if type(method).__module__.startswith("fedquit."):
+            raise
+        raise FedquitError(f"method '{name}' failed: {error!r}") from error
+    return {key: tensor.numpy() for key, tensor in state.items()}

@@ -1,0 +1,229 @@
+"""One round of training or recovery, for a simulation's loop and for a deployment's coordinator alike."""
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from fedquit.client.objectives import Objective, Sharing
+from fedquit.server.lifecycle.objective_travel import Shared
+from fedquit.server.lifecycle.round_evaluation import tensors_of
+from fedquit.strategies.grid.metered_grid import MeteredGrid
+from fedquit.strategies.guard.round_screen import Limits, Screen, Settled
+from fedquit.strategies.rounds.aggregate import Aggregate
+from fedquit.strategies.rounds.train import Correct, OnAsk, OnReply, Reply, Train
+from fedquit.strategies.rounds.travel import Apart
+from fedquit.strategies.rules import Opening, Rule
+from fedquit.unlearning.methods.base import Method
+from fedquit.unlearning.seeds import derive_seed
+from fedquit.unlearning.tensors.arithmetic import StateDict
+
+Arrays = Mapping[str, NDArray[Any]]
+Config = Mapping[str, float | str]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the server keeps beside the model from one round of a phase to the next.
+
+    Attributes:
+        beside: for the objective, as `Objective.broadcast` says; `moments`: for the rule, as `Aggregate.result` says.
+    """
+
+    beside: Arrays | None = None
+    moments: Arrays | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a round is to be.
+
+    Attributes:
+        phase: as in accounts; with `number` it is what seeds derive from, and what devices are told.
+        nth: which round of its phase it is, from 1.
+        seed: of the samplings and the clients.
+        lr: the devices' learning rate.
+        config: what every device is told beside `lr`.
+        fraction: share of the clients that take part.
+        progress: how far training is at the round's end, from 0 to 1.
+        before: the clients that took part in the phase's round before.
+    """
+
+    phase: str
+    number: int
+    nth: int
+    seed: int
+    lr: float
+    config: Config = field(default_factory=dict)
+    fraction: float = 1.0
+    progress: float = 1.0
+    before: Collection[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A finished round.
+
+    Attributes:
+        taken: client -> samples that its sender is believed to have, and their digest if it told one.
+        refused: replies that did not go into the model.
+        loss: mean training loss, nats.
+        seconds: from the first message to the new model; `device_seconds`: processor time over all devices.
+        adopted: whether the replies made a model that can be used; if not, the model and what was kept are as before.
+        off: why the model of all replies could not be used; "": it could. `found`: the client to blame, if it is sure.
+        measures: what the next rounds are told as `Limits.usual`.
+    """
+
+    arrays: Arrays
+    kept: Kept
+    taken: Mapping[int, tuple[int, str]]
+    refused: int
+    loss: float
+    seconds: float
+    device_seconds: float
+    adopted: bool = True
+    off: str = ""
+    found: int | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ears:
+    """Who is told what of a round's replies: every one, those that are used, and those that carry an ask."""
+
+    on_reply: OnReply = lambda _client, _reason: None
+    on_taken: Callable[[Reply], None] = lambda _reply: None
+    on_ask: OnAsk = lambda _client, _ask, _signature: None
+
+
+def train_round(
+    grid: MeteredGrid,
+    order: Order,
+    arrays: Arrays,
+    kept: Kept,
+    *,
+    objective: Objective,
+    rule: Rule,
+    names: frozenset[str],
+    correct: Correct | None = None,
+    ears: Ears | None = None,
+    sharing: Sharing | None = None,
+    limits: Limits | None = None,
+) -> Trained:
+    """Carry out a round with the clients that `grid` shows.
+
+    Args:
+        grid: already told which phase and round its messages count to, and who is left out.
+        order: what the round is to be.
+        arrays: the global model, or what else is shared.
+        kept: of the phase's round before.
+        objective: what devices minimise; it may send more than the model.
+        rule: what makes one model of the replies.
+        names: the model's entries that are parameters, not buffers.
+        correct: from a client's model and the global one to what goes into the mean.
+        ears: who is told of the replies.
+        sharing: what is shared and how, where devices train models of their own; None: the global model.
+        limits: how much one reply may do; None: replies are added as they come.
+
+    Raises:
+        FedquitError: too few replies can be used, or they make no model.
+    """
+    started, taken, ears = time.perf_counter(), dict[int, tuple[int, str]](), ears or Ears()
+
+    def take(reply: Reply) -> None:
+        taken[reply.client] = (reply.num_examples, reply.samples_digest)
+        ears.on_taken(reply)
+
+    averages = sharing is None or sharing.averages
+    strategy = Train(
+        grid,
+        seed=order.seed,
+        fraction=order.fraction,
+        on_reply=ears.on_reply,
+        on_taken=take,
+        on_ask=ears.on_ask,
+        correct=correct,
+        begin=_opener(rule, order, names, kept.moments) if averages else _apart,
+        needs=rule.needs(),
+        parameters=names if sharing is None else None,
+        screen=None if limits is None else lambda sent: Screen(limits, sent, names),
+    )
+    config = {"lr": order.lr, **order.config}
+    if sharing is None:
+        before = None if kept.beside is None else tensors_of(kept.beside)
+        extra, keep = objective.broadcast(tensors_of(arrays), before)
+        new, metrics = strategy.round(order.number, arrays, config, _arrays(extra))
+        beside = _arrays(keep)
+    else:
+        shared = Shared(sharing, arrays, kept.beside, order.before)
+        made, metrics = strategy.round(order.number, arrays, config, travel=shared)
+        new, beside = shared.adopt(made, order.progress)
+    settled = strategy.settled or Settled(None)
+    adopted = strategy.settled is None or settled.made is not None
+    return Trained(
+        arrays=new,
+        kept=Kept(beside, strategy.kept) if adopted else kept,
+        taken=dict(sorted(taken.items())),
+        refused=int(metrics["refused"]),
+        loss=metrics["loss"],
+        seconds=time.perf_counter() - started,
+        device_seconds=metrics["device-seconds"],
+        adopted=adopted,
+        off=settled.reason,
+        found=settled.found,
+        measures=settled.measures,
+    )
+
+
+def _apart(sent: Arrays, asked: int) -> Aggregate:
+    """Begin a round whose replies are not averaged."""
+    del sent, asked
+    return Apart()
+
+
+def correction(
+    method: Method, before: Callable[[], StateDict], unlearned: Callable[[], StateDict], names: frozenset[str]
+) -> Correct | None:
+    """Return what a method does to the models of a recovery round; None: nothing.
+
+    Args:
+        method: that served the request.
+        before: gives the model that the request met.
+        unlearned: gives the one that recovery began with.
+        names: the entries that are parameters, not buffers.
+    """
+    if type(method).corrected is Method.corrected:
+        return None
+    met, began = before(), unlearned()
+
+    def correct(sent: Arrays, current: Arrays) -> Arrays:
+        new = method.corrected(tensors_of(sent), tensors_of(current), before=met, unlearned=began, parameters=names)
+        return {name: tensor.numpy() for name, tensor in new.items()}
+
+    return correct
+
+
+def _opener(
+    rule: Rule, order: Order, names: frozenset[str], moments: Arrays | None
+) -> Callable[[Arrays, int], Aggregate]:
+    """Return what begins the rule's round with what it kept of the phase's last one."""
+
+    def begin(sent: Arrays, asked: int) -> Aggregate:
+        opening = Opening(
+            sent=sent,
+            parameters=names,
+            number=order.nth,
+            asked=asked,
+            lr=order.lr,
+            seed=derive_seed(order.seed, "rule", order.phase, order.number),
+            kept=moments,
+        )
+        return rule.begin(opening)
+
+    return begin
+
+
+def _arrays(state: StateDict | None) -> Arrays | None:
+    return None if state is None else {name: tensor.numpy() for name, tensor in state.items()}

@@ -1,0 +1,142 @@
+"""What the page shows, as plain values from the ledger."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from fedquit.server.federation import Federation
+from fedquit.server.ledger import STATES, UNDER_WAY, Event, Ledger, Member, Request, Step
+from fedquit.server.page.sentences import NOTABLE, Names, outlook, sentence
+
+OPEN = ("asked", *UNDER_WAY)
+PHASES = ("train", "forget", "recover")
+LATELY, LOOKED_AT = 10, 1000
+"""So many notable events are shown, of so many events at the end of the log."""
+Facts = dict[str, Any]
+Sample = tuple[tuple[tuple[str, str], ...], float]
+
+
+def overview(ledger: Ledger, federation: Federation, now: float) -> Facts:
+    """Return what the first page says: who takes part, where training is, which requests are open."""
+    members, steps, requests = ledger.members(), ledger.steps(), ledger.requests()
+    names = names_of(members)
+    shown = [request_facts(request, federation, names, now) for request in requests]
+    return {
+        "federation": federation.name,
+        "members": [member_facts(member, steps) for member in members],
+        "steps": len(steps),
+        "last": step_facts(steps[-1]) if steps else None,
+        "stalled": is_stalled(steps, federation, now) and not any(r.status in OPEN for r in requests),
+        "requests": {status: sum(request.status == status for request in requests) for status in STATES},
+        "overdue": sum(request["overdue"] for request in shown),
+        "open": [request for request in shown if request["status"] in OPEN],
+        "lately": lately(ledger, names),
+    }
+
+
+def is_stalled(steps: Sequence[Step], federation: Federation, now: float) -> bool:
+    """Say whether the next round of training should be over by now."""
+    schedule, trained = federation.schedule, [step for step in steps if step.phase == "train"]
+    if not steps or (schedule.rounds and len(trained) >= schedule.rounds):
+        return False
+    return now > steps[-1].at + schedule.every + schedule.round_timeout
+
+
+def names_of(members: Sequence[Member]) -> Names:
+    """Return the names of members by number and by fingerprint."""
+    return {**{m.number: m.name for m in members}, **{m.fingerprint: m.name for m in members}}
+
+
+def member_facts(member: Member, steps: Sequence[Step]) -> Facts:
+    """Return a member and what it contributed; its key is left out, as the fingerprint names it."""
+    gave = [(step, c) for step in steps for c in step.contributions if c.member == member.number]
+    facts = {name: value for name, value in asdict(member).items() if name != "key"}
+    return {
+        **facts,
+        "steps": len(gave),
+        "last_step": gave[-1][0].number if gave else None,
+        "num_examples": gave[-1][1].num_examples if gave else None,
+    }
+
+
+def request_facts(request: Request, federation: Federation, names: Names, now: float) -> Facts:
+    """Return a request, how long it has, and what comes next; the signed ask and the receipt are left out."""
+    left_out = ("ask", "signature", "receipt")
+    facts = {name: value for name, value in asdict(request).items() if name not in left_out}
+    is_open = request.status in OPEN
+    facts |= {
+        "subject_name": names[request.subject],
+        "asked_by_name": names.get(request.asked_by, ""),
+        "has_receipt": request.receipt is not None,
+        "seconds_left": request.deadline - now if is_open else None,
+        "overdue": is_open and now > request.deadline,
+        "late": not is_open and request.changed_at > request.deadline,
+    }
+    return {**facts, "outlook": outlook(facts, federation)}
+
+
+def timeline(ledger: Ledger, request: Request, names: Names) -> list[Facts]:
+    """Return the events of a request, oldest first."""
+    return [event_facts(event, names) for event in ledger.events(request=request.id)]
+
+
+def lately(ledger: Ledger, names: Names) -> list[Facts]:
+    """Return what happened lately that an operator should hear of, newest first."""
+    events = ledger.events(after=max(0, ledger.head()[0] - LOOKED_AT))
+    notable = [event for event in events if event.kind in NOTABLE and event.facts.get("verdict") != "adopt"]
+    return [event_facts(event, names) for event in notable[: -LATELY - 1 : -1]]
+
+
+def event_facts(event: Event, names: Names) -> Facts:
+    """Return an event and what it means."""
+    facts = {name: value for name, value in asdict(event).items() if name not in ("previous", "digest")}
+    return {**facts, "text": sentence(event, names)}
+
+
+def step_facts(step: Step) -> Facts:
+    """Return a step, with who took part in it."""
+    facts = {name: value for name, value in asdict(step).items() if name != "contributions"}
+    return {**facts, "members": [c.member for c in step.contributions]}
+
+
+def costs(steps: Sequence[Step]) -> dict[str, Facts]:
+    """Return what each phase has cost so far."""
+    return {phase: spent([step for step in steps if step.phase == phase]) for phase in PHASES}
+
+
+def spent(steps: Sequence[Step]) -> Facts:
+    """Return what steps have cost: exact bytes, seconds, processor seconds of the devices."""
+    return {
+        "steps": len(steps),
+        "bytes_down": sum(step.bytes_down for step in steps),
+        "bytes_up": sum(step.bytes_up for step in steps),
+        "seconds": sum(step.seconds for step in steps),
+        "device_seconds": sum(step.device_seconds for step in steps),
+    }
+
+
+def metrics(ledger: Ledger, federation: Federation, now: float) -> str:
+    """Return the figures as Prometheus reads them (text exposition format)."""
+    steps, requests, members = ledger.steps(), ledger.requests(), ledger.members()
+    by_status = Counter(request.status for request in requests)
+    cost = costs(steps)
+    families: dict[str, tuple[str, list[Sample]]] = {
+        "members": ("gauge", [((("role", m), ("status", s)), sum(o.role == m and o.status == s for o in members))
+                              for m in ("device", "operator") for s in ("active", "withdrawn", "revoked")]),
+        "steps_total": ("counter", [((("phase", p),), cost[p]["steps"]) for p in PHASES]),
+        "bytes_total": ("counter", [((("phase", p), ("direction", d)), cost[p][f"bytes_{d}"])
+                                    for p in PHASES for d in ("down", "up")]),
+        "device_seconds_total": ("counter", [((("phase", p),), cost[p]["device_seconds"]) for p in PHASES]),
+        "refused_replies_total": ("counter", [((), sum(step.refused for step in steps))]),
+        "requests": ("gauge", [((("status", s),), by_status[s]) for s in STATES]),
+        "requests_overdue": ("gauge", [((), sum(r.status in OPEN and now > r.deadline for r in requests))]),
+        "last_step_timestamp_seconds": ("gauge", [((), steps[-1].at)] if steps else []),
+    }  # fmt: skip
+    lines = []
+    for name, (kind, samples) in families.items():
+        lines.append(f"# TYPE fedquit_{name} {kind}")
+        for labels, value in samples:
+            told = ",".join(f'{key}="{text}"' for key, text in (("federation", federation.name), *labels))
+            lines.append(f"fedquit_{name}{{{told}}} {value}")
+    return "\n".join(lines) + "\n"

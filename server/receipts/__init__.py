@@ -1,0 +1,1 @@
+"""Receipts: what the server states of a request that is done, signed."""

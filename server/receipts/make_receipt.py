@@ -1,0 +1,166 @@
+"""Make the receipt of a request from what the ledger holds, and remove what contained the data."""
+
+import base64
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from fedquit import __version__
+from fedquit.client.receipts import sealed, statement
+from fedquit.client.receipts.statement import LIMITS
+from fedquit.errors import InputError
+from fedquit.files import explained
+from fedquit.server.federation import Federation
+from fedquit.server.ledger import Ledger, Request, Step
+from fedquit.server.ledger.model_lineage import check_exact, descendants
+
+Measures = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a request, as far as the ledger does not know it.
+
+    Attributes:
+        unlearned: SHA-256 of the model right after forgetting.
+        model: SHA-256 of the model after recovery.
+        status: "done", or "unrecovered" if the model is not back at its goal.
+        exact: whether the method promises that these models never met the data; the ledger is asked whether it is so.
+        settings: of the method.
+        fallback: why another method than the federation's was used; "" if it was not.
+        measures: by stage ("before", "unlearned", "after", ...), each by name.
+        verdict: in words.
+        thresholds: that the verdict was held against.
+        purged: SHA-256 of the models that were removed.
+        kept: model -> why it was not removed.
+        messages: what is left in Flower's database of messages, which carry models: see `message_store.Remains`; empty:
+            there is no such database, or there was nothing to remove.
+    """
+
+    unlearned: str
+    model: str
+    status: str = "done"
+    exact: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    fallback: str = ""
+    measures: Measures = field(default_factory=dict)
+    verdict: str = "not judged"
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    purged: Sequence[str] = ()
+    kept: Mapping[str, str] = field(default_factory=dict)
+    messages: Mapping[str, Any] = field(default_factory=dict)
+
+
+def make_receipt(
+    ledger: Ledger, request_id: str, *, federation: Federation, key: Ed25519PrivateKey, outcome: Outcome, now: float
+) -> bytes:
+    """Return the signed receipt of a request that has recovered.
+
+    Args:
+        ledger: with the request and every step up to now.
+        request_id: which request.
+        federation: what the server is told.
+        key: of receipts.
+        outcome: what the ledger does not know.
+        now: Unix seconds.
+
+    Raises:
+        FedquitError: the outcome is called exact, and a model of it descends from the data.
+    """
+    request, steps = ledger.request(request_id), ledger.steps()
+    for model in (outcome.unlearned, outcome.model) if outcome.exact else ():
+        check_exact(steps, request, model)
+    own = [step for step in steps if step.request == request_id]
+    number, digest = ledger.head()
+    predicate = {
+        "federation": federation.name,
+        "fedquit": __version__,
+        "request": _asked(ledger, request, now),
+        "status": outcome.status,
+        "method": {
+            "name": request.method,
+            "settings": dict(outcome.settings),
+            "fallback": outcome.fallback,
+            "exact": outcome.exact,
+        },
+        "models": {"before": request.model_before, "unlearned": outcome.unlearned, "after": outcome.model},
+        "descendants": [_descendant(step) for step in descendants(steps, request)],
+        "purged": {"models": sorted(outcome.purged), "kept": dict(outcome.kept), "messages": dict(outcome.messages)},
+        "costs": _costs(own),
+        "measures": {stage: dict(values) for stage, values in outcome.measures.items()},
+        "verdict": {
+            "text": outcome.verdict,
+            "recovered": outcome.status == "done",
+            "thresholds": dict(outcome.thresholds),
+        },
+        "limits": list(LIMITS),
+        "log": {"event": number, "digest": digest},
+    }
+    return sealed(statement(outcome.model, predicate), key)
+
+
+def remove_models(folder: Path, models: Collection[str]) -> list[str]:
+    """Remove model files by their hashes, and return those that were there."""
+    removed = []
+    for name in sorted(set(models)):
+        path = folder / f"{name}.safetensors"
+        with explained(path):
+            if path.exists():
+                path.unlink()
+                removed.append(name)
+    return removed
+
+
+def read_receipts_key(path: Path) -> Ed25519PrivateKey:
+    """Return the key that receipts are signed with.
+
+    Raises:
+        InputError: it is missing, or is another kind of key.
+    """
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}; `fedquit provision` makes it") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise InputError(f"{path} is not an Ed25519 key")
+    return key
+
+
+def _asked(ledger: Ledger, request: Request, now: float) -> dict[str, Any]:
+    asked_by = ledger.member_by_key(request.asked_by)
+    if asked_by is None:
+        raise InputError(f"request {request.id[:16]}: the ledger does not know the key that asked")
+    return {
+        "id": request.id,
+        "subject": ledger.member(request.subject).fingerprint,
+        "asked_by": request.asked_by,
+        "granularity": request.granularity,
+        "classes": list(request.classes),
+        "samples_count": request.samples_count,
+        "samples_digest": request.samples_digest,
+        "asked_at": request.asked_at,
+        "deadline": request.deadline,
+        "done_at": now,
+        "ask": base64.b64encode(request.ask).decode(),
+        "signature": base64.b64encode(request.signature).decode(),
+        "key": base64.b64encode(asked_by.key).decode(),
+        "key_revoked_at": ledger.revocations().get(request.asked_by) if asked_by.status == "revoked" else None,
+    }
+
+
+def _descendant(step: Step) -> dict[str, Any]:
+    return {"step": step.number, "phase": step.phase, "model": step.model_after}
+
+
+def _costs(steps: Sequence[Step]) -> dict[str, float]:
+    return {
+        "rounds": sum(step.phase == "recover" for step in steps),
+        "bytes_down": sum(step.bytes_down for step in steps),
+        "bytes_up": sum(step.bytes_up for step in steps),
+        "seconds": round(sum(step.seconds for step in steps), 3),
+        "device_seconds": round(sum(step.device_seconds for step in steps), 3),
+    }

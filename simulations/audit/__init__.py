@@ -1,0 +1,1 @@
+"""`fedquit audit`: any model held against retrained ones; shadow models."""

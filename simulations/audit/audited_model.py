@@ -1,0 +1,82 @@
+"""A model file that is put to the test: read, checked against the run's architecture, asked once and measured."""
+
+import copy
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from fedquit.client.data.build_data_and_model import empty_model
+from fedquit.client.data.evaluation_sets import Sets
+from fedquit.client.models.model_file import arrays_in
+from fedquit.client.training.evaluate_model import Answers, Document, ask, measure
+from fedquit.errors import FedquitError, InputError
+from fedquit.server.lifecycle.round_evaluation import load_arrays
+from fedquit.settings import Settings
+from fedquit.unlearning.evaluation.measures import logit_confidence, svc_attack
+
+SVC_SAMPLES = 2000  # of each kind; a support vector machine takes time in their square
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model that was asked, where it came from, and its measures."""
+
+    file: Path
+    sha256: str
+    model: nn.Module
+    answers: Answers
+    measures: Document
+
+    def logit_confidence(self) -> Tensor:
+        """Return its probability of the true class on D_f as a logit, exact however sure it is, [N]."""
+        return logit_confidence(self.answers.log_p["forget"], self.answers.labels["forget"])
+
+    def document(self) -> Document:
+        """Return what the audit says of it."""
+        return {"file": str(self.file), **self.measures, "model_sha256": self.sha256}
+
+
+def read_model(path: Path, settings: Settings) -> tuple[nn.Module, str]:
+    """Return the model in a safetensors file, and the SHA-256 of the file.
+
+    Raises:
+        InputError: there is no such file, it is damaged, or it holds another kind of model.
+    """
+    try:
+        content = path.read_bytes()
+        arrays = arrays_in(content, path)
+    except OSError as error:
+        raise InputError(f"cannot read the model {path} ({error.strerror or error})") from None
+    except FedquitError as error:
+        raise InputError(str(error)) from None
+    model = copy.deepcopy(empty_model(settings.key()))
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    given = {name: array.shape for name, array in arrays.items()}
+    for name in [*wanted, *given]:
+        if wanted.get(name) != given.get(name):
+            raise InputError(
+                f"{path} does not fit model '{settings.model}' on {settings.dataset}: "
+                f"'{name}' is {_shape(given.get(name))}, should be {_shape(wanted.get(name))}"
+            )
+    load_arrays(model, arrays)
+    if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
+        raise InputError(f"{path} holds NaN or infinity: there is nothing to judge")
+    return model, hashlib.sha256(content).hexdigest()
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else str(list(shape))
+
+
+def read_judged(path: Path, settings: Settings, sets: Sets) -> Judged:
+    """Read a model, ask it about every sample of the sets, and measure its answers."""
+    model, sha256 = read_model(path, settings)
+    answers = ask(model, sets)
+    measures = measure(answers, sets)
+    p, y = answers.pair("test")
+    retain, forget = answers.pair("retain"), answers.pair("forget")
+    share = svc_attack(retain, (p[:SVC_SAMPLES], y[:SVC_SAMPLES]), forget, seed=settings.seed)
+    measures["attacks"]["svc"] = {"member_rate": 1 - share}
+    return Judged(path, sha256, model, answers, measures)

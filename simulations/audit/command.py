@@ -1,0 +1,149 @@
+"""The command `fedquit audit`: parses, makes one call, prints."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+SHOWN = (
+    ("yeom, called members", "yeom"),
+    ("SVC, called members", "svc"),
+)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--reference",
+    "references",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path),
+    help="a model retrained without the samples; two or more, of different seeds, for a verdict",
+)
+@click.option(
+    "--run",
+    "folder",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="folder of a run: its settings and split say which data, and who was forgotten",
+)
+@click.option("--original", type=click.Path(path_type=Path), help="the model before forgetting")
+@click.option(
+    "--shadows", type=click.Path(path_type=Path), help="list that `fedquit shadows` wrote, for U-LiRA and IAM"
+)
+@click.option("--relearn-steps", type=click.IntRange(min=1), default=200, show_default=True, help="give up after these")
+@click.option("--json", "as_json", is_flag=True, help="print as JSON, and nothing else")
+def audit(
+    model: Path,
+    references: tuple[Path, ...],
+    folder: Path,
+    original: Path | None,
+    shadows: Path | None,
+    relearn_steps: int,
+    as_json: bool,
+) -> None:
+    """Judge the model in the file MODEL against models retrained without the samples.
+
+    \b
+    fedquit audit runs/mine/models/recovered.safetensors --run runs/mine \\
+      --reference runs/mine/models/retrained.safetensors \\
+      --reference runs/mine/models/retrained-1.safetensors \\
+      --original runs/mine/models/original.safetensors
+    """  # noqa: D301 - click's sign that lines stay as they are
+    from fedquit.server.run.run_folder import RunFolder
+    from fedquit.simulations.audit import audit as work
+
+    document = work.audit(
+        model,
+        reference_files=references,
+        original_file=original,
+        shadows_file=shadows,
+        settings=RunFolder(folder).settings(),
+        relearn_steps=relearn_steps,
+    )
+    if as_json:
+        click.echo(json.dumps(document, indent=1, allow_nan=False))
+    else:
+        print_audit(document)
+
+
+def print_audit(document: dict[str, Any]) -> None:
+    """Print the model beside the retrained ones and the original, then what sets it apart, and the verdict."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from fedquit.simulations.simulate.run_tables import STAGE_ROWS
+
+    references = document["references"]
+    columns = {"model": document["model"]}
+    columns |= {f"reference {number}": measured for number, measured in enumerate(references)}
+    if document["original"]:
+        columns["original"] = document["original"]
+    table = Table(title=f"{escape(document['model']['file'])} ({document['samples']['forget']} samples to forget)")
+    table.title_justify = "left"
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for label, shown in STAGE_ROWS:
+        table.add_row(label, *(shown(measured) for measured in columns.values()))
+    for label, attack in SHOWN:
+        table.add_row(label, *(_percent(measured["attacks"][attack]["member_rate"]) for measured in columns.values()))
+    table.add_row("worst client", *(_percent(measured["worst_client_accuracy"]) for measured in columns.values()))
+    console = Console()
+    console.print(table)
+    for line in _lines(document):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    verdict = document["verdict"]
+    console.print(f"Verdict: [bold]{verdict['outcome']}[/bold]: {verdict['reason']}", soft_wrap=True, highlight=False)
+
+
+def _lines(document: dict[str, Any]) -> list[str]:
+    """Return what sets the model apart from the references, a line each."""
+    gaps = ", ".join(f"{name.removesuffix('_accuracy')} {100 * gap:+.1f} %" for name, gap in document["gaps"].items())
+    lines = [f"Accuracy gaps to retraining: {gaps}; tug of war {document['tow']:.3f} (1 is best)"]
+    for name, parts in document["distances"].items():
+        found = ", ".join(
+            f"{part} {_number(values['model'])} ({_number(values['references'])} between references)"
+            for part, values in parts.items()
+        )
+        lines.append(f"{name.replace('_', ' ')}: {found}")
+    if document["relearn"]:
+        steps = [document["relearn"]["model"], *document["relearn"]["references"]]
+        on = {key: ", ".join(_steps(s[key]) for s in steps) for key in ("on_forget", "on_retain")}
+        lines.append(f"Steps to relearn (model, then references): on D_f {on['on_forget']}; on D_r {on['on_retain']}")
+    if document["completeness"]:
+        by_shadows = document["completeness"]["from_shadows"]
+        lines.append(_complete("by retrained models", document["completeness"]))
+        lines += [_complete("by shadow models that never had the sample", by_shadows)] if by_shadows else []
+    if document["u_lira"]:
+        shown = document["u_lira"]
+        rates = "; ".join(
+            f"TPR at {100 * float(fpr):g} % FPR {found['reason'] or _number(found['value'])}"
+            for fpr, found in shown["tpr_at_fpr"].items()
+        )
+        attack = "LiRA, its shadows not made to forget," if shown["kind"] == "plain" else "U-LiRA"
+        lines.append(f"{attack} on {shown['samples']} samples: AUC {shown['auc']:.3f} (0.5: as retrained); {rates}")
+    return [*lines, *(f"Not measured: {name}: {why}" for name, why in document["not_measured"].items())]
+
+
+def _complete(by: str, shown: dict[str, Any]) -> str:
+    among = ", ".join(_number(found["iam"]) for found in shown["references"]) or "-"
+    return (
+        f"Completeness {by}: IAM {_number(shown['model']['iam'])} (original {_number(shown['original']['iam'])}, "
+        f"references {among}), position {_number(shown['model']['position'])} (0: original, 1: retrained)"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _steps(count: int | None) -> str:
+    return "not reached" if count is None else str(count)

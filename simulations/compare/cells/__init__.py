@@ -1,0 +1,1 @@
+"""The runs of a comparison: planned, carried out, continued after a kill."""

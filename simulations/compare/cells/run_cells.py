@@ -1,0 +1,125 @@
+"""Carry out the runs of a comparison, several at once, each in a process of its own.
+
+A run waits for the training that it starts from. One that fails, or whose process dies, is told of and the others go
+on; what was stopped goes on later from the round that it had reached.
+"""
+
+import multiprocessing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, cast
+
+from fedquit.simulations.compare.cells.cell import FAILED, ROUND, is_done, work
+from fedquit.simulations.compare.cells.plan_cells import Cell
+
+BEGIN = "begin"
+# What every run imports; imported once, where processes are forked from one that has them.
+PRELOAD = (
+    "fedquit.client.app",
+    "fedquit.server.app",
+    "fedquit.simulations.simulate.run_report",
+    "fedquit.simulations.simulate.run_figures",
+    "fedquit.simulations.engine.inprocess",
+    "flwr_datasets.partitioner",
+    "torch._dynamo",  # else the first optimiser of each process imports it, and its seconds count as the device's
+)
+DIED = "its process died, perhaps for lack of memory; go on with --resume and fewer --jobs"
+
+Listener = Callable[[Mapping[str, Any]], None]
+
+
+def run_cells(
+    cells: Sequence[Cell], out: Path, *, jobs: int, workers: int, listener: Listener = lambda _event: None
+) -> dict[str, str]:
+    """Carry out all cells that are not done yet; return why cells failed, by folder.
+
+    Args:
+        cells: in the order to begin them in.
+        out: the comparison's folder.
+        jobs: cells at work at once.
+        workers: clients at work at once in each.
+        listener: told of every round, and of every cell that begins and ends.
+    """
+    crew = Crew([cell for cell in cells if not is_done(out, cell)], out, workers, listener)
+    try:
+        while crew.waiting or crew.running:
+            crew.begin(jobs - len(crew.running))
+            crew.hear()
+    finally:
+        crew.stop()
+    return crew.failed
+
+
+def first_ready(waiting: Sequence[Cell], unfinished: Collection[str], room: int) -> list[Cell]:
+    """Return the first `room` cells whose training is not among the folders in `unfinished`.
+
+    >>> first_ready([], {"seed-0/base"}, 2)
+    []
+    """
+    return [cell for cell in waiting if cell.base not in unfinished][:room]
+
+
+class Crew:
+    """Cells that wait, the processes at work, and what failed."""
+
+    def __init__(self, waiting: list[Cell], out: Path, workers: int, listener: Listener) -> None:
+        self.waiting = waiting
+        self.running: dict[Connection, tuple[Cell, BaseProcess]] = {}
+        self.failed: dict[str, str] = {}
+        self._out, self._workers, self._listener = out, workers, listener
+        self._context = _context()
+
+    def begin(self, room: int) -> None:
+        """Begin up to `room` cells whose training is there."""
+        at_work = [cell for cell, _ in self.running.values()]
+        for cell in first_ready(self.waiting, {cell.folder for cell in [*self.waiting, *at_work]}, room):
+            self.waiting.remove(cell)
+            if cell.base in self.failed:
+                self._tell(FAILED, cell, f"the training that it starts from failed: {self.failed[cell.base]}")
+            else:
+                self._begin(cell)
+
+    def _begin(self, cell: Cell) -> None:
+        ours, theirs = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=work, args=(theirs, cell, self._out, self._workers))
+        process.start()
+        theirs.close()  # so that the pipe ends with the process
+        self.running[ours] = (cell, process)
+        self._tell(BEGIN, cell)
+
+    def hear(self) -> None:
+        """Wait until some processes have said something, and take it in."""
+        for pipe in cast("list[Connection]", wait(list(self.running)) if self.running else []):
+            cell, process = self.running[pipe]
+            try:
+                kind, text = pipe.recv()
+            except EOFError:
+                kind, text = FAILED, DIED
+            if kind != ROUND:
+                process.join()
+                pipe.close()
+                del self.running[pipe]
+            self._tell(kind, cell, text)
+
+    def _tell(self, kind: str, cell: Cell, text: str = "") -> None:
+        if kind == FAILED:
+            self.failed[cell.folder] = text
+        self._listener({"event": kind, "cell": cell, "reason": text})
+
+    def stop(self) -> None:
+        """End the processes that are still at work; what they finished is kept."""
+        for _, process in self.running.values():
+            process.terminate()
+        for _, process in self.running.values():
+            process.join()
+
+
+def _context() -> Any:
+    """Return how to start processes: from a clean one that has imported what they need, where there is such a thing."""
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(list(PRELOAD))
+    return context

@@ -1,0 +1,82 @@
+"""The command `fedquit compare`: parses, makes one call, prints."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fedquit.errors import InputError
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="folder for the results [runs/compare-DATE-TIME]")
+@click.option("--jobs", type=click.IntRange(min=1), help="runs at work at once [as many as cores]")
+@click.option("--resume", is_flag=True, help="go on with the comparison in --out")
+@click.option("--overwrite", is_flag=True, help="replace the comparison in --out")
+@click.option("--plan", "only_plan", is_flag=True, help="print the runs that it consists of, and run nothing")
+@click.option("--json", "as_json", is_flag=True, help="print the results as JSON, and nothing else")
+def compare(
+    config: Path,
+    out: Path | None,
+    jobs: int | None,
+    resume: bool,
+    overwrite: bool,
+    only_plan: bool,
+    as_json: bool,
+) -> None:
+    """Compare methods of forgetting: every method on every request, with several seeds and equal budgets.
+
+    CONFIG is a TOML file that names them; there are examples in simulations/configs.
+
+    \b
+    fedquit compare simulations/configs/compare-digits.toml    a small one, in a few minutes
+    fedquit compare mine.toml --plan                           what would run
+    fedquit compare mine.toml --resume --out runs/mine         go on where it was killed, or with rows, targets
+                                                               or seeds that were added to the file
+    """  # noqa: D301 - click's sign that lines stay as they are
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite exclude each other")
+    if only_plan:
+        _print_plan(config, as_json)
+        return
+    from fedquit.simulations.compare.cells.cells_progress import CompareProgress
+    from fedquit.simulations.compare.comparison import run_comparison
+    from fedquit.simulations.compare.report.comparison_table import print_results
+
+    path, document = run_comparison(
+        config, out=out, jobs=jobs, resume=resume, overwrite=overwrite, progress=CompareProgress
+    )
+    if as_json:
+        click.echo(json.dumps(document, indent=1, allow_nan=False))
+    else:
+        print_results(document)
+        click.echo(f"Report, figures and raw results: {path}")
+    if document["failed"]:
+        again = f"fedquit compare {config} --resume --out {path}"
+        click.echo(f"fedquit: runs without a result: {document['failed']}; try them again: {again}", err=True)
+        click.get_current_context().exit(1)
+
+
+def _print_plan(config: Path, as_json: bool) -> None:
+    """Print the runs, one a line, and how many there are of each kind."""
+    from fedquit.simulations.compare.comparison import planned
+
+    cells = planned(config)
+    if as_json:
+        click.echo(json.dumps([_shown(cell) for cell in cells], indent=1))
+        return
+    for cell in cells:
+        click.echo(f"{cell.folder}  ({cell.row or cell.kind}, about {cell.rounds} rounds)")
+    kinds = Counter(cell.kind for cell in cells)
+    click.echo(
+        f"{len(cells)} runs: {kinds['base']} trainings, {kinds['references']} times the models to compare with, "
+        f"{kinds['row']} requests"
+    )
+
+
+def _shown(cell: Any) -> dict[str, Any]:
+    named = {"kind": cell.kind, "row": cell.row, "seed": cell.seed, "target": list(cell.target), "folder": cell.folder}
+    return {**named, "rounds": cell.rounds, "settings": cell.settings}

@@ -1,0 +1,1 @@
+"""What a comparison is told: its TOML file, read strictly and checked."""

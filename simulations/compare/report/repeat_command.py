@@ -1,0 +1,25 @@
+"""The command that repeats a run: every setting that differs from its default, and always whom, how and the seeds."""
+
+import shlex
+
+from fedquit.settings import Scalar, Settings
+
+ALWAYS = ("method", "seed", "split-seed", "model-seed")
+
+
+def simulate_command(settings: Settings) -> str:
+    """Return the `fedquit simulate` that a run with these settings is.
+
+    >>> simulate_command(Settings(lr=0.2, forget="0,3", method="negate", split_seed=0, model_seed=0))
+    'fedquit simulate --lr 0.2 --forget 0,3 --method negate --seed 0 --split-seed 0 --model-seed 0'
+    """
+    default = Settings().run_config()
+    always = {*ALWAYS, "forget-class" if settings.granularity == "class" else "forget"}
+    told = {key: value for key, value in settings.run_config().items() if key in always or value != default[key]}
+    return " ".join(["fedquit simulate", *(_flag(key, value) for key, value in told.items())])
+
+
+def _flag(key: str, value: Scalar) -> str:
+    if isinstance(value, bool):
+        return f"--{key}" if value else f"--no-{key}"
+    return f"--{key} {shlex.quote(str(value))}"

@@ -1,0 +1,95 @@
+"""The results of a comparison as one document, compare.json: what was told, every cell, and the rows made from them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedquit.simulations.compare.cells.cell import is_done, result
+from fedquit.simulations.compare.cells.plan_cells import Cell
+from fedquit.simulations.compare.config.comparison_config import Comparison, Target
+from fedquit.simulations.compare.results.cell_measures import measure_references, measure_row
+from fedquit.simulations.compare.results.row_statistics import aggregate, pareto_front, points
+
+SCHEMA_VERSION = 1
+REFERENCE = "retrained (reference)"
+COSTS = {"bytes": "bytes_share", "seconds": "seconds_share"}
+
+Document = dict[str, Any]
+
+
+def make_results(
+    comparison: Comparison, targets: Sequence[Target], cells: Sequence[Cell], out: Path, failed: Mapping[str, str]
+) -> Document:
+    """Return the document of a comparison whose cells were carried out, as far as they could be.
+
+    Args:
+        comparison: what was told.
+        targets: one by one.
+        cells: all of them.
+        out: its folder.
+        failed: why cells failed, by their folder.
+    """
+    references = {(cell.seed, cell.target): cell for cell in cells if cell.kind == "references"}
+    retrained = [_references_entry(cell, out, failed) for cell in references.values()]
+    entries = [
+        _row_entry(cell, references[cell.seed, cell.target], out, failed) for cell in cells if cell.kind == "row"
+    ]
+    rows = [aggregate(row.name, [entry for entry in entries if entry["row"] == row.name]) for row in comparison.rows]
+    methods = {row.name: row.method for row in comparison.rows}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "title": comparison.title,
+        "config": comparison.document(),
+        "targets": [list(target) for target in targets],
+        "versions": _versions(cells, out),
+        "rows": [{"method": methods[row["name"]], **row} for row in rows],
+        "reference": aggregate(REFERENCE, retrained),
+        "pareto_front": {name: pareto_front(points(rows, cost)) for name, cost in COSTS.items()},
+        "cells": entries,
+        "references": retrained,
+        "failed": sum(is_failed(entry) for entry in [*entries, *retrained]),
+    }
+
+
+def is_failed(entry: Document) -> bool:
+    """Say whether a cell has nothing to show.
+
+    >>> is_failed({"failed": "its process died"})
+    True
+    """
+    return entry["failed"] is not None
+
+
+def _row_entry(cell: Cell, references: Cell, out: Path, failed: Mapping[str, str]) -> Document:
+    reason = _reason(cell, out, failed)
+    if reason is None and _reason(references, out, failed):
+        reason = f"there are no retrained models to compare with: {_reason(references, out, failed)}"
+    measures = None if reason else measure_row(result(out, cell), result(out, references))
+    return _entry(cell, reason, measures)
+
+
+def _references_entry(cell: Cell, out: Path, failed: Mapping[str, str]) -> Document:
+    reason = _reason(cell, out, failed)
+    return _entry(cell, reason, None if reason else measure_references(result(out, cell)))
+
+
+def _entry(cell: Cell, reason: str | None, measures: Document | None) -> Document:
+    return {
+        "row": cell.row or REFERENCE,
+        "target": list(cell.target),
+        "seed": cell.seed,
+        "folder": cell.folder,
+        "failed": reason,
+        "measures": measures,
+    }
+
+
+def _reason(cell: Cell, out: Path, failed: Mapping[str, str]) -> str | None:
+    """Return why a cell failed; None if it did not."""
+    return None if is_done(out, cell) else " ".join(failed.get(cell.folder, "it was not carried out").split())
+
+
+def _versions(cells: Sequence[Cell], out: Path) -> Document:
+    """Return the versions of what carried the first cell out."""
+    done = next((cell for cell in cells if is_done(out, cell)), None)
+    return dict(result(out, done)["versions"]) if done else {}

@@ -1,0 +1,71 @@
+"""An account as a table for people."""
+
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fedquit.server.lifecycle.phases import nth
+
+NAMES = {"wire_bytes": "bytes", "rounds": "rounds", "seconds": "seconds", "device_seconds": "device seconds"}
+
+ROWS = (
+    ("rounds", lambda cost: str(cost["rounds"])),
+    ("messages", lambda cost: str(cost["messages"])),
+    ("payload", lambda cost: size_of(cost["payload_bytes"])),
+    ("wire, down", lambda cost: size_of(cost["wire_bytes_down"])),
+    ("wire, up", lambda cost: size_of(cost["wire_bytes_up"])),
+    ("deduplicated", lambda cost: size_of(cost["deduplicated_bytes"])),
+    ("seconds", lambda cost: f"{cost['seconds']:.1f}"),
+    ("device seconds", lambda cost: f"{cost['device_seconds']:.1f}"),
+    ("network energy", lambda cost: f"{cost['joules']:.0f} J"),
+)
+SAVED = (("saved by coding", lambda cost: size_of(cost["saved_bytes"])),)
+
+
+def print_account(account: dict[str, Any]) -> None:
+    """Print what each phase cost, what each request cost beside retraining, and what the prices assume."""
+    console, link = Console(), account["model"]["link_mbit_per_second"]
+    phases = account["phases"].values()
+    table = Table(title=f"What {account['run']} cost", title_justify="left")
+    table.add_column("")
+    for name in account["phases"]:
+        table.add_column(name, justify="right")
+    saved = SAVED if any(cost["saved_bytes"] for cost in phases) else ()
+    for label, shown in (*ROWS, *saved, *((_at(link),) if link else ())):
+        table.add_row(label, *(shown(cost) for cost in phases))
+    console.print(table)
+    for number, request in enumerate(account["requests"]):
+        times = request["retraining_costs_times"]
+        if any(times.values()):
+            shown = ", ".join(f"{label} {_times(times[name])}" for name, label in NAMES.items() if times[name])
+            asked = f"{nth('forget', number)} and {nth('recover', number)} do"
+            if "id" in request:
+                asked = f"request {request['id'][:12]} ({request['method']}) did"
+            console.print(f"Retraining costs so many times what {asked}: {shown}", highlight=False)
+    if account["incomplete"]:
+        console.print(
+            f"[bold]Not all is accounted[/bold] of {', '.join(account['incomplete'])}: an older fedquit began the run",
+            highlight=False,
+        )
+
+
+def _times(factor: float) -> str:
+    return f"{factor:.1f}" if factor >= 0.1 else f"{factor:.1g}"
+
+
+def _at(link: float) -> tuple[str, Callable[[dict[str, Any]], str]]:
+    return f"at {link:g} Mbit/s", lambda cost: f"{cost['link_seconds']:.1f} s"
+
+
+def size_of(count: int) -> str:
+    """Return a number of bytes for people.
+
+    >>> size_of(999), size_of(12_345_678)
+    ('999 B', '12.3 MB')
+    """
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"

@@ -1,0 +1,1 @@
+"""`fedquit plan`: what a request will cost, estimated before it is served."""

@@ -1,0 +1,1 @@
+"""`fedquit simulate`: one run, its report, figures and tables."""

@@ -1,0 +1,249 @@
+"""The researcher's commands: each parses, makes one call, prints."""
+
+import json
+from collections.abc import Callable, Collection
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fedquit.errors import InputError
+from fedquit.settings import Part, Settings, group_of, keys_of
+
+Command = Callable[..., Any]
+
+
+class GroupedCommand(click.Command):
+    """A command whose help has the settings under the headings of their groups, and its other options after them."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, a section for each group; the columns of all sections are aligned."""
+        options = [option for option in self.get_params(ctx) if isinstance(option, click.Option)]
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for option in sorted(options, key=lambda option: group_of(option.name or "") is None):
+            record = option.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(group_of(option.name or "") or "Options", []).append(record)
+        width = max(len(flag) for records in sections.values() for flag, _ in records)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl([(flag.ljust(min(width, 30)), text) for flag, text in records])
+
+
+def settings_options(keys: Collection[str], default: str | None = None) -> Callable[[Command], Command]:
+    """Return what gives a command a flag for each of these settings; only those that are given reach it, as text.
+
+    Args:
+        keys: names of settings, in kebab-case.
+        default: what to say that it is where a flag is not given, if not the settings' own.
+    """
+
+    def with_flags(command: Command) -> Command:
+        for key in reversed(keys_of(*Part)):
+            if key in keys:
+                command = _flag(key, default)(command)
+        return command
+
+    return with_flags
+
+
+def _flag(key: str, default: str | None) -> Callable[[Command], Command]:
+    name = key.replace("-", "_")
+    field = Settings.model_fields[name]
+    if field.annotation is bool:
+        return click.option(f"--{key}/--no-{key}", name, default=None, help=field.description)
+    value = Settings().run_config()[key] if default is None else default
+    shown = f" [{value}]" if value != "" else ""
+    return click.option(f"--{key}", name, metavar=_metavar(field), help=f"{field.description}{shown}")
+
+
+def _metavar(field: Any) -> str:
+    choices = getattr(field.annotation, "__args__", None)
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return "|".join(choices)
+    return {int: "N", float: "X"}.get(field.annotation, "TEXT")
+
+
+@click.command(cls=GroupedCommand)
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@settings_options(keys_of(*Part))
+@click.option("--iid", is_flag=True, help="the same as --scheme iid")
+@click.option(
+    "--engine",
+    type=click.Choice(["inprocess", "flower"]),
+    default="inprocess",
+    show_default=True,
+    help="what carries the messages",
+)
+@click.option("--workers", type=click.IntRange(min=1), help="clients at work at once [as many as cores]")
+@click.option("--out", type=click.Path(path_type=Path), help="folder for the results [runs/DATE-TIME]")
+@click.option("--resume", is_flag=True, help="go on with the run in --out")
+@click.option("--overwrite", is_flag=True, help="replace the run in --out")
+@click.option(
+    "--start",
+    type=click.Path(path_type=Path),
+    help="take training from this finished run: the same start for several requests",
+)
+@click.option("--json", "as_json", is_flag=True, help="print the report as JSON, and nothing else")
+def simulate(
+    config: Path | None,
+    iid: bool,
+    engine: str,
+    workers: int | None,
+    out: Path | None,
+    resume: bool,
+    overwrite: bool,
+    start: Path | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Train, forget, recover, and compare with retraining.
+
+    CONFIG is a TOML file of the settings below, without the dashes; flags win over it.
+
+    \b
+    fedquit simulate                                         real 8x8 digits, under a minute
+    fedquit simulate --dataset fashion-mnist --samples 10000 --forget 3
+    fedquit simulate --forget "0;3" --method negate          client 0, and when that is done client 3
+    fedquit simulate --granularity sample --forget-share 0.5 half of client 0's samples; the client stays
+    fedquit simulate --granularity class --forget-class 3    a class, wherever it lies
+    fedquit simulate --resume --out runs/mine                go on where it was killed
+    """  # noqa: D301 - click's sign that lines stay as they are
+    from fedquit.settings import load_settings_file
+    from fedquit.simulations.simulate.run_progress import Progress
+    from fedquit.simulations.simulate.run_report import refusal
+    from fedquit.simulations.simulate.run_simulation import run_simulation
+    from fedquit.simulations.simulate.run_tables import print_report
+
+    flags = {name: value for name, value in given.items() if value is not None}
+    if iid and flags.setdefault("scheme", "iid") != "iid":
+        raise InputError("--iid and --scheme exclude each other")
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite exclude each other")
+    with Progress() as progress:
+        path, document = run_simulation(
+            {**(load_settings_file(config) if config else {}), **flags},
+            source=str(config) if config else "settings",
+            engine=engine,
+            workers=workers,
+            out=out,
+            resume=resume,
+            overwrite=overwrite,
+            start=start,
+            listener=progress,
+        )
+    _print(document, as_json, print_report)
+    if not as_json:
+        click.echo(f"Report, models and figures: {path}")
+    refused = refusal(document)
+    if refused:
+        click.echo(f"fedquit: {refused}", err=True)
+        click.get_current_context().exit(1)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="print the report as JSON, and nothing else")
+def report(folder: Path, as_json: bool) -> None:
+    """Show the report of the finished run in FOLDER again; written anew if it is not there."""
+    from fedquit.simulations.simulate.run_tables import print_report
+
+    _print(read_report(folder), as_json, print_report)
+
+
+@click.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="print as JSON, and nothing else")
+def summary(folders: tuple[Path, ...], as_json: bool) -> None:
+    """Show several finished runs in one Markdown table, with mean and standard deviation over them."""
+    from fedquit.simulations.simulate.summary import markdown, summarise
+
+    _print(summarise([read_report(folder) for folder in folders]), as_json, lambda found: click.echo(markdown(found)))
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="print as JSON, and nothing else")
+def methods(as_json: bool) -> None:
+    """List the methods of forgetting and what each needs."""
+    from fedquit.simulations.simulate.run_tables import print_methods
+    from fedquit.unlearning.methods.base import all_methods
+
+    rows = [
+        {
+            "name": name,
+            "runs_at": method.traits.runs_at,
+            "granularities": sorted(method.traits.granularities),
+            "server_keeps": method.traits.server_keeps,
+            "history": method.traits.history,
+            "history_interval": method.traits.history_interval,
+            "keeps_updates": method.traits.keeps_updates,
+            "needs_device": method.traits.needs_device,
+            "secure_aggregation": method.traits.secure_aggregation,
+            "restarts": method.traits.restarts,
+            "summary": method.traits.summary,
+            "paper": method.traits.paper,
+        }
+        for name, method in all_methods().items()
+    ]
+    _print(rows, as_json, print_methods)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="print as JSON, and nothing else")
+def objectives(as_json: bool) -> None:
+    """List what devices can minimise when they train, what travels for it and what they must keep."""
+    from fedquit.client.objectives import all_objectives
+    from fedquit.simulations.simulate.run_tables import print_objectives
+
+    rows = [{"name": name, **asdict(objective.traits)} for name, objective in all_objectives().items()]
+    _print(rows, as_json, print_objectives)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="print as JSON, and nothing else")
+def strategies(as_json: bool) -> None:
+    """List how the models of a round become one, and what can be wrapped around: settings, state, bad clients stood."""
+    from fedquit.simulations.simulate.run_tables import print_strategies
+    from fedquit.strategies.rules import PRIVACY, RULES, settings_of_rule
+
+    rows = [
+        {"name": name, "setting": setting, "settings": settings_of_rule(rule), **asdict(rule.traits)}
+        for setting, rules in (("strategy", RULES), ("dp", PRIVACY))
+        for name, rule in rules.items()
+    ]
+    _print(rows, as_json, print_strategies)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="print as JSON, and nothing else")
+def codecs(as_json: bool) -> None:
+    """List what models can be coded by on their way: settings with defaults, which way, and whether bit for bit."""
+    from fedquit.client.compression.codecs import CODECS, settings_of_codec
+    from fedquit.simulations.simulate.run_tables import print_codecs
+
+    rows = [
+        {"name": name, "settings": settings_of_codec(codec), **asdict(codec.traits)} for name, codec in CODECS.items()
+    ]
+    _print(rows, as_json, print_codecs)
+
+
+def _print(document: Any, as_json: bool, for_people: Callable[[Any], None]) -> None:
+    if as_json:
+        click.echo(json.dumps(document, indent=1))
+    else:
+        for_people(document)
+
+
+def read_report(path: Path) -> Any:
+    """Return the report of a finished run, made if it is not there yet (as after `flwr run`)."""
+    if (path / "report.json").is_file():
+        return json.loads((path / "report.json").read_text(encoding="utf-8"))
+    from fedquit.server.run.run_folder import RunFolder
+    from fedquit.simulations.simulate.run_report import write_report
+
+    folder = RunFolder.open(path)
+    try:
+        return write_report(folder)
+    finally:
+        folder.release()

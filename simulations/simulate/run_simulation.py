@@ -1,0 +1,167 @@
+"""`fedquit simulate`: settings in, a folder and a report out."""
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fedquit.errors import InputError
+from fedquit.settings import Settings
+
+Run = Callable[[Any], None]
+Listener = Callable[[Mapping[str, Any]], None]
+Document = dict[str, Any]
+
+
+def run_simulation(
+    given: Mapping[str, Any],
+    *,
+    source: str = "settings",
+    engine: str = "inprocess",
+    workers: int | None = None,
+    out: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    start: Path | None = None,
+    listener: Listener = lambda _event: None,
+    only: Collection[str] | None = None,
+    keep: Collection[Any] = (),
+) -> tuple[Path, Document]:
+    """Carry out a run, or go on with one; return its folder and its report.
+
+    Args:
+        given: the settings that differ from the defaults.
+        source: where they come from, for errors.
+        engine: "inprocess" or "flower".
+        workers: clients at work at once; as many as cores if None.
+        out: the run's folder; runs/DATE-TIME if None.
+        resume: go on with the run in `out`.
+        overwrite: replace the run in `out`.
+        start: folder of a finished run whose training is taken over.
+        listener: told of every event.
+        only: the phases to carry out, if not all; the report then says what there is so far, and is not written.
+        keep: methods that others will run on this training, by name or as `Method.needs` says it: what they need
+            of it is kept.
+
+    Raises:
+        InputError: something given cannot be used; nothing was written.
+        FedquitError: the run could not be finished; what was finished is kept.
+    """
+    if resume and out is None:
+        raise InputError("--resume needs --out DIR, the folder of the run to go on with")
+    path = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    settings = _settings_to_resume(path, given, source) if resume else Settings.read(given, source)
+    from fedquit.client.data.build_data_and_model import check_split
+
+    check_split(settings)  # before the workers start; all else is looked at while they do
+    engine_of = {"inprocess": _in_process, "flower": _on_flower}[engine]
+    with engine_of(settings, path, workers or os.cpu_count() or 1) as run:
+        kept = _kept_for(keep, settings)
+        parts = _try_out(settings, kept)
+        folder = _folder(path, settings, parts, resume=resume, overwrite=overwrite, start=start)
+        try:
+            from fedquit.server.app import make_app
+            from fedquit.simulations.simulate.run_report import make_report, write_report
+
+            run(make_app(folder, listener, only=only, keep=kept))
+            listener({"event": "report"})
+            return path, write_report(folder) if only is None else make_report(folder, folder.load_state())
+        finally:
+            folder.release()
+
+
+def _settings_to_resume(path: Path, given: Mapping[str, Any], source: str) -> Settings:
+    """Return the settings of the run in `path`; what is given beside it must say the same."""
+    from fedquit.server.run.run_folder import read_settings
+
+    kept = read_settings(path)
+    config = kept.run_config()
+    asked = Settings.read({**config, **{key.replace("_", "-"): value for key, value in given.items()}}, source)
+    for key, value in asked.run_config().items():
+        if value != config[key]:
+            raise InputError(f"{key}: the run in {path} has {config[key]!r}, not {value!r}; it goes on as it began")
+    return kept
+
+
+def _kept_for(others: Collection[Any], settings: Settings) -> Any:
+    """Return what training must keep for the run's own method and these others."""
+    from fedquit.client.training.build_method import method_of
+    from fedquit.server.lifecycle.training_history import Keep
+    from fedquit.unlearning.methods.base import all_methods
+
+    needs = [all_methods()[other].traits if isinstance(other, str) else other for other in others]
+    return Keep.of(method_of(settings).needs(), *needs)
+
+
+def _try_out(settings: Settings, keep: Any) -> tuple[Any, ...]:
+    """Load and split the data, find what is to be forgotten, build the model once.
+
+    So mistakes show before anything is written.
+    """
+    from fedquit.client.compression.build_compression import compression_of
+    from fedquit.client.data.build_data_and_model import initial_model, split
+    from fedquit.client.data.forget_sets import to_forget
+    from fedquit.client.personal.personal_models import check_own_models
+    from fedquit.client.training.build_objective import objective_of
+    from fedquit.server.lifecycle.build_rules import rules_of
+    from fedquit.server.lifecycle.training_history import check_room
+
+    objective = objective_of(settings)
+    compression_of(settings)
+    parts = split(settings.key())
+    for request in range(settings.num_requests):
+        to_forget(settings.key(), request)
+    rules_of(settings)
+    needs = objective.needs()
+    if needs.owns:
+        check_own_models(settings)
+    if needs.shares == "model":
+        model = initial_model(settings, settings.seed_of_model)
+        objective.check(model)
+        check_room(settings, keep, model.state_dict())
+    return parts
+
+
+def _folder(
+    path: Path, settings: Settings, parts: tuple[Any, ...], *, resume: bool, overwrite: bool, start: Path | None
+) -> Any:
+    """Open or make the run's folder, with its split and, if `start` says so, the training of another run."""
+    from fedquit.client.data.partition_file import save_partition
+    from fedquit.server.run.run_folder import RunFolder
+    from fedquit.simulations.simulate.start_from_run import check_start, take_over
+
+    if start is not None:
+        if start.resolve() == path.resolve():
+            raise InputError("--start and --out are the same folder; give another --out")
+        check_start(start, settings)
+    folder = RunFolder.open(path) if resume else RunFolder.create(path, settings, overwrite=overwrite)
+    if not folder.partition_file.exists():  # also where a run was killed between the two
+        save_partition(folder.partition_file, parts)
+    if start is not None and not (folder.path / "state.json").exists():
+        take_over(start, folder)
+    return folder
+
+
+def _run_config(settings: Settings, path: Path) -> dict[str, Any]:
+    """Return what the clients are told: the split is in the run's folder, and so is what devices keep."""
+    folder = settings.device_folder or str((path / "devices").resolve())
+    return {**settings.run_config(), "partition": str((path / "partition.json").resolve()), "device-folder": folder}
+
+
+@contextmanager
+def _in_process(settings: Settings, path: Path, workers: int) -> Iterator[Run]:
+    """Yield what runs a ServerApp on the in-process engine; the workers start at once, and end at the end."""
+    from fedquit.simulations.engine.inprocess import InProcessGrid
+
+    with InProcessGrid(settings.clients, _run_config(settings, path), workers=min(workers, settings.clients)) as grid:
+        yield grid.serve
+
+
+@contextmanager
+def _on_flower(settings: Settings, path: Path, workers: int) -> Iterator[Run]:
+    """Yield what runs a ServerApp on Flower's simulation runtime."""
+    from fedquit.simulations.engine.flower_runtime import run_on_flower
+
+    yield lambda server_app: run_on_flower(server_app, settings.clients, _run_config(settings, path), workers=workers)

@@ -1,0 +1,201 @@
+"""Documents as tables for people."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fedquit.server.lifecycle.phases import nth
+from fedquit.unlearning.methods.base import GRANULARITIES
+
+STAGE_ROWS = (
+    ("forget accuracy", lambda stage: _percent(stage["forget_accuracy"])),
+    ("retain accuracy", lambda stage: _percent(stage["retain_accuracy"])),
+    ("test accuracy", lambda stage: _percent(stage["test_accuracy"])),
+    ("worst class, test", lambda stage: _percent(stage["worst_class_accuracy"])),
+    ("worst client, own data", lambda stage: _percent(stage["worst_client_accuracy"])),
+    ("forget loss", lambda stage: f"{stage['forget_loss']:.3f}"),
+    ("called members (confidence)", lambda stage: _percent(stage["attacks"]["confidence"]["member_rate"])),
+    ("called members (mod. entropy)", lambda stage: _percent(stage["attacks"]["modified_entropy"]["member_rate"])),
+    ("model SHA-256", lambda stage: stage["model_sha256"][:12]),
+)
+PHASE_OF = {
+    "original": "train",
+    "unlearned": "forget",
+    "recovered": "recover",
+    "later": "later",
+    "retrained": "retrain",
+}
+COST_ROWS = (
+    ("rounds", lambda cost: str(cost["rounds"])),
+    ("bytes down", lambda cost: _bytes(cost["bytes_down"])),
+    ("bytes up", lambda cost: _bytes(cost["bytes_up"])),
+    ("seconds", lambda cost: f"{cost['seconds']:.1f}"),
+)
+ERROR_ROWS = (("coding lost, down", "compression_error_down"), ("coding lost, up", "compression_error_up"))
+
+
+def print_report(document: dict[str, Any]) -> None:
+    """Print the stages of a run beside each other, what each cost, the ratios to retraining and the verdict."""
+    console, config = Console(), document["config"]
+    models = config["models"] or config["model"]
+    named = f"{models} with {config['mentee']}" if config["mentee"] else models
+    title = f"{config['dataset']}, {named}: {_asked(document)} forgotten by {config['method']}"
+    table = Table(title=f"{title} ({document['samples']['forget']} samples)", title_justify="left")
+    stages = {name: stage for name, stage in document["stages"].items() if stage}
+    table.add_column("")
+    for name in stages:
+        table.add_column(name, justify="right")
+    for label, shown in STAGE_ROWS:
+        table.add_row(label, *(shown(stage) for stage in stages.values()))
+    table.add_section()
+    costs = [document["phases"][PHASE_OF[name]] for name in stages]
+    for label, shown in COST_ROWS:
+        table.add_row(label, *(shown(cost) if cost else "-" for cost in costs))
+    for label, name in ERROR_ROWS:
+        errors = [(cost or {}).get(name) for cost in costs]
+        if any(error is not None for error in errors):
+            table.add_row(label, *("-" if error is None else f"{error:.2g}" for error in errors))
+    console.print(table)
+    ratios = document["ratios_to_retraining"]
+    if ratios:
+        console.print(
+            "Forgetting and recovery cost, as shares of retraining: "
+            + ", ".join(f"{name.replace('_', ' ')} {share:.2f}" for name, share in ratios.items())
+        )
+    requests = document["requests"]
+    if len(requests) > 1:
+        _print_requests(console, requests)
+    for number, request in enumerate(requests):
+        _print_guard(console, nth("forget", number), request["guard"])
+        phase = nth("recover", number)
+        if phase in document["ended"]:
+            console.print(f"{phase.capitalize()} stopped: {document['ended'][phase]['reason']}", highlight=False)
+    _print_devices(console, stages)
+    verdict = document["verdict"]
+    if verdict is None:
+        return
+    console.print(f"Verdict: [bold]{verdict['outcome']}[/bold]: {verdict['reason']}", soft_wrap=True, highlight=False)
+
+
+def _print_guard(console: Console, phase: str, guard: dict[str, Any] | None) -> None:
+    """Print what the guard decided about a method's model, and why, if it looked at one."""
+    if guard:
+        found = guard["off"] or ("within its bounds" if guard["findings"] else "nothing to compare with")
+        console.print(f"Guard, {phase}: [bold]{guard['verdict']}[/bold]: {found}", soft_wrap=True, highlight=False)
+
+
+def _print_devices(console: Console, stages: dict[str, Any]) -> None:
+    """Print what the devices' own models are worth, where devices have such."""
+    last = next((stage for stage in reversed(list(stages)) if "devices" in stages[stage]), None)
+    if last is None:
+        return
+    named = [stage for stage in stages if "devices" in stages[stage]]
+    table = Table(title="Test accuracy of the devices' own models", title_justify="left")
+    for column in ("device", "model", *named):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for client, own in stages[last]["devices"].items():
+        shares = (stages[stage]["devices"].get(client) for stage in named)
+        table.add_row(client, own["model"], *(_percent(said["test_accuracy"]) if said else "-" for said in shares))
+    console.print(table)
+
+
+def _asked(document: dict[str, Any]) -> str:
+    """Say what was to be forgotten."""
+    config = document["config"]
+    if config["granularity"] == "class":
+        return f"class {config['forget-class']}"
+    some = "samples of " if config["granularity"] == "sample" else ""
+    several = "clients" if {",", ";"} & set(config["forget"]) else "client"
+    return f"{some}{several} {config['forget']} of {config['clients']}"
+
+
+def _print_requests(console: Console, requests: list[dict[str, Any]]) -> None:
+    """Print what each model knows of each request's samples."""
+    table = Table(title="Forget accuracy of each request", title_justify="left")
+    table.add_column("")
+    for number, request in enumerate(requests):
+        clients = ", ".join(map(str, request["clients"]))
+        table.add_column(f"request {number + 1} (client {clients})", justify="right")
+    for stage in requests[0]["forget_accuracy"]:
+        table.add_row(stage, *(_percent(request["forget_accuracy"][stage]) for request in requests))
+    console.print(table)
+
+
+def print_methods(rows: list[dict[str, Any]]) -> None:
+    """Print the methods and what each needs; "all": clients, samples and classes. Papers are in docs/methods.md."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("method", "forgets", "server keeps", "device", "sec. agg.", "what it does"):
+        table.add_column(column, no_wrap=column in ("method", "device", "sec. agg."))
+    for row in rows:
+        table.add_row(
+            row["name"],
+            "all" if len(row["granularities"]) == len(GRANULARITIES) else ", ".join(row["granularities"]),
+            row["server_keeps"],
+            "needed" if row["needs_device"] else "-",
+            "works" if row["secure_aggregation"] else "-",
+            row["summary"],
+        )
+    Console().print(table)
+
+
+def print_objectives(rows: list[dict[str, Any]]) -> None:
+    """Print the objectives and what each needs."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("objective", "down / up", "a device keeps", "gates", "what it does"):
+        table.add_column(column, no_wrap=column in ("objective", "gates"))
+    for row in rows:
+        table.add_row(
+            row["name"],
+            f"{row['down']} / {row['up']}",
+            row["keeps"],
+            "yes" if row["gated"] else "-",
+            f"{row['summary']} ({row['paper']})" if row["paper"] else row["summary"],
+        )
+    Console().print(table)
+
+
+def print_codecs(rows: list[dict[str, Any]]) -> None:
+    """Print the codecs in the order in which a chain may name them."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("codec", "settings", "way", "loses", "what it does"):
+        table.add_column(column, no_wrap=column == "codec")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            ", ".join(f"{key}={str(value).lower()}" for key, value in row["settings"].items()) or "-",
+            "up" if row["for_updates"] else "up, down",
+            "nothing" if row["exact"] else "digits",
+            f"{row['summary']} ({row['paper']})" if row["paper"] else row["summary"],
+        )
+    Console().print(table)
+
+
+def print_strategies(rows: list[dict[str, Any]]) -> None:
+    """Print the strategies, and the kinds of differential privacy: settings ("…": to be given), state, robustness.
+
+    Papers are in docs/strategies.md.
+    """
+    for setting in ("strategy", "dp"):
+        table = Table(box=None, pad_edge=False)
+        for column in (setting, "settings", "server keeps", "stands bad clients", "what it does"):
+            table.add_column(column, no_wrap=column in (setting, "settings"))
+        for row in (row for row in rows if row["setting"] == setting):
+            table.add_row(
+                row["name"],
+                "\n".join(f"{name}={'…' if default is None else default}" for name, default in row["settings"].items()),
+                row["keeps"],
+                row["robust"] or "-",
+                row["summary"],
+            )
+        Console().print(table)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _bytes(count: int) -> str:
+    if count < 1e5:
+        return f"{count / 1e3:.1f} kB"
+    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"

@@ -1,0 +1,1 @@
+"""The cost log: the size of every message, a row each."""

@@ -1,0 +1,1 @@
+"""Flower's grid, wrapped: who the nodes are, what is compressed, what is counted."""

@@ -1,0 +1,87 @@
+"""What a strategy sends, coded; what comes back, decoded: between the strategy, which sees models, and the wire.
+
+It is part of the grid, so that every strategy works with it, Flower's too. A reply that cannot be decoded becomes an
+error reply that says why; so it is refused where all bad replies are, and the round goes on.
+"""
+
+from copy import copy
+from typing import Any
+
+from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
+from numpy.typing import NDArray
+
+from fedquit.client.compression.build_compression import Compression
+from fedquit.client.compression.codecs import Slot, slot_of
+from fedquit.errors import InputError
+
+MODEL = "arrays"
+"""The record that holds a model; others travel as they are."""
+ERROR = "compression-error"
+CANNOT_DECODE = 400
+MOST_ERROR = 1e9
+
+Model = tuple[dict[str, NDArray[Any]], dict[str, Slot]]
+
+
+class Exchange:
+    """Some questions and the replies to them.
+
+    Args:
+        compression: how models travel.
+        errors: is given the relative errors of models, "down" as measured here, "up" as the devices say.
+    """
+
+    def __init__(self, compression: Compression, errors: dict[str, list[float]]) -> None:
+        self._compression, self._errors = compression, errors
+        self._coded: dict[int, tuple[ArrayRecord, ArrayRecord]] = {}
+        self._got: dict[int, Model] = {}
+
+    def question(self, message: Message) -> Message:
+        """Return `message` with its model coded; a model that several carry is coded once."""
+        record = message.content.array_records.get(MODEL)
+        if record is None or self._compression == Compression():
+            return message
+        if id(record) not in self._coded:
+            self._coded[id(record)] = record, self._code(record)
+        told, coded = message.metadata, self._coded[id(record)][1]
+        content = RecordDict({**message.content, MODEL: coded})
+        return Message(content, told.dst_node_id, told.message_type, ttl=told.ttl, group_id=told.group_id)
+
+    def answer(self, reply: Message, asked: Message) -> Message:
+        """Return the reply to a message of `question` with its model decoded, or an error reply that says why not."""
+        chain, records = self._compression.up, reply.content.array_records if reply.has_content() else {}
+        known = self._got.get(id(asked.content.array_records.get(MODEL)))
+        if chain is None or known is None or len(records) != 1:  # the guard says what is wrong with other numbers
+            return reply
+        ((name, record),), (received, slots) = records.items(), known
+        try:
+            model = chain.decode({key: array.data for key, array in record.items()}, slots, received)
+        except InputError as reason:
+            return Message(Error(CANNOT_DECODE, str(reason)), reply_to=asked)
+        self._errors.setdefault("up", []).extend(_said(reply))
+        decoded = copy(reply)
+        decoded.content = RecordDict({**reply.content, name: _record(model)})
+        return decoded
+
+    def _code(self, record: ArrayRecord) -> ArrayRecord:
+        """Return a model coded, and remember what devices read from it."""
+        model, chain = {name: array.numpy() for name, array in record.items()}, self._compression.down
+        slots = {name: slot_of(array) for name, array in model.items()}
+        if chain is None:
+            self._got[id(record)] = model, slots
+            return record
+        coded = chain.encode(model)
+        travels = _record(coded.arrays)
+        self._got[id(travels)] = coded.received, slots
+        self._errors.setdefault("down", []).append(coded.error)
+        return travels
+
+
+def _record(arrays: dict[str, NDArray[Any]]) -> ArrayRecord:
+    return ArrayRecord({name: Array(array) for name, array in arrays.items()})
+
+
+def _said(reply: Message) -> list[float]:
+    """Return the error that a device says its message has, if it says so in a usable number."""
+    said = [metrics.get(ERROR) for metrics in reply.content.metric_records.values()]
+    return [float(value) for value in said if isinstance(value, int | float) and 0 <= value <= MOST_ERROR]

@@ -1,0 +1,241 @@
+"""A proxy round any Flower Grid: it knows who the nodes are, leaves some out, and counts what travels.
+
+Wrapping the grid and not the strategy keeps every strategy of Flower's usable as it is.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from flwr.app import Error, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+
+from fedquit.client.compression.build_compression import Compression
+from fedquit.errors import FedquitError
+from fedquit.strategies.cost_log.cost_log import Costs
+from fedquit.strategies.cost_log.cost_rows import Direction, Row
+from fedquit.strategies.cost_log.message_size import Wire, measured, payload_of
+from fedquit.strategies.flower_internals import NodeInfo, Run
+from fedquit.strategies.grid.compressed import Exchange
+from fedquit.strategies.grid.node_identity import Member, Present, join, recognise
+
+NO_ANSWER = 900
+CORES = 256
+"""A device's processor seconds are believed up to so many times the seconds that its reply took."""
+TWICE = "that message is answered already"
+LATE = "it answers no message of this round"
+
+
+class MeteredGrid(Grid):
+    """Show the members that take part, in the order of their identity, and account every message.
+
+    Args:
+        grid: what carries the messages.
+        members: who the nodes are, by node; None: those of a fixed federation, who are all waited for.
+        timeout: seconds to wait for them.
+
+    Attributes:
+        patience: seconds to wait for answers; None: for ever.
+        on_stray: told of every reply that answers nothing that is waited for: whose it says it is, and facts of it.
+        on_doubted: told of what a reply says and nobody believes, which is taken out of it: the client, and facts.
+    """
+
+    def __init__(self, grid: Grid, members: Mapping[int, Member] | None = None, *, timeout: float = 3600.0) -> None:
+        self._grid = grid
+        self.costs = Costs()
+        self.compression = Compression()
+        self.errors: dict[str, list[float]] = {}
+        self._pushed: dict[str, tuple[Message, Exchange, float]] = {}
+        self.phase = "join"
+        self.server_round = 0
+        self.excluded: frozenset[int] = frozenset()
+        self.patience: float | None = None
+        self.on_stray: Callable[[int | None, dict[str, Any]], None] = lambda _member, _facts: None
+        self.on_doubted: Callable[[int, dict[str, Any]], None] = lambda _client, _facts: None
+        self.members: Mapping[int, Member] = join(grid, timeout) if members is None else members
+
+    def meet(self, enrolled: Mapping[str, Member]) -> Present:
+        """Have the members be those of the `enrolled` (fingerprint -> member) who are connected now; return them."""
+        present = recognise(self._grid, enrolled)
+        self.members = present.members
+        return present
+
+    def begin(self, phase: str, server_round: int, excluded: Iterable[int] = ()) -> None:
+        """Account what follows to this round, and hide the `excluded` clients."""
+        self.phase, self.server_round, self.excluded = phase, server_round, frozenset(excluded)
+        self.errors = {}
+
+    def compression_error(self, direction: Direction) -> float | None:
+        """Return the mean relative error of the models since `begin`; None: none was coded."""
+        errors = self.errors.get(direction)
+        return math.fsum(errors) / len(errors) if errors else None
+
+    def node_of(self, client: int) -> int:
+        """Return the node that is `client` at present."""
+        for node_id, member in self.members.items():
+            if member.client == client:
+                return node_id
+        raise FedquitError(f"client {client} is not connected")
+
+    def get_node_ids(self) -> list[int]:
+        """Return the nodes that take part, ordered by client."""
+        taking_part = [(m.client, node_id) for node_id, m in self.members.items() if m.client not in self.excluded]
+        return [node_id for _, node_id in sorted(taking_part)]
+
+    def get_nodes(self) -> list[NodeInfo]:
+        """Return what Flower knows of the nodes that take part, ordered by client."""
+        known = {node.node_id: node for node in self._grid.get_nodes()}
+        return [known[node_id] for node_id in self.get_node_ids() if node_id in known]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """Send `messages`, and yield one reply to each, accounted to the client that was asked.
+
+        The sender is known by the message it answers: the error that stands in for a lost node's reply names
+        another node. Who does not answer within `timeout` (or `patience`) seconds is given an error for a reply.
+        """
+        exchange = Exchange(self.compression, self.errors)
+        sent, started = self._sent(messages, exchange), time.perf_counter()
+        patience = self.patience if timeout is None else timeout
+        waiting: dict[str, Message] = {}
+        answered = set[str]()
+        try:
+            for reply in self._replies(sent, patience):
+                of = reply.metadata.reply_to_message_id
+                if of not in waiting:  # messages are named when they are sent, and some grids send one by one
+                    waiting = {m.metadata.message_id: m for m in sent if m.metadata.message_id not in answered}
+                asked = waiting.pop(of, None)
+                if asked is None:
+                    self._tell_stray(reply, TWICE if of in answered else LATE)
+                    continue
+                answered.add(of)
+                after = time.perf_counter() - started
+                yield self._received(reply, asked, exchange, seconds=after, at_most=after * CORES)
+            for message in sent:
+                if message.metadata.message_id not in answered:
+                    lost = Message(Error(NO_ANSWER, f"no answer within {patience or 0:.0f} s"), reply_to=message)
+                    yield _sent_by(lost, message.metadata.dst_node_id)
+        finally:
+            self.costs.settle()
+
+    def _tell_stray(self, reply: Message, why: str) -> None:
+        """Have a reply named that is not used."""
+        said, about = self.members.get(reply.metadata.src_node_id), reply.metadata
+        facts = {"phase": self.phase, "step": self.server_round, "kind": about.message_type, "reason": why}
+        self.on_stray(said.client if said else None, {**facts, "answers": about.reply_to_message_id})
+
+    def _replies(self, sent: list[Message], patience: float | None) -> Iterator[Message]:
+        """Yield the replies that come in time: some grids say with an error that time is up, others just end."""
+        with contextlib.suppress(TimeoutError):
+            yield from self._grid.send_and_receive(sent, timeout=patience)
+
+    def _sent(self, messages: Iterable[Message], exchange: Exchange) -> list[Message]:
+        """Code and account messages."""
+        plain = list(messages)
+        coded = [exchange.question(message) for message in plain]
+        self._account_questions(coded, plain)
+        return coded
+
+    def _received(
+        self, reply: Message, question: Message, exchange: Exchange, *, seconds: float, at_most: float
+    ) -> Message:
+        """Decode and account a reply, which took `seconds`; it is the node's that was asked.
+
+        The processor seconds that it says it took are left out of it where they are more than `at_most`, or no number.
+        """
+        decoded, node_id = exchange.answer(reply, question), question.metadata.dst_node_id
+        self._account_answer(reply, node_id, decoded, seconds=seconds, at_most=at_most)
+        self._check_time(decoded, self.members[node_id].client, at_most)
+        return _sent_by(decoded, node_id)
+
+    def _check_time(self, reply: Message, client: int, at_most: float) -> None:
+        """Take processor seconds that cannot be out of a reply, and tell of them."""
+        for record in _metrics_of(reply):
+            if "cpu-seconds" in record and not _is_time(record["cpu-seconds"], at_most):
+                facts = {"phase": self.phase, "step": self.server_round, "what": "cpu-seconds"}
+                said = repr(record.pop("cpu-seconds"))[:40]
+                self.on_doubted(client, {**facts, "said": said, "at_most": round(at_most, 3)})
+
+    def client_of(self, reply: Message) -> int:
+        """Return the client that a reply of `send_and_receive` came from."""
+        return self.members[reply.metadata.src_node_id].client
+
+    def _account_questions(self, coded: Iterable[Message], plain: Iterable[Message]) -> None:
+        """Add a row for each message with content; what several of them carry is measured once."""
+        told = [(message, before) for message, before in zip(coded, plain, strict=True) if message.has_content()]
+        for (message, before), wire in zip(told, measured([message for message, _ in told]), strict=True):
+            self.costs.record(self._row(message, message.metadata.dst_node_id, "down", wire, before), wire)
+
+    def _account_answer(self, reply: Message, node_id: int, plain: Message, *, seconds: float, at_most: float) -> None:
+        """Add a row for a reply with content, which came `seconds` after it was asked for."""
+        if reply.has_content():
+            (wire,) = measured([reply])
+            row = self._row(reply, node_id, "up", wire, plain)
+            self.costs.record(row._replace(seconds=seconds, device_seconds=_device_seconds(reply, at_most)), wire)
+
+    def _row(self, message: Message, node_id: int, direction: Direction, wire: Wire, plain: Message) -> Row:
+        """Return the row of a message; `plain` is it before it was coded, or after it was decoded."""
+        evaluates = message.metadata.message_type.startswith(MessageType.EVALUATE)
+        phase, client = "evaluate" if evaluates else self.phase, self.members[node_id].client
+        saved = 0
+        if plain is not message and plain.has_content():
+            saved = payload_of(plain) - wire.payload
+        return Row(phase, self.server_round, client, direction, wire.payload, 0, 0, saved_bytes=saved)
+
+    def set_run(self, run: Run) -> None:
+        """Pass on."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        """The run of the grid beneath."""
+        return self._grid.run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Build a message; Flower asks to use `Message` instead."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Code, account and send, without waiting."""
+        exchange = Exchange(self.compression, self.errors)
+        sent = self._sent(messages, exchange)
+        self.costs.settle()
+        names, now = list(self._grid.push_messages(sent)), time.perf_counter()
+        self._pushed.update((name, (message, exchange, now)) for name, message in zip(names, sent, strict=True))
+        return names
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
+        """Yield, decoded and accounted, the replies that have come; how long they took is not known here."""
+        try:
+            for reply in self._grid.pull_messages(message_ids):
+                question, exchange, pushed = self._pushed.pop(reply.metadata.reply_to_message_id)
+                at_most = (time.perf_counter() - pushed) * CORES
+                yield self._received(reply, question, exchange, seconds=0.0, at_most=at_most)
+        finally:
+            self.costs.settle()
+
+
+def _sent_by(reply: Message, node_id: int) -> Message:
+    """Return the reply with its sender's name on it."""
+    reply.metadata.__dict__["_src_node_id"] = node_id
+    return reply
+
+
+def _metrics_of(reply: Message) -> list[MetricRecord]:
+    return list(reply.content.metric_records.values()) if reply.has_content() else []
+
+
+def _is_time(said: object, at_most: float) -> bool:
+    return isinstance(said, int | float) and math.isfinite(said) and 0 <= said <= at_most
+
+
+def _device_seconds(reply: Message, at_most: float) -> float:
+    """Return the processor seconds that a reply says it took, if it says so in a number that can be."""
+    for record in _metrics_of(reply):
+        said = record.get("cpu-seconds")
+        if isinstance(said, int | float) and _is_time(said, at_most):
+            return float(said)
+    return 0.0

@@ -1,0 +1,90 @@
+"""No reply moves a round's mean further than recent honest ones: a step that is longer than is usual is shortened.
+
+The usual length is a quantile of the lengths of single clients' steps, as in adaptive clipping (Andrew et al. 2021,
+arXiv 1905.03871), read off the replies of this round and of those before it. It is the upper quartile, rounded down to
+a length that there was: of four lengths the second largest, of two the smaller. So no one client can set it, and most
+honest steps are not touched. Parameters and buffers are on scales of their own, and are shortened apart.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from statistics import median
+
+import numpy as np
+
+from fedquit.strategies.rounds.aggregate import Arrays
+
+QUANTILE = 0.75
+FEW = 3
+"""With fewer replies than these, what is usual is what it was in the rounds before."""
+DOUBLED = 2.0
+"""What is usual may be so many times as much from one round to the next, where a client is alone and sets it."""
+
+
+def groups_of(sent: Arrays, parameters: Collection[str]) -> dict[str, list[str]]:
+    """Return the entries whose steps are looked at together; counters are in none.
+
+    >>> groups_of({"w": np.zeros(1), "var": np.ones(1), "count": np.array(3)}, {"w"})
+    {'step': ['w'], 'buffers': ['var']}
+    """
+    moving = [name for name in sorted(sent) if sent[name].dtype.kind == "f"]
+    groups = {
+        "step": [name for name in moving if name in parameters],
+        "buffers": [name for name in moving if name not in parameters],
+    }
+    return {group: names for group, names in groups.items() if names}
+
+
+def length(arrays: Arrays, sent: Arrays, names: Collection[str]) -> float:
+    """Return the Euclidean length of a step over the entries `names` together.
+
+    >>> length({"w": np.array([3.0, 4.0])}, {"w": np.zeros(2)}, ["w"])
+    5.0
+    """
+    squares = (np.square(np.subtract(arrays[name], sent[name], dtype=np.float64)).sum() for name in names)
+    return math.sqrt(math.fsum(map(float, squares)))
+
+
+def upper(lengths: Collection[float]) -> float:
+    """Return the upper quartile, rounded down to one of the lengths.
+
+    >>> upper([1.0, 9.0, 2.0, 3.0]), upper([9.0, 1.0]), upper([9.0])
+    (3.0, 1.0, 9.0)
+    """
+    return sorted(lengths)[int(QUANTILE * (len(lengths) - 1))]
+
+
+def most(lengths: Collection[float], usual: Sequence[float], times: float) -> float:
+    """Return how long a step of this round may be; infinity: nothing is known.
+
+    Args:
+        lengths: of the round's steps.
+        usual: what was usual in the rounds before.
+        times: what is usual may be exceeded so many times.
+
+    >>> most([1.0, 9.0, 2.0, 3.0], [2.0], 1.5), most([9.0], [2.0], 1.5), most([9.0], [], 1.5)
+    (4.5, 3.0, inf)
+    """
+    known = [upper(lengths)] if len(lengths) >= FEW else []
+    known += [median(usual)] if usual else []
+    return times * max(known) if known else math.inf
+
+
+def next_usual(lengths: Collection[float], at_most: float) -> float:
+    """Return what is usual after a round in which steps could be `at_most` long."""
+    return min(upper(lengths), DOUBLED * at_most)
+
+
+def clipped(arrays: Arrays, sent: Arrays, groups: Mapping[str, Sequence[str]], scales: Mapping[str, float]) -> Arrays:
+    """Return `sent` moved by a step that is shortened by its group's scale; scales of 1 and more change nothing.
+
+    >>> clipped({"w": np.array([4.0])}, {"w": np.array([0.0])}, {"step": ["w"]}, {"step": 0.5})
+    {'w': array([2.])}
+    """
+    new = dict(arrays)
+    for group, names in groups.items():
+        if scales.get(group, 1.0) < 1:
+            for name in names:
+                step = np.subtract(arrays[name], sent[name], dtype=np.float64) * scales[group]
+                new[name] = np.asarray(sent[name] + step).astype(sent[name].dtype)
+    return new

@@ -1,0 +1,61 @@
+"""What turns the replies of one round into the new model: the seam between asking devices and any rule of averaging."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from fedquit.unlearning.tensors.exact_mean import ExactMean
+
+Arrays = Mapping[str, NDArray[Any]]
+Config = Mapping[str, float | str]
+
+
+class Aggregate(Protocol):
+    """One round's replies, taken in as they come in any order, and the model they make."""
+
+    @property
+    def told(self) -> Config:
+        """What the devices are told beside the round's own config."""
+
+    def add(self, client: int, arrays: Arrays, num_examples: int, metrics: Mapping[str, float]) -> None:
+        """Take in a reply that the guard let through; on an error nothing is taken in.
+
+        Raises:
+            OverflowError, BadReplyError: this reply cannot be used; the text says why.
+        """
+
+    def result(self) -> tuple[Arrays, Arrays | None]:
+        """Return the new model, and what the server must keep for the next round; None: nothing.
+
+        Raises:
+            FedquitError: the replies make no model.
+        """
+
+
+class Mean:
+    """The mean weighted by numbers of samples, exact in any order (McMahan et al. 2017, arXiv 1602.05629).
+
+    Args:
+        told: what the devices are told beside the round's own config.
+
+    >>> import numpy as np
+    >>> mean = Mean()
+    >>> mean.add(0, {"w": np.array([1.0])}, 3, {})
+    >>> mean.add(1, {"w": np.array([5.0])}, 1, {})
+    >>> mean.result()
+    ({'w': array([2.])}, None)
+    """
+
+    def __init__(self, told: Config | None = None) -> None:
+        self.told = told or {}
+        self._mean = ExactMean()
+
+    def add(self, client: int, arrays: Arrays, num_examples: int, metrics: Mapping[str, float]) -> None:
+        """See `Aggregate`."""
+        del client, metrics
+        self._mean.add(arrays, num_examples)
+
+    def result(self) -> tuple[Arrays, Arrays | None]:
+        """See `Aggregate`."""
+        return self._mean.result(), None

@@ -1,0 +1,44 @@
+"""Ask devices how good a model is on their own samples."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+
+from fedquit.strategies.grid.metered_grid import MeteredGrid
+from fedquit.strategies.guard.reply_checks import BadReplyError, checked_content, checked_metrics
+from fedquit.strategies.rounds.train import Arrays, OnReply, record_of
+
+
+def measure(
+    grid: MeteredGrid,
+    clients: Sequence[int],
+    arrays: Arrays,
+    config: Mapping[str, float | str],
+    on_reply: OnReply = lambda _client, _reason: None,
+) -> Iterator[tuple[int, int, dict[str, float]]]:
+    """Send `arrays` to `clients`; yield who answers, on how many samples, and what it measured, such as `accuracy`.
+
+    Args:
+        grid: the metered grid; messages are accounted to the phase "evaluate".
+        clients: whom to ask.
+        arrays: the model.
+        config: what they are told, such as which samples are meant.
+        on_reply: told of every answer: the client, and why it was refused, or None.
+    """
+    content = RecordDict({"arrays": record_of(arrays), "config": ConfigRecord(dict(config))})
+    group, ttl = str(grid.server_round), grid.patience
+    messages = [
+        Message(content, grid.node_of(client), MessageType.EVALUATE, group_id=group, ttl=ttl) for client in clients
+    ]
+    for reply in grid.send_and_receive(messages):
+        client = grid.client_of(reply)
+        try:
+            checked_content(reply)
+            count, metrics = checked_metrics(reply)
+            if not 0 <= metrics.get("accuracy", 0.0) <= 1:
+                raise BadReplyError(f"accuracy is {metrics['accuracy']!r}, not from 0 to 1")
+        except BadReplyError as reason:
+            on_reply(client, str(reason))
+        else:
+            on_reply(client, None)
+            yield client, count, metrics

@@ -1,0 +1,45 @@
+"""What a client handed back in a round, as the guard let it through, and what is made of several."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from fedquit.strategies.rounds.aggregate import Arrays
+
+OnReply = Callable[[int, str | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a client handed back.
+
+    Attributes:
+        samples_digest: which samples it used, as it says: hex SHA-256 over their sorted digests; "" if it does not.
+        weight: of its model in a mean, where that is not its number of samples; 0: it is.
+    """
+
+    client: int
+    arrays: Arrays
+    num_examples: int
+    metrics: Mapping[str, float]
+    samples_digest: str = ""
+    weight: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What was made of a round's replies.
+
+    Attributes:
+        arrays: the new model.
+        kept: what the rule keeps for the next round; None: nothing.
+        used: the clients whose replies are in it.
+        loss: their mean training loss, nats; `weight`: the sum of their weights.
+        seconds: of processor time, over all of them.
+    """
+
+    arrays: Arrays
+    kept: Arrays | None
+    used: tuple[int, ...]
+    loss: float
+    weight: int
+    seconds: float

@@ -1,0 +1,323 @@
+"""A round of training: seeded sampling, a guard, and what makes one model of the replies.
+
+Unless told otherwise that is the mean: federated averaging (McMahan et al. 2017, arXiv 1602.05629, Algorithm 1).
+"""
+
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+from numpy.typing import NDArray
+
+from fedquit.errors import FedquitError
+from fedquit.strategies.cost_log.cost_log import Costs
+from fedquit.strategies.grid.metered_grid import MeteredGrid
+from fedquit.strategies.guard.buffers import check_buffers
+from fedquit.strategies.guard.reply_checks import (
+    BadReplyError,
+    Forms,
+    Shape,
+    ask_in,
+    checked_arrays,
+    checked_metrics,
+    samples_digest_in,
+)
+from fedquit.strategies.guard.round_screen import Screen, Settled, refuse_buffers
+from fedquit.strategies.rounds.aggregate import Aggregate, Arrays, Config, Mean
+from fedquit.strategies.rounds.reply import Made, OnReply, Reply
+from fedquit.strategies.rounds.travel import OneModel, Travel
+from fedquit.unlearning.seeds import derive_seed
+
+__all__ = [
+    "Arrays",
+    "Config",
+    "Correct",
+    "OnReply",
+    "Reply",
+    "Train",
+    "arrays_of",
+    "checked",
+    "num_sampled",
+    "record_of",
+]
+
+OnAsk = Callable[[int, bytes, bytes], None]
+Correct = Callable[[Arrays, Arrays], Arrays]
+Begin = Callable[[Arrays, int], Aggregate]
+
+
+def _nothing(_reply: Reply) -> None:
+    """Take no notice."""
+
+
+class Train(FedAvg):
+    """A round whose model depends on the seed alone: not on who answers first, nor on the numbers Flower gives nodes.
+
+    Args:
+        grid: the metered grid, whose account is this strategy's `costs`.
+        seed: decides which clients are sampled, and the seed each of them gets.
+        fraction: share of the clients that take part in a round.
+        on_reply: told of every reply: the client, and why it was refused, or None.
+        on_taken: given every reply that goes into the model.
+        on_ask: given the ask and the signature of every reply that carries them; such a reply is not used.
+        correct: from a client's model and the round's global one to what goes into the mean.
+        begin: from the round's global model and how many are asked to what makes a model of the replies.
+        needs: of how many good replies at least.
+        parameters: the model's entries that are parameters, so that the others are checked; None: they are not.
+        screen: from the round's global model to what bounds the influence of single replies; None: replies are added as
+            they come, and none is held.
+
+    Attributes:
+        kept: what is to be kept for the next round, after a round; None: nothing.
+        settled: what the screen made of the last round.
+    """
+
+    def __init__(
+        self,
+        grid: MeteredGrid,
+        *,
+        seed: int,
+        fraction: float = 1.0,
+        on_reply: OnReply = lambda _client, _reason: None,
+        on_taken: Callable[[Reply], None] = _nothing,
+        on_ask: OnAsk = lambda _client, _ask, _signature: None,
+        correct: Correct | None = None,
+        begin: Begin = lambda _sent, _asked: Mean(),
+        needs: int = 1,
+        parameters: frozenset[str] | None = None,
+        screen: Callable[[Arrays], Screen] | None = None,
+    ) -> None:
+        super().__init__(fraction_train=fraction, min_train_nodes=1, min_available_nodes=1)
+        self.grid = grid
+        self.seed = seed
+        self.on_reply = on_reply
+        self.on_taken, self.on_ask = on_taken, on_ask
+        self.correct = correct
+        self.begin, self.needs = begin, needs
+        self.parameters, self.screen = parameters, screen
+        self.kept: Arrays | None = None
+        self.settled: Settled | None = None
+        self._asked = 0
+        self._sent: ArrayRecord | None = None
+        self._travel: Travel | None = None
+        self._extra: dict[str, ArrayRecord] = {}
+
+    @property
+    def costs(self) -> Costs:
+        """The account of what this strategy's messages cost."""
+        return self.grid.costs
+
+    def sample(self, server_round: int) -> list[int]:
+        """Return the nodes of a round, those with most samples first so that none is left to wait for."""
+        node_ids = self.grid.get_node_ids()
+        if not node_ids:
+            raise FedquitError(f"{self.grid.phase} round {server_round}: no client is left to ask")
+        size = num_sampled(len(node_ids), self.fraction_train)
+        chosen = random.Random(derive_seed(self.seed, "sample", server_round)).sample(node_ids, size)
+        return sorted(chosen, key=lambda node: (-self.grid.members[node].num_examples, self.grid.members[node].client))
+
+    def round(
+        self,
+        number: int,
+        arrays: Arrays,
+        config: Config,
+        extra: Arrays | None = None,
+        travel: Travel | None = None,
+    ) -> tuple[Arrays, dict[str, float]]:
+        """Send the messages of a round, and return the new model and what is known of the replies.
+
+        Args:
+            number: the round's number, from 1.
+            arrays: the global model.
+            config: what every client is told, such as `lr`.
+            extra: what travels beside the model.
+            travel: what travels, if it is not this model to all and models back.
+
+        Returns:
+            The new model, and `loss` (nats), `num-examples`, `clients`, `refused`, `device-seconds`. With a screen it
+            is the model that was sent, of no clients, where the replies make none that can be used.
+
+        Raises:
+            FedquitError: too few replies can be used, or they make no model.
+        """
+        self._extra = {} if extra is None else {"extra": record_of(extra)}
+        self._travel = travel
+        messages = self.configure_train(number, record_of(arrays), ConfigRecord(dict(config)), self.grid)
+        record, metrics = self.aggregate_train(number, self.grid.send_and_receive(messages))
+        if record is None or metrics is None:
+            raise FedquitError(f"{self.grid.phase} round {number}: no new model")
+        return arrays_of(record), {name: float(value) for name, value in metrics.items() if not isinstance(value, list)}
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return a message for each node of the round: the model, and a seed of the node's own."""
+        del grid
+        nodes, messages = self.sample(server_round), []
+        self._sent, self._asked = arrays, len(nodes)
+        told_by_rule = self.begin(arrays_of(arrays), len(nodes)).told
+        travel = self._travel or OneModel(arrays)
+        for node in nodes:
+            client = self.grid.members[node].client
+            seed = derive_seed(self.seed, self.grid.phase, server_round, client)
+            told = ConfigRecord({**config, **told_by_rule, "server-round": server_round, "seed": seed})
+            sent = {self.arrayrecord_key: travel.down(client), **self._extra}
+            content = RecordDict({**sent, self.configrecord_key: told})
+            messages.append(
+                Message(content, node, MessageType.TRAIN, group_id=str(server_round), ttl=self.grid.patience)
+            )
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Take the replies in as they come; one that the guard refuses is named and left out.
+
+        Raises:
+            FedquitError: too few replies can be used, or they make no model.
+        """
+        if self._sent is None:
+            raise RuntimeError("aggregate_train before configure_train")
+        refused: list[str] = []
+
+        def told(client: int, reason: str | None) -> None:
+            if reason is not None:
+                refused.append(f"client {client}: {reason}")
+            self.on_reply(client, reason)
+
+        good = self._good(replies, told)
+        made = self._streamed(good, told) if self.screen is None else self._screened(good, told)
+        if made is None:
+            self.kept = None
+            summary = {"loss": 0.0, "num-examples": 0, "clients": 0}
+            return self._sent, MetricRecord({**summary, "refused": len(refused), "device-seconds": 0.0})
+        if len(made.used) < self.needs:
+            raise FedquitError(f"{self.grid.phase} round {server_round}: {self._too_few(len(made.used), refused)}")
+        self.kept = made.kept
+        summary = {"loss": made.loss, "num-examples": made.weight, "clients": len(made.used)}
+        spent = {"refused": len(refused), "device-seconds": made.seconds}
+        return record_of(made.arrays), MetricRecord({**summary, **spent})
+
+    def _good(self, replies: Iterable[Message], told: OnReply) -> Iterator[Reply]:
+        """Yield the replies that are in order by themselves, as they come."""
+        travel, sent = self._travel or OneModel(self._record), arrays_of(self._record)
+        for reply in checked(replies, travel.expected, self.grid, told, self.on_ask):
+            try:
+                arrays = travel.read(reply.arrays, reply.num_examples)
+                if self.screen is None and self.parameters is not None:
+                    refuse_buffers(check_buffers(arrays, sent, self.parameters))
+            except BadReplyError as reason:
+                told(reply.client, str(reason))
+            else:
+                yield replace(reply, arrays=arrays)
+
+    def _streamed(self, replies: Iterable[Reply], told: OnReply) -> Made:
+        """Make a model of replies as they come; none is kept."""
+
+        def take(reply: Reply) -> None:
+            told(reply.client, None)
+            self.on_taken(reply)
+
+        return self._make(replies, told, take)
+
+    def _screened(self, replies: Iterable[Reply], told: OnReply) -> Made | None:
+        """Hold replies until all have come, and make of them a model that can be used; None: they make none."""
+        assert self.screen is not None  # noqa: S101 - for the types
+        with self.screen(arrays_of(self._record)) as screen:
+            settled = screen.settle(replies, self._make, self.needs, told)
+            self.settled, made = settled, settled.made
+            if made is not None and len(made.used) >= self.needs:
+                for reply in screen.replies(made.used):
+                    told(reply.client, None)
+                    self.on_taken(reply)
+        return made
+
+    def _make(self, replies: Iterable[Reply], told: OnReply, on_taken: Callable[[Reply], None] = _nothing) -> Made:
+        """Make a model of replies.
+
+        Raises:
+            FedquitError: they make none, though there are enough.
+        """
+        aggregate, sent = self.begin(arrays_of(self._record), self._asked), arrays_of(self._record)
+        losses, weights, seconds, used = list[float](), list[int](), list[float](), list[int]()
+        for reply in replies:
+            weight = reply.weight or reply.num_examples
+            try:
+                taken = self.correct(reply.arrays, sent) if self.correct else reply.arrays
+                aggregate.add(reply.client, taken, weight, reply.metrics)
+            except (OverflowError, BadReplyError) as reason:
+                told(reply.client, str(reason))
+                continue
+            losses.append(reply.metrics.get("loss", 0.0) * weight)
+            weights.append(weight)
+            seconds.append(reply.metrics.get("cpu-seconds", 0.0))
+            used.append(reply.client)
+            on_taken(reply)
+        if len(used) < self.needs:
+            return Made({}, None, tuple(used), 0.0, 0, 0.0)
+        made, kept = aggregate.result()
+        new = {name: np.asarray(array) for name, array in made.items()}  # a counter may come as a bare number
+        return Made(new, kept, tuple(used), math.fsum(losses) / sum(weights), sum(weights), math.fsum(seconds))
+
+    @property
+    def _record(self) -> ArrayRecord:
+        if self._sent is None:
+            raise RuntimeError("aggregate_train before configure_train")
+        return self._sent
+
+    def _too_few(self, came: int, refused: list[str]) -> str:
+        """Say that too few replies can be used, and why the others cannot."""
+        if not came:
+            return f"no reply to use ({'; '.join(refused) or 'none came'})"
+        wanted = f"{self.needs} good replies are needed, {came} came"
+        return f"{wanted} ({'; '.join(refused)})" if refused else wanted
+
+
+def num_sampled(clients: int, fraction: float) -> int:
+    """Return how many of so many clients are asked in a round.
+
+    >>> num_sampled(10, 0.25), num_sampled(3, 0.1)
+    (2, 1)
+    """
+    return max(1, round(fraction * clients))
+
+
+def checked(
+    replies: Iterable[Message],
+    expected: Forms | Callable[[Mapping[str, Shape]], Forms],
+    grid: MeteredGrid,
+    on_refused: OnReply,
+    on_ask: OnAsk = lambda _client, _ask, _signature: None,
+) -> Iterator[Reply]:
+    """Yield the replies whose arrays are as expected, as they come; tell `on_refused` of the others.
+
+    A reply that carries an ask to be forgotten is for `on_ask`: what it says of the model is not used.
+    """
+    for reply in replies:
+        client = grid.client_of(reply)
+        try:
+            ask = ask_in(reply)
+            if ask is not None:
+                on_ask(client, *ask)
+                raise BadReplyError("it carries an ask to be forgotten, so it is left out")
+            arrays, (count, metrics) = checked_arrays(reply, expected), checked_metrics(reply)
+        except BadReplyError as reason:
+            on_refused(client, str(reason))
+        else:
+            yield Reply(client, arrays, count, metrics, samples_digest_in(reply))
+
+
+def arrays_of(record: ArrayRecord) -> dict[str, NDArray[Any]]:
+    """Return Flower's record as arrays."""
+    return {name: array.numpy() for name, array in record.items()}
+
+
+def record_of(arrays: Arrays) -> ArrayRecord:
+    """Return arrays as Flower's record, names in order."""
+    return ArrayRecord({name: Array(np.asarray(arrays[name], order="C")) for name in arrays})

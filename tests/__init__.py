@@ -1,0 +1,1 @@
+"""Tests, the rigs that they share, and benchmarks."""

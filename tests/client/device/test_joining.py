@@ -1,0 +1,224 @@
+"""The device owner's commands: the checks name what is wrong, and what is asked and retired is shown."""
+
+import datetime
+import json
+import ssl
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from fedquit.client.device.command import join, leave
+from fedquit.client.device.device_checks import Finding, device_checks, server_checks
+from fedquit.client.device.join import environment, line_of, make_device, supernode
+from fedquit.client.device.local_data.gather import find
+from fedquit.client.device.local_data.sample_names import digests_of, marking, names_in
+from fedquit.client.device.record import Mark, opened
+from fedquit.client.device.record.command import record as show
+from fedquit.client.kit import Kit
+from fedquit.client.requests.keys import new_key
+from fedquit.errors import FedquitError, InputError
+from fedquit.server.provision.certificates import make_authority, make_server_certificate, node_key_files
+
+NOW = datetime.datetime.now(datetime.UTC)
+AUTHORITY = make_authority("clinics", NOW)
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Kit:
+    np.savez(tmp_path / "own.npz", x=np.arange(48, dtype=np.uint8).reshape(3, 4, 4), y=[0, 1, 1])
+    told = {"federation": "clinics", "superlink": "127.0.0.1:1", "forget": "h:2", "name": "north", "data": "own.npz"}
+    (tmp_path / "device.toml").write_text("".join(f'{k} = "{v}"\n' for k, v in told.items()) + "number = 4\n")
+    (tmp_path / "node.key").write_bytes(node_key_files(new_key())[0])
+    (tmp_path / "node.key").chmod(0o600)
+    (tmp_path / "ca.crt").write_bytes(AUTHORITY.certificate_pem())
+    (tmp_path / "receipts.pub").write_bytes(b"key")
+    return Kit.read(tmp_path)
+
+
+def found(kit: Kit) -> dict[str, Finding]:
+    return {finding.name: finding for finding in device_checks(kit.folder)}
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    """Serve a page with the federation's certificate, as the proxy in front of a SuperLink does."""
+    made = make_server_certificate(AUTHORITY, ["localhost"], NOW)
+    (tmp_path / "server.pem").write_bytes(made.certificate_pem())
+    (tmp_path / "server.key").write_bytes(made.key_pem())
+
+    class Page(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"localhost:{server.server_port}"
+        server.shutdown()
+
+
+def at(kit: Kit, address: str) -> Kit:
+    text = (kit.folder / "device.toml").read_text().replace("127.0.0.1:1", address)
+    (kit.folder / "device.toml").write_text(text)
+    return Kit.read(kit.folder)
+
+
+def test_a_device_that_is_ready_is_told_so(kit: Kit, address: str) -> None:
+    findings = found(at(kit, address))
+    assert {name: finding.state for name, finding in findings.items()} == dict.fromkeys(
+        ("kit", "files", "key", "data", "record", "server", "clock"), "ok"
+    )
+    assert findings["data"].text.startswith("3 samples of 2 classes")
+
+
+SPOILT: dict[str, tuple[str, Any, str]] = {
+    "no kit": ("kit", lambda k: (k.folder / "device.toml").unlink(), "is no kit"),
+    "a file is gone": ("files", lambda k: (k.folder / "ca.crt").unlink(), "lacks ca.crt; ask the operator"),
+    "others read the key": ("key", lambda k: (k.folder / "node.key").chmod(0o644), "chmod 600"),
+    "no data": ("data", lambda k: (k.folder / "own.npz").unlink(), "no such file"),
+    "nothing": ("data", lambda k: np.savez(k.folder / "own.npz", x=np.zeros((0, 4)), y=np.zeros(0, int)), "no samples"),
+    "a damaged record": ("record", lambda k: (k.folder / "record.db").write_bytes(b"x" * 5000), "is damaged"),
+    "another authority": (
+        "server",
+        lambda k: (k.folder / "ca.crt").write_bytes(make_authority("others", NOW).certificate_pem()),
+        "is not the server of this kit's ca.crt",
+    ),
+    "no certificate": ("server", lambda k: (k.folder / "ca.crt").write_bytes(b"x"), "cannot be used"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_what_is_wrong_is_named_with_the_way_out(what: str, kit: Kit, address: str) -> None:
+    name, spoil, told = SPOILT[what]
+    kit = at(kit, address)
+    spoil(kit)
+    finding = found(kit)[name]
+    assert finding.state == "wrong"
+    assert finding.code in (1, 2)
+    assert told in finding.text
+    assert "\n" not in finding.text
+
+
+def test_a_server_that_is_not_there_yet_is_no_reason_not_to_start(kit: Kit) -> None:
+    finding = found(kit)["server"]
+    assert (finding.state, finding.code) == ("warning", 2)
+    assert "127.0.0.1:1 cannot be reached" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("apart", "state"), [(0, "ok"), (30, "ok"), (-100, "warning"), (100, "warning"), (1000, "wrong")]
+)
+def test_the_clock_is_compared_with_the_servers(kit: Kit, address: str, apart: float, state: str) -> None:
+    import time
+
+    findings = {each.name: each for each in server_checks(at(kit, address), now=lambda: time.time() + apart)}
+    assert findings["clock"].state == state
+
+
+def test_join_check_says_what_it_found_line_by_line_and_ends_with_the_code(kit: Kit) -> None:
+    done = CliRunner().invoke(join, [str(kit.folder), "--check", "--json"])
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event["name"] for event in events] == ["kit", "files", "key", "data", "record", "server"]
+    assert done.exit_code == 2  # it cannot be reached
+    (kit.folder / "node.key").chmod(0o644)
+    done = CliRunner().invoke(join, [str(kit.folder)])
+    assert "wrong    key: others may read the private key" in done.stdout
+    assert done.exit_code == 2
+
+
+def test_a_kit_is_run_by_one_process(kit: Kit) -> None:
+    (kit.folder / "flower").mkdir()
+    with (
+        filelock.FileLock(str(kit.folder / "flower" / ".lock")),
+        pytest.raises(FedquitError, match="another fedquit join runs the kit"),
+    ):
+        make_device(kit.folder, lambda _event: None)
+
+
+def test_the_supernode_is_this_kits_and_no_other_flowers(kit: Kit) -> None:
+    command, told = supernode(kit, 9999), environment(kit.folder / "flower")
+    assert command[:4] == [sys.executable, "-m", "fedquit.end_together", "flower-supernode"]
+    pairs = dict(zip(command[4::2], command[5::2], strict=True))
+    assert pairs["--auth-supernode-private-key"] == str(kit.key_file)
+    assert pairs["--root-certificates"] == str(kit.authority_file)
+    assert pairs["--node-config"] == f'kit="{kit.folder}"'
+    assert (told["FLWR_HOME"], told["FLWR_TELEMETRY_ENABLED"]) == (str(kit.folder / "flower"), "0")
+
+
+def test_why_a_device_is_not_let_in_is_said(kit: Kit, tmp_path: Path) -> None:
+    from fedquit.client.device.join import _explained
+
+    log = tmp_path / "supernode.log"
+    log.write_text("ERROR: Exit Code: 305\n")
+    died = {"event": "died", "part": "supernode", "code": 1, "again_in_seconds": 1.0, "log": str(log)}
+    assert "has the operator enrolled its key?" in line_of(_explained(died))
+    log.write_text("ERROR: SSL/TLS handshake error detected.\n[SSL] error\nERROR: Exit Code: 305\n")
+    assert "is this kit's ca.crt the server's?" in line_of(_explained(died))
+
+
+def test_leave_has_the_device_ask_in_its_next_reply(kit: Kit) -> None:
+    done = CliRunner().invoke(leave, [str(kit.folder), "--sample", "1", "--note", "please", "--json"])
+    assert json.loads(done.stdout) == {"number": 1, "granularity": "sample", "samples": 1}
+    assert "all that this device contributed" in CliRunner().invoke(leave, [str(kit.folder)]).stdout
+    with opened(kit.path(kit.record)) as record:
+        one, everything = record.asks()
+    assert (one.granularity, one.digests, one.note) == (
+        "sample",
+        tuple(find(kit.path(kit.data), ["1"]).values()),
+        "please",
+    )
+    assert everything.granularity == "client"
+
+
+def test_samples_are_named_in_a_file_by_name_or_digest(kit: Kit, tmp_path: Path) -> None:
+    (first, second), listed = find(kit.path(kit.data), ["0", "2"]).values(), tmp_path / "names.txt"
+    listed.write_text(f"# those\n\n2\n{first.hex()}\n")
+    assert set(digests_of(kit, names_in(listed))) == {first, second}
+    listed.write_text("# none\n")
+    with pytest.raises(InputError, match="lists no sample"):
+        names_in(listed)
+
+
+def test_what_is_asked_is_marked_before_it_is_sent(kit: Kit) -> None:
+    digests = digests_of(kit, ["1"])
+    marking(kit, "sample", digests)("5ba1")
+    with opened(kit.path(kit.record)) as record:
+        assert [(mark.request, mark.digests) for mark in record.marks()] == [("5ba1", digests)]
+        assert record.contents(digests)
+
+
+def test_the_record_is_shown_to_people_and_to_programs(kit: Kit) -> None:
+    from tests.client.device.test_record import round_of
+
+    (digest,) = digests_of(kit, ["1"])
+    with opened(kit.path(kit.record)) as record:
+        record.trained(round_of(1, "ab" * 32), [digest])
+        record.trained(round_of(2, "cd" * 32), [b"x" * 32])
+        record.retire(Mark("5e" * 32, "sample", digests=(digest,)), [(digest, [])])
+        record.put("client")
+    document = json.loads(CliRunner().invoke(show, [str(kit.folder), "--json"]).stdout)
+    assert [each["number"] for each in document["rounds"]] == [1, 2]
+    assert document["retired"] == [{"sample": digest.hex(), "request": "5e" * 32}]
+    assert [each["samples"] for each in document["waiting"]] == [0]
+    shown = CliRunner().invoke(show, [str(kit.folder), "--sample", "1"]).stdout
+    assert "1 rounds" in shown
+    assert "5e5e5e5e5e" in shown
+    assert "abababab" in shown
+    assert "cdcdcdcd" not in shown
+    assert "1 samples are retired: they do not train again on this device" in shown
+    assert "waits for the server to take it: forget all of this device" in shown

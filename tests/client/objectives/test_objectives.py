@@ -1,0 +1,564 @@
+"""Objectives: the identities between them, gradients by hand, teachers that never change, and the plug-in interface."""
+
+import copy
+import importlib.metadata
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, is_dataclass
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedquit.client.objectives import (
+    OBJECTIVES,
+    Adaptive,
+    Done,
+    FedGKD,
+    LocalRound,
+    Objective,
+    Speculative,
+    Traits,
+    all_objectives,
+    make_objective,
+)
+from fedquit.client.objectives.base.frozen_teacher import Teacher, logits_and_features, logits_of
+from fedquit.client.objectives.base.gates import agreement_weights, learnable_weights
+from fedquit.client.objectives.base.imitation import mean_over
+from fedquit.client.objectives.base.objective import objective
+from fedquit.client.objectives.fedgkd import mean_of
+from fedquit.client.objectives.fedlmd import label_masked_kl, majority
+from fedquit.client.objectives.fedntd import not_true_kl
+from fedquit.client.objectives.fedprox import proximal
+from fedquit.client.objectives.kd import soft_kl
+from fedquit.client.objectives.moon import contrast
+from fedquit.client.training.sgd import Batch, deterministic
+from fedquit.errors import FedquitError, InputError
+from fedquit.unlearning.samples import Samples, shuffled_batches
+
+FEATURES, CLASSES = 5, 4
+BUILT_IN = ["fd", "fedavg", "fedgkd", "fedkd", "fedlmd", "fedntd", "fedproto", "fedprox", "kd", "moon"]
+IMITATING = ["fedgkd", "fedlmd", "fedntd", "kd"]
+TOLD = LocalRound(seed=3, lr=0.1, epochs=2, batch_size=6, momentum=0.5, weight_decay=0.01)
+
+pairs = st.tuples(st.integers(0, 10_000), st.sampled_from([0.1, 1.0, 30.0]), st.integers(2, 6), st.integers(1, 5))
+
+
+def drawn(seed: int, size: float, classes: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return student's and teacher's logits and labels, in double precision."""
+    generator = torch.Generator().manual_seed(seed)
+    student, teacher = (torch.randn(batch, classes, generator=generator, dtype=torch.float64) * size for _ in range(2))
+    return student, teacher, torch.randint(classes, (batch,), generator=generator)
+
+
+def samples(size: int = 20) -> Samples:
+    generator = torch.Generator().manual_seed(5)
+    labels = torch.randint(0, CLASSES, (size,), generator=generator)
+    return Samples(torch.randn(size, FEATURES, generator=generator), labels)
+
+
+def net(seed: int = 0) -> nn.Sequential:
+    """Return a net with what a teacher could be changed by: batch normalisation and dropout."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, CLASSES)
+        )
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def trained(name: str, told: LocalRound = TOLD, **own: Any) -> tuple[dict[str, Tensor], Done]:
+    model = net()
+    with deterministic(7):
+        done = make_objective(name, **own).train(model, samples(), told)
+    return state(model), done
+
+
+def same(one: Any, other: Any) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def told(**changed: Any) -> LocalRound:
+    return LocalRound(**{**{name: getattr(TOLD, name) for name in TOLD.__dataclass_fields__}, **changed})
+
+
+# What must be the same
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    size=st.integers(2, 25),
+    batch_size=st.integers(2, 30),
+    momentum=st.sampled_from([0.0, 0.9]),
+    decay=st.sampled_from([0.0, 0.05]),
+)
+def test_fedavg_is_the_plain_loop_bit_for_bit(size: int, batch_size: int, momentum: float, decay: float) -> None:
+    ours, theirs, data = net(), net(), samples(size)
+    now = told(batch_size=batch_size, momentum=momentum, weight_decay=decay)
+    with deterministic(7):
+        done = make_objective("fedavg").train(ours, data, now)
+    with deterministic(7):
+        generator = torch.Generator().manual_seed(now.seed)
+        optimizer = torch.optim.SGD(theirs.parameters(), lr=now.lr, momentum=momentum, weight_decay=decay)
+        theirs.train()
+        for _ in range(now.epochs):
+            total = torch.zeros((), dtype=torch.float64)
+            for index in shuffled_batches(len(data), batch_size, generator):
+                inputs, labels = data.batch(index)
+                optimizer.zero_grad(set_to_none=True)
+                loss = F.cross_entropy(theirs(inputs), labels)
+                torch.autograd.backward(loss)
+                optimizer.step()
+                total += loss.detach() * len(index)
+    assert same(state(ours), state(theirs))
+    assert done.loss == float(total) / len(data)
+    assert same(done.send, state(theirs))
+    assert done.keep is None
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("fedprox", {"mu": 0.0}),
+        ("kd", {"weight": 0.0}),
+        ("fedntd", {"weight": 0.0}),
+        ("fedlmd", {"weight": 0}),
+        ("fedgkd", {}),  # nothing came beside the model: a phase's first round
+        ("moon", {"mu": 0.0}),
+    ],
+)
+def test_without_its_term_an_objective_is_fedavg_bit_for_bit(name: str, own: dict[str, Any]) -> None:
+    plain, done = trained("fedavg")
+    ours, other = trained(name, **own)
+    assert same(ours, plain)
+    assert other.loss == done.loss
+
+
+def test_moons_first_round_has_a_loss_of_ln_2_and_no_gradient() -> None:
+    plain, done = trained("fedavg")
+    ours, first = trained("moon")
+    assert same(ours, plain)
+    assert first.loss == pytest.approx(done.loss + math.log(2), rel=1e-6)
+    h = torch.randn(3, 6, requires_grad=True)
+    near = torch.randn(3, 6)
+    each = contrast(h, near, near)
+    (gradient,) = torch.autograd.grad(each.sum(), h)
+    assert each.tolist() == pytest.approx([math.log(2)] * 3)
+    assert gradient.abs().max() < 1e-7, "the two parts cancel but for rounding"
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs)
+def test_not_true_is_the_non_target_part_of_decoupled_distillation(case: tuple[int, float, int, int]) -> None:
+    """KL(p||q) = KL of the two-way split (true, not true) + (1 - p_true) times that part (arXiv 2203.08679, eq. 7)."""
+    student, teacher, labels = drawn(*case)
+    rows = torch.arange(len(labels))
+    log_p, log_q = torch.log_softmax(teacher, 1), torch.log_softmax(student, 1)
+    others = [F.one_hot(labels, case[2]).bool()]
+    rest_p, rest_q = (x.masked_fill(others[0], -math.inf).logsumexp(1) for x in (log_p, log_q))
+    true_p, true_q = log_p[rows, labels], log_q[rows, labels]
+    target = true_p.exp() * (true_p - true_q) + rest_p.exp() * (rest_p - rest_q)
+    whole = target + rest_p.exp() * not_true_kl(student, teacher, labels)
+    torch.testing.assert_close(whole, soft_kl(student, teacher), rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(pairs, st.sampled_from([0.5, 1.0, 4.0]))
+def test_not_true_leaves_out_the_true_column_and_is_label_masking_without_majority(
+    case: tuple[int, float, int, int], tau: float
+) -> None:
+    student, teacher, labels = drawn(*case)
+    ours = not_true_kl(student, teacher, labels, tau)
+    for row, label in enumerate(labels.tolist()):
+        kept = [c for c in range(case[2]) if c != label]
+        p, q = (torch.softmax(z[row, kept] / tau, 0) for z in (teacher, student))
+        slow = sum((a * (a.log() - b.log()) for a, b in zip(p, q, strict=True) if a > 0), torch.tensor(0.0))
+        assert float(ours[row]) == pytest.approx(float(slow), rel=1e-6, abs=1e-9)
+    nobody = torch.zeros(case[2], dtype=torch.bool)
+    assert torch.equal(label_masked_kl(student, teacher, labels, nobody, tau), ours)
+
+
+def test_label_masking_silences_the_teacher_on_the_majority_alone() -> None:
+    student, teacher, labels = drawn(1, 1.0, 5, 3)
+    plenty = torch.tensor([True, False, True, False, False])
+    ours = label_masked_kl(student, teacher, labels, plenty)
+    for row, label in enumerate(labels.tolist()):
+        left = [c for c in range(5) if c != label]
+        heard = [c for c in left if not plenty[c]]
+        p = dict(zip(heard, torch.softmax(teacher[row, heard], 0).tolist(), strict=True))
+        q = dict(zip(left, torch.softmax(student[row, left], 0).tolist(), strict=True))
+        assert float(ours[row]) == pytest.approx(sum(p[c] * math.log(p[c] / q[c]) for c in heard))
+
+
+def test_where_nothing_is_left_to_imitate_there_is_no_term_and_no_gradient() -> None:
+    student, teacher, labels = drawn(2, 1.0, 3, 4)
+    student.requires_grad_()
+    each = label_masked_kl(student, teacher, labels, torch.ones(3, dtype=torch.bool))
+    (gradient,) = torch.autograd.grad(each.sum(), student)
+    assert not each.any()
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+def test_a_majority_class_has_more_samples_than_the_mean_over_all_classes() -> None:
+    assert majority(torch.tensor([0, 0, 1, 1]), 2).tolist() == [False, False]
+    assert majority(torch.tensor([0, 0, 1]), 4).tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize("name", IMITATING)
+def test_mean_is_batchmean_divided_by_the_classes_and_tau_squared_a_factor(name: str) -> None:
+    data, now = samples(), told(extra=state(net(2)) if name == "fedgkd" else None)
+    batch = Batch(torch.arange(len(data)), *data.batch(slice(None)))
+    student = net(1).eval()
+
+    def term(**own: Any) -> float:
+        value = make_objective(name, weight=1, temperature=2.0, **own).loss(net(), data, now)(student, batch)
+        ce = 0.0 if name == "kd" else float(F.cross_entropy(student(batch.inputs), batch.labels))
+        return float(value) - ce
+
+    whole = term(tau_squared=False)
+    assert whole > 0.005
+    assert term(tau_squared=False, reduction="mean") == pytest.approx(whole / CLASSES, abs=1e-6)
+    assert term(tau_squared=True) == pytest.approx(whole * 4, abs=1e-6)
+
+
+# Gradients
+
+
+@settings(max_examples=40, deadline=None)
+@given(pairs, st.sampled_from([0.5, 1.0, 3.0]))
+def test_the_gradient_of_kl_is_student_minus_teacher_over_tau(case: tuple[int, float, int, int], tau: float) -> None:
+    student, teacher, _ = drawn(*case)
+    student.requires_grad_()
+    teacher.requires_grad_()
+    each = soft_kl(student, teacher, tau)
+    mine, none = torch.autograd.grad(each.sum(), [student, teacher], allow_unused=True)
+    torch.testing.assert_close(
+        mine,
+        (torch.softmax(student, 1) if tau == 1 else torch.softmax(student / tau, 1))
+        .sub(torch.softmax(teacher / tau, 1))
+        .div(tau)
+        .detach(),
+        rtol=1e-9,
+        atol=1e-12,
+    )
+    assert none is None, "no gradient flows into the teacher"
+    oracle = F.kl_div(torch.log_softmax(student / tau, 1), torch.softmax(teacher / tau, 1), reduction="none").sum(1)
+    torch.testing.assert_close(each, oracle, rtol=1e-9, atol=1e-9)
+
+
+def test_the_gradient_of_the_true_class_is_nothing_in_not_true_distillation() -> None:
+    student, teacher, labels = drawn(4, 2.0, 5, 3)
+    student.requires_grad_()
+    (gradient,) = torch.autograd.grad(not_true_kl(student, teacher, labels).sum(), student)
+    assert not gradient[torch.arange(3), labels].any()
+    assert gradient.any()
+
+
+def test_the_pull_of_fedprox_is_mu_times_the_way_back() -> None:
+    w, anchor = torch.randn(4, requires_grad=True), torch.randn(4)
+    (gradient,) = torch.autograd.grad(proximal([w], [anchor], mu=0.3), w)
+    torch.testing.assert_close(gradient, 0.3 * (w.detach() - anchor))
+    gentle, hard = trained("fedprox", mu=0.1)[0], trained("fedprox", mu=5.0)[0]
+    start = state(net())
+    away = [sum(float((s[n] - start[n]).square().sum()) for n in s if "weight" in n) for s in (gentle, hard)]
+    assert away[1] < away[0]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([0.1, 0.5, 2.0]))
+def test_the_contrast_is_a_cross_entropy_of_two_cosines(seed: int, tau: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    h, near, far = (torch.randn(3, 6, generator=generator, dtype=torch.float64) for _ in range(3))
+    h.requires_grad_()
+    cosines = [(h * x).sum(1) / (h.norm(dim=1) * x.norm(dim=1)) for x in (near, far)]
+    oracle = F.cross_entropy(torch.stack(cosines, 1) / tau, torch.zeros(3, dtype=torch.long), reduction="none")
+    ours = contrast(h, near, far, tau)
+    torch.testing.assert_close(ours, oracle)
+    torch.testing.assert_close(*(torch.autograd.grad(x.sum(), h)[0] for x in (ours, oracle)))
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "kd": lambda z, g, y: soft_kl(z, g),
+    "fedntd": not_true_kl,
+    "fedlmd": lambda z, g, y: label_masked_kl(z, g, y, torch.tensor([True, False, False, False])),
+    "moon": lambda z, g, y: contrast(z, g, -g),
+    "speculative": lambda z, g, y: soft_kl(z, g) * agreement_weights(z.detach(), g, 2, 0.0),
+    "adaptive": lambda z, g, y: soft_kl(z, g) * learnable_weights(z.detach(), g, -g, 0.4),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("size", [0.0, 1.0, 1e4])
+def test_losses_and_gradients_are_finite_at_logits_of_ten_thousand(name: str, size: float) -> None:
+    signs = torch.tensor([[1.0, -1, 0.5, -0.5], [-1, 1, 1, -1], [0, 0, 0, 1]])
+    student = (signs * size).requires_grad_()
+    each = LOSSES[name](student, signs.flip(1) * size, torch.tensor([0, 1, 3]))
+    (gradient,) = torch.autograd.grad(each.sum(), student)
+    assert each.isfinite().all()
+    assert (each >= -1e-6).all()
+    assert gradient.isfinite().all()
+
+
+# Teachers
+
+
+@pytest.mark.parametrize("how", ["eval", "train"])
+@pytest.mark.parametrize("view", [logits_of, logits_and_features])
+def test_a_teacher_is_bit_for_bit_what_it_was_buffers_too(how: str, view: Any) -> None:
+    model, data = net(), samples()
+    model(data.inputs)  # so that its running statistics are not the fresh ones
+    before, modes = state(model), [module.training for module in model.modules()]
+    teacher = Teacher(model, data, how, view)
+    for index in torch.split(torch.arange(len(data)), 7):
+        said = teacher(Batch(index, *data.batch(index)))
+        assert not any(part.requires_grad for part in said)
+    assert same(state(model), before)
+    assert [module.training for module in model.modules()] == modes
+    if teacher._copy is not None:
+        assert same(state(teacher._copy), before)
+
+
+def test_a_teacher_asked_once_says_what_a_frozen_copy_says_batch_by_batch() -> None:
+    model, data = net(), samples()
+    frozen, teacher = copy.deepcopy(model).eval(), Teacher(model, data)
+    make_objective("fedavg").train(model, data, TOLD)  # the student moves on
+    for index in (torch.tensor([3, 0, 11]), torch.tensor([19])):
+        with torch.no_grad():
+            torch.testing.assert_close(teacher(Batch(index, *data.batch(index)))[0], frozen(data.inputs[index]))
+
+
+def test_in_training_mode_a_teacher_normalises_by_the_batch() -> None:
+    model, data = net(), samples()
+    model[3] = nn.Identity()
+    index = torch.arange(6)
+    by_hand = copy.deepcopy(model).train()(data.inputs[index])
+    torch.testing.assert_close(Teacher(model, data, "train")(Batch(index, *data.batch(index)))[0], by_hand)
+
+
+@pytest.mark.parametrize("how", ["eval", "train"])
+@pytest.mark.parametrize("name", ["fedgkd", "kd", "fedntd", "fedlmd", "moon"])
+def test_what_came_and_what_was_kept_is_not_changed_by_a_round(name: str, how: str) -> None:
+    extra, kept = state(net(1)), state(net(2))
+    before = copy.deepcopy((extra, kept))
+    trained(name, told(extra=extra, kept=kept), teacher_mode=how)
+    assert same(extra, before[0])
+    assert same(kept, before[1])
+
+
+def test_features_are_what_the_last_linear_layer_takes() -> None:
+    model = net().eval()
+    logits, features = logits_and_features(model, samples().inputs)
+    assert torch.equal(logits, model(samples().inputs))
+    torch.testing.assert_close(model[4](features), logits)
+    assert not model[4]._forward_pre_hooks
+
+
+def test_moon_refuses_a_model_without_a_linear_layer_before_anything_runs() -> None:
+    with pytest.raises(InputError, match="no linear layer"):
+        make_objective("moon").check(nn.Conv2d(1, 1, 1))
+
+
+def test_moon_keeps_its_model_and_moves_away_from_it() -> None:
+    first, done = trained("moon")
+    assert done.keep is not None
+    assert same(done.keep, first)
+    assert not same(trained("moon", told(kept=state(net(4))))[0], first)
+
+
+# FedGKD's server
+
+
+def test_the_server_sends_the_mean_of_the_last_models_of_the_phase() -> None:
+    gkd, kept, sent = FedGKD(models=3), None, []
+    models = [{"w": torch.tensor([float(number), 2.0 * number])} for number in range(6)]
+    for model in models:  # model 0 is the untrained one
+        extra, kept = gkd.broadcast(model, kept)
+        assert kept is not None
+        assert len(kept) <= 2
+        sent.append(extra)
+    assert sent[0] is None
+    assert sent[1] is not None
+    assert "w" not in sent[1], "the mean of one model travels anyway"
+    expected = {2: [1, 2], 3: [1, 2, 3], 4: [2, 3, 4], 5: [3, 4, 5]}
+    for number, those in expected.items():
+        extra = sent[number]
+        assert extra is not None
+        assert same(extra, mean_of([models[i] for i in those]))
+
+
+def test_fedgkd_of_one_model_is_distillation_from_the_global_one() -> None:
+    extra, _ = FedGKD(models=1).broadcast(state(net()), {})
+    assert extra is not None
+    ours = trained("fedgkd", told(extra=extra), weight=0.5)
+    theirs = trained("fedgkd", told(extra=state(net())), weight=0.5)
+    assert same(ours[0], theirs[0])
+    assert not same(ours[0], trained("fedavg")[0])
+
+
+# Gates
+
+
+def test_a_gate_that_lets_all_through_changes_nothing() -> None:
+    for name in ["kd", "fedntd", "moon"]:
+        now = told(kept=state(net(2)))
+        plain = trained(name, now)
+        for gate in (Speculative(top_k=CLASSES), Speculative(top_k=1, beta=1.0), Adaptive(share=1.0)):
+            gated = trained(name, now, gate=gate)
+            assert all(torch.allclose(gated[0][key], plain[0][key], atol=1e-6) for key in plain[0])
+
+
+def test_samples_that_a_gate_leaves_out_have_no_gradient_in_the_term() -> None:
+    student, teacher, _ = drawn(3, 2.0, 4, 12)
+    student.requires_grad_()
+    weights = agreement_weights(student.detach(), teacher, 2, 0.0)
+    assert 0 < weights.sum() < 12
+    (gradient,) = torch.autograd.grad(mean_over(soft_kl(student, teacher), weights), student)
+    assert not gradient[weights == 0].any()
+    (alone,) = torch.autograd.grad(soft_kl(student, teacher)[weights == 1].mean(), student)
+    torch.testing.assert_close(gradient, alone)
+
+
+@settings(max_examples=40, deadline=None)
+@given(pairs, st.integers(1, 8))
+def test_speculative_is_one_where_the_students_first_is_among_the_teachers(
+    case: tuple[int, float, int, int], k: int
+) -> None:
+    student, teacher, _ = drawn(*case)
+    for row, weight in enumerate(agreement_weights(student, teacher, k, 0.25).tolist()):
+        among = sorted(range(case[2]), key=lambda c: -float(teacher[row, c]))[:k]
+        assert weight == (1.0 if int(student[row].argmax()) in among else 0.25)
+
+
+@settings(max_examples=40, deadline=None)
+@given(pairs, st.floats(0.05, 1.0))
+def test_adaptive_keeps_the_largest_gains(case: tuple[int, float, int, int], share: float) -> None:
+    student, teacher, _ = drawn(*case)
+    reference = teacher.roll(1, dims=1)
+    weights = learnable_weights(student, teacher, reference, share)
+    gain = soft_kl(student, teacher) - soft_kl(reference, teacher)
+    assert int(weights.sum()) == max(1, round(share * len(gain)))
+    assert gain[weights == 1].min() >= (gain[weights == 0].max() if (weights == 0).any() else -math.inf)
+
+
+def test_where_a_gate_lets_nobody_through_cross_entropy_is_left() -> None:
+    student, teacher = torch.eye(3)[:2].requires_grad_(), torch.eye(3)[1:]
+    weights = Speculative(top_k=1)(student, teacher)
+    term = mean_over(soft_kl(student, teacher), weights)
+    (gradient,) = torch.autograd.grad(term, student)
+    assert not weights.any()
+    assert term == 0
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+def test_a_gate_that_compares_has_the_device_keep_its_previous_model() -> None:
+    assert make_objective("kd").needs().keeps == "nothing"
+    assert make_objective("kd", gate=Adaptive()).needs().keeps == "previous model"
+    done = trained("kd", gate=Adaptive())[1]
+    assert done.keep is not None
+    with_other = trained("kd", told(kept=state(net(3))), gate=Adaptive())[0]
+    assert not same(with_other, trained("kd", gate=Adaptive())[0])
+
+
+# The plug-in interface
+
+
+@dataclass(frozen=True, slots=True)
+class Double(Objective):
+    """An objective of somebody else's."""
+
+    name: ClassVar[str] = "double"
+    traits: ClassVar[Traits] = Traits("twice the cross-entropy")
+
+    by: float
+
+    def loss(self, model: nn.Module, samples: Samples, told: LocalRound) -> Any:
+        return lambda student, batch: self.by * F.cross_entropy(student(batch.inputs), batch.labels)
+
+
+@pytest.fixture
+def third_party(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [
+        importlib.metadata.EntryPoint("double", f"{__name__}:Double", "fedquit.objectives"),
+        importlib.metadata.EntryPoint("fedavg", "missing.module:Impostor", "fedquit.objectives"),
+        importlib.metadata.EntryPoint("stranger", f"{__name__}:Stranger", "fedquit.objectives"),
+    ]
+    monkeypatch.setattr(
+        importlib.metadata, "entry_points", lambda *, group: points if group == "fedquit.objectives" else []
+    )
+    monkeypatch.setattr(
+        importlib.metadata.EntryPoint, "load", lambda self: {"Double": Double, "Stranger": int}[self.attr]
+    )
+
+
+def test_the_built_in_objectives_have_the_one_form() -> None:
+    assert sorted(OBJECTIVES) == BUILT_IN
+    for name, cls in OBJECTIVES.items():
+        assert cls.name == name
+        assert isinstance(cls.traits, Traits)
+        assert is_dataclass(cls)
+        assert not hasattr(cls(), "__dict__"), "slotted"
+        assert cls() == cls(), "every setting has a default"
+
+
+@pytest.mark.usefixtures("third_party")
+def test_another_package_adds_an_objective_by_an_entry_point() -> None:
+    assert make_objective("double", by=2.0) == Double(by=2.0)
+    with pytest.raises(InputError, match="objective 'double' needs these settings: by"):
+        make_objective("double")
+    assert make_objective("fedavg") == OBJECTIVES["fedavg"](), "a built-in name wins"
+    with pytest.raises(FedquitError, match=r"objective 'stranger' .* is no objective"):
+        all_objectives()
+
+
+def test_a_name_is_taken_once() -> None:
+    with pytest.raises(InputError, match="objective 'fedavg' is registered already"):
+        objective(type("Other", (Objective,), {"name": "fedavg"}))
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "message"),
+    [
+        ("fedprx", {}, r"unknown objective 'fedprx' \(did you mean 'fedprox'\?\); known: fd, fedavg"),
+        ("fedavg", {"mu": 1}, "objective 'fedavg' takes no settings; given: mu"),
+        ("fedprox", {"nu": 1}, "unknown setting of objective 'fedprox' 'nu'; known: mu"),
+        ("fedprox", {"mu": -1}, "mu is -1; it must be a finite number of at least 0"),
+        ("kd", {"weight": 1.5}, "weight is 1.5; it must be between 0 and 1"),
+        ("kd", {"temperature": 0}, "temperature is 0"),
+        ("kd", {"reduction": "sum"}, "unknown reduction 'sum'; known: batchmean, mean"),
+        ("kd", {"teacher_mode": "dream"}, "unknown teacher_mode 'dream'; known: eval, train"),
+        ("kd", {"tau_squared": 1}, "tau_squared is 1; it must be true or false"),
+        ("kd", {"gate": "speculative"}, "gate is 'speculative'; make one with make_gate"),
+        ("fedgkd", {"models": 0}, "models is 0"),
+        ("fedntd", {"weight": float("nan")}, "weight is nan"),
+        ("moon", {"temperature": -1}, "temperature is -1"),
+        ("moon", {"mu": "x"}, "mu is 'x'"),
+    ],
+)
+def test_each_setting_is_checked_when_it_is_given(name: str, own: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_objective(name, **own)
+
+
+def test_traits_refuse_words_that_programs_do_not_know() -> None:
+    with pytest.raises(InputError, match="unknown thing to keep 'memories'"):
+        Traits("", keeps="memories")
+    with pytest.raises(InputError, match="unknown thing that travels 'gradients'"):
+        Traits("", up="gradients")
+
+
+@pytest.mark.parametrize("how", ["eval", "train"])
+@pytest.mark.parametrize("name", ["fedavg", "fedprox", "fedgkd", "kd", "fedntd", "fedlmd", "moon"])
+def test_a_device_with_one_sample_trains_by_every_objective(name: str, how: str) -> None:
+    own = {} if name in ("fedavg", "fedprox") else {"teacher_mode": how}
+    model, start, one = net(), net(), samples(1)
+    with deterministic(7):
+        make_objective(name, **own).train(model, one, told(extra=state(net(1)), kept=state(net(2))))
+    assert any(not torch.equal(*pair) for pair in zip(model.parameters(), start.parameters(), strict=True))
+    assert all(bool(value.isfinite().all()) for value in model.state_dict().values())

@@ -1,0 +1,162 @@
+"""What dies is started again, and nothing is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fedquit.errors import FedquitError
+from fedquit.supervisor import Part, Supervisor
+from tests.e2e.test_flower import free_port
+from tests.harness.waiting import STILL, until
+
+SLEEPS = [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(600)"]
+DIES = [sys.executable, "-c", "raise SystemExit(3)"]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_what_is_killed_is_started_again_and_all_ends_in_the_end(tmp_path: Path) -> None:
+    told = list[Mapping[str, Any]]()
+    supervisor = Supervisor([Part("a", SLEEPS), Part("b", SLEEPS)], tmp_path, told.append)
+    supervisor.start(STILL)
+    thread = threading.Thread(target=supervisor.run)
+    thread.start()
+    first = supervisor.pids()
+    until(lambda: (tmp_path / "a.log").exists() and "here" in (tmp_path / "a.log").read_text())
+    os.kill(first["a"], signal.SIGKILL)
+    until(lambda: supervisor.pids().get("a", first["a"]) != first["a"])
+    second = supervisor.pids()
+    assert second["b"] == first["b"]
+    supervisor.ask_to_stop()
+    thread.join(STILL)
+    assert not any(alive(pid) for pid in [*first.values(), *second.values()])
+    assert [event["event"] for event in told if event.get("part") == "a"] == ["started", "died", "started", "ended"]
+
+
+def test_what_dies_is_started_again_while_the_work_beside_it_hangs(tmp_path: Path) -> None:
+    supervisor, hanging, over = Supervisor([Part("a", SLEEPS)], tmp_path), threading.Event(), threading.Event()
+
+    def beside() -> None:
+        hanging.set()
+        over.wait(STILL)
+
+    supervisor.start(STILL)
+    thread = threading.Thread(target=supervisor.run, args=(beside,))
+    thread.start()
+    assert hanging.wait(STILL)
+    first = supervisor.pids()["a"]
+    os.kill(first, signal.SIGKILL)
+    until(lambda: supervisor.pids().get("a", first) != first)
+    supervisor.ask_to_stop()
+    thread.join(STILL)
+    over.set()
+    assert not thread.is_alive()
+    assert not supervisor.pids()
+
+
+def test_what_the_work_beside_the_parts_raises_ends_them(tmp_path: Path) -> None:
+    supervisor = Supervisor([Part("a", SLEEPS)], tmp_path)
+
+    def beside() -> None:
+        raise FedquitError("the ledger is gone")
+
+    supervisor.start(STILL)
+    with pytest.raises(FedquitError, match="the ledger is gone"):
+        supervisor.run(beside)
+    assert not supervisor.pids()
+
+
+def test_a_part_that_never_listens_is_named_with_its_log_and_the_others_end(tmp_path: Path) -> None:
+    told = list[Mapping[str, Any]]()
+    supervisor = Supervisor([Part("a", SLEEPS), Part("b", DIES, port=free_port())], tmp_path, told.append)
+    with pytest.raises(FedquitError, match=r"b did not start within 2 s; see .*b\.log"):
+        supervisor.start(2)
+    pids = [event["pid"] for event in told if event["event"] == "started"]
+    assert not any(alive(pid) for pid in pids)
+
+
+class SlowDeaths:
+    """A part that always dies, each time after so many seconds of a made clock."""
+
+    def __init__(self, folder: Path, lives: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.lives, self.told = 1000.0, lives, list[Mapping[str, Any]]()
+        clock = SimpleNamespace(monotonic=lambda: self.now)
+        monkeypatch.setattr("fedquit.supervisor.time", clock)
+        self.supervisor = Supervisor([Part("b", DIES)], folder, self.told.append)
+        self.supervisor.start(5)
+
+    def die(self) -> float:
+        """Let it die once more, and return after how many seconds it is started again."""
+        before = len(self.told)
+        (process,) = (running.process for running in self.supervisor._running)
+        assert process is not None
+        process.wait()
+        self.now += self.lives
+        self.supervisor.tend()
+        (died,) = self.told[before:]
+        self.now += died["again_in_seconds"] + 0.1
+        self.supervisor.tend()
+        assert self.told[-1]["event"] == "started"
+        return float(died["again_in_seconds"])
+
+
+@pytest.mark.parametrize("lives", [0.5, 120.0])
+def test_pauses_grow_to_a_minute_however_slowly_a_part_dies(
+    tmp_path: Path, lives: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dying = SlowDeaths(tmp_path, lives, monkeypatch)
+    pauses = [dying.die() for _ in range(9)]
+    for most, waited in zip([1, 2, 4, 8, 16, 32, 60, 60, 60], pauses, strict=True):
+        assert most / 2 <= waited <= most
+
+
+def test_pauses_begin_anew_after_a_part_lived_for_a_good_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dying = SlowDeaths(tmp_path, 0.5, monkeypatch)
+    for _ in range(5):
+        dying.die()
+    dying.lives = 3600.0
+    assert dying.die() <= 1.0
+
+
+def test_parts_that_died_at_once_do_not_all_come_back_at_once(tmp_path: Path) -> None:
+    told = list[Mapping[str, Any]]()
+    supervisor = Supervisor([Part(f"b{number}", DIES) for number in range(4)], tmp_path, told.append)
+    supervisor.start(5)
+
+    def all_died() -> bool:
+        supervisor.tend()
+        return len([event for event in told if event["event"] == "died"]) >= 4
+
+    until(all_died)
+    supervisor.stop()
+    assert len({event["again_in_seconds"] for event in told if event["event"] == "died"}) > 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends a dead parent's parts on Linux")
+def test_a_supervisor_that_is_killed_leaves_nothing_running(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from fedquit.supervisor import Part, Supervisor\n"
+        f"s = Supervisor([Part('a', {SLEEPS!r})], Path({str(tmp_path)!r})); s.start(30)\n"
+        "print(s.pids()['a'], flush=True); time.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    part = int(process.stdout.readline())
+    assert alive(part)
+    process.kill()
+    process.wait()
+    until(lambda: not alive(part))

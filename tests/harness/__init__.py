@@ -1,0 +1,1 @@
+"""Rigs: a rehearsed deployment, real processes, kills, sabotage and fuzzing."""

@@ -1,0 +1,128 @@
+"""Devices reach Flower's fleet API through the proxy, and nothing else of the SuperLink."""
+
+import datetime
+import http.server
+import os
+import shutil
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from fedquit.server.federation import Federation
+from fedquit.server.provision import deployment_files
+from fedquit.server.provision.certificates import make_authority, make_server_certificate
+from fedquit.server.provision.federation_plan import read_plan
+from fedquit.server.provision.provision import provision
+from fedquit.supervisor import listens
+from tests.e2e.test_flower import free_port
+from tests.harness.waiting import STILL, until
+
+CONTROL = ["/v1/control/start-run", "/v1/runtime/x", "/", "/v1/fleet/../control/x", "/v1/fleet/..%2fcontrol/x"]
+
+
+class SuperLink(http.server.BaseHTTPRequestHandler):
+    """Says which path it was asked for, and how much it was sent."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        said = f"{self.path} {len(body)}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def superlink(folder: Path, port: int) -> Iterator[None]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), SuperLink)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server.pem", folder / "server.key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def program(name: str) -> str:
+    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
+    if found is None:
+        pytest.skip(f"{name} is not installed{'; on Debian: apt-get install nginx-light' if name == 'nginx' else ''}")
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    now = datetime.datetime.now(datetime.UTC)
+    authority = make_authority("clinics", now)
+    signed = make_server_certificate(authority, ["fed.example.org"], now)
+    (tmp_path / "ca.crt").write_bytes(authority.certificate_pem())
+    (tmp_path / "server.pem").write_bytes(signed.certificate_pem())
+    (tmp_path / "server.key").write_bytes(signed.key_pem())
+    (tmp_path / "proxy").mkdir()
+    return tmp_path
+
+
+def test_nginx_passes_on_the_fleet_api_alone_and_large_bodies_whole(folder: Path) -> None:
+    nginx = program("nginx")
+    federation = Federation.model_validate(
+        {"name": "clinics", "server": {"fleet-port": free_port(), "superlink-port": free_port()}}
+    )
+    (folder / "nginx.conf").write_text(deployment_files.nginx(federation, folder))
+    with superlink(folder, federation.server.superlink_port):
+        proxy = subprocess.Popen([nginx, "-c", folder / "nginx.conf", "-e", folder / "error.log"])
+        try:
+            until(lambda: listens(federation.server.fleet_port), "proxy")
+            address = f"https://localhost:{federation.server.fleet_port}"
+            with httpx.Client(verify=ssl.create_default_context(cafile=str(folder / "ca.crt"))) as device:
+                body = bytes(12_000_000)
+                assert device.post(f"{address}/v1/fleet/push-object", content=body, timeout=STILL).text == (
+                    f"/v1/fleet/push-object {len(body)}"
+                )
+                assert [device.post(address + path).status_code for path in CONTROL] == [404] * len(CONTROL)
+                assert device.post(f"{address}/v1/fleet/x", content=bytes(70_000_000), timeout=STILL).status_code == 413
+        finally:
+            proxy.terminate()
+            proxy.wait(STILL)
+
+
+def test_the_container_is_given_the_servers_folder_and_serves_it(tmp_path: Path) -> None:
+    (tmp_path / "federation.toml").write_text('name = "clinics"\n[[device]]\nname = "north"\n')
+    provision(read_plan(tmp_path / "federation.toml"), tmp_path / "out")
+    deploy = tmp_path / "out" / "server" / "deploy"
+    service = yaml.safe_load((deploy / "compose.yaml").read_text())["services"]["server"]
+    [(outside, inside)] = [volume.split(":") for volume in service["volumes"]]
+    assert (deploy / outside / "server.toml").is_file()
+    assert service["command"] == ["fedquit", "serve", inside]
+    assert (deploy / service["build"] / "Dockerfile").is_file()
+    assert service["network_mode"] == "host", "what listens on loopback in server.toml is reached by nothing else"
+    compose = program("docker-compose")
+    told = subprocess.run([compose, "config"], cwd=deploy, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+
+
+def test_the_other_files_are_well_formed_and_name_the_servers_ports(folder: Path) -> None:
+    federation = Federation(name="clinics")
+    service = yaml.safe_load(deployment_files.compose(federation))["services"]["server"]
+    assert service["healthcheck"]["test"][-3:] == ["fedquit.server.page", "/srv/fedquit", "--check"]
+    unit = deployment_files.systemd_unit(federation, folder)
+    assert f"serve {folder}" in unit
+    assert f"ReadWritePaths={folder}" in unit
+    caddyfile = deployment_files.caddy(federation, folder)
+    assert "handle /v1/fleet/*" in caddyfile
+    assert caddyfile.count("{") == caddyfile.count("}")

@@ -1,0 +1,60 @@
+"""What people are told while a comparison runs."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fedquit.simulations.compare.cells.cell import DONE, FAILED, RESULT, ROUND
+from fedquit.simulations.compare.cells.cells_progress import CompareProgress
+from fedquit.simulations.compare.cells.plan_cells import Cell, plan
+from fedquit.simulations.compare.cells.run_cells import BEGIN, first_ready
+from fedquit.simulations.compare.config.read_config import make_comparison
+
+TOLD = make_comparison({"targets": [0], "seeds": [0], "budget": 8, "methods": {"negate": {}, "continue": {}}})
+CELLS = plan(TOLD, [(0,)])
+BASE, REFERENCES, NEGATE, CONTINUE = CELLS  # about 20, 40, 8 and 8 rounds
+
+
+def test_each_end_is_told_with_what_is_left_and_an_estimate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    text = io.StringIO()
+    with CompareProgress(CELLS, tmp_path, Console(file=text)) as progress:
+        progress({"event": BEGIN, "cell": BASE, "reason": ""})
+        now[0] += 10
+        progress({"event": DONE, "cell": BASE, "reason": ""})  # 20 of 76 rounds in 10 s: 28 s for the others
+        progress({"event": ROUND, "cell": NEGATE, "reason": ""})
+        progress({"event": FAILED, "cell": CONTINUE, "reason": "no room"})
+    assert text.getvalue().splitlines() == [
+        f"4 runs in {tmp_path}",
+        "[1/4] seed-0/base: done in 10 s; 3 left, about 28 s",
+        "[2/4] seed-0/target-0/continue: failed (no room); 2 left, about 16 s",
+    ]
+
+
+def test_what_was_done_before_is_not_counted_as_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    for cell in (BASE, REFERENCES):
+        (tmp_path / cell.folder).mkdir(parents=True)
+        (tmp_path / cell.folder / RESULT).write_text("{}")
+    text = io.StringIO()
+    with CompareProgress(CELLS, tmp_path, Console(file=text)) as progress:
+        now[0] += 10
+        progress({"event": DONE, "cell": NEGATE, "reason": ""})
+    assert text.getvalue().splitlines() == [
+        f"4 runs in {tmp_path}, 2 of them done already",
+        "[3/4] seed-0/target-0/negate: done; 1 left, about 10 s",
+    ]
+
+
+def ready(waiting: list[Cell], at_work: list[Cell], room: int) -> list[Cell]:
+    return first_ready(waiting, {cell.folder for cell in [*waiting, *at_work]}, room)
+
+
+def test_what_starts_from_a_training_waits_until_it_is_over() -> None:
+    assert ready(CELLS, [], 4) == [BASE]
+    assert ready([REFERENCES, NEGATE, CONTINUE], [BASE], 4) == []
+    assert ready([REFERENCES, NEGATE, CONTINUE], [], 2) == [REFERENCES, NEGATE]

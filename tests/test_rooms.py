@@ -1,0 +1,53 @@
+"""The rooms of the house: small, each name once, tests in the same rooms, and no rig in the wheel."""
+
+import subprocess
+import tomllib
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("client", "server", "strategies", "unlearning", "simulations")
+MOST = 14
+SAME_EVERYWHERE = {"__init__", "__main__", "command", "app"}  # the command of a room; Flower's two apps
+
+
+def tracked(*folders: str) -> list[PurePosixPath]:
+    """Return the files of the repository in `folders`, those not yet added included."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *folders]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [PurePosixPath(line) for line in found if (ROOT / line).exists()]
+
+
+def test_no_folder_has_more_entries_than_a_reader_can_hold() -> None:
+    entries: dict[PurePosixPath, set[str]] = defaultdict(set)
+    for path in tracked(*ROOMS, "fedquit", "tests"):
+        for folder, entry in zip(path.parents, (path, *path.parents), strict=False):
+            entries[folder].add(entry.name)
+    del entries[PurePosixPath()]
+    assert len(entries) > 40
+    assert {str(folder): len(found) for folder, found in entries.items() if len(found) > MOST} == {}
+
+
+def test_no_two_modules_have_one_name() -> None:
+    places: dict[str, list[str]] = defaultdict(list)
+    for path in tracked(*ROOMS, "fedquit"):
+        group = path.is_relative_to("fedquit/settings")  # called as what it sets
+        if path.suffix == ".py" and path.stem not in SAME_EVERYWHERE and not group:
+            places[path.stem].append(str(path))
+    assert len(places) > 200
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def test_tests_lie_in_the_rooms_of_what_they_test() -> None:
+    folders = {path.parent for path in tracked("tests") if path.name.startswith("test_")}
+    own = {PurePosixPath("tests") / name for name in ("", "e2e", "harness", "benchmarks")}
+    astray = {str(folder) for folder in folders - own if not (ROOT / folder.relative_to("tests")).is_dir()}
+    assert astray == set()
+
+
+def test_the_wheel_ships_no_rig_and_no_benchmark() -> None:
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    assert all(name.partition(".")[0] == "fedquit" for name in packages)
+    assert not any({"tests", "harness", "benchmarks"} & set(name.split(".")) for name in packages)
+    product = [(ROOT / path).read_text(encoding="utf-8") for path in tracked(*ROOMS, "fedquit") if path.suffix == ".py"]
+    assert not any("from tests" in text or "import tests" in text for text in product)

@@ -1,0 +1,1 @@
+"""What a student imitates: virtual teachers, and the distance from them."""

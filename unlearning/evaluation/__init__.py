@@ -1,0 +1,1 @@
+"""What is measured of a model that should have forgotten, and the verdict."""

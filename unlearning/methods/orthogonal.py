@@ -1,0 +1,223 @@
+"""FedOSD: step down an unlearning loss in the direction that leaves the other clients' losses alone.
+
+The loss `-log(1 - p_y/2)` is bounded by log 2, so descending it does not explode as climbing the cross-entropy does.
+The gradient's part in the span of the others' gradients is removed, and what is left gets the gradient's length.
+In recovery the part of each client's update along the line between the present model and an anchor is removed, so that
+the model does not go back to what it was. Source: Pan et al., "Federated Unlearning with Gradient Descent and Conflict
+Mitigation", AAAI 2025, arXiv 2412.20200.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedquit.errors import unknown
+from fedquit.unlearning.exchanges import Exchange, Outlook
+from fedquit.unlearning.methods.base import Method, Traits, method
+from fedquit.unlearning.samples import Samples
+from fedquit.unlearning.session import Answer, Session, check_answered
+from fedquit.unlearning.setting_checks import check_count, check_positive
+from fedquit.unlearning.tensors.arithmetic import StateDict, StateMean, difference, moved, parameter_names
+from fedquit.unlearning.tensors.fitting import Loss, full_gradient, trainable
+
+ANCHORS = ("original", "unlearned")
+DEPENDENT = 1e-6  # a gradient with less than this share outside the span of those before adds no direction
+
+
+def unlearning_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean of `-log(1 - p_y/2)`, in nats, between 0 and log 2.
+
+    Computed as `log 2 - log1p(1 - p_y)` with `1 - p_y` the sum of the other probabilities, so nothing is lost where p_y
+    is 1 but for rounding.
+
+    >>> unlearning_loss(torch.tensor([[100.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 0]))
+    tensor(0.4904)
+    """
+    true = F.one_hot(labels, logits.shape[1]).bool()
+    others = logits.log_softmax(dim=1).exp().masked_fill(true, 0).sum(dim=1)
+    loss: Tensor = math.log(2) - torch.log1p(others).mean()
+    return loss
+
+
+def orthonormal(vectors: Iterable[Tensor]) -> list[Tensor]:
+    """Return an orthonormal basis of the span of `vectors`, by Gram-Schmidt done twice, in float64.
+
+    >>> len(orthonormal([torch.tensor([1.0, 0.0, 0.0]), torch.tensor([2.0, 0.0, 0.0]), torch.tensor([1.0, 1.0, 0.0])]))
+    2
+    """
+    basis: list[Tensor] = []
+    for vector in vectors:
+        rest = without(vector.double(), basis)
+        if rest.norm() > DEPENDENT * vector.double().norm():
+            basis.append(rest / rest.norm())
+    return basis
+
+
+def without(vector: Tensor, basis: Sequence[Tensor]) -> Tensor:
+    """Return `vector` minus its part in the span of an orthonormal basis; the second pass removes rounding.
+
+    >>> without(torch.tensor([3.0, 4.0]), [torch.tensor([1.0, 0.0])])
+    tensor([0., 4.])
+    """
+    for _ in range(2):
+        for direction in basis:
+            vector = vector - torch.dot(vector, direction) * direction
+    return vector
+
+
+def steepest(gradient: Tensor, others: Iterable[Tensor]) -> Tensor:
+    """Return `gradient` made orthogonal to all of `others`, with the length it had; zero if nothing is left of it.
+
+    >>> steepest(torch.tensor([3.0, 4.0]), [torch.tensor([2.0, 0.0])])
+    tensor([0., 5.], dtype=torch.float64)
+    """
+    gradient = gradient.double()
+    rest = without(gradient, orthonormal(others))
+    if rest.norm() <= DEPENDENT * gradient.norm():
+        return torch.zeros_like(gradient)
+    scaled: Tensor = rest * (gradient.norm() / rest.norm())
+    return scaled
+
+
+def recovery_step(update: StateDict, current: StateDict, anchor: StateDict) -> dict[str, Tensor]:
+    """Return a client's recovery update with its part along `current - anchor` removed, with the length it had.
+
+    Where `current` is `anchor` there is no such direction, and the update stays; so it does where nothing is left.
+    Paper: the gradient projection of the post-training stage.
+
+    Args:
+        update: what a client sent minus what it got, parameters only.
+        current: the global model of the recovery round.
+        anchor: the model on whose line with `current` there must be no movement.
+
+    >>> w, back = {"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([0.0, 0.0])}
+    >>> recovery_step({"w": torch.tensor([3.0, 4.0])}, w, back)
+    {'w': tensor([0., 5.])}
+    """
+    axis = _flat(difference(current, anchor, update.keys()), update)
+    if not axis.norm() > 0:
+        return dict(update)
+    straight = steepest(_flat(update, update), [axis])
+    return dict(update) if not straight.norm() > 0 else _shaped(straight, update)
+
+
+def _flat(update: StateDict, like: StateDict) -> Tensor:
+    return torch.cat([update[name].double().flatten() for name in like])
+
+
+def _shaped(vector: Tensor, like: StateDict) -> dict[str, Tensor]:
+    parts = torch.split(vector, [value.numel() for value in like.values()])
+    return {
+        name: part.reshape(value.shape).to(value.dtype) for (name, value), part in zip(like.items(), parts, strict=True)
+    }
+
+
+@method
+@dataclass(frozen=True, slots=True)
+class Orthogonal(Method):
+    """Descend the unlearning loss orthogonally to the other clients' gradients (arXiv 2412.20200).
+
+    A client hands its gradient back as the model one step of size 1 away, so that what travels is always a model. The
+    server holds all the others' gradients at once: K models in float64.
+
+    Attributes:
+        rounds: unlearning rounds; the paper runs them until a bound, 10 here.
+        lr: step size along the direction.
+        anchor: "original", the model that the request met, to which recovery must not go back (the paper's aim), or
+            "unlearned", which holds recovery to ways it has not gone before.
+
+    >>> Orthogonal(rounds=3).rounds
+    3
+    """
+
+    name: ClassVar[str] = "orthogonal"
+    traits: ClassVar[Traits] = Traits(
+        granularities=frozenset({"client"}),
+        runs_at="federation",
+        server_keeps="nothing",
+        needs_device=True,
+        secure_aggregation=False,
+        summary="descend a bounded unlearning loss orthogonally to the others' gradients",
+        paper="arXiv 2412.20200",
+    )
+
+    rounds: int = 10
+    lr: float = 0.1
+    anchor: str = "original"
+
+    def __post_init__(self) -> None:
+        if self.anchor not in ANCHORS:
+            raise unknown("anchor", str(self.anchor), ANCHORS)
+        check_count("rounds", self.rounds)
+        check_positive("lr", self.lr)
+
+    def serve(self, session: Session) -> StateDict:
+        """Take the rounds; buffers stay as they are."""
+        names, state = parameter_names(session.fresh(session.seed)), session.current
+        for _ in range(self.rounds):
+            own = self._own(session, state, names)
+            others = self._others(session, state, names)
+            direction = steepest(_flat(own, own), [_flat(other, own) for other in others])
+            state = moved(state, _shaped(direction, own), -self.lr)
+        return state
+
+    def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
+        """In each round a gradient of every leaver, then one of every stayer."""
+        own = Exchange("forget", outlook.leavers, passes=1)
+        return (own, Exchange("forget", outlook.stayers, step="gradient", passes=1)) * self.rounds
+
+    def corrected(
+        self,
+        sent: StateDict,
+        current: StateDict,
+        *,
+        before: StateDict,
+        unlearned: StateDict,
+        parameters: Collection[str],
+    ) -> StateDict:
+        """Return the client's model with its update projected off the line to the anchor."""
+        anchor = before if self.anchor == "original" else unlearned
+        update = recovery_step(difference(sent, current, parameters), current, anchor)
+        straightened = moved(current, update)
+        return {name: straightened[name] if name in update else value for name, value in sent.items()}
+
+    def _own(self, session: Session, state: StateDict, names: frozenset[str]) -> dict[str, Tensor]:
+        mean, came = StateMean(), set()
+        for answer in session.ask("forget", session.leavers, state, step="forget"):
+            mean.add(difference(state, answer.state, names), answer.num_examples)
+            came.add(answer.client)
+        check_answered(came, session.leavers)
+        return mean.result()
+
+    def _others(self, session: Session, state: StateDict, names: frozenset[str]) -> list[dict[str, Tensor]]:
+        def client(answer: Answer) -> int:
+            return answer.client
+
+        answers = sorted(session.ask("forget", session.stayers, state, step="gradient"), key=client)
+        return [difference(state, answer.state, names) for answer in answers]
+
+    def on_device(
+        self,
+        model: nn.Module,
+        samples: Samples,
+        *,
+        seed: int,
+        step: str = "forget",
+        config: Mapping[str, float] | None = None,
+        extra: StateDict | None = None,
+    ) -> list[float]:
+        """Take one step of size 1 down the unlearning loss ("forget") or the cross-entropy ("gradient"), in place."""
+        del seed, config, extra
+        losses: dict[str, Loss] = {"forget": unlearning_loss, "gradient": F.cross_entropy}
+        if step not in losses:
+            raise self.no_such_step(step, losses)
+        gradients, loss = full_gradient(model, samples, losses[step])
+        with torch.no_grad():
+            for parameter, gradient in zip(trainable(model, samples), gradients, strict=True):
+                parameter.sub_(gradient)
+        return [loss]

@@ -1,0 +1,1 @@
+"""Maths on models: vectors of weights, exact means, fitting, inference."""
