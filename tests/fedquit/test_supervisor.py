@@ -89,6 +89,21 @@ def test_a_part_that_never_listens_is_named_with_its_log_and_the_others_end(tmp_
     assert not any(alive(pid) for pid in pids)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for processor time")
+def test_a_part_that_works_on_its_start_is_waited_for_on_a_busy_machine(tmp_path: Path) -> None:
+    port = free_port()
+    slow = (
+        "import socket, time\n"
+        "for second in range(1, 7):\n"
+        "    time.sleep(0.9)\n"
+        "    while time.process_time() < 0.1 * second: pass\n"
+        f"listening = socket.create_server(('127.0.0.1', {port})); time.sleep(600)"
+    )
+    supervisor = Supervisor([Part("slow", [sys.executable, "-c", slow], port=port)], tmp_path)
+    supervisor.start(4.0)
+    supervisor.stop()
+
+
 class SlowDeaths:
     """A part that always dies, each time after so many seconds of a made clock."""
 
