@@ -33,6 +33,8 @@ Formula = Callable[[Values], Values]
 TYPES = (np.float64, np.float32, np.float16)
 SCALES = {"0..255": (0.0, 1.0), "0..1": (0.0, 255.0), "-1..1": (1.0, 127.5)}
 """What is added to a value, and what the sum is multiplied by, to give a level."""
+FAR = 0.4
+"""Further than this from a level no formula in any type ends; what is nearer is looked at exactly."""
 FORMULAS: dict[str, tuple[Formula, ...]] = {
     "0..255": (lambda x: x,),
     "0..1": (lambda x: x / 255, lambda x: x * (1 / 255)),
@@ -113,8 +115,14 @@ def _of_one_channel(values: Values) -> Values:
 def _levels(values: Values, scale: str) -> Values | None:
     """Return the levels of values on a scale; None: one of them is not on it."""
     shift, factor = SCALES[scale]
-    guess = np.clip(np.rint((values.astype(np.float64) + shift) * factor), 0, 255).astype(np.uint8)
-    return guess if bool((_tables(scale)[:, guess] == values).any(axis=0).all()) else None
+    exact = (values.astype(np.float64) + shift) * factor
+    guess = np.clip(np.rint(exact), 0, 255)
+    if np.abs(exact - guess).max() > FAR:
+        return None
+    levels, on = guess.astype(np.uint8), np.zeros(values.shape, dtype=np.bool_)
+    for table in _tables(scale):
+        on |= table[levels] == values
+    return levels if bool(on.all()) else None
 
 
 @cache
