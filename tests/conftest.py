@@ -1,10 +1,15 @@
 """What tests of every part share."""
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 
 import pytest
+
+# Before torch is imported, here and in every process that a test starts: on a busy machine the threads of one process
+# wait for each other far longer than they compute.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from fedquit.cli import main
 
