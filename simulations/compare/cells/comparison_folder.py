@@ -1,7 +1,8 @@
 """The folder of a comparison: made for one comparison, gone on with as that, replaced only if it is one.
 
 plan.json      what the comparison was told
-compare.json   the results, for programs; report.md and the figures, for people
+compare.json   the results of every run, for programs
+summary.json   those of the rows, from which report.md and the figures are made, for people
 seed-S/        the runs, see plan_cells.py
 """
 
