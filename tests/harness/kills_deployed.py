@@ -31,7 +31,7 @@ from fedquit.client.receipts import read_receipt
 from fedquit.client.requests import outbox
 from fedquit.client.requests.keys import read_private
 from fedquit.client.requests.service_errors import UnrecoveredError
-from fedquit.client.requests.signed_request import make_ask
+from fedquit.client.requests.signed_request import LONGEST_FRESH, Granularity, make_ask
 from fedquit.errors import FedquitError
 from fedquit.server.ledger import ENDS, Request
 from tests.harness.deployment import Deployment, Process, made
@@ -40,12 +40,14 @@ from tests.harness.observed_steps import ASKER, OTHER, STEPS, Seen, Step, home_o
 ROUNDS = 2
 SAMPLES = 12
 """Samples that each request is about."""
+FRESH = LONGEST_FRESH
+"""Seconds that an ask's time may be off; the asks are dated ahead, so that they are taken for almost twice as long."""
 LIMIT = 600.0
 """Seconds for a request to end, with what a kill costs."""
 TABLES: dict[str, dict[str, Any]] = {
     "schedule": {"every": "1s", "rounds": ROUNDS, "min-clients": 3},
     "forgetting": {"method-settings": {"epochs": 1000}, "guard": "adopt", "recover-rounds": 1},
-    "asking": {"fresh": "1d"},
+    "asking": {"fresh": FRESH},
     "trusted": {"data": "trusted.npz"},
 }
 
@@ -129,9 +131,9 @@ def prepare(folder: Path, steps: Sequence[Step] = STEPS) -> Deployment:
     kit = deployment.kits[ASKER]
     for number, step in enumerate(steps):
         samples = () if step.whole else digests_of(kit, names_of(number))
-        signed = make_ask(
-            read_private(kit.key_file), kit.federation, "sample" if samples else "client", samples=samples
-        )
+        granularity: Granularity = "sample" if samples else "client"
+        ahead = time.time() + FRESH - 60.0
+        signed = make_ask(read_private(kit.key_file), kit.federation, granularity, samples=samples, now=ahead)
         outbox.keep(kit, signed)
         (folder / f"{number}.id").write_text(signed.id, encoding="utf-8")
         (folder / f"{number}.names").write_text("\n".join(names_of(number)), encoding="utf-8")
