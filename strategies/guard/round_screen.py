@@ -265,11 +265,12 @@ class Screen:
 
     def _usual(self, clients: Collection[int]) -> dict[str, float]:
         """Return what is usual after a round of these clients."""
-        at_most = self._at_most(clients)
-        return {
-            f"{USUAL}{group}": next_usual([lengths[client] for client in clients], at_most[group])
+        at_most, times = self._at_most(clients), self.limits.clip or 1.0
+        found = {
+            group: next_usual([lengths[client] for client in clients], at_most[group], times)
             for group, lengths in self._lengths.items()
         }
+        return {f"{USUAL}{group}": usual for group, usual in found.items() if usual is not None}
 
     def _without_one(self, used: Sequence[int], make: Make, needs: int) -> tuple[dict[int, float], bool]:
         """Return without which one the round can be used, and how good it is then; and whether all were tried."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import Message, MetricRecord
+from flwr.app import Array, ArrayRecord, Message, MetricRecord
 
 from fedquit.server.ledger import Event, Request, Step
 from tests.harness.rehearsal import KitGrid, Rehearsal, rehearse
@@ -89,3 +89,23 @@ def test_figures_that_a_device_invents_stop_no_request(make: Make) -> None:
     request = rehearsal.ask(rehearsal.signed(LIAR, rehearsal.digests(LIAR)[:5]))
     rehearsal.run(grid, rounds=3)
     assert request_of(rehearsal, request).status in ("done", "unrecovered")
+
+
+@pytest.mark.parametrize("still", [0.0, 1e-6])
+def test_one_of_two_devices_that_stands_still_does_not_hold_up_the_other(make: Make, still: float) -> None:
+    def hardly_moves(message: Message, reply: Message) -> Message:
+        if message.metadata.message_type != "train":
+            return reply
+        sent, honest = (each.content.array_records["arrays"] for each in (message, reply))
+        moved = {name: a.numpy() + still * (honest[name].numpy() - a.numpy()) for name, a in sent.items()}
+        reply.content["arrays"] = ArrayRecord({name: Array(array) for name, array in moved.items()})
+        return reply
+
+    rehearsal, honest = make(2), make(2)
+    rehearsal.run(grid_of(rehearsal), rounds=2)
+    rehearsal.run(grid_of(rehearsal, hardly_moves), rounds=10)
+    rehearsal.run(grid_of(rehearsal), rounds=14)
+    honest.run(grid_of(honest), rounds=14)
+    made, usual = ([step.measures["usual_step"] for step in steps(each)] for each in (rehearsal, honest))
+    assert made[9] > 0.5 * min(usual)
+    assert made[-1] > 0.5 * min(usual)
