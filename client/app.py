@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedquit.client.compression.build_compression import Compression, compression_of
-from fedquit.client.compression.device_side import code_model, memory_for, read_model
+from fedquit.client.compression.device_side import compress_model, memory_for, read_model
 from fedquit.client.data.build_data_and_model import empty_model
 from fedquit.client.device.deployed_device import deployed_device, deployed_settings, memory_of
 from fedquit.client.device.device import NOTHING, Config, Device, SimulatedDevice, StateDict, simulated_device
@@ -38,7 +38,7 @@ from fedquit.unlearning.samples import Samples
 spare_the_compiler()
 
 
-def coded(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+def compressed(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Read the model that came, and send what became of it, as the run has models coded; outermost of all mods."""
     if "arrays" not in message.content.array_records:
         return call_next(message, context)
@@ -57,7 +57,7 @@ def coded(message: Message, context: Context, call_next: ClientAppCallable) -> M
         return reply
     started = time.process_time()
     model = {name: array.numpy() for name, array in reply.content.array_records["arrays"].items()}
-    sent = code_model(compression.up, model, received, config, memory)
+    sent = compress_model(compression.up, model, received, config, memory)
     metrics = reply.content.metric_records["metrics"]
     metrics["compression-error"] = sent.error
     metrics["cpu-seconds"] = cast(float, metrics["cpu-seconds"]) + spent + time.process_time() - started
@@ -65,7 +65,7 @@ def coded(message: Message, context: Context, call_next: ClientAppCallable) -> M
     return reply
 
 
-app = ClientApp(mods=[coded])
+app = ClientApp(mods=[compressed])
 
 
 @app.query()
@@ -81,8 +81,8 @@ def clip(message: Message, context: Context, call_next: ClientAppCallable) -> Me
 
     The mod also says whether it clipped; where the norm is fixed, nobody asks.
     """
-    told = message.content.config_records["config"]
-    if "clipping_norm" not in told:
+    config = message.content.config_records["config"]
+    if "clipping_norm" not in config:
         return call_next(message, context)
     sent = list(message.content.array_records["arrays"])
 
@@ -102,10 +102,10 @@ def train(message: Message, context: Context) -> Message:
     work = Work(message, context)
     objective = work.objective()
     with work.device.at_work("train", work.config):
-        kept, samples = work.recall(), work.samples
-        model = work.own_model(kept) if work.owns else work.model
+        state, samples = work.recall(), work.samples
+        model = work.own_model(state) if work.owns else work.model
         with work.timed():
-            done = objective.train(model, samples, work.local_round(kept))
+            done = objective.train(model, samples, work.local_round(state))
         work.keep(done.keep)
         work.device.trained(work.config, done.send)
         return work.reply(done.loss, done.send)
@@ -121,7 +121,7 @@ def forget(message: Message, context: Context) -> Message:
 
 
 @app.evaluate()
-def judge(message: Message, context: Context) -> Message:
+def evaluate_global(message: Message, context: Context) -> Message:
     """Evaluate the global model on this device's samples, or on those of a request while it has them."""
     device, config = _device(message, context), _config(message)
     with device.at_work("evaluate", config):
@@ -133,16 +133,16 @@ def judge(message: Message, context: Context) -> Message:
 
 
 @app.evaluate("own")
-def worth(message: Message, context: Context) -> Message:
+def evaluate_personal(message: Message, context: Context) -> Message:
     """Say what this device's own model is worth, as it was when the round that the message names began."""
     work = Work(message, context)
     with work.device.at_work("evaluate", work.config):
         model = work.own_model(work.recall())
         with work.timed():
             measures = work.measures(model)
-        told: dict[str, Any] = {"num-examples": len(work.samples), "cpu-seconds": work.seconds, **measures}
+        metrics: dict[str, Any] = {"num-examples": len(work.samples), "cpu-seconds": work.seconds, **measures}
         sha256 = ConfigRecord({"sha256": model_hash(model.state_dict())})
-        return Message(RecordDict({"metrics": MetricRecord(told), "model": sha256}), reply_to=message)
+        return Message(RecordDict({"metrics": MetricRecord(metrics), "model": sha256}), reply_to=message)
 
 
 class Work:
@@ -163,9 +163,9 @@ class Work:
         """The model that was sent."""
         return self.device.model(_arrays(self.message, "arrays"))
 
-    def own_model(self, kept: StateDict | None) -> nn.Module:
+    def own_model(self, state: StateDict | None) -> nn.Module:
         """Return the device's own model, as it was kept, or as it begins."""
-        weights = None if kept is None else self.objective().own_model(kept)
+        weights = None if state is None else self.objective().own_model(state)
         return _simulated(self.device).own_model(weights, int(self.number("model-seed")))
 
     def measures(self, model: nn.Module) -> dict[str, float]:
@@ -218,7 +218,7 @@ class Work:
             )
         return self.device.memory
 
-    def local_round(self, kept: StateDict | None) -> LocalRound:
+    def local_round(self, state: StateDict | None) -> LocalRound:
         """Return how this device trains in this round."""
         settings = self.device.settings
         return LocalRound(
@@ -229,7 +229,7 @@ class Work:
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
             extra=self.extra,
-            kept=kept,
+            state=state,
             **(self._shared() if self.owns else {}),
         )
 
@@ -277,7 +277,7 @@ def _reply(
     message: Message, device: Device, records: Mapping[str, ArrayRecord | MetricRecord], config: Config = NOTHING
 ) -> Message:
     """Return a reply of these records and what the device adds to them."""
-    added = {name: ConfigRecord(dict(told)) for name, told in device.adds(config).items()}
+    added = {name: ConfigRecord(dict(record)) for name, record in device.adds(config).items()}
     return Message(RecordDict({**records, **added}), reply_to=message)
 
 

@@ -222,8 +222,8 @@ class _Running:
         if self._deaths or self.process is None or sys.platform != "linux":
             return 0.0
         with contextlib.suppress(OSError, ValueError, IndexError):
-            told = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-            return (int(told[11]) + int(told[12])) / os.sysconf("SC_CLK_TCK")
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         return 0.0
 
     def tend(self) -> None:

@@ -125,8 +125,8 @@ class Control:
             try:
                 self._client.RegisterNode(RegisterNodeRequest(public_key=key, name=name))
             except httpx.HTTPStatusError as error:
-                told = FlowerError.from_json(error.response.text)
-                if told is None or told.code != ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
+                error_body = FlowerError.from_json(error.response.text)
+                if error_body is None or error_body.code != ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
                     raise
                 if key not in {node.public_key for node in self._registered()}:
                     raise RefusedError(
@@ -163,8 +163,8 @@ def _explained(what: str) -> Iterator[None]:
     try:
         yield
     except httpx.HTTPStatusError as error:
-        told = FlowerError.from_json(error.response.text)
-        raise RefusedError(f"Flower does not {what}: {told.message if told else error}") from None
+        error_body = FlowerError.from_json(error.response.text)
+        raise RefusedError(f"Flower does not {what}: {error_body.message if error_body else error}") from None
     except (httpx.TransportError, ValueError) as error:
         raise FedquitError(f"Flower does not {what}: {error or type(error).__name__}") from None
 

@@ -31,11 +31,13 @@ def compression_of(settings: Settings) -> Compression:
     >>> compression_of(Settings(compress_up="top-k+zstd", compress_settings="share=0.05")).up.codecs
     (TopK(share=0.05, feedback=True), Zstd(level=3))
     """
-    told = settings.compress_settings
-    up, down = (chain_of(text, told) if text else None for text in (settings.compress_up, settings.compress_down))
+    settings_given = settings.compress_settings
+    up, down = (
+        chain_of(text, settings_given) if text else None for text in (settings.compress_up, settings.compress_down)
+    )
     codecs = [codec for chain in (up, down) if chain for codec in chain.codecs]
     known = list(dict.fromkeys(key for codec in codecs for key in settings_of_codec(codec)))
-    for key in told:
+    for key in settings_given:
         if not known:
             raise InputError(f"compress-settings: there is no codec to set {key} of; set compress-up or compress-down")
         if key not in known:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from fedquit.client.compression.codecs import Chain, Coded, slot_of
+from fedquit.client.compression.codecs import Chain, Compressed, slot_of
 from fedquit.client.compression.codecs.codec import Arrays
 from fedquit.client.data.build_data_and_model import empty_model
 from fedquit.client.device.memory import Memory
@@ -64,9 +64,9 @@ def memory_for(chain: Chain | None, config: Mapping[str, Any], find: Callable[[]
     return memory
 
 
-def code_model(
+def compress_model(
     chain: Chain, model: Arrays, received: Arrays, config: Mapping[str, Any], memory: Memory | None = None
-) -> Coded:
+) -> Compressed:
     """Return what became of the model that was `received`, coded; what is left out is kept for the next round.
 
     Args:
@@ -82,7 +82,7 @@ def code_model(
     >>> import numpy as np
     >>> from fedquit.client.compression.codecs import chain_of
     >>> start = {"w": np.zeros((1, 2), np.float32)}
-    >>> code_model(chain_of("int8"), {"w": start["w"] + 1}, start, {}).arrays["w/levels"].tolist()
+    >>> compress_model(chain_of("int8"), {"w": start["w"] + 1}, start, {}).arrays["w/levels"].tolist()
     [[127, 127]]
     """
     if memory is None:
@@ -90,6 +90,8 @@ def code_model(
     place = f"{config['phase']}{OWED}", int(config.get("requests", 0)), int(config["server-round"])
     memory.forget_before(place[1])
     owed = memory.recall(*place)
-    coded = chain.encode(model, received, None if owed is None else {name: old.numpy() for name, old in owed.items()})
-    memory.keep({name: torch.from_numpy(lost) for name, lost in coded.owed.items()}, *place)
-    return coded
+    compressed = chain.encode(
+        model, received, None if owed is None else {name: old.numpy() for name, old in owed.items()}
+    )
+    memory.keep({name: torch.from_numpy(lost) for name, lost in compressed.owed.items()}, *place)
+    return compressed

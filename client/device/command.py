@@ -28,8 +28,8 @@ def join(kit: Path, only_check: bool, as_json: bool) -> None:
     from fedquit.client.device.join import check, line_of, make_device
 
     def tell(event: Mapping[str, Any]) -> None:
-        told = {"at": round(time.time(), 3), **event}
-        click.echo(json.dumps(told) if as_json else f"{time.strftime('%H:%M:%S')} {line_of(event)}")
+        entry = {"at": round(time.time(), 3), **event}
+        click.echo(json.dumps(entry) if as_json else f"{time.strftime('%H:%M:%S')} {line_of(event)}")
 
     code = check(kit, tell, patient=not only_check)
     if code or only_check:
@@ -66,11 +66,11 @@ def leave(kit: Path, samples: tuple[str, ...], file: Path | None, note: str, as_
 
     if len(note) > LONGEST_NOTE:
         raise InputError(f"the note has {len(note)} characters; at most {LONGEST_NOTE} are taken")
-    told = Kit.read(kit)
+    opened_kit = Kit.read(kit)
     names = [*samples, *(names_in(file) if file else ())]
-    digests = digests_of(told, names)
-    with opened(told.path(told.record)) as record:
-        note_contents(told, record, digests)
+    digests = digests_of(opened_kit, names)
+    with opened(opened_kit.path(opened_kit.record)) as record:
+        note_contents(opened_kit, record, digests)
         number = record.put("sample" if names else "client", digests, note)
     if as_json:
         click.echo(

@@ -17,7 +17,7 @@ from typing import Any
 import filelock
 from torch import nn
 
-from fedquit.client.data.build_data_and_model import initial_model, told_form
+from fedquit.client.data.build_data_and_model import configured_form, initial_model
 from fedquit.client.device.device import NOTHING, Config, StateDict
 from fedquit.client.device.local_data.gather import Gathered, Keep, gather
 from fedquit.client.device.local_data.sample_content import Content
@@ -52,7 +52,7 @@ class DeployedDevice:
 
     def __init__(self, kit: Kit, settings: Settings, run: str) -> None:
         self.kit, self.settings, self.run = kit, settings, run
-        form = told_form(settings)
+        form = configured_form(settings)
         if form is None:
             raise InputError("the run config must say classes and input-shape: a device sees its own data only")
         self._form = form
@@ -307,5 +307,5 @@ def _answers(config: Config) -> dict[str, str]:
 
 def _exercise(config: Config, received: str, extra: StateDict | None) -> str:
     """Return what tells the exercises of one request apart: the models that came, the step and the seed."""
-    told = [received, model_hash(extra or {}), str(config.get("step", "forget")), str(config.get("seed"))]
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+    parts = [received, model_hash(extra or {}), str(config.get("step", "forget")), str(config.get("seed"))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

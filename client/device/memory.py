@@ -45,12 +45,12 @@ class Memory:
         what the one before it kept.
         """
         default, places = type(settings)().run_config(), keys_of(Part.PLACE)
-        told = sorted(
+        changed = sorted(
             (key, str(value))
             for key, value in settings.run_config().items()
             if key not in places and value != default[key]
         )
-        return cls(folder / hashlib.sha256(repr(told).encode()).hexdigest()[:16] / str(client))
+        return cls(folder / hashlib.sha256(repr(changed).encode()).hexdigest()[:16] / str(client))
 
     def recall(self, phase: str, requests: int, number: int) -> dict[str, Tensor] | None:
         """Return what was kept of the last round of the phase before `number`; None: it took part in none.

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from fedquit.client.objectives.base.frozen_teacher import head_of, logits_and_features, said_of_all
 from fedquit.client.objectives.base.objective import Done, LocalRound, Objective, Traits, objective
 from fedquit.client.objectives.base.sharing import (
-    Answers,
     Form,
+    LatestReplies,
     Shape,
     StateDict,
     class_counts,
@@ -64,16 +64,16 @@ def with_features(model: nn.Module, features: int) -> nn.Module:
     return model
 
 
-class Prototypes(Answers):
+class Prototypes(LatestReplies):
     """C_k prototypes and C counts come up from each device; C prototypes go down, their mean by numbers of samples."""
 
     def __init__(self, classes: int, features: int) -> None:
         super().__init__({"prototypes": Form("float32", (classes, features)), "counts": Form("int32", (classes,))})
 
-    def told(self, answers: Mapping[int, StateDict], client: int) -> StateDict:  # noqa: ARG002 - the interface
-        """See `Answers`."""
-        counts = [said["counts"] for said in answers.values()]
-        rows = [_unpacked(said) for said in answers.values()]
+    def download(self, replies: Mapping[int, StateDict], client: int) -> StateDict:  # noqa: ARG002 - the interface
+        """See `LatestReplies`."""
+        counts = [said["counts"] for said in replies.values()]
+        rows = [_unpacked(said) for said in replies.values()]
         return {"prototypes": mean_by_class(rows, counts)}
 
     def fits(self, claimed: Mapping[str, Shape], shared: StateDict) -> Mapping[str, Form]:  # noqa: ARG002
@@ -84,7 +84,7 @@ class Prototypes(Answers):
         return {**self.forms, "prototypes": form._replace(shape=(min(max(says, 1), most), features))}
 
     def read(self, sent: StateDict, shared: StateDict, num_examples: int) -> StateDict:
-        """See `Answers`."""
+        """See `LatestReplies`."""
         said = super().read(sent, shared, num_examples)
         rows, has = len(said["prototypes"]), int((said["counts"] > 0).sum())
         if rows != has:
@@ -140,15 +140,15 @@ class FedProto(Objective):
         """See `Objective`."""
         return with_features(model, self.features) if self.features else model
 
-    def sharing(self, model: nn.Module, classes: int) -> Answers:
+    def sharing(self, model: nn.Module, classes: int) -> LatestReplies:
         """See `Objective`."""
         return Prototypes(classes, head_of(model).in_features)
 
-    def loss(self, model: nn.Module, samples: Samples, told: LocalRound) -> Loss:  # noqa: ARG002 - the interface
+    def loss(self, model: nn.Module, samples: Samples, local_round: LocalRound) -> Loss:  # noqa: ARG002 - the interface
         """See `Objective`."""
-        if not told.shared:
+        if not local_round.shared:
             return cross_entropy
-        prototypes = told.shared["prototypes"]
+        prototypes = local_round.shared["prototypes"]
 
         def near(student: nn.Module, batch: Batch) -> Tensor:
             logits, features = logits_and_features(student, batch.inputs)
@@ -157,9 +157,9 @@ class FedProto(Objective):
 
         return near
 
-    def train(self, model: nn.Module, samples: Samples, told: LocalRound) -> Done:
+    def train(self, model: nn.Module, samples: Samples, local_round: LocalRound) -> Done:
         """See `Objective`."""
-        done = Objective.train(self, model, samples, told)
+        done = Objective.train(self, model, samples, local_round)
         logits, features = said_of_all(model, samples, view=logits_and_features)
         counts = class_counts(samples.labels, logits.shape[1])
         prototypes = class_means(features, samples.labels, len(counts))[counts > 0]

@@ -65,13 +65,13 @@ class MOON(Gated):
         """See `Objective`."""
         head_of(model)
 
-    def loss(self, model: nn.Module, samples: Samples, told: LocalRound) -> Loss:
+    def loss(self, model: nn.Module, samples: Samples, local_round: LocalRound) -> Loss:
         """See `Objective`."""
         asked = Teacher(model, samples, self.teacher_mode, logits_and_features)
         before = None
-        if told.kept is not None:
-            before = Teacher(filled(model, told.kept), samples, self.teacher_mode, logits_and_features)
-        reference = self.reference(model, samples, told)
+        if local_round.state is not None:
+            before = Teacher(filled(model, local_round.state), samples, self.teacher_mode, logits_and_features)
+        reference = self.reference(model, samples, local_round)
 
         def contrasting(student: nn.Module, batch: Batch) -> Tensor:
             (logits, features), (goal, near) = logits_and_features(student, batch.inputs), asked(batch)

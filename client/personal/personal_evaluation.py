@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fedquit.client.data.evaluation_sets import Sets, all_to_forget, held_out_and_test, sets_of
-from fedquit.client.training.evaluate_model import Document, ask, measure
+from fedquit.client.training.evaluate_model import Document, measure, outputs_of
 from fedquit.client.training.sgd import evaluate
 from fedquit.errors import InputError
 from fedquit.settings import Settings
@@ -42,7 +42,7 @@ def round_measures(model: nn.Module, settings: Settings) -> Measures:
 def stage_measures(model: nn.Module, settings: Settings, client: int) -> Measures:
     """Return what is measured at the end of a phase."""
     sets = sets_of(settings, client)
-    document = measure(ask(model, sets), sets)
+    document = measure(outputs_of(model, sets), sets)
     found = dict(_flat({name: value for name, value in document.items() if name not in DERIVED}))
     found["holdout_accuracy"] = evaluate(model, sets.holdout)[1]
     found["own_classes_accuracy"] = _own_classes(document["per_class_accuracy"], sets)

@@ -39,8 +39,8 @@ def pre_authentication(kind: str, payload: bytes) -> bytes:
     >>> pre_authentication("t", b"hello")
     b'DSSEv1 1 t 5 hello'
     """
-    told = kind.encode()
-    return b"DSSEv1 %d %s %d %s" % (len(told), told, len(payload), payload)
+    type_bytes = kind.encode()
+    return b"DSSEv1 %d %s %d %s" % (len(type_bytes), type_bytes, len(payload), payload)
 
 
 def key_id(key: Ed25519PublicKey) -> str:

@@ -245,7 +245,7 @@ class Ledger:
         """
         with self._writing() as writing:
             steps.add(writing, step)
-            writing.log(kind, request=step.request, facts=steps.told_of(step), rows=[("steps", step.number)])
+            writing.log(kind, request=step.request, facts=steps.facts_of(step), rows=[("steps", step.number)])
 
     def last_step(self) -> Step | None:
         """Return the last step, which says where the federation is; None before the first."""

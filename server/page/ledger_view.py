@@ -137,6 +137,6 @@ def metrics(ledger: Ledger, federation: Federation, now: float) -> str:
     for name, (kind, samples) in families.items():
         lines.append(f"# TYPE fedquit_{name} {kind}")
         for labels, value in samples:
-            told = ",".join(f'{key}="{text}"' for key, text in (("federation", federation.name), *labels))
-            lines.append(f"fedquit_{name}{{{told}}} {value}")
+            labelled = ",".join(f'{key}="{text}"' for key, text in (("federation", federation.name), *labels))
+            lines.append(f"fedquit_{name}{{{labelled}}} {value}")
     return "\n".join(lines) + "\n"

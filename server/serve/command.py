@@ -22,8 +22,8 @@ def serve(folder: Path, no_proxy: bool, as_json: bool) -> None:
     from fedquit.server.serve.serve import START_WITHIN, line_of, make_server
 
     def tell(event: Mapping[str, Any]) -> None:
-        told = {"at": round(time.time(), 3), **event}
-        click.echo(json.dumps(told) if as_json else f"{time.strftime('%H:%M:%S')} {line_of(event)}")
+        entry = {"at": round(time.time(), 3), **event}
+        click.echo(json.dumps(entry) if as_json else f"{time.strftime('%H:%M:%S')} {line_of(event)}")
 
     supervisor, run = make_server(folder, proxy=not no_proxy, listener=tell)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -74,8 +74,8 @@ class Flower:
             "address": f"127.0.0.1:{self.federation.server.superlink_port}",
             "root-certificates": str(self.folder / "ca.crt"),
         }
-        told = {"superlink": {"default": CONNECTION, CONNECTION: connection}}
-        write_whole(self.home / "config.toml", tomli_w.dumps(told).encode())
+        config = {"superlink": {"default": CONNECTION, CONNECTION: connection}}
+        write_whole(self.home / "config.toml", tomli_w.dumps(config).encode())
         write_whole(self.home / "app" / "pyproject.toml", tomli_w.dumps(self._app()).encode())
         write_whole(app / "__init__.py", b'"""The app of a deployed federation."""\n')
         write_whole(app / "apps.py", APP.encode())

@@ -50,14 +50,14 @@ class Rules:
         >>> Rules.of(Federation(name="clinics", asking={"fresh": "1m"})).fresh
         60.0
         """
-        told = federation.asking
+        asking = federation.asking
         return cls(
             federation.name,
-            told.fresh,
+            asking.fresh,
             federation.forgetting.deadline,
-            told.open_per_key,
-            told.daily_per_key,
-            told.open_in_all,
+            asking.open_per_key,
+            asking.daily_per_key,
+            asking.open_in_all,
         )
 
 

@@ -38,7 +38,7 @@ def deployed_rows(path: Path) -> Iterator[Row]:
     return read_rows(file, _whole_lines(file))
 
 
-def deployed_account(path: Path, price: Price) -> Document:
+def deployed_costs(path: Path, price: Price) -> Document:
     """Return what the federation of the server in the folder `path` cost so far; see docs/costs.md.
 
     Raises:
@@ -57,7 +57,7 @@ def deployed_account(path: Path, price: Price) -> Document:
     }
     return {
         "run": federation.name,
-        "model": price.told(),
+        "model": price.document(),
         "phases": phases_of(rounds, clocks),
         "rounds": rounds,
         "nodes": [{**node, "name": names.get(node["node"], "")} for node in nodes],

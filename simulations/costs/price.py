@@ -47,6 +47,6 @@ class Price:
     def _seconds(self, size: int) -> float | None:
         return None if self.link_mbit_per_second is None else size * 8 / (self.link_mbit_per_second * 1e6)
 
-    def told(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """Return the assumptions, for a document."""
         return asdict(self)

@@ -50,7 +50,7 @@ def rows_of(path: Path) -> Iterator[Row]:
     return read_rows(costs_file(path), size)
 
 
-def make_account(path: Path, price: Price) -> Document:
+def make_cost_document(path: Path, price: Price) -> Document:
     """Return what the simulated run in the folder `path` cost; its keys are described in docs/costs.md."""
     rounds, nodes = sums_of(rows_of(path), price)
     settings, state = read_settings(path), read_state(path)
@@ -61,7 +61,7 @@ def make_account(path: Path, price: Price) -> Document:
     requests = [[phases.get(nth(name, i)) for name in ("forget", "recover")] for i in range(settings.num_requests)]
     return {
         "run": path.resolve().name,
-        "model": price.told(),
+        "model": price.document(),
         "phases": phases,
         "rounds": rounds,
         "nodes": nodes,

@@ -16,12 +16,12 @@ from fedquit.client.compression.build_compression import Compression
 from fedquit.errors import FedquitError
 from fedquit.strategies.cost_log.cost_log import Costs
 from fedquit.strategies.cost_log.cost_rows import Direction, Row
-from fedquit.strategies.cost_log.message_size import Wire, measured, payload_of
+from fedquit.strategies.cost_log.message_size import MessageSize, measured, payload_of
 from fedquit.strategies.flower_internals import NodeInfo, Run
 from fedquit.strategies.grid.compressed import Exchange
 from fedquit.strategies.grid.node_identity import Member, Present, join, recognise
 
-NO_ANSWER = 900
+NO_REPLY = 900
 CORES = 256
 """A device's processor seconds are believed up to so many times the seconds that its reply took."""
 TWICE = "that message is answered already"
@@ -99,22 +99,22 @@ class MeteredGrid(Grid):
         sent, started = self._sent(messages, exchange), time.perf_counter()
         patience = self.patience if timeout is None else timeout
         waiting: dict[str, Message] = {}
-        answered = set[str]()
+        replied = set[str]()
         try:
             for reply in self._replies(sent, patience):
                 of = reply.metadata.reply_to_message_id
                 if of not in waiting:  # messages are named when they are sent, and some grids send one by one
-                    waiting = {m.metadata.message_id: m for m in sent if m.metadata.message_id not in answered}
+                    waiting = {m.metadata.message_id: m for m in sent if m.metadata.message_id not in replied}
                 asked = waiting.pop(of, None)
                 if asked is None:
-                    self._tell_stray(reply, TWICE if of in answered else LATE)
+                    self._tell_stray(reply, TWICE if of in replied else LATE)
                     continue
-                answered.add(of)
+                replied.add(of)
                 after = time.perf_counter() - started
                 yield self._received(reply, asked, exchange, seconds=after, at_most=after * CORES)
             for message in sent:
-                if message.metadata.message_id not in answered:
-                    lost = Message(Error(NO_ANSWER, f"no answer within {patience or 0:.0f} s"), reply_to=message)
+                if message.metadata.message_id not in replied:
+                    lost = Message(Error(NO_REPLY, f"no answer within {patience or 0:.0f} s"), reply_to=message)
                     yield _sent_by(lost, message.metadata.dst_node_id)
         finally:
             self.costs.settle()
@@ -133,19 +133,19 @@ class MeteredGrid(Grid):
     def _sent(self, messages: Iterable[Message], exchange: Exchange) -> list[Message]:
         """Code and account messages."""
         plain = list(messages)
-        coded = [exchange.question(message) for message in plain]
-        self._account_questions(coded, plain)
-        return coded
+        compressed = [exchange.request(message) for message in plain]
+        self._log_requests(compressed, plain)
+        return compressed
 
     def _received(
-        self, reply: Message, question: Message, exchange: Exchange, *, seconds: float, at_most: float
+        self, reply: Message, request: Message, exchange: Exchange, *, seconds: float, at_most: float
     ) -> Message:
         """Decode and account a reply, which took `seconds`; it is the node's that was asked.
 
         The processor seconds that it says it took are left out of it where they are more than `at_most`, or no number.
         """
-        decoded, node_id = exchange.answer(reply, question), question.metadata.dst_node_id
-        self._account_answer(reply, node_id, decoded, seconds=seconds, at_most=at_most)
+        decoded, node_id = exchange.reply_to(reply, request), request.metadata.dst_node_id
+        self._log_reply(reply, node_id, decoded, seconds=seconds, at_most=at_most)
         self._check_time(decoded, self.members[node_id].client, at_most)
         return _sent_by(decoded, node_id)
 
@@ -161,20 +161,24 @@ class MeteredGrid(Grid):
         """Return the client that a reply of `send_and_receive` came from."""
         return self.members[reply.metadata.src_node_id].client
 
-    def _account_questions(self, coded: Iterable[Message], plain: Iterable[Message]) -> None:
+    def _log_requests(self, compressed: Iterable[Message], plain: Iterable[Message]) -> None:
         """Add a row for each message with content; what several of them carry is measured once."""
-        told = [(message, before) for message, before in zip(coded, plain, strict=True) if message.has_content()]
-        for (message, before), wire in zip(told, measured([message for message, _ in told]), strict=True):
+        with_content = [
+            (message, before) for message, before in zip(compressed, plain, strict=True) if message.has_content()
+        ]
+        for (message, before), wire in zip(
+            with_content, measured([message for message, _ in with_content]), strict=True
+        ):
             self.costs.record(self._row(message, message.metadata.dst_node_id, "down", wire, before), wire)
 
-    def _account_answer(self, reply: Message, node_id: int, plain: Message, *, seconds: float, at_most: float) -> None:
+    def _log_reply(self, reply: Message, node_id: int, plain: Message, *, seconds: float, at_most: float) -> None:
         """Add a row for a reply with content, which came `seconds` after it was asked for."""
         if reply.has_content():
             (wire,) = measured([reply])
             row = self._row(reply, node_id, "up", wire, plain)
             self.costs.record(row._replace(seconds=seconds, device_seconds=_device_seconds(reply, at_most)), wire)
 
-    def _row(self, message: Message, node_id: int, direction: Direction, wire: Wire, plain: Message) -> Row:
+    def _row(self, message: Message, node_id: int, direction: Direction, wire: MessageSize, plain: Message) -> Row:
         """Return the row of a message; `plain` is it before it was coded, or after it was decoded."""
         evaluates = message.metadata.message_type.startswith(MessageType.EVALUATE)
         phase, client = "evaluate" if evaluates else self.phase, self.members[node_id].client
@@ -211,9 +215,9 @@ class MeteredGrid(Grid):
         """Yield, decoded and accounted, the replies that have come; how long they took is not known here."""
         try:
             for reply in self._grid.pull_messages(message_ids):
-                question, exchange, pushed = self._pushed.pop(reply.metadata.reply_to_message_id)
+                request, exchange, pushed = self._pushed.pop(reply.metadata.reply_to_message_id)
                 at_most = (time.perf_counter() - pushed) * CORES
-                yield self._received(reply, question, exchange, seconds=0.0, at_most=at_most)
+                yield self._received(reply, request, exchange, seconds=0.0, at_most=at_most)
         finally:
             self.costs.settle()
 

@@ -112,8 +112,8 @@ def admit_model(
         return decision
     found = accuracy_findings(after, before, bounds)
     lost = policy.guard != "adopt" and bool(broken(found))
-    told = (*decision.findings, *found)
-    return Decision("refuse", told) if lost else Decision(decision.verdict, told, decision.state)
+    all_findings = (*decision.findings, *found)
+    return Decision("refuse", all_findings) if lost else Decision(decision.verdict, all_findings, decision.state)
 
 
 def check_answer(

@@ -15,7 +15,7 @@ class Aggregate(Protocol):
     """One round's replies, taken in as they come in any order, and the model they make."""
 
     @property
-    def told(self) -> Config:
+    def config(self) -> Config:
         """What the devices are told beside the round's own config."""
 
     def add(self, client: int, arrays: Arrays, num_examples: int, metrics: Mapping[str, float]) -> None:
@@ -37,7 +37,7 @@ class Mean:
     """The mean weighted by numbers of samples, exact in any order (McMahan et al. 2017, arXiv 1602.05629).
 
     Args:
-        told: what the devices are told beside the round's own config.
+        config: what the devices are told beside the round's own config.
 
     >>> import numpy as np
     >>> mean = Mean()
@@ -47,8 +47,8 @@ class Mean:
     ({'w': array([2.])}, None)
     """
 
-    def __init__(self, told: Config | None = None) -> None:
-        self.told = told or {}
+    def __init__(self, config: Config | None = None) -> None:
+        self.config = config or {}
         self._mean = ExactMean()
 
     def add(self, client: int, arrays: Arrays, num_examples: int, metrics: Mapping[str, float]) -> None:

@@ -33,9 +33,9 @@ def poll(
         read: from a client and the numbers it said to its measures; refuses with a BadReplyError.
         on_refused: told of every answer that is refused: the client, and why.
     """
-    told = ConfigRecord(dict(config))
+    record = ConfigRecord(dict(config))
     nodes, group, ttl = [grid.node_of(client) for client in clients], str(grid.server_round), grid.patience
-    messages = [Message(RecordDict({"config": told}), node, ACTION, group_id=group, ttl=ttl) for node in nodes]
+    messages = [Message(RecordDict({"config": record}), node, ACTION, group_id=group, ttl=ttl) for node in nodes]
     found: dict[int, OwnModel] = {}
     for reply in grid.send_and_receive(messages):
         client = grid.client_of(reply)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
 from fedquit.client.compression.build_compression import Compression
-from fedquit.strategies.cost_log.message_size import Wire, measured
+from fedquit.strategies.cost_log.message_size import MessageSize, measured
 from fedquit.strategies.grid.compressed import Exchange
 from fedquit.strategies.grid.metered_grid import MeteredGrid
 from fedquit.strategies.guard.reply_checks import BadReplyError
@@ -41,7 +41,7 @@ def ask(
     sent = record_of(arrays)
     records = {"arrays": sent, **({"extra": record_of(extra)} if extra is not None else {})}
     messages = [
-        _question(exercise, records, config[client], grid.node_of(client), grid.server_round, grid.patience)
+        _request(exercise, records, config[client], grid.node_of(client), grid.server_round, grid.patience)
         for client in clients
     ]
     for reply in checked(grid.send_and_receive(messages), sent, grid, on_reply):
@@ -63,7 +63,7 @@ def weigh(
     extra: Arrays | None = None,
     number: int = 1,
     compression: Compression | None = None,
-) -> Wire:
+) -> MessageSize:
     """Return what a question of `ask` to one client would come to, without sending it.
 
     Args:
@@ -81,11 +81,11 @@ def weigh(
     941
     """
     records = {"arrays": record_of(arrays), **({"extra": record_of(extra)} if extra is not None else {})}
-    plain = _question(exercise, records, config, 1, number, None)
-    return next(measured([Exchange(compression or Compression(), {}).question(plain)]))
+    plain = _request(exercise, records, config, 1, number, None)
+    return next(measured([Exchange(compression or Compression(), {}).request(plain)]))
 
 
-def _question(
+def _request(
     exercise: str,
     records: Mapping[str, ArrayRecord],
     config: Mapping[str, float | str],

@@ -161,14 +161,14 @@ class Train(FedAvg):
         del grid
         nodes, messages = self.sample(server_round), []
         self._sent, self._asked = arrays, len(nodes)
-        told_by_rule = self.begin(arrays_of(arrays), len(nodes)).told
+        rule_config = self.begin(arrays_of(arrays), len(nodes)).config
         travel = self._travel or OneModel(arrays)
         for node in nodes:
             client = self.grid.members[node].client
             seed = derive_seed(self.seed, self.grid.phase, server_round, client)
-            told = ConfigRecord({**config, **told_by_rule, "server-round": server_round, "seed": seed})
+            full_config = ConfigRecord({**config, **rule_config, "server-round": server_round, "seed": seed})
             sent = {self.arrayrecord_key: travel.down(client), **self._extra}
-            content = RecordDict({**sent, self.configrecord_key: told})
+            content = RecordDict({**sent, self.configrecord_key: full_config})
             messages.append(
                 Message(content, node, MessageType.TRAIN, group_id=str(server_round), ttl=self.grid.patience)
             )
@@ -186,13 +186,13 @@ class Train(FedAvg):
             raise RuntimeError("aggregate_train before configure_train")
         refused: list[str] = []
 
-        def told(client: int, reason: str | None) -> None:
+        def on_reply(client: int, reason: str | None) -> None:
             if reason is not None:
                 refused.append(f"client {client}: {reason}")
             self.on_reply(client, reason)
 
-        good = self._good(replies, told)
-        made = self._streamed(good, told) if self.screen is None else self._screened(good, told)
+        good = self._good(replies, on_reply)
+        made = self._streamed(good, on_reply) if self.screen is None else self._screened(good, on_reply)
         if made is None:
             self.kept = None
             summary = {"loss": 0.0, "num-examples": 0, "clients": 0}
@@ -204,41 +204,41 @@ class Train(FedAvg):
         spent = {"refused": len(refused), "device-seconds": made.seconds}
         return record_of(made.arrays), MetricRecord({**summary, **spent})
 
-    def _good(self, replies: Iterable[Message], told: OnReply) -> Iterator[Reply]:
+    def _good(self, replies: Iterable[Message], on_reply: OnReply) -> Iterator[Reply]:
         """Yield the replies that are in order by themselves, as they come."""
         travel, sent = self._travel or OneModel(self._record), arrays_of(self._record)
-        for reply in checked(replies, travel.expected, self.grid, told, self.on_ask):
+        for reply in checked(replies, travel.expected, self.grid, on_reply, self.on_ask):
             try:
                 arrays = travel.read(reply.arrays, reply.num_examples)
                 if self.screen is None and self.parameters is not None:
                     refuse_buffers(check_buffers(arrays, sent, self.parameters))
             except BadReplyError as reason:
-                told(reply.client, str(reason))
+                on_reply(reply.client, str(reason))
             else:
                 yield replace(reply, arrays=arrays)
 
-    def _streamed(self, replies: Iterable[Reply], told: OnReply) -> Made:
+    def _streamed(self, replies: Iterable[Reply], on_reply: OnReply) -> Made:
         """Make a model of replies as they come; none is kept."""
 
         def take(reply: Reply) -> None:
-            told(reply.client, None)
+            on_reply(reply.client, None)
             self.on_taken(reply)
 
-        return self._make(replies, told, take)
+        return self._make(replies, on_reply, take)
 
-    def _screened(self, replies: Iterable[Reply], told: OnReply) -> Made | None:
+    def _screened(self, replies: Iterable[Reply], on_reply: OnReply) -> Made | None:
         """Hold replies until all have come, and make of them a model that can be used; None: they make none."""
         assert self.screen is not None  # noqa: S101 - for the types
         with self.screen(arrays_of(self._record)) as screen:
-            settled = screen.settle(replies, self._make, self.needs, told)
+            settled = screen.settle(replies, self._make, self.needs, on_reply)
             self.settled, made = settled, settled.made
             if made is not None and len(made.used) >= self.needs:
                 for reply in screen.replies(made.used):
-                    told(reply.client, None)
+                    on_reply(reply.client, None)
                     self.on_taken(reply)
         return made
 
-    def _make(self, replies: Iterable[Reply], told: OnReply, on_taken: Callable[[Reply], None] = _nothing) -> Made:
+    def _make(self, replies: Iterable[Reply], on_reply: OnReply, on_taken: Callable[[Reply], None] = _nothing) -> Made:
         """Make a model of replies.
 
         Raises:
@@ -252,7 +252,7 @@ class Train(FedAvg):
                 taken = self.correct(reply.arrays, sent) if self.correct else reply.arrays
                 aggregate.add(reply.client, taken, weight, reply.metrics)
             except (OverflowError, BadReplyError) as reason:
-                told(reply.client, str(reason))
+                on_reply(reply.client, str(reason))
                 continue
             losses.append(reply.metrics.get("loss", 0.0) * weight)
             weights.append(weight)

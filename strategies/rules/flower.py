@@ -44,7 +44,7 @@ class FlowerRule(Rule):
         made: Strategy = self.flowers(**FLOWER_SHOWN_ONE_NODE, **asdict(cast(Any, self)))
         return made
 
-    def tells(self, opening: Opening) -> Config:
+    def client_config(self, opening: Opening) -> Config:
         """Return what Flower puts into the config of a round, beside the round's number."""
         with quiet(), seeded(opening.seed):
             config = _configured(self._made(opening, opening.asked, []), opening.number, {})
@@ -119,7 +119,7 @@ class Stepped:
     """
 
     def __init__(self, rule: FlowerRule, opening: Opening) -> None:
-        self.told: Config = rule.tells(opening)
+        self.config: Config = rule.client_config(opening)
         self._rule, self._opening, self._mean = rule, opening, ExactMean()
 
     def add(self, client: int, arrays: Arrays, num_examples: int, metrics: Metrics) -> None:
@@ -140,7 +140,7 @@ class Gathered:
     """Flower is shown every reply, in the order of clients; all are in memory until the round ends."""
 
     def __init__(self, rule: "SingleReplies", opening: Opening) -> None:
-        self.told: Config = rule.tells(opening)
+        self.config: Config = rule.client_config(opening)
         self._rule, self._opening = rule, opening
         self._replies: dict[int, tuple[Arrays, int, Metrics]] = {}
 

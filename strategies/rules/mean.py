@@ -50,7 +50,7 @@ class FedProx(FlowerRule):
 
     def begin(self, opening: Opening) -> Aggregate:
         """See `Rule`: Flower says what devices are told, and leaves the mean as it is."""
-        return Mean(self.tells(opening))
+        return Mean(self.client_config(opening))
 
 
 def is_mean(rule: Rule) -> bool:

@@ -62,7 +62,7 @@ def fix_thresholds(references: Sequence[Rates], measures: Mapping[str, int]) -> 
     }
 
 
-def judge(
+def verdict_of(
     candidate: Rates,
     references: Sequence[Rates],
     num_forget: int,
@@ -84,7 +84,7 @@ def judge(
         InputError: a rate outside 0..1, or a sample count below 1.
 
     >>> references = [{"forget_accuracy": 0.70}, {"forget_accuracy": 0.72}]
-    >>> judge({"forget_accuracy": 0.99}, references, num_forget=400, measures={"forget_accuracy": 400}).reason
+    >>> verdict_of({"forget_accuracy": 0.99}, references, num_forget=400, measures={"forget_accuracy": 400}).reason
     'forget_accuracy is 0.2800 from retraining (at most 0.0628)'
     """
     _check(candidate, references, measures)

@@ -165,8 +165,8 @@ class FedQUIT(Method):
 
     def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
         """One question to the leavers; the teacher goes through the samples once, forwards."""
-        told = ("unseen_loss",) if self.lr == "auto" else ()
-        return (Exchange("forget", outlook.leavers, config=told, passes=self.epochs + 1 / 3),)
+        config = ("unseen_loss",) if self.lr == "auto" else ()
+        return (Exchange("forget", outlook.leavers, config=config, passes=self.epochs + 1 / 3),)
 
     def on_device(
         self,

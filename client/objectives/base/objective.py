@@ -71,7 +71,7 @@ class LocalRound:
         seed: of the shuffle.
         lr: step size of SGD; `epochs`, `batch_size`, `momentum`, `weight_decay`: its other settings.
         extra: what `Objective.broadcast` sent beside the model; None: nothing.
-        kept: what this device kept of the last round it took part in; None: this is its first.
+        state: what this device kept of the last round it took part in; None: this is its first.
         shared: what `Sharing.down` sent, where a device trains a model of its own.
         mentee: a model of the kind that the federation shares, to be filled, where it is another than the device's own.
         progress: how far training is at the end of this round, from 0 to 1.
@@ -84,7 +84,7 @@ class LocalRound:
     momentum: float = 0.0
     weight_decay: float = 0.0
     extra: StateDict | None = None
-    kept: StateDict | None = None
+    state: StateDict | None = None
     shared: StateDict = field(default_factory=dict)
     mentee: nn.Module | None = None
     progress: float = 0.0
@@ -112,8 +112,8 @@ class Objective:
     """What every objective is: override the sides it has.
 
     >>> import torch
-    >>> samples, told = Samples(torch.ones(2, 1), torch.tensor([0, 1])), LocalRound(seed=0, lr=0.1)
-    >>> done = OBJECTIVES["fedavg"]().train(nn.Linear(1, 2), samples, told)
+    >>> samples, local_round = Samples(torch.ones(2, 1), torch.tensor([0, 1])), LocalRound(seed=0, lr=0.1)
+    >>> done = OBJECTIVES["fedavg"]().train(nn.Linear(1, 2), samples, local_round)
     >>> sorted(done.send), done.keep
     (['bias', 'weight'], None)
     """
@@ -138,9 +138,9 @@ class Objective:
         """Return a device's own model as this objective trains it; it may be changed in place."""
         return model
 
-    def own_model(self, kept: StateDict) -> StateDict:
+    def own_model(self, state: StateDict) -> StateDict:
         """Return the weights of a device's own model in what it kept."""
-        return kept
+        return state
 
     def sharing(self, model: nn.Module, classes: int) -> Sharing:  # noqa: ARG002 - the interface
         """Return the server's side: what is shared, and how.
@@ -154,13 +154,13 @@ class Objective:
     def broadcast(
         self,
         current: StateDict,  # noqa: ARG002 - the interface
-        kept: StateDict | None,  # noqa: ARG002
+        state: StateDict | None,  # noqa: ARG002
     ) -> tuple[StateDict | None, StateDict | None]:
         """Return what the server sends beside the global model, and what it keeps for the next round; None: nothing.
 
         Args:
             current: the global model at the start of the round.
-            kept: what this returned in the round before; None in the first round of a phase.
+            state: what this returned in the round before; None in the first round of a phase.
         """
         return None, None
 
@@ -168,23 +168,23 @@ class Objective:
         self,
         model: nn.Module,  # noqa: ARG002 - the interface
         samples: Samples,  # noqa: ARG002
-        told: LocalRound,  # noqa: ARG002
+        local_round: LocalRound,  # noqa: ARG002
     ) -> Loss:
         """Return what is minimised on a batch, made before the model moves: it is still the global one."""
         return cross_entropy
 
-    def train(self, model: nn.Module, samples: Samples, told: LocalRound) -> Done:
+    def train(self, model: nn.Module, samples: Samples, local_round: LocalRound) -> Done:
         """Carry out a round on the device: train `model`, which came from the server or is its own, in place."""
         value = fit(
             model,
             samples,
-            loss=self.loss(model, samples, told),
-            lr=told.lr,
-            epochs=told.epochs,
-            batch_size=told.batch_size,
-            momentum=told.momentum,
-            weight_decay=told.weight_decay,
-            seed=told.seed,
+            loss=self.loss(model, samples, local_round),
+            lr=local_round.lr,
+            epochs=local_round.epochs,
+            batch_size=local_round.batch_size,
+            momentum=local_round.momentum,
+            weight_decay=local_round.weight_decay,
+            seed=local_round.seed,
         )
         state = model.state_dict()
         return Done(value, state, state if self.needs().keeps == "previous model" else None)

@@ -34,9 +34,9 @@ def plan(run: Path, method: str, link: float | None, energy: float | None, as_js
     from fedquit.simulations.costs.plan.plan_table import print_plan
     from fedquit.simulations.costs.price import JOULES_PER_BYTE, Price
 
-    told = {name: value for name, value in given.items() if value is not None}
+    changed = {name: value for name, value in given.items() if value is not None}
     price = Price(link, JOULES_PER_BYTE if energy is None else energy)
-    document = make_plan(run, told, price, method=method)
+    document = make_plan(run, changed, price, method=method)
     if as_json:
         click.echo(json.dumps(document, indent=1, allow_nan=False))
     else:

@@ -139,7 +139,7 @@ def test_the_state_of_an_objective_with_shared_weights_is_kept_and_they_are_in_i
         "row",
         "second.bias",
     ]
-    make_objective("moon").train(Tied(), samples, LocalRound(seed=1, lr=0.1, kept=found))
+    make_objective("moon").train(Tied(), samples, LocalRound(seed=1, lr=0.1, state=found))
 
 
 def test_a_file_that_names_a_tensor_that_it_lacks_is_damaged() -> None:

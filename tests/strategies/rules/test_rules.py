@@ -357,7 +357,7 @@ def test_shared_generators_and_flowers_log_are_left_as_they_were(name: str, capl
 def test_fedprox_tells_devices_how_strongly_to_hold_on_and_takes_the_mean() -> None:
     sent = started()
     rule, replies = make_rule("fedprox", proximal_mu=0.25), replies_to(sent, seed=1)
-    assert rule.begin(opened(sent)).told == {"proximal-mu": 0.25}
+    assert rule.begin(opened(sent)).config == {"proximal-mu": 0.25}
     new, _ = carry_out(rule, opened(sent), replies)
     mean, _ = carry_out(make_rule("fedavg"), opened(sent), replies)
     assert all(new[key].tobytes() == mean[key].tobytes() for key in sent)
@@ -468,7 +468,7 @@ def test_flowers_own_adaptive_norm_still_runs_away_from_its_goal() -> None:
 def test_a_step_that_was_to_be_clipped_on_the_device_and_was_not_is_refused() -> None:
     sent = started()
     aggregate = any_rule("client-fixed").begin(opened(sent))
-    assert aggregate.told == {"clipping_norm": 1.0}
+    assert aggregate.config == {"clipping_norm": 1.0}
     aggregate.add(0, step_by(sent, 1.0, 0), 1, {})
     with pytest.raises(BadReplyError, match=r"its step has norm 1.01; it was to be clipped to 1"):
         aggregate.add(1, step_by(sent, 1.01, 0), 1, {})
@@ -478,7 +478,7 @@ def test_an_adaptive_norm_that_devices_clip_to_is_the_one_kept() -> None:
     sent = started()
     opening = opened(sent, kept={"clipping-norm": np.array(0.5)})
     aggregate = any_rule("client-adaptive").begin(opening)
-    assert aggregate.told == {"clipping_norm": 0.5}
+    assert aggregate.config == {"clipping_norm": 0.5}
     with pytest.raises(BadReplyError, match=r"clipped to 0.5"):
         aggregate.add(0, step_by(sent, 0.6, 0), 1, {"norm_bit": 0})
     with pytest.raises(BadReplyError, match="does not say whether it clipped"):
