@@ -34,7 +34,7 @@ def riding_ask(kit: Kit, record: Record) -> dict[str, dict[str, str | bytes]]:
 def rides(signings: int, refused: str) -> bool:
     """Say whether an ask that was made anew so often, and refused so, is still to be made.
 
-    >>> rides(1, "quota"), rides(1, "too-many-samples")
+    >>> rides(1, "quota"), rides(1, "nothing-contributed")
     (True, False)
     """
     return signings < SIGNINGS and refused in PASSING

@@ -472,7 +472,7 @@ def test_an_ask_that_the_server_will_not_take_keeps_no_device_from_training_for_
     assert "ask" in send(kit, "train").config_records
 
 
-@pytest.mark.parametrize(("code", "again"), [("too-many-samples", False), ("quota", True), ("stale", True)])
+@pytest.mark.parametrize(("code", "again"), [("nothing-contributed", False), ("quota", True), ("stale", True)])
 def test_an_ask_that_the_server_refuses_rides_again_only_where_that_may_pass(kit: Kit, code: str, again: bool) -> None:
     put(kit, 1)
     first = ridden(send(kit, "train"))
