@@ -39,7 +39,9 @@ def compression_of(settings: Settings) -> Compression:
     known = list(dict.fromkeys(key for codec in codecs for key in settings_of_codec(codec)))
     for key in settings_given:
         if not known:
-            raise InputError(f"compress-settings: there is no codec to set {key} of; set compress-up or compress-down")
+            raise InputError(
+                f"compress-settings: {key} has no effect without a codec; set compress-up or compress-down"
+            )
         if key not in known:
             raise unknown("setting of compression", key, known)
     for codec in down.codecs if down else ():
@@ -47,8 +49,8 @@ def compression_of(settings: Settings) -> Compression:
             raise InputError(f"compress-down: {codec.name} leaves most of a model out; it is for updates: compress-up")
     if up and not up.exact and settings.dp.startswith("client"):
         raise InputError(
-            f"compress-up: dp '{settings.dp}' has clients clip what they send, and what {up.name} makes of it may be "
-            "longer; use zstd, or let the server clip"
+            f"compress-up: dp '{settings.dp}' bounds the norm of client updates, but {up.name} is lossy and can exceed "
+            "the bound; use zstd, or server-side clipping"
         )
     needs = objective_of(settings).needs()
     if up and needs.up != "model":

@@ -23,7 +23,7 @@ KIT = click.argument("kit", type=click.Path(path_type=Path))
 def join(kit: Path, only_check: bool, as_json: bool) -> None:
     """Run the device of KIT in its federation: it trains when the server asks, and forgets.
 
-    Checks the kit first. Restarts what dies, and goes on where it was after a crash. End it with Ctrl-C or SIGTERM.
+    Checks the kit first. Restarts what dies, and resumes after a crash. End it with Ctrl-C or SIGTERM.
     """
     from fedquit.client.device.join import check, line_of, make_device
 
@@ -47,7 +47,9 @@ def join(kit: Path, only_check: bool, as_json: bool) -> None:
 @click.command()
 @KIT
 @click.option("--sample", "samples", multiple=True, metavar="NAME", help="only this one: a file, a row or a digest")
-@click.option("--samples", "file", type=click.Path(path_type=Path), metavar="FILE", help="only those: a name a line")
+@click.option(
+    "--samples", "file", type=click.Path(path_type=Path), metavar="FILE", help="file listing sample names, one per line"
+)
 @click.option("--note", default="", help="a word to the operator, at most 500 characters")
 @click.option("--json", "as_json", is_flag=True, help="print JSON, and nothing else")
 def leave(kit: Path, samples: tuple[str, ...], file: Path | None, note: str, as_json: bool) -> None:
@@ -65,7 +67,7 @@ def leave(kit: Path, samples: tuple[str, ...], file: Path | None, note: str, as_
     from fedquit.client.requests.signed_request import LONGEST_NOTE
 
     if len(note) > LONGEST_NOTE:
-        raise InputError(f"the note has {len(note)} characters; at most {LONGEST_NOTE} are taken")
+        raise InputError(f"the note has {len(note)} characters; at most {LONGEST_NOTE} are allowed")
     opened_kit = Kit.read(kit)
     names = [*samples, *(names_in(file) if file else ())]
     digests = digests_of(opened_kit, names)

@@ -200,7 +200,7 @@ class DeployedDevice:
         """
         request, said = str(config.get("request", "")), config.get("granularity")
         if not re.fullmatch("[0-9a-f]{1,64}", request):  # it becomes part of a file's name
-            raise InputError(f"request {request!r} is no id of a request")
+            raise InputError(f"request {request!r} is not a request id")
         mark = self._record.marked(request)
         if mark is not None and said in (None, mark.granularity):
             return mark
@@ -214,7 +214,7 @@ class DeployedDevice:
     def _label(self, number: str) -> str:
         """Return how the class of a number is called beside the samples."""
         if not number.strip().isdecimal() or int(number) >= self._form.num_classes:
-            raise InputError(f"'{number}' is no class of the federation; it has 0 to {self._form.num_classes - 1}")
+            raise InputError(f"'{number}' is not a class of the federation; it has 0 to {self._form.num_classes - 1}")
         return self._form.names[int(number)] if self._form.names else str(int(number))
 
     def _about(self, mark: Mark, contents: frozenset[bytes] = frozenset()) -> Keep:

@@ -19,7 +19,7 @@ class Model(Group):
     models: Annotated[
         str,
         setting(
-            "models of devices that have their own: cnn,mlp in turn, or a JSON file of client -> model; empty: model",
+            "personalised models: cnn,mlp in turn, or a JSON file of client -> model; empty: model",
             Part.TRAINING,
             Scope.SIMULATION,
         ),

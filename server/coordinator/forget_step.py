@@ -262,7 +262,7 @@ class Forgetting:
                 raise FedquitError(f"model {model[:12]} is none that the federation has had")
             check_exact(steps, request, model)
         except FedquitError as error:
-            raise CannotForgetError(f"what it goes back to will not do: {error}") from error
+            raise CannotForgetError(f"the model it goes back to cannot be used: {error}") from error
 
     def _told(self, request: Request, plan: Settings) -> dict[str, float | str]:
         """Return what devices are told of a request: what it is about, and how to forget."""

@@ -197,7 +197,7 @@ class Servicer:
         try:
             audit(self._ledger, refusal, {"from": peer})
         except FedquitError as error:
-            LOG.warning("refused (%s), and the ledger cannot be told: %s", refusal.code, error)
+            LOG.warning("refused (%s), and it cannot be recorded in the ledger: %s", refusal.code, error)
 
 
 def _serialised(message: Message) -> bytes:
