@@ -36,6 +36,8 @@ from fedquit.unlearning.samples import Samples
 LONGEST = 3600.0  # seconds to wait for the message before this one
 NOTHING_TO_FORGET = "there is nothing to forget"
 """In the reason of a device that never trained on any of the samples that it is asked to forget."""
+DROP = "drop"
+"""In a forget message: the samples are to be retired and no more, whatever the method; the model comes back as sent."""
 TOLD_LATE = keys_of(Part.METHOD)
 """Settings that a forget message may change: how to forget is decided long after the run began."""
 
@@ -143,6 +145,8 @@ class DeployedDevice:
         if kept is not None:
             return kept
         samples = self.samples(config)
+        if config.get(DROP):
+            return Forgotten(model.state_dict(), len(samples), 0.0)
         before = self._measures(model, samples, "before")
         done = carry_out()
         done = replace(done, metrics={**done.metrics, **before, **self._measures(model, samples, "after")})
