@@ -43,6 +43,8 @@ REPORTED = frozenset(
     for when in ("before", "after")
 )
 """What a device that forgets says of the model: on the samples to forget and on unseen ones, before and after."""
+DROP = "drop"
+"""In a forget message: the samples are to be retired and no more, whatever the method; the model comes back as sent."""
 TOLD_LATE = keys_of(Part.METHOD)
 """Settings that a forget message may change: how to forget is decided long after the run began."""
 
@@ -150,6 +152,8 @@ class DeployedDevice:
         if kept is not None:
             return kept
         samples = self.samples(config)
+        if config.get(DROP):
+            return Forgotten(model.state_dict(), len(samples), 0.0)
         before = self._measures(model, samples, "before")
         done = carry_out()
         done = replace(done, metrics={**done.metrics, **before, **self._measures(model, samples, "after")})

@@ -254,6 +254,22 @@ def test_a_class_is_forgotten_by_all_who_hold_it_and_dropped_by_who_comes_later(
         assert given.num_examples == sum(labels[given.member] != 3)
 
 
+@pytest.mark.parametrize("method", ["continue", "negate", "retrain"])
+def test_a_class_is_dropped_by_every_device_whatever_the_method(make: Make, method: str) -> None:
+    """A method of the server's has no procedure for devices, and dropping needs none."""
+    rehearsal = make(forgetting={"method": method, "fallback": []})
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=2)
+    rehearsal.ask_for_class(3)
+    rehearsal.run(grid, rounds=3)
+    with read(rehearsal) as ledger:
+        assert {event.member for event in ledger.events() if event.kind == "dropped"} == {0, 1, 2, 3}
+        assert not [event for event in ledger.events() if event.kind == "reply-refused"]
+    labels = {kit.number: np.load(kit.path(kit.data))["y"] for kit in rehearsal.kits()}
+    for given in steps(rehearsal)[-1].contributions:
+        assert given.num_examples == sum(labels[given.member] != 3)
+
+
 def test_an_ask_that_rides_in_a_reply_is_taken_and_the_reply_is_left_out(make: Make) -> None:
     rehearsal = make(schedule={"every": 1})  # the device's own clock is real, and an ask must be fresh
     grid = grid_of(rehearsal)
