@@ -27,7 +27,7 @@ COMMANDS = {
     ),
     "costs": (
         "fedquit.simulations.costs.command:costs",
-        "Show what a run cost, beside retraining; export the rows of its account.",
+        "Show what a run cost, compared with retraining; export the rows of its cost log.",
     ),
     "plan": (
         "fedquit.simulations.costs.plan.command:plan",
@@ -65,7 +65,7 @@ COMMANDS = {
         "fedquit.client.requests.command:requests",
         "List the requests of a device, or of all for an operator.",
     ),
-    "codecs": ("fedquit.simulations.simulate.command:codecs", "List what models can be coded by on their way."),
+    "codecs": ("fedquit.simulations.simulate.command:codecs", "List the codecs that compress models in transit."),
     "objectives": (
         "fedquit.simulations.simulate.command:objectives",
         "List what devices can minimise when they train.",

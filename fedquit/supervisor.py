@@ -2,7 +2,7 @@
 
 Knows nothing of what the processes are for. A part that dies is started again after 1, 2, 4 ... 60 seconds, less up to
 half of that by chance, so that many devices whose server was away do not all come back at once. One that lived for ten
-minutes begins anew at 1; a shorter life proves nothing: on a busy machine a process may need minutes until it dies of
+minutes starts again at 1; a shorter life proves nothing: on a busy machine a process may need minutes until it dies of
 what ailed it from the start. If the supervisor itself is killed, the kernel ends its parts with it (on Linux).
 """
 
@@ -86,7 +86,7 @@ class Supervisor:
     Args:
         parts: which ones.
         logs: folder for a log file of each.
-        listener: told of everything that begins, dies and ends.
+        listener: called with every event: begun, died, ended.
     """
 
     def __init__(self, parts: Sequence[Part], logs: Path, listener: Listener = lambda _event: None) -> None:
@@ -179,7 +179,7 @@ class _Running:
         self._listener({"event": "started", "part": self.part.name, "pid": self.process.pid})
 
     def wait_until_ready(self, seconds: float, stopping: threading.Event) -> bool:
-        """Wait until the part listens; False: it does not, and did no work on it for so many seconds.
+        """Wait until the part listens; False: it does not, and was idle for `seconds` seconds.
 
         On a busy machine a start takes long: as long as the process gets processor time it is waited for, until it has
         had so many seconds of that.

@@ -47,12 +47,16 @@ def compression_of(settings: Settings) -> Compression:
             raise InputError(f"compress-down: {codec.name} leaves most of a model out; it is for updates: compress-up")
     if up and not up.exact and settings.dp.startswith("client"):
         raise InputError(
-            f"compress-up: dp '{settings.dp}' has clients clip what they send, and what {up.name} makes of it may be "
-            "longer; use zstd, or let the server clip"
+            f"compress-up: dp '{settings.dp}' bounds the norm of client updates, but {up.name} is lossy and can exceed "
+            "the bound; use zstd, or server-side clipping"
         )
     needs = objective_of(settings).needs()
     if up and needs.up != "model":
-        raise InputError(f"compress-up: objective '{settings.objective}' sends {needs.up}, and models alone are coded")
+        raise InputError(
+            f"compress-up: objective '{settings.objective}' sends {needs.up}; only models can be compressed"
+        )
     if down and "model" not in needs.down:
-        raise InputError(f"compress-down: objective '{settings.objective}' gets {needs.down}; models alone are coded")
+        raise InputError(
+            f"compress-down: objective '{settings.objective}' receives {needs.down}; only models can be compressed"
+        )
     return Compression(up, down)

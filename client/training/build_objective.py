@@ -29,7 +29,8 @@ def objective_of(settings: Settings) -> Objective:
     gate = make_gate(settings.gate, **settings.gate_settings)
     if not plain.traits.gated:
         raise InputError(
-            f"gate: objective '{settings.objective}' has no term of each sample that a gate could leave out"
+            f"gate: objective '{settings.objective}' has no per-sample distillation loss to gate; "
+            "drop gate, or use kd, fedntd, fedlmd, fedgkd or moon"
         )
     return make_objective(settings.objective, **settings.objective_settings, gate=gate)
 
@@ -58,13 +59,13 @@ def check_global_model(settings: Settings, what: str) -> None:
     """
     if objective_of(settings).needs().shares != "model":
         raise InputError(
-            f"{what} works on a global model; objective '{settings.objective}' has none: report.json says what each "
-            "device's own model is worth"
+            f"{what} works on a global model; objective '{settings.objective}' has none: report.json has the "
+            "metrics of each device's personalised model"
         )
 
 
 def check_taken_over(settings: Settings, what: str) -> None:
-    """Refuse `what`, which goes on from another run's training, where devices keep a part of that themselves.
+    """Refuse `what`, which continues another run's training, where devices keep a part of its state themselves.
 
     Raises:
         InputError: they do.
@@ -73,6 +74,6 @@ def check_taken_over(settings: Settings, what: str) -> None:
     """
     if objective_of(settings).needs().owns:
         raise InputError(
-            f"{what} goes on from the training of another run; with objective '{settings.objective}' the devices keep "
-            "models of their own, which cannot be taken over: run fedquit simulate for each, and fedquit summary"
+            f"{what} continues the training of another run; with objective '{settings.objective}' the devices keep "
+            "personalised models, which cannot be taken over: run fedquit simulate for each, and fedquit summary"
         )

@@ -48,7 +48,7 @@ name = "ada"
 @click.option("--out", type=click.Path(path_type=Path), help="folder of the federation [its name, beside CONFIG]")
 @click.option("--tar", is_flag=True, help="pack each kit into NAME.tar.gz")
 @click.option(
-    "--new-authority", is_flag=True, help="make the authority anew; every member must then be handed the new ca.crt"
+    "--new-authority", is_flag=True, help="make a new authority; every member must then be handed the new ca.crt"
 )
 @click.option("--example", is_flag=True, help="write an example to CONFIG, and make nothing")
 @click.option("--json", "as_json", is_flag=True, help="print the members as JSON, and nothing else")

@@ -14,7 +14,7 @@ from fedquit.errors import InputError
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="folder for the results [runs/compare-DATE-TIME]")
 @click.option("--jobs", type=click.IntRange(min=1), help="runs at work at once [as many as cores]")
-@click.option("--resume", is_flag=True, help="go on with the comparison in --out")
+@click.option("--resume", is_flag=True, help="resume the comparison in --out")
 @click.option("--overwrite", is_flag=True, help="replace the comparison in --out")
 @click.option("--plan", "only_plan", is_flag=True, help="print the runs that it consists of, and run nothing")
 @click.option("--json", "as_json", is_flag=True, help="print the results as JSON, and nothing else")

@@ -146,7 +146,7 @@ def simulate(
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="print the report as JSON, and nothing else")
 def report(folder: Path, as_json: bool) -> None:
-    """Show the report of the finished run in FOLDER again; written anew if it is not there."""
+    """Show the report of the finished run in FOLDER again; made again if it is missing."""
     from fedquit.simulations.simulate.run_tables import print_report
 
     _print(read_report(folder), as_json, print_report)
@@ -218,7 +218,7 @@ def strategies(as_json: bool) -> None:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="print as JSON, and nothing else")
 def codecs(as_json: bool) -> None:
-    """List what models can be coded by on their way: settings with defaults, which way, and whether bit for bit."""
+    """List the codecs that compress models in transit: settings with defaults, which way, and whether bit for bit."""
     from fedquit.client.compression.codecs import CODECS, settings_of_codec
     from fedquit.simulations.simulate.run_tables import print_codecs
 

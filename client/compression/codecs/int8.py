@@ -46,7 +46,7 @@ class Int8(Codec):
             return take(name, slot)
         steps = take(f"{name}/steps", Slot(slot.dtype, (_channels(slot.shape),)))
         if not (np.isfinite(steps) & (steps >= 0)).all():
-            raise InputError(f"'{name}/steps' holds what is no finite number of at least 0")
+            raise InputError(f"'{name}/steps' must be finite and non-negative")
         levels = take(f"{name}/levels", Slot("int8", slot.shape))
         rows = levels.reshape(len(steps), -1).astype(slot.dtype)
         with np.errstate(over="ignore"):

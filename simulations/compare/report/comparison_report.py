@@ -19,7 +19,7 @@ def make_report(comparison: Comparison, document: Document, figures: Mapping[str
     """Return the report as Markdown.
 
     Args:
-        comparison: what was told.
+        comparison: its config.
         document: its results.
         figures: what each file beside the report shows.
         command: the `fedquit compare` that it was made by.

@@ -1,4 +1,4 @@
-"""The results of a comparison as one document, compare.json: what was told, every cell, and the rows made from them."""
+"""The results of a comparison as one document, compare.json: the config, every cell, and the rows made from them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ def make_results(
     """Return the document of a comparison whose cells were carried out, as far as they could be.
 
     Args:
-        comparison: what was told.
+        comparison: its config.
         targets: one by one.
         cells: all of them.
         out: its folder.

@@ -275,7 +275,7 @@ def test_what_cannot_be_is_refused_before_anything_runs(wrong: dict[str, Any], m
 
 
 def test_training_of_another_run_cannot_be_taken_over(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--start goes on from the training of another run"):
+    with pytest.raises(InputError, match="--start continues the training of another run"):
         run_simulation({**SMALL, **MIXED}, out=tmp_path / "b", start=tmp_path / "a", workers=1)
 
 
