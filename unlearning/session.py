@@ -124,7 +124,7 @@ class Session(Protocol):
         calls came before, and the client.
 
         Args:
-            exercise: "train": an ordinary local round, on a remaining client's samples or on a forgotten client's samples
+            exercise: "train": an ordinary local round, on a remaining client's samples or a forgotten client's samples
                 to forget; `epochs` and `lr` in `config` override its own. "forget": `Method.on_device`, on a
                 forgotten client's samples to forget or on a remaining client's own.
             clients: by whom; none: nothing is sent.

@@ -32,7 +32,7 @@ class Traits:
 
     Attributes:
         granularities: what can be forgotten, out of "client", "sample", "class".
-        runs_at: "server" (no device is asked anything), "device" (those that forget are) or "federation" (others are too).
+        runs_at: "server" (no device takes part), "device" (those that forget do) or "federation" (others do too).
         server_keeps: what the server must store for it, for people: "nothing", "initial model", "all updates", ...
         needs_device: whether the device that asks must be there when its request is served.
         secure_aggregation: whether training can stay under secure aggregation: no single update is read.
