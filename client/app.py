@@ -1,4 +1,4 @@
-"""The ClientApp: what a device does when the server asks. Glue only; the work is in plain functions."""
+"""The ClientApp: how a device serves the server's messages. Glue only; the work is in plain functions."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -39,7 +39,7 @@ spare_the_compiler()
 
 
 def compressed(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Read the model that came, and send what became of it, as the run has models coded; outermost of all mods."""
+    """Decode the model that came, and compress the one that is sent, as the run says; outermost of all mods."""
     if "arrays" not in message.content.array_records:
         return call_next(message, context)
     settings = _settings(message, context)
@@ -134,7 +134,7 @@ def evaluate_global(message: Message, context: Context) -> Message:
 
 @app.evaluate("own")
 def evaluate_personal(message: Message, context: Context) -> Message:
-    """Say what this device's own model is worth, as it was when the round that the message names began."""
+    """Evaluate this device's personalised model, as it was when the round that the message names began."""
     work = Work(message, context)
     with work.device.at_work("evaluate", work.config):
         model = work.own_model(work.recall())
@@ -146,7 +146,7 @@ def evaluate_personal(message: Message, context: Context) -> Message:
 
 
 class Work:
-    """What a message asks of this device: a model, samples, a seed and numbers; and the reply."""
+    """One message as work: its model, samples, seed and config; and the reply to it."""
 
     def __init__(self, message: Message, context: Context) -> None:
         self.message, self.device = message, _device(message, context)
@@ -164,12 +164,12 @@ class Work:
         return self.device.model(_arrays(self.message, "arrays"))
 
     def own_model(self, state: StateDict | None) -> nn.Module:
-        """Return the device's own model, as it was kept, or as it begins."""
+        """Return the device's personalised model from its state, or with initial weights."""
         weights = None if state is None else self.objective().own_model(state)
         return _simulated(self.device).own_model(weights, int(self.number("model-seed")))
 
     def measures(self, model: nn.Module) -> dict[str, float]:
-        """Return what is measured of the device's own model: at the end of a phase more than after a round."""
+        """Return the metrics of the personalised model: more at the end of a phase than after a round."""
         device = _simulated(self.device)
         if self.number("stage"):
             return stage_measures(model, device.settings, device.partition_id)
@@ -193,7 +193,7 @@ class Work:
         return objective_of(self.device.settings) if pull is None else make_objective("fedprox", mu=pull)
 
     def recall(self) -> StateDict | None:
-        """Return what this device kept of the round before; None: nothing, or the server does not count this round."""
+        """Return this device's state of the round before; None: none, or the server does not count this round."""
         memory = self._memory()
         if memory is None:
             return None
@@ -213,7 +213,7 @@ class Work:
             return None
         if self.device.memory is None:
             raise InputError(
-                f"objective '{self.device.settings.objective}' keeps something on the device from round to round: "
+                f"objective '{self.device.settings.objective}' needs state on the device from round to round: "
                 "set device-folder, in the node's config or in the run's"
             )
         return self.device.memory
@@ -234,7 +234,7 @@ class Work:
         )
 
     def _shared(self) -> dict[str, Any]:
-        """Return what a round of a device with a model of its own has beside."""
+        """Return what else the round of a device with a personalised model needs."""
         settings = self.device.settings
         return {
             "shared": _arrays(self.message, "arrays"),
@@ -267,7 +267,7 @@ class Work:
     def reply(
         self, loss: float, state: StateDict, num_examples: int | None = None, more: Mapping[str, float] | None = None
     ) -> Message:
-        """Return the model that `state` holds, and what the server is told of the work; `more` are further metrics."""
+        """Return a reply with the model of `state` and the metrics of the work; `more` are further metrics."""
         count = len(self.samples) if num_examples is None else num_examples
         metrics = MetricRecord({"num-examples": count, "loss": loss, "cpu-seconds": self.seconds, **(more or {})})
         return _reply(self.message, self.device, {"arrays": ArrayRecord(dict(state)), "metrics": metrics}, self.config)

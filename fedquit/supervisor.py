@@ -91,7 +91,7 @@ class Supervisor:
     Args:
         parts: which ones.
         logs: folder for a log file of each.
-        listener: told of everything that begins, dies and ends.
+        listener: called with every event: begun, died, ended.
     """
 
     def __init__(self, parts: Sequence[Part], logs: Path, listener: Listener = lambda _event: None) -> None:
@@ -202,7 +202,7 @@ class _Running:
         self._listener({"event": "started", "part": self.part.name, "pid": self.process.pid})
 
     def wait_until_ready(self, seconds: float, stopping: threading.Event) -> bool:
-        """Wait until the part listens; False: it does not, and did no work on it for so many seconds.
+        """Wait until the part listens; False: it does not, and was idle for `seconds` seconds.
 
         On a busy machine a start takes long: as long as the process gets processor time it is waited for, until it has
         had so many seconds of that.

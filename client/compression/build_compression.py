@@ -54,7 +54,11 @@ def compression_of(settings: Settings) -> Compression:
         )
     needs = objective_of(settings).needs()
     if up and needs.up != "model":
-        raise InputError(f"compress-up: objective '{settings.objective}' sends {needs.up}, and models alone are coded")
+        raise InputError(
+            f"compress-up: objective '{settings.objective}' sends {needs.up}; only models can be compressed"
+        )
     if down and "model" not in needs.down:
-        raise InputError(f"compress-down: objective '{settings.objective}' gets {needs.down}; models alone are coded")
+        raise InputError(
+            f"compress-down: objective '{settings.objective}' receives {needs.down}; only models can be compressed"
+        )
     return Compression(up, down)

@@ -59,7 +59,7 @@ def leave(kit: Path, samples: tuple[str, ...], file: Path | None, note: str, as_
 
     \b
     fedquit leave kit                              the device leaves: all of it
-    fedquit leave kit --sample ill/scan-17.png     one sample; it goes on with the others
+    fedquit leave kit --sample ill/scan-17.png     one sample; it keeps training on the others
     """  # noqa: D301 - click's sign that lines stay as they are
     from fedquit.client.device.local_data.sample_names import digests_of, names_in, note_contents
     from fedquit.client.device.record import opened

@@ -112,7 +112,7 @@ class DeployedDevice:
         return found.samples
 
     def kept_since(self, requests: int) -> int:
-        """See `Device`; who asked, a device is not told."""
+        """See `Device`; a device does not learn who asked."""
         return requests
 
     def model(self, state: StateDict) -> nn.Module:
@@ -277,7 +277,7 @@ def deployed_device(folder: Path, run_config: Mapping[str, Scalar], run: str, co
 
     Args:
         folder: the kit.
-        run_config: what the run is told.
+        run_config: the run's settings.
         run: its number.
         config: what this message says.
     """
@@ -285,7 +285,7 @@ def deployed_device(folder: Path, run_config: Mapping[str, Scalar], run: str, co
 
 
 def deployed_settings(run_config: Mapping[str, Scalar], config: Config) -> Settings:
-    """Return what the run is told, with what this message says otherwise."""
+    """Return the run's settings, with those of this message in their place."""
     late: dict[str, Any] = {key: config[key] for key in TOLD_LATE if key in config}
     return Settings.from_run_config({**run_config, **late})
 

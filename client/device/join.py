@@ -32,7 +32,7 @@ def check(folder: Path, listener: Listener, *, patient: bool = True) -> int:
 
     Args:
         folder: the kit.
-        listener: told what each check found.
+        listener: called with the finding of each check.
         patient: go on where the server cannot be reached yet.
 
     Returns:

@@ -78,7 +78,7 @@ class FD(Imitating):
     Attributes:
         weight: g; .1.
         temperature: tau; 1.
-        teacher_mode: how the device's own model is asked for what it tells the others.
+        teacher_mode: the mode in which the personalised model is evaluated for what it sends, "eval" or "train".
 
     >>> FD().weight, FD.traits.same_model
     (0.1, False)

@@ -2,7 +2,7 @@
 
 Source: Tan et al., "FedProto: Federated Prototype Learning across Heterogeneous Clients", AAAI 2022, arXiv 2105.00243.
 Models may differ in all but the number d of features, which are what a model's last linear layer takes. Where they
-differ in that too, `features` puts a layer of so many before the last one; that is ours.
+differ in that too, `features` inserts a layer with that many outputs before the last one; that is ours.
 """
 
 from collections.abc import Mapping
@@ -107,7 +107,7 @@ class FedProto(Objective):
 
     Attributes:
         weight: lambda; 1.
-        features: d, if the models' own are not alike: a layer of so many is put before the last one; 0: none.
+        features: d, where the models differ in it: a layer with d outputs is put before the last one; 0: none.
 
     >>> FedProto().weight
     1.0

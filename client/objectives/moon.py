@@ -1,4 +1,4 @@
-"""MOON: features near those of the global model, and away from those of one's own model of the round before.
+"""MOON: features near those of the global model, and away from those of the device's previous model.
 
 Source: Li et al., "Model-Contrastive Federated Learning", CVPR 2021, arXiv 2103.16257. Features are what the model's
 last linear layer takes; the paper puts a projection head of two layers before it, which is a matter of the model.
@@ -75,7 +75,7 @@ class MOON(Gated):
 
         def contrasting(student: nn.Module, batch: Batch) -> Tensor:
             (logits, features), (goal, near) = logits_and_features(student, batch.inputs), asked(batch)
-            if before is None:  # the two gradients cancel, but for rounding
+            if before is None:  # the two gradients cancel, up to rounding
                 each = contrast(features.detach(), near, near, self.temperature)
             else:
                 each = contrast(features, near, before(batch)[1], self.temperature)

@@ -31,7 +31,7 @@ def ask_once(
         classes: for "class".
         samples: digests, for "sample".
         note: for people.
-        before_sending: told the id before the ask is sent: it marks what the request is about.
+        before_sending: called with the id before the ask is sent: it marks what the request is about.
 
     Raises:
         RefusedError: the service does not take it.
@@ -99,7 +99,7 @@ def ended(service: ForgetService, request: str, *, seconds: float = PATIENCE) ->
     """Return a request that was followed to its end; a service that is away just then is waited for.
 
     Raises:
-        UnreachableError: it is not back after so many `seconds`.
+        UnreachableError: it is not back after `seconds` seconds.
     """
     end = time.monotonic() + seconds
     while True:

@@ -65,7 +65,7 @@ def check_global_model(settings: Settings, what: str) -> None:
 
 
 def check_taken_over(settings: Settings, what: str) -> None:
-    """Refuse `what`, which goes on from another run's training, where devices keep a part of that themselves.
+    """Refuse `what`, which continues another run's training, where devices keep a part of its state themselves.
 
     Raises:
         InputError: they do.

@@ -1,4 +1,4 @@
-"""What a run is told: every setting once, for the command line, TOML files and Flower's run config.
+"""The settings of a run: each defined once, for the command line, TOML files and Flower's run config.
 
 A setting belongs here when it changes the result, or refuses one. How a run is carried out (workers, engine, folder)
 does not. Users see one flat list of names; the code has them in groups, a file each. Each field says its range, the

@@ -12,7 +12,7 @@ from fedquit.server.page.sentences import NOTABLE, Names, outlook, sentence
 OPEN = ("asked", *UNDER_WAY)
 PHASES = ("train", "forget", "recover")
 LATELY, LOOKED_AT = 10, 1000
-"""So many notable events are shown, of so many events at the end of the log."""
+"""The number of notable events shown, and the number of events at the end of the log that are searched for them."""
 Facts = dict[str, Any]
 Sample = tuple[tuple[tuple[str, str], ...], float]
 

@@ -56,7 +56,7 @@ WANTED = (
 )
 OTHER_HOST = "this page does not answer to that name; [server] page-hosts in server.toml names those that it does"
 PROGRAMS = ("/api/", "/metrics", "/healthz", "/openapi.json")
-"""Paths that answer programs: trouble is told as JSON there, and as a page elsewhere."""
+"""Paths that answer programs: trouble is JSON there, and as a page elsewhere."""
 
 
 def make_page(

@@ -17,7 +17,7 @@ def outlook(request: Facts, federation: Federation) -> str:
 
     Args:
         request: of `facts.request_facts`.
-        federation: what the server is told.
+        federation: the server's config.
 
     >>> outlook({"status": "recovering", "overdue": False}, Federation(name="clinics"))
     'The other devices mend the model, until its accuracy is back or [forgetting] recover-rounds are over.'

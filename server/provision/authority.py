@@ -21,7 +21,7 @@ from fedquit.server.provision.certificates import Signed, hosts_of, make_authori
 
 PRIVATE, OPEN = 0o600, 0o644
 AHEAD = datetime.timedelta(days=30)
-"""A certificate that ends within this time is made anew."""
+"""A certificate that ends within this time is renewed."""
 
 
 def renew(out: Path, federation: Federation, now: datetime.datetime, *, new_authority: bool = False) -> None:
@@ -31,7 +31,7 @@ def renew(out: Path, federation: Federation, now: datetime.datetime, *, new_auth
         out: folder of the federation.
         federation: says what host the certificate is for.
         now: the time from which it holds.
-        new_authority: make the authority anew, and so the certificate; the files of the old one are kept beside it.
+        new_authority: make a new authority, and so a new certificate; the files of the old one are kept next to it.
 
     Raises:
         InputError: it is to be made, and the authority's key is away, is another's, or the authority itself ends soon.

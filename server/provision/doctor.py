@@ -71,7 +71,7 @@ def _certificate(folder: Path, federation: Federation) -> str:
         certificate.verify_directly_issued_by(authority)
         key = serialization.load_pem_private_key((folder / "server.key").read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: {error}; `fedquit provision` makes it anew if it is removed") from None
+        raise InputError(f"{path}: {error}; `fedquit provision` makes a new one if it is removed") from None
     except Exception:
         raise InputError(f"{path} is not signed by ca.crt; remove it and do `fedquit provision` again") from None
     if key.public_key() != certificate.public_key():

@@ -1,4 +1,4 @@
-"""What `fedquit provision` is told: federation.toml, which is server.toml and the members beside it.
+"""The config of `fedquit provision`: federation.toml, which is server.toml with the members.
 
 [[device]]
 name = "north"
@@ -34,7 +34,7 @@ class PlannedMember(Table):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A federation to be made ready: what its server is told, and who belongs to it, by role."""
+    """A federation to be made ready: the config of its server, and who belongs to it, by role."""
 
     federation: Federation
     members: dict[str, tuple[PlannedMember, ...]]

@@ -5,7 +5,7 @@
     OUT/kits/NAME/       what a member needs (see client/kit.py), or NAME.tar.gz
     OUT/authority/       the key that signs server certificates; needed when one is made, and for nothing else
 
-Done again with more members it makes what is missing and leaves the rest: no key is ever made anew or overwritten.
+Done again with more members it makes what is missing and leaves the rest: no key is ever replaced.
 """
 
 import datetime
@@ -63,7 +63,7 @@ def provision(
         plan: what federation.toml says.
         out: where to; a folder that this made before, or none.
         tar: pack each new kit into NAME.tar.gz in place of a folder.
-        new_authority: make the federation's authority anew; every member then needs the new ca.crt.
+        new_authority: make a new authority for the federation; every member then needs the new ca.crt.
         now: the time from which certificates hold.
 
     Raises:

@@ -62,7 +62,7 @@ class Run:
     Args:
         flower: where it runs.
         folder: of the server, whose ledger says which devices may take part.
-        listener: told when a run is started, and why it could not be.
+        listener: called when a run is started, and why it could not be.
     """
 
     def __init__(self, flower: Flower, folder: Path, listener: Listener) -> None:

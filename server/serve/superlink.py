@@ -27,7 +27,7 @@ from fedquit.strategies.flower_internals import Control, RefusedError
 CONNECTION = "fedquit"
 PATIENCE = 120.0  # seconds for a command of Flower's
 RUNS = 20
-"""So many of the latest runs are looked at; only the latest can be at work."""
+"""The number of latest runs that are looked at; only the latest can be at work."""
 APP = """\
 \"\"\"Made by `fedquit serve`: the two apps, which are installed with fedquit.\"\"\"
 
@@ -44,7 +44,7 @@ class Flower:
 
     Attributes:
         folder: of the server.
-        federation: what it is told.
+        federation: the server's config.
     """
 
     folder: Path

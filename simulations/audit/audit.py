@@ -46,7 +46,7 @@ def audit(
         shadows_file: lists shadow models (see `shadow_models.py`); without it, no attack on single samples, and
             completeness by the retrained models only.
         settings: which data, split and model, and who was forgotten.
-        relearn_steps: give up relearning after so many steps.
+        relearn_steps: give up relearning after this number of steps.
 
     Returns:
         What `fedquit audit --json` prints; what could not be measured is null, and `not_measured` says why.

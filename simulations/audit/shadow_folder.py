@@ -1,6 +1,6 @@
-"""The folder of a run's shadow models: made for one run and one kind, and gone on with as that.
+"""The folder of a run's shadow models: created for one run and one kind, and resumed only as that.
 
-shadows.json             which models are there and how they were made, written anew after each; the audit reads it
+shadows.json             which models are there and how they were made, rewritten after each; the audit reads it
 shadow-3.safetensors     a model
 shadow-3/                its run: settings, split, events and measures; its checkpoints go once it is done
 """
@@ -95,7 +95,7 @@ class ShadowFolder:
             lists = {number: (entry["in"], entry["out"]) for number, entry in models.items()}
             before = {"kind": kept["kind"], **Settings.read(kept["settings"]).run_config()}
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{file} cannot be gone on with ({error!r}); {WAY_OUT}") from None
+            raise InputError(f"{file} cannot be resumed ({error!r}); {WAY_OUT}") from None
         difference = first_difference(before, {"kind": self.document["kind"], **self.document["settings"]})
         if difference:
             key, there, here = difference
@@ -119,7 +119,7 @@ class ShadowFolder:
     def prepare(self, run: ShadowRun) -> Cell | None:
         """Return what is to be carried out for a model, and write what that reads; None if the model is there.
 
-        What a kill interrupted is put in order: a run that is done gives its model, one that cannot be gone on with
+        What a kill interrupted is put in order: a run that is done gives its model, one that cannot be resumed
         begins again.
         """
         cell, folder = self._cell(run), self.path / _name(run)

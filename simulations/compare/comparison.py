@@ -1,4 +1,4 @@
-"""A comparison from its file to its folder: checked, carried out or gone on with, measured, drawn and written up."""
+"""A comparison from its file to its folder: checked, carried out or resumed, measured, drawn and written up."""
 
 import os
 import shutil

@@ -21,7 +21,7 @@ from fedquit.errors import InputError
     help="folder for the figures [RUN; of a deployment, none]",
 )
 @click.option("--prometheus", "as_prometheus", is_flag=True, help="print the sums as Prometheus text, and nothing else")
-@click.option("--json", "as_json", is_flag=True, help="print the account as JSON, and nothing else")
+@click.option("--json", "as_json", is_flag=True, help="print the costs as JSON, and nothing else")
 def costs(
     run: Path,
     link: float | None,
@@ -55,7 +55,7 @@ def costs(
     for file, write in ((csv_file, exports.write_csv), (parquet, exports.write_parquet)):
         if file is not None:
             if file.resolve() == costs_file(run).resolve():
-                raise InputError(f"{file} is the account itself; give another file")
+                raise InputError(f"{file} is the cost log itself; give another file")
             write(file, document["run"], rows(run))
             click.echo(f"Rows: {file}", err=True)
     if as_json:

@@ -1,4 +1,4 @@
-"""Pictures of an account: bytes of each round and node, and how they add up beside retraining."""
+"""Figures of the costs: bytes of each round and node, and their running sums compared with retraining."""
 
 from itertools import accumulate
 from pathlib import Path
@@ -18,7 +18,7 @@ COLOURS = {"train": "#2563a8", "forget": "#c0392b", "recover": "#2e8b57", "later
 
 
 def draw_all(folder: Path, costs: Document) -> list[Path]:
-    """Draw the figures of an account into `folder`, and return the files; a deployment retrains nothing."""
+    """Draw the figures of the costs into `folder`, and return the files; a deployment retrains nothing."""
     figures = {"bytes.png": bytes_of_rounds_and_nodes(costs)}
     if not any("id" in request for request in costs["requests"]):
         figures["bytes-cumulative.png"] = against_retraining(costs)

@@ -1,4 +1,4 @@
-"""An account as a table for people."""
+"""A cost log's sums as a table for people."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ ROWS = (
     ("device seconds", lambda cost: f"{cost['device_seconds']:.1f}"),
     ("network energy", lambda cost: f"{cost['joules']:.0f} J"),
 )
-SAVED = (("saved by coding", lambda cost: size_of(cost["saved_bytes"])),)
+SAVED = (("saved by compression", lambda cost: size_of(cost["saved_bytes"])),)
 
 
 def print_costs(costs: dict[str, Any]) -> None:
@@ -46,7 +46,8 @@ def print_costs(costs: dict[str, Any]) -> None:
             console.print(f"Cost of retraining, as a multiple of {asked}: {shown}", highlight=False)
     if costs["incomplete"]:
         console.print(
-            f"[bold]Not all is accounted[/bold] of {', '.join(costs['incomplete'])}: an older fedquit began the run",
+            f"[bold]The cost log is incomplete[/bold] for {', '.join(costs['incomplete'])}: "
+            "an older fedquit began the run",
             highlight=False,
         )
 

@@ -1,4 +1,4 @@
-"""An account for other programs: rows as CSV and Parquet, sums as Prometheus text. Rows are never all in memory."""
+"""The costs for other programs: rows as CSV and Parquet, sums as Prometheus text. Rows are never all in memory."""
 
 import csv
 import io

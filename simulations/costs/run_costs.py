@@ -1,4 +1,4 @@
-"""The account of a run as a document: sums of each phase, round and node, beside what retraining costs.
+"""The costs of a run as a document: sums of each phase, round and node, compared with retraining.
 
 Rows are read one by one, as far as the run's last checkpoint; so a run can be asked while it is at work.
 """
@@ -41,12 +41,12 @@ def rows_of(path: Path) -> Iterator[Row]:
     """Yield the rows of the simulated run in the folder `path`, up to its last checkpoint.
 
     Raises:
-        InputError: it is no run, or has no account.
+        InputError: it is no run, or has no cost log.
     """
     read_settings(path)
     size = read_state(path).costs_size
     if not size or not costs_file(path).is_file():
-        raise InputError(f"{path} has no account: no round is finished, or an older fedquit began the run")
+        raise InputError(f"{path} has no cost log: no round is finished, or an older fedquit began the run")
     return read_rows(costs_file(path), size)
 
 

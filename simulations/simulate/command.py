@@ -218,7 +218,7 @@ def strategies(as_json: bool) -> None:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="print as JSON, and nothing else")
 def codecs(as_json: bool) -> None:
-    """List what models can be coded by on their way: settings with defaults, which way, and whether bit for bit."""
+    """List the codecs that compress models in transit: settings with defaults, which way, and whether bit for bit."""
     from fedquit.client.compression.codecs import CODECS, settings_of_codec
     from fedquit.simulations.simulate.run_tables import print_codecs
 

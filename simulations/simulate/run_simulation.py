@@ -40,7 +40,7 @@ def run_simulation(
         resume: go on with the run in `out`.
         overwrite: replace the run in `out`.
         start: folder of a finished run whose training is taken over.
-        listener: told of every event.
+        listener: called with every event.
         only: the phases to carry out, if not all; the report then says what there is so far, and is not written.
         keep: methods that others will run on this training, by name or as `Method.needs` says it: what they need
             of it is kept.
@@ -147,7 +147,7 @@ def _folder(
 
 
 def _run_config(settings: Settings, path: Path) -> dict[str, Any]:
-    """Return what the clients are told: the split is in the run's folder, and so is what devices keep."""
+    """Return the run config of the clients: the split is in the run's folder, and so is what devices keep."""
     folder = settings.device_folder or str((path / "devices").resolve())
     return {**settings.run_config(), "partition": str((path / "partition.json").resolve()), "device-folder": folder}
 

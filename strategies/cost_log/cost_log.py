@@ -1,10 +1,10 @@
 """What a federation costs: every message a row, added to a file as it comes, and running sums.
 
-In memory are the sums of each phase and the messages of the exchange in progress; so the account of a year needs no
+In memory are the sums of each phase and the messages of the exchange in progress; so the log of a year needs no
 more than that of a day. Rows that were written after the last checkpoint are cut off when a run is resumed, as a
 journal's are.
 
-To flush a file to the disk takes longer than to account a round. So rows are flushed only once there are some kilobytes
+To flush a file to the disk takes longer than to log a round. So rows are flushed only once there are some kilobytes
 of them. Until then the checkpoint, which is flushed anyway, holds them as well, and what a failure of power took from
 the file is put back from there.
 """
@@ -39,7 +39,7 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class LogCheckpoint:
-    """What a checkpoint holds of an account: its size, and the last rows if they may not be on the disk."""
+    """What a checkpoint holds of a cost log: its size, and the last rows if they may not be on the disk."""
 
     size: int = 0
     tail: str = ""
@@ -65,7 +65,7 @@ class Total:
 
 
 class Costs:
-    """The account of one run: rows in a file, if it is given one, and exact sums.
+    """The cost log of one run: rows in a file, if it is given one, and exact sums.
 
     Args:
         path: file of the rows; those in it are counted first.
@@ -168,7 +168,7 @@ class _Latest:
 
 
 def compared(exchange: Iterable[tuple[Row, MessageSize]]) -> list[Row]:
-    """Return the rows of an exchange with their bytes on the wire: questions, then answers, each in the order of nodes.
+    """Return the rows of an exchange with their serialised bytes: requests, then replies, each in the order of nodes.
 
     An object that several carry in one direction is counted to the first of them, whatever order they came in.
     """

@@ -1,4 +1,4 @@
-"""What a strategy sends, coded; what comes back, decoded: between the strategy, which sees models, and the wire.
+"""Compress what a strategy sends and decode what comes back: between the strategy, which sees models, and the wire.
 
 It is part of the grid, so that every strategy works with it, Flower's too. A reply that cannot be decoded becomes an
 error reply that says why; so it is refused where all bad replies are, and the round goes on.
@@ -37,7 +37,7 @@ class Exchange:
         self._got: dict[int, Model] = {}
 
     def request(self, message: Message) -> Message:
-        """Return `message` with its model coded; a model that several carry is coded once."""
+        """Return `message` with its model compressed; a model that several carry is compressed once."""
         record = message.content.array_records.get(MODEL)
         if record is None or self._compression == Compression():
             return message
@@ -66,7 +66,7 @@ class Exchange:
         return decoded
 
     def _compress(self, record: ArrayRecord) -> ArrayRecord:
-        """Return a model coded, and remember what devices read from it."""
+        """Return a model compressed, and remember what devices decode from it."""
         model, chain = {name: array.numpy() for name, array in record.items()}, self._compression.down
         slots = {name: slot_of(array) for name, array in model.items()}
         if chain is None:

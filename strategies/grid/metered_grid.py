@@ -23,13 +23,13 @@ from fedquit.strategies.grid.node_identity import Member, Present, join, recogni
 
 NO_REPLY = 900
 CORES = 256
-"""A device's processor seconds are believed up to so many times the seconds that its reply took."""
+"""Largest believed ratio of a device's processor seconds to the seconds that its reply took."""
 TWICE = "that message is answered already"
 LATE = "it answers no message of this round"
 
 
 class MeteredGrid(Grid):
-    """Show the members that take part, in the order of their identity, and account every message.
+    """Show the members that take part, in the order of their identity, and log the cost of every message.
 
     Args:
         grid: what carries the messages.
@@ -37,9 +37,9 @@ class MeteredGrid(Grid):
         timeout: seconds to wait for them.
 
     Attributes:
-        patience: seconds to wait for answers; None: for ever.
-        on_stray: told of every reply that answers nothing that is waited for: whose it says it is, and facts of it.
-        on_doubted: told of what a reply says and nobody believes, which is taken out of it: the client, and facts.
+        patience: seconds to wait for replies; None: for ever.
+        on_stray: called with every reply to no message that is waited for: its claimed sender, and facts of it.
+        on_doubted: called with an implausible number in a reply, which is removed from it: the client, and facts.
     """
 
     def __init__(self, grid: Grid, members: Mapping[int, Member] | None = None, *, timeout: float = 3600.0) -> None:
@@ -63,12 +63,12 @@ class MeteredGrid(Grid):
         return present
 
     def begin(self, phase: str, server_round: int, excluded: Iterable[int] = ()) -> None:
-        """Account what follows to this round, and hide the `excluded` clients."""
+        """Log what follows under this round, and hide the `excluded` clients."""
         self.phase, self.server_round, self.excluded = phase, server_round, frozenset(excluded)
         self.errors = {}
 
     def compression_error(self, direction: Direction) -> float | None:
-        """Return the mean relative error of the models since `begin`; None: none was coded."""
+        """Return the mean relative error of the models since `begin`; None: none was compressed."""
         errors = self.errors.get(direction)
         return math.fsum(errors) / len(errors) if errors else None
 
@@ -90,7 +90,7 @@ class MeteredGrid(Grid):
         return [known[node_id] for node_id in self.get_node_ids() if node_id in known]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        """Send `messages`, and yield one reply to each, accounted to the client that was asked.
+        """Send `messages`, and yield one reply to each, logged under the client that was asked.
 
         The sender is known by the message it answers: the error that stands in for a lost node's reply names
         another node. Who does not answer within `timeout` (or `patience`) seconds is given an error for a reply.
@@ -131,7 +131,7 @@ class MeteredGrid(Grid):
             yield from self._grid.send_and_receive(sent, timeout=patience)
 
     def _sent(self, messages: Iterable[Message], exchange: Exchange) -> list[Message]:
-        """Code and account messages."""
+        """Compress and log messages."""
         plain = list(messages)
         compressed = [exchange.request(message) for message in plain]
         self._log_requests(compressed, plain)
@@ -140,7 +140,7 @@ class MeteredGrid(Grid):
     def _received(
         self, reply: Message, request: Message, exchange: Exchange, *, seconds: float, at_most: float
     ) -> Message:
-        """Decode and account a reply, which took `seconds`; it is the node's that was asked.
+        """Decode and log a reply, which took `seconds`; it is the node's that was asked.
 
         The processor seconds that it says it took are left out of it where they are more than `at_most`, or no number.
         """
@@ -179,7 +179,7 @@ class MeteredGrid(Grid):
             self.costs.record(row._replace(seconds=seconds, device_seconds=_device_seconds(reply, at_most)), wire)
 
     def _row(self, message: Message, node_id: int, direction: Direction, wire: MessageSize, plain: Message) -> Row:
-        """Return the row of a message; `plain` is it before it was coded, or after it was decoded."""
+        """Return the row of a message; `plain` is it uncompressed."""
         evaluates = message.metadata.message_type.startswith(MessageType.EVALUATE)
         phase, client = "evaluate" if evaluates else self.phase, self.members[node_id].client
         saved = 0
@@ -203,7 +203,7 @@ class MeteredGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Code, account and send, without waiting."""
+        """Compress, log and send, without waiting."""
         exchange = Exchange(self.compression, self.errors)
         sent = self._sent(messages, exchange)
         self.costs.settle()
@@ -212,7 +212,7 @@ class MeteredGrid(Grid):
         return names
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
-        """Yield, decoded and accounted, the replies that have come; how long they took is not known here."""
+        """Yield, decoded and logged, the replies that have come; how long they took is not known here."""
         try:
             for reply in self._grid.pull_messages(message_ids):
                 request, exchange, pushed = self._pushed.pop(reply.metadata.reply_to_message_id)

@@ -20,7 +20,7 @@ QUANTILE = 0.75
 FEW = 3
 """With fewer replies than these, what is usual is what it was in the rounds before."""
 DOUBLED = 2.0
-"""What is usual may be so many times as much from one round to the next, where a client is alone and sets it."""
+"""Largest growth factor per round of the usual norm, where a single client sets it."""
 
 
 def groups_of(sent: Arrays, parameters: Collection[str]) -> dict[str, list[str]]:
@@ -62,7 +62,7 @@ def most(lengths: Collection[float], usual: Sequence[float], times: float) -> fl
     Args:
         lengths: of the round's steps.
         usual: what was usual in the rounds before.
-        times: what is usual may be exceeded so many times.
+        times: largest allowed ratio to the usual norm.
 
     >>> most([1.0, 9.0, 2.0, 3.0], [2.0], 1.5), most([9.0], [2.0], 1.5), most([9.0], [], 1.5)
     (4.5, 3.0, inf)

@@ -30,9 +30,9 @@ USUAL = "usual_"
 LEFT_OUT = "left out: "
 """How the reason begins of a reply that is in order by itself, and without which the round can be used."""
 TIMES = 10.0
-"""A step may be so many times as long as the model: what goes further is no training, and is refused."""
+"""Largest allowed ratio of an update's norm to the model's norm; beyond it a reply is refused."""
 NOTED = 4.0
-"""A step that is so many times as long as it may be is told of; honest ones are shorter."""
+"""An update that exceeds its bound by this factor is reported; honest ones are shorter."""
 WORK = 4096
 """Replies read at most to find who it was; with many clients only those that could move the mean most are tried."""
 COMPARED = 20
@@ -54,11 +54,11 @@ class Limits:
     Attributes:
         folder: where replies are held.
         weight_cap: of a client's share of the weights; see `capped`. 0: none, and what it says is believed.
-        clip: a step may be so many times as long as is usual; 0: as long as it likes.
+        clip: largest allowed ratio of an update's norm to the usual one; 0: no bound.
         usual: group of entries -> how long steps usually were in rounds before; see `clipping`.
         before: client -> samples that it last counted for.
         look: says what a model is worth.
-        on_bounded: told of what in a reply is far more than it may be: the client, and facts of it.
+        on_bounded: called with what in a reply exceeds its bound by far: the client, and facts of it.
     """
 
     folder: Path
@@ -78,7 +78,7 @@ class Settled:
         made: the model and whose replies are in it; None: no model that could be used.
         reason: why the model of all replies could not be used; "" if it could.
         found: the one that is to blame for that; None: nobody, or not for certain.
-        measures: `usual_step` and such, which the next rounds are told as `Limits.usual`.
+        measures: `usual_step` and such, which the next rounds get as `Limits.usual`.
     """
 
     made: Made | None
@@ -151,7 +151,7 @@ class Screen:
             replies: that are in order by themselves.
             make: makes a model of some of them, and says which it used.
             needs: of how many at least.
-            on_reply: told of each that is not used after all, and why.
+            on_reply: called with each that is not used after all, and why.
         """
         for reply in replies:
             try:

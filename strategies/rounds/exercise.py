@@ -1,4 +1,4 @@
-"""Ask some clients to carry out an exercise on a model, and hand on their answers as they come."""
+"""Have some clients carry out an exercise on a model, and yield their replies as they come."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -26,17 +26,17 @@ def ask(
     on_reply: OnReply = lambda _client, _reason: None,
     check: Callable[[Reply], None] = lambda _reply: None,
 ) -> Iterator[Reply]:
-    """Send `arrays` to `clients`, and yield the answers that the guard lets through, in the order they come.
+    """Send `arrays` to `clients`, and yield the replies that the guard lets through, in the order they come.
 
     Args:
-        grid: the metered grid; messages are accounted to its present phase and round.
+        grid: the metered grid; messages are logged under its present phase and round.
         exercise: "train" or "forget".
         clients: whom to ask.
         arrays: the model.
-        config: what each client is told.
+        config: of each client.
         extra: more arrays for the exercise.
-        on_reply: told of every answer: the client, and why it was refused, or None.
-        check: raises `BadReplyError` for an answer that must not be used, beside those that have no usable form.
+        on_reply: called with every reply: the client, and why it was refused, or None.
+        check: raises `BadReplyError` for a reply that must not be used, besides those that have no usable form.
     """
     sent = record_of(arrays)
     records = {"arrays": sent, **({"extra": record_of(extra)} if extra is not None else {})}
@@ -64,14 +64,14 @@ def weigh(
     number: int = 1,
     compression: Compression | None = None,
 ) -> MessageSize:
-    """Return what a question of `ask` to one client would come to, without sending it.
+    """Return the size of one request of `ask` to one client, without sending it.
 
     Args:
         exercise: "train" or "forget".
         arrays: the model.
-        config: what the client is told.
+        config: of the client.
         extra: more arrays for the exercise.
-        number: of the round that it is accounted to.
+        number: of the round that it is logged under.
         compression: how models travel.
 
     >>> import numpy as np

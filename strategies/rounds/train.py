@@ -1,6 +1,6 @@
 """A round of training: seeded sampling, a guard, and what makes one model of the replies.
 
-Unless told otherwise that is the mean: federated averaging (McMahan et al. 2017, arXiv 1602.05629, Algorithm 1).
+By default that is the mean: federated averaging (McMahan et al. 2017, arXiv 1602.05629, Algorithm 1).
 """
 
 import math
@@ -60,10 +60,10 @@ class Train(FedAvg):
     """A round whose model depends on the seed alone: not on who answers first, nor on the numbers Flower gives nodes.
 
     Args:
-        grid: the metered grid, whose account is this strategy's `costs`.
+        grid: the metered grid, whose cost log is this strategy's `costs`.
         seed: decides which clients are sampled, and the seed each of them gets.
         fraction: share of the clients that take part in a round.
-        on_reply: told of every reply: the client, and why it was refused, or None.
+        on_reply: called with every reply: the client, and why it was refused, or None.
         on_taken: given every reply that goes into the model.
         on_ask: given the ask and the signature of every reply that carries them; such a reply is not used.
         correct: from a client's model and the round's global one to what goes into the mean.
@@ -74,7 +74,7 @@ class Train(FedAvg):
             they come, and none is held.
 
     Attributes:
-        kept: what is to be kept for the next round, after a round; None: nothing.
+        kept: the rule's state for the next round, after a round; None: none.
         settled: what the screen made of the last round.
     """
 
@@ -110,7 +110,7 @@ class Train(FedAvg):
 
     @property
     def costs(self) -> Costs:
-        """The account of what this strategy's messages cost."""
+        """The cost log of this strategy's messages."""
         return self.grid.costs
 
     def sample(self, server_round: int) -> list[int]:
@@ -135,8 +135,8 @@ class Train(FedAvg):
         Args:
             number: the round's number, from 1.
             arrays: the global model.
-            config: what every client is told, such as `lr`.
-            extra: what travels beside the model.
+            config: sent to every client, such as `lr`.
+            extra: what travels along with the model.
             travel: what travels, if it is not this model to all and models back.
 
         Returns:
@@ -280,7 +280,7 @@ class Train(FedAvg):
 
 
 def num_sampled(clients: int, fraction: float) -> int:
-    """Return how many of so many clients are asked in a round.
+    """Return the number of clients that are sampled in a round.
 
     >>> num_sampled(10, 0.25), num_sampled(3, 0.1)
     (2, 1)

@@ -40,7 +40,7 @@ class FlowerRule(Rule):
     """Flower's class, whose settings are the fields of the rule; not needed where `strategy` is overridden."""
 
     def strategy(self, opening: Opening, replies: int) -> Strategy:  # noqa: ARG002 - for those that override it
-        """Return Flower's object for a round of so many replies."""
+        """Build the Flower strategy for a round with `replies` replies."""
         made: Strategy = self.flowers(**FLOWER_SHOWN_ONE_NODE, **asdict(cast(Any, self)))
         return made
 
@@ -200,7 +200,7 @@ class SingleReplies(FlowerRule):
         return sent.astype(np.float64) + made if self.shifted else made
 
     def say(self, num_examples: int, metrics: Metrics) -> Metrics:  # noqa: ARG002 - the interface
-        """Return what Flower is told of a reply."""
+        """Return a reply's metrics in Flower's form."""
         return {"num-examples": num_examples}
 
     def rest(self, replies: Sequence[tuple[Arrays, int]]) -> Arrays:

@@ -1,4 +1,4 @@
-"""The verdict on a model that should have forgotten: is it told apart from one retrained without the data?
+"""The verdict on a model that should have forgotten: can it be distinguished from one retrained without the data?
 
 Two retrained models of different seeds differ as well, and every rate is measured on a sample. A candidate is
 consistent with retraining if it differs from retrained models by no more than they do from each other, or than chance
@@ -76,7 +76,7 @@ def verdict_of(
         candidate: its rates (0..1), by measure: accuracies, members called by an attack.
         references: the same for retrained models of different seeds; at least two for a verdict.
         num_forget: how many samples were to be forgotten.
-        minimum_samples: with fewer than this, nothing can be told.
+        minimum_samples: with fewer than this, no verdict is possible.
         measures: what to judge, and the number of samples each rate is a share of. One that the candidate or a
             reference lacks is left out, and the reason says so.
 

@@ -1,9 +1,9 @@
-"""The plug-in interface: what a device minimises in a round, keeps, sends and gets; and where it is found by name.
+"""The plug-in interface: the loss of a local round, its state, what is sent and received; and the registry.
 
 An objective is a frozen, slotted dataclass on top of `Objective`. Its fields are its settings; `traits` say as data
 what it needs. One that exchanges whole models overrides `loss`, from the model that came and the device's samples to
-what is minimised on a batch; one that exchanges something else overrides `train`, which sees all that came and all that
-was kept, and says what is sent and what is kept. What the server sends beside the model is `broadcast`.
+the loss of a batch; one that exchanges something else overrides `train`, which gets all that came and the device's
+state, and returns what is sent and the new state. `broadcast` returns what the server sends along with the model.
 Another package adds one by an entry point in the group "fedquit.objectives"; it is loaded only when asked for.
 """
 
@@ -32,7 +32,7 @@ class Traits:
         summary: one line for people.
         paper: where it comes from; "" if nowhere in particular.
         down: what travels to a device in a round; `up`: from it: words in `TRAVELS`.
-        keeps: what a device keeps on its disk from one round to the next, a word in `KEEPS`.
+        keeps: the state on a device's disk from one round to the next, a word in `KEEPS`.
         shares: what the server has from round to round: one "model", or what each device has said last, "answers";
             then there is no global model.
         same_model: whether all devices must have the same architecture.
@@ -59,20 +59,20 @@ class Traits:
 
     @property
     def owns(self) -> bool:
-        """Whether a device has a model of its own, which it trains from round to round."""
+        """Whether a device has a personalised model, which it trains from round to round."""
         return self.keeps.startswith("own")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalRound:
-    """One device's round: how it trains, what came beside the model, and what it kept of the round before.
+    """One device's round: hyperparameters, what came along with the model, and the state of its last round.
 
     Attributes:
         seed: of the shuffle.
         lr: step size of SGD; `epochs`, `batch_size`, `momentum`, `weight_decay`: its other settings.
-        extra: what `Objective.broadcast` sent beside the model; None: nothing.
-        state: what this device kept of the last round it took part in; None: this is its first.
-        shared: what `Sharing.down` sent, where a device trains a model of its own.
+        extra: the tensors that `Objective.broadcast` sent along with the model; None: none.
+        state: this device's state after the last round it took part in; None: this is its first.
+        shared: what `Sharing.down` sent, where a device trains a personalised model.
         mentee: a model of the kind that the federation shares, to be filled, where it is another than the device's own.
         progress: how far training is at the end of this round, from 0 to 1.
     """
@@ -91,7 +91,7 @@ class LocalRound:
 
 
 def progress(number: int, rounds: int) -> float:
-    """Return how far training is at the end of round `number` of so many; what follows training is at its end.
+    """Return the fraction of training that is done after round `number` of `rounds`; 1 in all phases after it.
 
     >>> progress(5, 20), progress(25, 20)
     (0.25, 1.0)
@@ -101,7 +101,7 @@ def progress(number: int, rounds: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What became of a round: the last epoch's mean loss, what is sent, what is kept for the next (None: nothing)."""
+    """The result of a round: the last epoch's mean loss, what is sent, the state for the next (None: none)."""
 
     loss: float
     send: StateDict
@@ -135,11 +135,11 @@ class Objective:
         """
 
     def shaped(self, model: nn.Module) -> nn.Module:
-        """Return a device's own model as this objective trains it; it may be changed in place."""
+        """Return a device's personalised model as this objective trains it; it may be changed in place."""
         return model
 
     def own_model(self, state: StateDict) -> StateDict:
-        """Return the weights of a device's own model in what it kept."""
+        """Return the weights of a device's personalised model in its state."""
         return state
 
     def sharing(self, model: nn.Module, classes: int) -> Sharing:  # noqa: ARG002 - the interface
@@ -156,7 +156,7 @@ class Objective:
         current: StateDict,  # noqa: ARG002 - the interface
         state: StateDict | None,  # noqa: ARG002
     ) -> tuple[StateDict | None, StateDict | None]:
-        """Return what the server sends beside the global model, and what it keeps for the next round; None: nothing.
+        """Return what the server sends along with the global model, and its state for the next round; None: nothing.
 
         Args:
             current: the global model at the start of the round.

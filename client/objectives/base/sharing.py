@@ -38,7 +38,7 @@ class Sharing:
     """One model goes down, models come back, and their mean is the next one."""
 
     averages = True
-    """Whether the server makes a mean of the replies; if not, it keeps each under the number of who said it."""
+    """Whether the server averages the replies; if not, it stores each under the number of its client."""
 
     def down(self, shared: StateDict, client: int, news: StateDict | None) -> StateDict:  # noqa: ARG002 - the interface
         """Return what goes down to a client.
@@ -46,7 +46,7 @@ class Sharing:
         Args:
             shared: what is shared at the start of the round.
             client: to whom.
-            news: what `adopt` kept, if this client took part in the round before; else None.
+            news: what `adopt` returned for it, if this client took part in the round before; else None.
         """
         return shared
 
@@ -83,7 +83,7 @@ class Sharing:
 
 
 class LatestReplies(Sharing):
-    """What each device said in the last round is kept under its number, as `3/logits`."""
+    """Each device's last reply is stored under the device's number, as `3/logits`."""
 
     averages = False
 
@@ -91,7 +91,7 @@ class LatestReplies(Sharing):
         self.forms = forms
 
     def download(self, replies: Mapping[int, StateDict], client: int) -> StateDict:
-        """Return what a client is told, given what each said; at least one did."""
+        """Return what is sent to a client, given the last replies; there is at least one."""
         raise NotImplementedError
 
     def down(self, shared: StateDict, client: int, news: StateDict | None) -> StateDict:  # noqa: ARG002

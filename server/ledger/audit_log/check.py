@@ -18,7 +18,7 @@ Vouched = dict[str, tuple[str, int]]  # "table/key" -> digest, and the event tha
 def check(connection: Connection, seal: Seal | None, noted: tuple[int, str] | None = None) -> list[str]:
     """Return what is wrong, a line each; nothing if all is well.
 
-    `noted` are number and digest of an event as seen earlier: they show a log that was put back or made anew.
+    `noted` are number and digest of an event as seen earlier: they show a log that was put back or rewritten.
     """
     wrong: list[str] = []
     vouched: Vouched = {}

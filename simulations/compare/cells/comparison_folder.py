@@ -1,4 +1,4 @@
-"""The folder of a comparison: made for one comparison, gone on with as that, replaced only if it is one.
+"""A comparison's output folder: created for one comparison, resumed with the same settings only.
 
 plan.json      what the comparison was told
 compare.json   the results of every run, for programs
@@ -50,11 +50,11 @@ def comparison_folder(
 def check_folder(
     out: Path, plan: dict[str, Any], *, resume: bool, overwrite: bool, replaying: Collection[str] = ()
 ) -> None:
-    """Check that a comparison may be carried out in `out`: one that is gone on with may have grown, not changed.
+    """Check that a comparison may be carried out in `out`: one that is resumed may have grown, not changed.
 
     Args:
         out: its folder.
-        plan: what the comparison is told.
+        plan: the settings of the comparison.
         resume: it goes on.
         overwrite: it may replace what is there.
         replaying: its rows that replay what training kept.

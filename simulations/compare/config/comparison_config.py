@@ -1,4 +1,4 @@
-"""What a comparison is told: methods as rows, whom to forget, the seeds, and the settings that all rows share."""
+"""The config of a comparison: methods as rows, whom to forget, the seeds, and the settings that all rows share."""
 
 import re
 from collections.abc import Mapping

@@ -58,7 +58,7 @@ class Estimate:
 
     Args:
         path: folder of the run whose training it starts from.
-        settings: of that run, but for what is asked.
+        settings: of that run, except what is asked.
         request: which of the requests, from 0.
         seen: what training showed.
     """
@@ -141,7 +141,7 @@ class Estimate:
         return sum(times) * passes / ordinary
 
     def _cost(self, asked: int, request_size: Size, work: float | None) -> Cost:
-        """Return what it costs to ask so many clients this, for this much processor time."""
+        """Return the cost of one request of this size to `asked` clients, for `work` processor seconds each."""
         seen, pair = self.seen, request_size.wire + self.seen.answer.wire
         share = seen.round_seconds / seen.round_device_seconds if seen.round_device_seconds else 0.0
         return Cost(

@@ -107,7 +107,7 @@ class Plan:
         """Say whether what travels has the sizes that it had in training.
 
         Not where a codec makes them depend on what is in a model, nor where recovery aggregates in another way or
-        devices clip, as they are told more then than a method tells them.
+        devices clip, as their config is then longer.
         """
         coded = compression_of(settings) != Compression()
         alike = not (settings.recover_strategy or settings.dp)

@@ -55,7 +55,7 @@ def seen_in(path: Path) -> Seen:
     """Return what the training of the run in the folder `path` showed.
 
     Raises:
-        InputError: it is no run, has no account, or no round of training is finished.
+        InputError: it is no run, has no cost log, or no round of training is finished.
     """
     rounds = read_state(path).of("train")
     rows = [row for row in rows_of(path) if row.phase == "train"]

@@ -177,9 +177,9 @@ def test_killed_anywhere_it_ends_where_it_would_have(tmp_path: Path, chosen: dic
 
 
 def test_an_objective_that_keeps_something_says_where_to_put_it(tmp_path: Path) -> None:
-    with pytest.raises(FedquitError, match=r"objective 'moon' keeps something on the device .* set device-folder"):
+    with pytest.raises(FedquitError, match=r"objective 'moon' needs state on the device .* set device-folder"):
         carry_out(tmp_path / "moon", devices="", objective="moon")
-    with pytest.raises(FedquitError, match=r"compress-up 'top-k' keeps something on the device .* set device-folder"):
+    with pytest.raises(FedquitError, match=r"compress-up 'top-k' needs state on the device .* set device-folder"):
         carry_out(tmp_path / "top-k", devices="", compress_up="top-k")
 
 

@@ -362,7 +362,7 @@ def test_shadows_of_something_else_are_neither_gone_on_with_nor_replaced(
     with pytest.raises(InputError, match="are for other samples to forget"):
         make(run, 2, out=copy)
     (copy / "shadows.json").write_text("{")
-    with pytest.raises(InputError, match="cannot be gone on with"):
+    with pytest.raises(InputError, match="cannot be resumed"):
         make(run, 2, out=copy)
     assert make(run, 2, out=copy, overwrite=True)["models"] == four["models"][:2]
     assert not (copy / "shadow-3").exists()

@@ -148,7 +148,7 @@ def test_rows_that_do_not_sum_to_the_rounds_are_told(run: Run, folder: Path) -> 
         (["{run}", "--json", "--prometheus"], "exclude each other"),
         (["{run}", "--csv", "{run}/costs.csv"], "is the account itself"),
         (["{run}", "--link", "0"], "--link"),
-        (["{bare}"], "has no account"),
+        (["{bare}"], "has no cost log"),
     ],
 )
 def test_a_mistake_gets_one_line_and_harms_nothing(
