@@ -19,15 +19,16 @@ from fedquit.server.ledger import FORGOTTEN, Contribution, Request, Step, Unreac
 from fedquit.server.ledger.model_lineage import check_exact
 from fedquit.server.lifecycle.grid_session import Case, Config, GridSession, served
 from fedquit.server.lifecycle.model_store import Arrays
+from fedquit.server.lifecycle.observed_rounds import recent_rounds
 from fedquit.server.lifecycle.round_evaluation import tensors_of
 from fedquit.settings import Part, Settings, keys_of
 from fedquit.strategies.guard.decide import Policy, admit_model, check_answer
-from fedquit.strategies.guard.step_checks import Bounds, Recent, bounds_of, longest_of
+from fedquit.strategies.guard.step_checks import Bounds, Recent, bounds_of
 from fedquit.strategies.rounds.evaluate import measure
 from fedquit.strategies.rounds.exercise import ask
 from fedquit.unlearning.methods.base import Method
 from fedquit.unlearning.session import NoAnswerError
-from fedquit.unlearning.tensors.arithmetic import StateDict, difference
+from fedquit.unlearning.tensors.arithmetic import StateDict
 
 
 class RefusedModelError(FedquitError):
@@ -321,18 +322,10 @@ class Forgetting:
         return bounds_of(method, self.place.names, counts.values(), request.classes)
 
     def _recent(self) -> Recent:
-        steps = self.past.recent()
-        with_norms = [step for step in steps if "update_norm" in step.measures]
-        every = [step.measures["update_norm"] for step in self.place.ledger.steps() if "update_norm" in step.measures]
-        return Recent(
-            norms=[step.measures["update_norm"] for step in with_norms],
-            spreads=[step.measures["update_norm_mad"] for step in with_norms],
-            updates=[
-                difference(self.place.state(s.model_after), self.place.state(s.model_before), self.place.order)
-                for s in steps
-            ],
-            longest=longest_of(every),
-        )
+        place, steps = self.place, self.past.recent()
+        models = ((place.state(step.model_before), place.state(step.model_after)) for step in steps)
+        every = [step.measures for step in place.ledger.steps()]
+        return recent_rounds([step.measures for step in steps], every, models, place.order)
 
 
 def _told_by(session: GridSession) -> dict[str, float]:

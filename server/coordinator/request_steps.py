@@ -32,10 +32,11 @@ from fedquit.server.coordinator.training_rounds import Training
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.ledger import Request, Step
 from fedquit.server.ledger.model_lineage import forget_step, recovery
+from fedquit.server.lifecycle.recovery_plan import RecoveryPlan, stop_rule
 from fedquit.server.lifecycle.train_round import correction
 from fedquit.unlearning.methods.base import Method
 from fedquit.unlearning.session import NoAnswerError
-from fedquit.unlearning.stop_rules import Budget, Stopped, StopRule, Utility
+from fedquit.unlearning.stop_rules import Stopped
 
 ATTEMPTS = 3
 """How often a device that is there may fail to answer before another method is tried."""
@@ -231,11 +232,10 @@ class Answering:
         if self.place.clock() - self._stuck.get(request.id, self.place.clock()) >= patience:
             told = f"no round of recovery could be carried out for {patience:.0f} s, after {len(rounds)} round(s)"
             return Stopped(told, reached=False)
-        lost = self._rounds_lost(request, forgot)
-        stopped = self._rule(forgot, lost).stop([step.measures.get("accuracy", 0.0) for step in rounds], 0)
-        if stopped and lost and len(rounds) >= lost:  # without the data it need not be as good as with it
-            return Stopped(f"{stopped.reason}; the model was trained again for as long as before", reached=True)
-        return stopped
+        policy, lost = self.place.federation.forgetting, self._rounds_lost(request, forgot)
+        plan = RecoveryPlan("utility", policy.recover_rounds, 0, policy.tolerance, policy.patience, lost)
+        rule = stop_rule(plan, forgot.measures.get("accuracy_before"))
+        return rule.stop([step.measures.get("accuracy", 0.0) for step in rounds], 0)
 
     def _rounds_lost(self, request: Request, forgot: Step) -> int:
         """Return how many rounds the model had beyond the one that was gone back to; 0: none was."""
@@ -243,15 +243,3 @@ class Answering:
             return 0
         [before, *_] = self.place.ledger.steps(after=forgot.number - 2)
         return max(0, before.round - forgot.round)
-
-    def _rule(self, forgot: Step, lost: int) -> StopRule:
-        told = self.place.federation.forgetting
-        most = max(told.recover_rounds, lost)
-        if "accuracy_before" not in forgot.measures:
-            return Budget(rounds=most)
-        return Utility(
-            reference=min(1.0, forgot.measures["accuracy_before"]),
-            tolerance=told.tolerance,
-            patience=told.patience,
-            max_rounds=most,
-        )

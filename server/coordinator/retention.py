@@ -14,14 +14,12 @@ from functools import cached_property
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.ledger import FORGOTTEN, Request, Step
 from fedquit.server.ledger.model_lineage import descendants
+from fedquit.server.lifecycle.observed_rounds import WINDOW
 from fedquit.server.lifecycle.training_history import History, Keep
 from fedquit.server.receipts.make_receipt import remove_models
 from fedquit.strategies.guard.sizes import believed_size
 from fedquit.unlearning.methods.base import Method
 from fedquit.unlearning.tensors.arithmetic import StateDict
-
-WINDOW = 6
-"""Steps whose models are kept for the guard."""
 
 
 class Past:
