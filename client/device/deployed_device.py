@@ -36,6 +36,13 @@ from fedquit.unlearning.samples import Samples
 LONGEST = 3600.0  # seconds to wait for the message before this one
 NOTHING_TO_FORGET = "there is nothing to forget"
 """In the reason of a device that never trained on any of the samples that it is asked to forget."""
+REPORTED = frozenset(
+    f"{samples}-{figure}-{when}"
+    for samples in ("forget", "unseen")
+    for figure in ("loss", "accuracy")
+    for when in ("before", "after")
+)
+"""What a device that forgets says of the model: on the samples to forget and on unseen ones, before and after."""
 TOLD_LATE = keys_of(Part.METHOD)
 """Settings that a forget message may change: how to forget is decided long after the run began."""
 

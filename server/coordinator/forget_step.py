@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from fedquit.client.device.deployed_device import NOTHING_TO_FORGET
+from fedquit.client.device.deployed_device import NOTHING_TO_FORGET, REPORTED
 from fedquit.errors import FedquitError
 from fedquit.server.coordinator.model_evaluation import NOTHING_HELD, Judge, UnusableModelError
 from fedquit.server.coordinator.participants.presence import Presence
@@ -337,12 +337,15 @@ class Forgetting:
 
 
 def _told_by(session: GridSession) -> dict[str, float]:
-    """Return what the devices say of the samples that were forgotten, weighted by how many those were."""
+    """Return what the devices say of the samples that were forgotten, weighted by how many those were.
+
+    What has another name is nobody's figure: a device could fill the log with it.
+    """
     sums: dict[str, float] = {}
     weights: dict[str, int] = {}
     for _, reply in sorted(session.answered.items()):
         for name, value in reply.metrics.items():
-            if name.startswith(("forget-", "unseen-")):
+            if name in REPORTED:
                 sums[name] = sums.get(name, 0.0) + value * reply.num_examples
                 weights[name] = weights.get(name, 0) + reply.num_examples
     return {name.replace("-", "_"): value / weights[name] for name, value in sums.items()}

@@ -135,7 +135,6 @@ class Screen:
         self._held = Held(limits.folder)
         self._heads: dict[int, Reply] = {}
         self._lengths: dict[str, dict[int, float]] = {group: {} for group in self._groups}
-        self._counts: dict[int, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -162,7 +161,7 @@ class Screen:
         for client, reason in self._wrong_buffers():
             del self._heads[client]
             on_reply(client, reason)
-        self._believe()
+        self._tell_bounded()
         made, verdict = self._try(self._heads, make, on_reply)
         used = tuple(self._heads) if made is None else made.used
         if made is not None and len(used) < needs:
@@ -194,8 +193,8 @@ class Screen:
 
     def replies(self, clients: Collection[int]) -> Iterator[Reply]:
         """Yield the replies of these clients, as if the others had not been asked: weighted and shortened."""
-        weights = capped({client: self._counts[client] for client in clients}, self.limits.weight_cap)
-        at_most = self._at_most(clients)
+        counts, at_most = self._counts(clients), self._at_most(clients)
+        weights = capped(counts, self.limits.weight_cap)
         for client in sorted(clients):
             scales = {
                 group: at_most[group] / lengths[client] if lengths[client] > at_most[group] else 1.0
@@ -203,7 +202,7 @@ class Screen:
             }
             arrays = clipped(self._held.get(client), self._sent, self._groups, scales)
             head = self._heads[client]
-            yield replace(head, arrays=arrays, num_examples=self._counts[client], weight=weights[client])
+            yield replace(head, arrays=arrays, num_examples=counts[client], weight=weights[client])
 
     def _take(self, reply: Reply) -> None:
         """Hold a reply.
@@ -238,14 +237,17 @@ class Screen:
                 wrong.append((client, "; ".join(map(str, found))))
         return wrong
 
-    def _believe(self) -> None:
-        """Decide how many samples each client has."""
-        said = {client: head.num_examples for client, head in self._heads.items()}
-        self._counts = believed(said, self.limits.before) if self.limits.weight_cap else said
-        at_most = self._at_most(self._heads)
-        for client in sorted(said):
-            if self._counts[client] < said[client]:
-                self._tell(client, "num-examples", said[client], self._counts[client])
+    def _counts(self, clients: Collection[int]) -> dict[int, int]:
+        """Return how many samples each of these clients is believed to have, by what these say."""
+        said = {client: self._heads[client].num_examples for client in clients}
+        return believed(said, self.limits.before) if self.limits.weight_cap else said
+
+    def _tell_bounded(self) -> None:
+        """Tell of what in a reply is far more than it may be."""
+        counts, at_most = self._counts(self._heads), self._at_most(self._heads)
+        for client, head in sorted(self._heads.items()):
+            if counts[client] < head.num_examples:
+                self._tell(client, "num-examples", head.num_examples, counts[client])
             for group, lengths in self._lengths.items():
                 if lengths[client] > NOTED * at_most[group]:
                     self._tell(client, f"length of its {group}", lengths[client], at_most[group])
@@ -265,17 +267,18 @@ class Screen:
 
     def _usual(self, clients: Collection[int]) -> dict[str, float]:
         """Return what is usual after a round of these clients."""
-        at_most = self._at_most(clients)
-        return {
-            f"{USUAL}{group}": next_usual([lengths[client] for client in clients], at_most[group])
+        at_most, times = self._at_most(clients), self.limits.clip or 1.0
+        found = {
+            group: next_usual([lengths[client] for client in clients], at_most[group], times)
             for group, lengths in self._lengths.items()
         }
+        return {f"{USUAL}{group}": usual for group, usual in found.items() if usual is not None}
 
     def _without_one(self, used: Sequence[int], make: Make, needs: int) -> tuple[dict[int, float], bool]:
         """Return without which one the round can be used, and how good it is then; and whether all were tried."""
         if len(used) <= needs:
             return {}, False
-        weights = capped({client: self._counts[client] for client in used}, self.limits.weight_cap)
+        weights = capped(self._counts(used), self.limits.weight_cap)
         at_most = self._at_most(used)
 
         def influence(client: int) -> float:

@@ -91,10 +91,24 @@ class FlowerRule(Rule):
         if record is None:
             raise FedquitError(f"strategy '{self.name}' made no model of {len(replies)} replies")
         new, kept = {name: array.numpy() for name, array in record.items()}, self.to_keep(strategy, list(shown))
-        for name, array in {**new, **(kept or {})}.items():
+        self._check_finite({**new, **(kept or {})})
+        return new, kept
+
+    def model_of(self, arrays: Arrays, sent: Arrays) -> Arrays:
+        """Return `as_sent`: what Flower computed in more digits may be beyond what the dtypes that are sent hold.
+
+        Raises:
+            FedquitError: it is.
+        """
+        with np.errstate(over="ignore"):  # refused below
+            model = as_sent(arrays, sent)
+        self._check_finite(model)
+        return model
+
+    def _check_finite(self, arrays: Arrays) -> None:
+        for name, array in arrays.items():
             if not np.isfinite(array).all():
                 raise FedquitError(f"strategy '{self.name}': '{name}' holds NaN or infinity; try smaller settings")
-        return new, kept
 
 
 class Stepped:
@@ -119,7 +133,7 @@ class Stepped:
         moving = {name: mean[name] for name in opening.sent if name in opening.parameters}
         shown = {name: opening.sent[name] for name in moving}
         new, kept = self._rule.carry_out(opening, shown, [(moving, {"num-examples": 1})])
-        return as_sent({**mean, **new}, opening.sent), kept
+        return self._rule.model_of({**mean, **new}, opening.sent), kept
 
 
 class Gathered:
@@ -151,7 +165,7 @@ class Gathered:
         new = {name: rule.take(made[name], opening.sent[name]) for name in seen}
         left = [name for name in opening.sent if name not in new]
         rest = rule.rest([({name: arrays[name] for name in left}, count) for arrays, count, _ in replies])
-        return as_sent({**new, **rest}, opening.sent), kept
+        return rule.model_of({**new, **rest}, opening.sent), kept
 
 
 class SingleReplies(FlowerRule):

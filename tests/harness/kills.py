@@ -46,7 +46,7 @@ class Outcome:
         status: of its request; `requests`: how many there are.
         model: SHA-256 of the model that it ended with; `unlearned`: of the one right after forgetting.
         steps: phases of its steps, in order.
-        done: how often the log says that the request was done.
+        ended: how often the log says that the request came to its end.
         wrong: what is wrong with the log.
         receipt: whether there is one.
     """
@@ -56,7 +56,7 @@ class Outcome:
     model: str
     unlearned: str
     steps: tuple[str, ...]
-    done: int
+    ended: int
     wrong: tuple[str, ...]
     receipt: bool
 
@@ -116,7 +116,7 @@ def outcome_of(folder: Path) -> Outcome:
             model=steps[-1].model_after,
             unlearned=next((step.model_after for step in steps if step.phase == "forget"), ""),
             steps=tuple(step.phase for step in steps),
-            done=sum(event.kind == "done" for event in ledger.events()),
+            ended=sum(event.kind == requests[0].status for event in ledger.events()),
             wrong=tuple(ledger.check_chain()),
             receipt=requests[0].receipt is not None,
         )

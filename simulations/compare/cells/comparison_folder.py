@@ -1,7 +1,8 @@
 """A comparison's output folder: created for one comparison, resumed with the same settings only.
 
 plan.json      the settings of the comparison
-compare.json   the results, for programs; report.md and the figures, for people
+compare.json   the results of every run, for programs
+summary.json   those of the rows, from which report.md and the figures are made, for people
 seed-S/        the runs, see plan_cells.py
 """
 

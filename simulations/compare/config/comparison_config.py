@@ -73,21 +73,38 @@ class Comparison:
 
     def document(self) -> dict[str, Any]:
         """Return what the file says with every default filled in, as JSON has it: equal for equal comparisons."""
-        example = self.targets[0] if self.targets else (0,)
-        shared = self.run_settings(example, self.seeds[0], {})
-        own = {row.name: self.run_settings(example, self.seeds[0], row_settings(row)) for row in self.rows}
+        shared, rows = self._run_configs()
         decided = {*DECIDED, *ROW_KEYS}
+        return {
+            **self._heads(),
+            "settings": {key: value for key, value in shared.items() if key not in decided},
+            "methods": {name: {key: config[key] for key in ROW_KEYS} for name, config in rows.items()},
+        }
+
+    def file(self) -> dict[str, Any]:
+        """Return what the file says and nothing else, as JSON has it: `make_comparison` reads it again."""
+        shared, rows = self._run_configs()
+        given = {row.name: {"method": row.method, **row.settings} for row in self.rows}
+        return {
+            **self._heads(),
+            "settings": {key: shared[key] for key in self.settings},
+            "methods": {name: {key: rows[name][key] for key in row} for name, row in given.items()},
+        }
+
+    def _heads(self) -> dict[str, Any]:
         return {
             "title": self.title,
             "targets": "all" if self.targets is None else [list(target) for target in self.targets],
             "seeds": list(self.seeds),
             "references": self.references,
             "budget": self.budget,
-            "settings": {key: value for key, value in shared.run_config().items() if key not in decided},
-            "methods": {
-                name: {key: own_settings.run_config()[key] for key in ROW_KEYS} for name, own_settings in own.items()
-            },
         }
+
+    def _run_configs(self) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        """Return the settings that all runs share, and by row those of its runs, for the first target and seed."""
+        example, seed = self.targets[0] if self.targets else (0,), self.seeds[0]
+        rows = {row.name: self.run_settings(example, seed, row_settings(row)).run_config() for row in self.rows}
+        return dict(self.run_settings(example, seed, {}).run_config()), {name: dict(row) for name, row in rows.items()}
 
     def run_settings(self, target: Target, seed: int, own: Mapping[str, Any], source: str = "settings") -> Settings:
         """Return the settings of one run; `own` come on top of those that all share.

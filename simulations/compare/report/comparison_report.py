@@ -3,26 +3,26 @@
 Every number and every name in it comes from the results; nothing is said about winners but who is on the Pareto front.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedquit.simulations.compare.cells.plan_cells import row_run
 from fedquit.simulations.compare.config.comparison_config import Comparison, Row, Target
 from fedquit.simulations.compare.report.columns import columns_of
-from fedquit.simulations.compare.report.comparison_table import escaped, failures, markdown
+from fedquit.simulations.compare.report.comparison_table import escaped, markdown
 from fedquit.simulations.compare.report.repeat_command import simulate_command
 
 Document = dict[str, Any]
 
 
-def make_report(comparison: Comparison, document: Document, figures: Mapping[str, str], command: str) -> str:
+def make_report(comparison: Comparison, document: Document, figures: Mapping[str, str]) -> str:
     """Return the report as Markdown.
 
     Args:
-        comparison: its config.
-        document: its results.
+        comparison: what was compared.
+        document: its results, or their summary.
         figures: what each file beside the report shows.
-        command: the `fedquit compare` that it was made by.
     """
     rows = [*document["rows"], document["reference"]]
     targets = [tuple(target) for target in document["targets"]]
@@ -34,9 +34,10 @@ def make_report(comparison: Comparison, document: Document, figures: Mapping[str
         *_fronts(document),
         *(f"![{title}]({name})" for name, title in figures.items()),
         *_failed(document),
-        "Raw results, run by run: [compare.json](compare.json).",
+        "Results of each row: [summary.json](summary.json). `fedquit compare summary.json --report` makes this "
+        "report and its figures again. The results of each run are in `compare.json` in the folder of the comparison.",
         "## Repeat it",
-        f"All of it:\n\n```sh\n{command}\n```",
+        f"All of it:\n\n```sh\n{shlex.join(['fedquit', 'compare', comparison.source])}\n```",
         "One request of one row, by itself (it trains again, and retrains the models to compare with):",
         *(_commands(comparison, row, targets) for row in comparison.rows),
         _made_with(document["versions"]),
@@ -100,8 +101,8 @@ def _fronts(document: Document) -> list[str]:
 
 
 def _failed(document: Document) -> list[str]:
-    reasons = failures(document)
-    return ["## What failed", "\n".join(f"- {escaped(reason)}" for reason in reasons)] if reasons else []
+    reasons = "\n".join(f"- {escaped(reason)}" for reason in document["failures"])
+    return ["## What failed", reasons] if reasons else []
 
 
 def _commands(comparison: Comparison, row: Row, targets: Sequence[Target]) -> str:

@@ -223,6 +223,7 @@ def test_what_was_forgotten_does_not_come_back_under_another_label(kit: Kit) -> 
 
 
 def test_what_was_marked_but_is_gone_before_it_is_forgotten_does_not_train_when_it_comes_back(kit: Kit) -> None:
+    trained_on(kit)
     mark(kit, 1)
     whole = kit.path(kit.data).read_bytes()
     change(kit, lambda x, y: (np.delete(x, 1, 0), np.delete(y, 1, 0)))

@@ -30,7 +30,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 def test_undisturbed_it_is_done_once_with_a_receipt(prepared: Prepared) -> None:
     outcome = prepared[2]
-    assert (outcome.status, outcome.requests, outcome.done, outcome.receipt) == ("done", 1, 1, True)
+    assert (outcome.status, outcome.requests, outcome.ended, outcome.receipt) == ("done", 1, 1, True)
     assert outcome.steps[:3] == ("train", "train", "forget")
     assert not outcome.wrong
 

@@ -331,6 +331,14 @@ def test_a_step_that_ends_in_infinity_is_an_error_and_no_model() -> None:
         carry_out(rule, opened(sent), replies_to(sent, seed=0))
 
 
+def test_a_model_beyond_what_its_dtype_holds_is_an_error_and_no_model() -> None:
+    sent = {"w": np.zeros(1, np.float32), "n": np.array(0)}
+    rule = make_rule("fedavgm", server_momentum=0.5)
+    assert rule.model_of({"w": np.array([3e38]), "n": np.array(2.6)}, sent) == {"w": np.float32(3e38), "n": 3}
+    with pytest.raises(FedquitError, match="'fedavgm': 'w' holds NaN or infinity; try smaller settings"):
+        rule.model_of({"w": np.array([1e39]), "n": np.array(0.0)}, sent)
+
+
 @pytest.mark.parametrize("name", [*SETTINGS, *PRIVACY])
 def test_shared_generators_and_flowers_log_are_left_as_they_were(name: str, caplog: pytest.LogCaptureFixture) -> None:
     random.seed(5)
