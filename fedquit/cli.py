@@ -31,7 +31,7 @@ COMMANDS = {
     ),
     "plan": (
         "fedquit.simulations.costs.plan.command:plan",
-        "Foretell what a request would cost by each method, beside retraining.",
+        "Estimate the cost of a request by each method, compared with retraining.",
     ),
     "compare": (
         "fedquit.simulations.compare.command:compare",
@@ -41,7 +41,7 @@ COMMANDS = {
         "fedquit.simulations.audit.shadows_command:shadows",
         "Train the shadow models of a run, for attacks on single samples.",
     ),
-    "audit": ("fedquit.simulations.audit.command:audit", "Judge any model file against retrained ones."),
+    "audit": ("fedquit.simulations.audit.command:audit", "Evaluate any model file against retrained ones."),
     "provision": (
         "fedquit.server.provision.command:provision",
         "Make a federation ready: certificates, keys, a kit for each device.",
@@ -105,7 +105,7 @@ def fedquit() -> None:
     """Federated learning that can forget.
 
     Start with `fedquit simulate`: it trains a small federation on real data, has a client forgotten, and shows
-    what that did beside a model trained without the client.
+    how that compares with a model trained without the client.
     """
 
 

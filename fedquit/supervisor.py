@@ -44,7 +44,7 @@ class Part:
     Attributes:
         name: for people, and of its log file.
         command: what to run.
-        environment: beside the supervisor's own.
+        environment: in addition to the supervisor's own.
         port: that it listens on once it is ready; 0: it is ready at once.
         host: address of this machine at which that port is reached.
         before: called before each start, to remove what a killed one left.

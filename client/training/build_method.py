@@ -40,6 +40,6 @@ def _check_objective(settings: Settings, traits: Traits) -> None:
     if shares.owns and traits.runs_at == "federation":
         raise InputError(
             f"method '{settings.method}' has devices train the global model, and with objective "
-            f"'{settings.objective}' they train their own beside it; choose a method that runs at the server or on "
-            "the device that asks, such as fedquit"
+            f"'{settings.objective}' they train personalised ones besides it; choose a method that runs at the server "
+            "or on the device that asks, such as fedquit"
         )

@@ -17,7 +17,7 @@ import click
 def serve(folder: Path, no_proxy: bool, as_json: bool) -> None:
     """Run the server in FOLDER, which `fedquit provision` made: it trains, forgets and recovers until it is ended.
 
-    Restarts what dies, and goes on where it was after a crash. End it with Ctrl-C or SIGTERM.
+    Restarts what dies, and resumes after a crash. End it with Ctrl-C or SIGTERM.
     """
     from fedquit.server.serve.serve import START_WITHIN, line_of, make_server
 
