@@ -127,7 +127,7 @@ def _asked(settings: Settings, inside: Indices) -> tuple[str, dict[str, list[int
 
 
 def shared(settings: Settings, *, plain: bool) -> dict[str, Any]:
-    """Return the settings shared by the runs of all shadow models; the seeds are those of the run whose shadows they are.
+    """Return the settings that all shadow models share; the seeds are those of the run whose shadows they are.
 
     They need a retrained model themselves only where recovery stops by that. Where they forget nothing, they need not
     keep anything of training for a method either.
