@@ -39,7 +39,9 @@ def compression_of(settings: Settings) -> Compression:
     known = list(dict.fromkeys(key for codec in codecs for key in settings_of_codec(codec)))
     for key in settings_given:
         if not known:
-            raise InputError(f"compress-settings: there is no codec to set {key} of; set compress-up or compress-down")
+            raise InputError(
+                f"compress-settings: {key} has no effect without a codec; set compress-up or compress-down"
+            )
         if key not in known:
             raise unknown("setting of compression", key, known)
     for codec in down.codecs if down else ():

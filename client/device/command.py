@@ -67,7 +67,7 @@ def leave(kit: Path, samples: tuple[str, ...], file: Path | None, note: str, as_
     from fedquit.client.requests.signed_request import LONGEST_NOTE
 
     if len(note) > LONGEST_NOTE:
-        raise InputError(f"the note has {len(note)} characters; at most {LONGEST_NOTE} are taken")
+        raise InputError(f"the note has {len(note)} characters; at most {LONGEST_NOTE} are allowed")
     opened_kit = Kit.read(kit)
     names = [*samples, *(names_in(file) if file else ())]
     digests = digests_of(opened_kit, names)

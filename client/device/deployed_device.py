@@ -43,6 +43,8 @@ REPORTED = frozenset(
     for when in ("before", "after")
 )
 """What a device that forgets says of the model: on the samples to forget and on unseen ones, before and after."""
+DROP = "drop"
+"""In a forget message: the samples are to be retired and no more, whatever the method; the model comes back as sent."""
 TOLD_LATE = keys_of(Part.METHOD)
 """Settings that a forget message may change: how to forget is decided long after the run began."""
 
@@ -150,6 +152,8 @@ class DeployedDevice:
         if kept is not None:
             return kept
         samples = self.samples(config)
+        if config.get(DROP):
+            return Forgotten(model.state_dict(), len(samples), 0.0)
         before = self._measures(model, samples, "before")
         done = carry_out()
         done = replace(done, metrics={**done.metrics, **before, **self._measures(model, samples, "after")})
@@ -200,7 +204,7 @@ class DeployedDevice:
         """
         request, said = str(config.get("request", "")), config.get("granularity")
         if not re.fullmatch("[0-9a-f]{1,64}", request):  # it becomes part of a file's name
-            raise InputError(f"request {request!r} is no id of a request")
+            raise InputError(f"request {request!r} is not a request id")
         mark = self._record.marked(request)
         if mark is not None and said in (None, mark.granularity):
             return mark
@@ -214,7 +218,7 @@ class DeployedDevice:
     def _label(self, number: str) -> str:
         """Return how the class of a number is called beside the samples."""
         if not number.strip().isdecimal() or int(number) >= self._form.num_classes:
-            raise InputError(f"'{number}' is no class of the federation; it has 0 to {self._form.num_classes - 1}")
+            raise InputError(f"'{number}' is not a class of the federation; it has 0 to {self._form.num_classes - 1}")
         return self._form.names[int(number)] if self._form.names else str(int(number))
 
     def _about(self, mark: Mark, contents: frozenset[bytes] = frozenset()) -> Keep:

@@ -132,5 +132,5 @@ def _explained(event: Mapping[str, Any]) -> Mapping[str, Any]:
 def _quoted(text: str) -> str:
     """Return a text as Flower's node config wants it."""
     if '"' in text or "\\" in text:
-        raise FedquitError(f"the path {text} has characters that cannot be passed to Flower; move the kit elsewhere")
+        raise FedquitError(f"the path {text} has characters that Flower does not accept; move the kit elsewhere")
     return f'"{text}"'

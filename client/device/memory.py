@@ -87,5 +87,5 @@ class Memory:
 
     def _file(self, phase: str, requests: int, number: int) -> Path:
         if not re.fullmatch("[a-z0-9-]+", phase):  # it comes from the server, and becomes part of a path
-            raise InputError(f"phase {phase!r} is no name of a phase")
+            raise InputError(f"phase {phase!r} is not a phase name")
         return self.folder / f"{requests}-{phase}" / f"{number}.safetensors"

@@ -100,4 +100,4 @@ def _taken_apart(envelope: bytes) -> tuple[bytes, str, bytes]:
         payload = base64.b64decode(document["payload"], validate=True)
         return payload, str(named), base64.b64decode(signature, validate=True)
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise BadReceiptError("this is no receipt: not an envelope with one signature") from None
+        raise BadReceiptError("this is not a receipt: it is not an envelope with one signature") from None

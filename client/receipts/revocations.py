@@ -85,5 +85,5 @@ def read_revocations(envelope: bytes, key: Ed25519PublicKey) -> Revocations:
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         whole = False
     if not whole:
-        raise BadReceiptError("what was signed is no list of revoked keys; 'fedquit member revocations' makes one")
+        raise BadReceiptError("what was signed is not a list of revoked keys; 'fedquit member revocations' makes one")
     return found

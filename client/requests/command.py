@@ -16,10 +16,7 @@ KIT = click.argument("kit", type=click.Path(path_type=Path))
 REQUEST = click.argument("request_id", metavar="ID")
 JSON = click.option("--json", "as_json", is_flag=True, help="print JSON, and nothing else")
 TIMEOUT = click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    help="give up after SECONDS",
+    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="give up after SECONDS"
 )
 
 
@@ -124,7 +121,7 @@ def watch(kit: Path, request_id: str, timeout: float | None, as_json: bool) -> N
                 else:
                     _say_change(change)
         except KeyboardInterrupt:
-            raise FedquitError("stopped watching; the request goes on") from None
+            raise FedquitError("stopped watching; the request continues") from None
 
 
 @click.command()
@@ -158,8 +155,8 @@ def receipt(kit: Path, request_id: str, out: Path | None, as_json: bool) -> None
     type=click.IntRange(min=1),
     default=100,
     show_default=True,
-    help="show at most N, newest first",
     metavar="N",
+    help="show at most N, newest first",
 )
 @JSON
 def requests(kit: Path, state: str, limit: int, as_json: bool) -> None:

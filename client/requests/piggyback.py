@@ -34,7 +34,7 @@ def riding_ask(kit: Kit, record: Record) -> dict[str, dict[str, str | bytes]]:
 def rides(signings: int, refused: str) -> bool:
     """Say whether an ask is to be signed once more, after this many attempts and this refusal.
 
-    >>> rides(1, "quota"), rides(1, "too-many-samples")
+    >>> rides(1, "quota"), rides(1, "nothing-contributed")
     (True, False)
     """
     return signings < SIGNINGS and refused in PASSING

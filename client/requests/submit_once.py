@@ -121,7 +121,7 @@ def resolve(service: ForgetService, text: str) -> str:
     if FINGERPRINT.fullmatch(start):
         return start
     if len(start) < 6 or set(start) - set("0123456789abcdef"):
-        raise InputError(f"'{text}' is no id of a request; give its hex digits, 6 at least")
+        raise InputError(f"'{text}' is not a request id; give its hex digits, 6 at least")
     found, before = [], ""
     while True:
         page = service.requests(before=before)

@@ -24,13 +24,13 @@ def objective_of(settings: Settings) -> Objective:
     _check_models(settings, plain.needs())
     if not settings.gate:
         if settings.gate_settings:
-            raise InputError(f"gate-settings: there is no gate to set {', '.join(settings.gate_settings)} of")
+            raise InputError(f"gate-settings: {', '.join(settings.gate_settings)} has no effect without a gate")
         return plain
     gate = make_gate(settings.gate, **settings.gate_settings)
     if not plain.traits.gated:
         raise InputError(
-            f"gate: objective '{settings.objective}' has no per-sample distillation loss to gate; "
-            "drop gate, or use kd, fedntd, fedlmd, fedgkd or moon"
+            f"gate: objective '{settings.objective}' has no per-sample distillation loss to gate; drop gate, or use "
+            f"one of: {', '.join(other for other, cls in OBJECTIVES.items() if cls.traits.gated)}"
         )
     return make_objective(settings.objective, **settings.objective_settings, gate=gate)
 
@@ -62,7 +62,7 @@ def check_global_model(settings: Settings, what: str) -> None:
     if objective_of(settings).needs().shares != "model":
         raise InputError(
             f"{what} works on a global model; objective '{settings.objective}' has none: report.json has the "
-            "metrics of each device's personalised model"
+            "metrics of each personalised model"
         )
 
 
@@ -76,6 +76,6 @@ def check_taken_over(settings: Settings, what: str) -> None:
     """
     if objective_of(settings).needs().owns:
         raise InputError(
-            f"{what} continues the training of another run; with objective '{settings.objective}' the devices keep "
-            "personalised models, which cannot be taken over: run fedquit simulate for each, and fedquit summary"
+            f"{what} continues from another run's training; with objective '{settings.objective}' the devices keep "
+            "models of their own, which cannot be taken over: run fedquit simulate for each, and fedquit summary"
         )

@@ -322,7 +322,7 @@ class Ledger:
             writing = Writing(connection, self._seal, self._clock())
             wrong = check(connection, self._seal)
             if wrong:
-                raise FedquitError(f"the ledger is not sealed again, as something is wrong: {wrong[0]}")
+                raise FedquitError(f"the ledger is not resealed, as something is wrong: {wrong[0]}")
             writing.log("sealed", seal=seal)
         self._seal = seal
 

@@ -41,7 +41,8 @@ def outlook(request: Facts, federation: Federation) -> str:
     if request["status"] == "done":
         return "Hand the receipt to whoever asked: anyone can check it, offline."
     if request["status"] == "unrecovered":
-        return "The data is forgotten, but accuracy is not back where it was; training goes on and may mend it. " + (
+        return (
+            "The data is forgotten, but accuracy is not back where it was; training continues and may restore it. "
             "Hand the receipt to whoever asked, and look at the accuracy of the next rounds."
         )
     if not request["method"]:

@@ -105,8 +105,8 @@ def _there(out: Path, now: datetime.datetime) -> Signed:
     if not key_file.exists() or not file.exists():
         missing = key_file if not key_file.exists() else file
         raise InputError(
-            f"{missing} is away, and a server certificate is to be signed by this federation's authority: put it back "
-            f"for a moment, {way_out}"
+            f"{missing} is missing, and a server certificate is to be signed by this federation's authority: put it "
+            f"back for a moment, {way_out}"
         )
     certificate = _read(file)
     try:
@@ -127,4 +127,4 @@ def _read(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is no certificate: {error}; remove it, and a new one is made") from None
+        raise InputError(f"{path} is not a certificate: {error}; remove it, and a new one is made") from None

@@ -36,7 +36,7 @@ def compare(
     \b
     fedquit compare simulations/configs/compare-digits.toml    a small one, in a few minutes
     fedquit compare mine.toml --plan                           what would run
-    fedquit compare mine.toml --resume --out runs/mine         go on where it was killed, or with rows, targets
+    fedquit compare mine.toml --resume --out runs/mine         resume where it was killed, or with rows, targets
                                                                or seeds that were added to the file
     fedquit compare runs/mine/summary.json --report --out new  report and figures again, from the results of the rows
     """  # noqa: D301 - click's sign that lines stay as they are

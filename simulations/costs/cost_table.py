@@ -40,10 +40,10 @@ def print_costs(costs: dict[str, Any]) -> None:
         times = request["retraining_costs_times"]
         if any(times.values()):
             shown = ", ".join(f"{label} {_times(times[name])}" for name, label in NAMES.items() if times[name])
-            asked = f"{nth('forget', number)} and {nth('recover', number)} do"
+            asked = f"{nth('forget', number)} and {nth('recover', number)}"
             if "id" in request:
-                asked = f"request {request['id'][:12]} ({request['method']}) did"
-            console.print(f"Cost of retraining relative to what {asked}: {shown}", highlight=False)
+                asked = f"request {request['id'][:12]} ({request['method']})"
+            console.print(f"Cost of retraining, as a multiple of {asked}: {shown}", highlight=False)
     if costs["incomplete"]:
         console.print(
             f"[bold]The cost log is incomplete[/bold] for {', '.join(costs['incomplete'])}: "

@@ -81,7 +81,9 @@ def _settings_to_resume(path: Path, given: Mapping[str, Any], source: str) -> Se
     asked = Settings.read({**config, **{key.replace("_", "-"): value for key, value in given.items()}}, source)
     for key, value in asked.run_config().items():
         if value != config[key]:
-            raise InputError(f"{key}: the run in {path} has {config[key]!r}, not {value!r}; it goes on as it began")
+            raise InputError(
+                f"{key}: the run in {path} has {config[key]!r}, not {value!r}; a run resumes with its own settings"
+            )
     return kept
 
 

@@ -142,7 +142,7 @@ def print_methods(rows: list[dict[str, Any]]) -> None:
 def print_objectives(rows: list[dict[str, Any]]) -> None:
     """Print the objectives and what each needs."""
     table = Table(box=None, pad_edge=False)
-    for column in ("objective", "down / up", "a device keeps", "gates", "what it does"):
+    for column in ("objective", "down / up", "state on the device", "gates", "what it does"):
         table.add_column(column, no_wrap=column in ("objective", "gates"))
     for row in rows:
         table.add_row(
@@ -178,7 +178,7 @@ def print_strategies(rows: list[dict[str, Any]]) -> None:
     """
     for setting in ("strategy", "dp"):
         table = Table(box=None, pad_edge=False)
-        for column in (setting, "settings", "server keeps", "stands bad clients", "what it does"):
+        for column in (setting, "settings", "server keeps", "faulty clients tolerated", "what it does"):
             table.add_column(column, no_wrap=column in (setting, "settings"))
         for row in (row for row in rows if row["setting"] == setting):
             table.add_row(

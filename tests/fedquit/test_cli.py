@@ -44,7 +44,7 @@ def one_line(err: str) -> str:
         (["--method-settings", "speed=3"], "speed"),
         (["--objective", "fedntt"], "unknown objective 'fedntt' (did you mean 'fedntd'?)"),
         (["--objective", "fedprox", "--objective-settings", "mu=-1"], "mu is -1"),
-        (["--gate", "adaptive"], "objective 'fedavg' has no per-sample distillation loss"),
+        (["--gate", "adaptive"], "objective 'fedavg' has no per-sample distillation loss to gate"),
         (["--iid", "--scheme", "shards"], "exclude each other"),
         (["--partition", "nowhere.json"], "nowhere.json"),
         (["--model", "alexnet"], "perhaps too small"),

@@ -110,5 +110,5 @@ class Database:
         except sqlite3.DatabaseError as error:
             raise FedquitError(
                 f"the record {self.path} is damaged ({error}); restore it from a copy: without it this device does not "
-                "know what it retired, and takes part no more"
+                "know what it retired, and no longer takes part"
             ) from error

@@ -20,7 +20,7 @@ TOLD = tuple(key for key in keys_of(Part.REQUEST, Part.METHOD, Part.STOP_RULE) i
 @click.option("--energy", type=click.FloatRange(min=0), metavar="J/BYTE", help="joules for a byte [0.000216]")
 @click.option("--json", "as_json", is_flag=True, help="print the plan as JSON, and nothing else")
 def plan(run: Path, method: str, link: float | None, energy: float | None, as_json: bool, **given: Any) -> None:
-    """Estimate the cost of a request on the model trained in RUN, by each method, compared with retraining.
+    """Estimate what a request on the model trained in RUN would cost by each method, compared with retraining.
 
     Nothing is sent and nothing is written. Bytes of messages are exact where they are determined; rounds of recovery
     until utility is back are not known before, so there are two sums.

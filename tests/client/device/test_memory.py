@@ -86,7 +86,7 @@ def test_a_version_with_one_more_setting_finds_what_was_kept_before_it(tmp_path:
 
 @pytest.mark.parametrize("phase", ["../train", "a/b", "", "TRAIN", "."])
 def test_a_servers_word_never_leads_out_of_the_folder(tmp_path: Path, phase: str) -> None:
-    with pytest.raises(InputError, match="is no name of a phase"):
+    with pytest.raises(InputError, match="is not a phase name"):
         keep(Memory(tmp_path), phase, 0, 1)
 
 

@@ -35,6 +35,12 @@ def test_undisturbed_it_is_done_once_with_a_receipt(prepared: Prepared) -> None:
     assert not outcome.wrong
 
 
+def test_undisturbed_a_model_that_does_not_recover_ends_the_request_once(tmp_path: Path) -> None:
+    points, outcome = points_of(prepare(tmp_path / "prepared", recovers=False).folder, tmp_path)
+    assert (outcome.status, outcome.requests, outcome.ended, outcome.receipt) == ("unrecovered", 1, 1, True)
+    assert "unrecovered: committed" in points
+
+
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_anywhere_it_ends_where_it_would_have(prepared: Prepared, tmp_path: Path, point: str) -> None:
     folder, points, undisturbed = prepared

@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, MetricRecord
 
 from fedquit.server.ledger import Event, Request, Step
+from fedquit.server.service.refusal import RefusalError
 from tests.harness.rehearsal import KitGrid, Rehearsal, rehearse
 
-HOUR = 3600.0
 LIAR = 1
 Change = Callable[[Message, Message], Message | None]
 Make = Callable[..., Rehearsal]
@@ -109,3 +110,23 @@ def test_one_of_two_devices_that_stands_still_does_not_hold_up_the_other(make: M
     made, usual = ([step.measures["usual_step"] for step in steps(each)] for each in (rehearsal, honest))
     assert made[9] > 0.5 * min(usual)
     assert made[-1] > 0.5 * min(usual)
+
+
+def test_a_class_that_there_is_not_never_stops_training(make: Make) -> None:
+    rehearsal = make()
+    rehearsal.run(grid_of(rehearsal), rounds=2)
+    with pytest.raises(RefusalError, match="no class 57"):
+        rehearsal.ask_for_class(57)
+    rehearsal.run(grid_of(rehearsal), rounds=3)
+
+
+def test_a_device_with_most_of_the_samples_can_have_any_number_of_them_forgotten(make: Make) -> None:
+    rehearsal = make()
+    for kit in rehearsal.kits()[1:]:
+        held = np.load(kit.path(kit.data))
+        np.savez(kit.path(kit.data), x=held["x"][:2], y=held["y"][:2])
+    rehearsal.run(grid_of(rehearsal), rounds=2)
+    assert [given.num_examples for given in steps(rehearsal)[-1].contributions] == [20, 2, 2, 2]
+    request = rehearsal.ask(rehearsal.signed(0, rehearsal.digests(0)[:30]))
+    rehearsal.run(grid_of(rehearsal), rounds=3)
+    assert request_of(rehearsal, request).status in ("done", "unrecovered")

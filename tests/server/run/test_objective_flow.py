@@ -191,10 +191,10 @@ def test_the_settings_of_a_run_name_objective_and_gate() -> None:
     )
     assert chosen == make_objective("kd", weight=0.5, gate=Adaptive(share=0.5))
     for wrong, message in [
-        ({"objective": "fedavg", "gate": "adaptive"}, "objective 'fedavg' has no per-sample distillation loss"),
+        ({"objective": "fedavg", "gate": "adaptive"}, "objective 'fedavg' has no per-sample distillation loss to gate"),
         ({"gate": "narrow"}, "unknown gate 'narrow'; known: speculative, adaptive"),
         ({"objective": "kd", "gate": "adaptive", "gate_settings": "k=1"}, "unknown setting of gate 'adaptive' 'k'"),
-        ({"gate_settings": "share=1"}, "there is no gate to set share of"),
+        ({"gate_settings": "share=1"}, "gate-settings: share has no effect without a gate"),
         ({"objective": "kd", "gate": "adaptive", "gate_settings": "share=0"}, "share is 0"),
     ]:
         with pytest.raises(InputError, match=message):
