@@ -66,7 +66,7 @@ class Decision:
         """Return the decision as reports and the log have it, without the model, and no longer than they can take."""
         listed = self.findings
         if len(listed) > LISTED:
-            listed = tuple(sorted(told, key=lambda finding: finding.holds))[:LISTED]
+            listed = tuple(sorted(listed, key=lambda finding: finding.holds))[:LISTED]
         return {
             "verdict": self.verdict,
             "findings": [str(finding) for finding in listed],
