@@ -211,7 +211,7 @@ class Ledger:
             of: the state in which the caller saw it.
             to: the state after; a request under way may stay where it is.
             kind: of the event.
-            facts: what the event says beside.
+            facts: further contents of the event.
             step: the finished step by which it got there.
             method: what forgets, from now on.
             reason: why it is refused or failed.
