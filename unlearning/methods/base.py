@@ -124,10 +124,10 @@ class Method:
         return weighted_mean(session.ask("forget", session.leavers, session.current), session.leavers)
 
     def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...] | None:
-        """Return what `serve` will ask, call by call, before it asks; None: not known.
+        """Return an estimate of what `serve` will ask, call by call; None: there is none.
 
-        Where a method leaves `serve` as it is, that is one question to the leavers. One that overrides `serve` says
-        here what that asks, or its cost cannot be foretold (`fedquit plan`).
+        Optional, and for `fedquit plan` alone: no request is served otherwise for it, and of a method without it the
+        plan says "not estimated". A method that leaves `serve` as it is has one: a single request to the leavers.
         """
         return (Exchange("forget", outlook.leavers),) if type(self).serve is Method.serve else None
 
