@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from fedquit.client.device.join import free_port
 from fedquit.errors import FedquitError
 from fedquit.supervisor import Part, Supervisor
-from tests.e2e.test_flower import free_port
 from tests.harness.waiting import STILL, until
 
 SLEEPS = [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(600)"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fedquit.client.device.join import free_port
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.ledger.audit_log.seal import read_seal
@@ -17,7 +18,7 @@ from fedquit.server.provision.provision import provision
 from fedquit.server.serve.serve import Run
 from fedquit.server.serve.superlink import Flower
 from fedquit.supervisor import listens
-from tests.e2e.test_flower import BIN, free_port
+from tests.harness.processes import BIN
 
 TOLD = 'name = "clinics"\n[server]\nsuperlink-port = {}\n[[device]]\nname = "north"\n[[device]]\nname = "south"\n'
 
