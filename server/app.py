@@ -73,7 +73,7 @@ def main(grid: Grid, context: Context) -> None:
         if not folder.partition_file.exists():
             save_partition(folder.partition_file, split(settings.key()))
         if folder.settings().run_config() | {"partition": ""} != settings.run_config() | {"partition": ""}:
-            raise InputError(f"out: the run in {path} was told other settings; give another folder to begin anew")
+            raise InputError(f"out: the run in {path} has other settings; give another folder to start a new run")
         try:
             state = Loop(metered, settings, folder, _print).run()
         finally:

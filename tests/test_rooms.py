@@ -1,5 +1,6 @@
 """The rooms of the house: small, each name once, tests in the same rooms, and no rig in the wheel."""
 
+import re
 import subprocess
 import tomllib
 from collections import defaultdict
@@ -51,3 +52,12 @@ def test_the_wheel_ships_no_rig_and_no_benchmark() -> None:
     assert not any({"tests", "harness", "benchmarks"} & set(name.split(".")) for name in packages)
     product = [(ROOT / path).read_text(encoding="utf-8") for path in tracked(*ROOMS, "fedquit") if path.suffix == ".py"]
     assert not any("from tests" in text or "import tests" in text for text in product)
+
+
+def test_no_test_imports_from_another_test() -> None:
+    texts = {path: (ROOT / path).read_text(encoding="utf-8") for path in tracked("tests") if path.suffix == ".py"}
+    assert len(texts) > 100
+    found = {
+        str(path): re.findall(r"^(?:from|import) tests\.(?:\w+\.)*test_\w+", text, re.M) for path, text in texts.items()
+    }
+    assert {path: imports for path, imports in found.items() if imports} == {}

@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from fedquit.client.device.deployed_device import NOTHING_TO_FORGET
+from fedquit.client.device.deployed_device import DROP, NOTHING_TO_FORGET, REPORTED
 from fedquit.errors import FedquitError
 from fedquit.server.coordinator.model_evaluation import NOTHING_HELD, Judge, UnusableModelError
 from fedquit.server.coordinator.participants.presence import Presence
@@ -17,7 +17,7 @@ from fedquit.server.coordinator.training_rounds import Training
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.ledger import FORGOTTEN, Contribution, Request, Step, UnreachableError
 from fedquit.server.ledger.model_lineage import check_exact
-from fedquit.server.lifecycle.grid_session import Case, GridSession, Told, served
+from fedquit.server.lifecycle.grid_session import Case, Config, GridSession, served
 from fedquit.server.lifecycle.model_store import Arrays
 from fedquit.server.lifecycle.round_evaluation import tensors_of
 from fedquit.settings import Part, Settings, keys_of
@@ -26,7 +26,6 @@ from fedquit.strategies.guard.step_checks import Bounds, Recent, bounds_of, long
 from fedquit.strategies.rounds.evaluate import measure
 from fedquit.strategies.rounds.exercise import ask
 from fedquit.unlearning.methods.base import Method
-from fedquit.unlearning.seeds import derive_seed
 from fedquit.unlearning.session import NoAnswerError
 from fedquit.unlearning.tensors.arithmetic import StateDict, difference
 
@@ -69,7 +68,7 @@ class Forgetting:
         current = place.state(before)
         place.grid.begin("forget", number, presence.left_out)
         place.grid.patience = place.federation.schedule.round_timeout
-        keeping: Told = {"samples": "keep", **self.training.told()}
+        keeping: Config = {"samples": "keep", **self.training.told()}
         gone = self.training.gone_classes()
         reference = self.judge.measure(_arrays(current), presence, keeping, gone)
         place.grid.patience = max(1.0, request.changed_at + place.federation.forgetting.device_timeout - place.clock())
@@ -131,14 +130,21 @@ class Forgetting:
         place, number, heard = self.place, self.place.next_number(), dict[int, str | None]()
         place.grid.begin("forget", number)
         place.grid.patience = place.federation.schedule.round_timeout
-        told = {member: {**self._told(request, place.settings), **self._own(request, member)} for member in members}
+        config = {**self._config(request, place.settings), DROP: 1, "samples": "forget", "seed": 0}
         listen = self.training.on_reply("forget", number, request.id)
 
         def hear(member: int, refused: str | None) -> None:
             heard[member] = refused
             listen(member, refused)
 
-        for _ in ask(place.grid, "forget", members, place.models.load(place.current()), told, on_reply=hear):
+        for _ in ask(
+            place.grid,
+            "forget",
+            members,
+            place.models.load(place.current()),
+            dict.fromkeys(members, config),
+            on_reply=hear,
+        ):
             pass
         place.grid.costs.sync()
         return sorted(m for m, refused in heard.items() if refused is None or NOTHING_HELD in refused)
@@ -181,9 +187,8 @@ class Forgetting:
             leavers=leavers,
             stayers=stayers,
             num_examples={**{member: self.past.size(member) for member in stayers}, **counts},
-            seed=derive_seed(place.settings.seed, "request", request.id),
-            told=self._told(request, plan),
-            seed_of=lambda exchanges, member: self._seed(request, member, exchanges),
+            seeds=place.seeds(request),
+            config=self._config(request, plan),
             proxy=lambda: self.judge.trusted,
         )
         return GridSession(
@@ -234,7 +239,7 @@ class Forgetting:
             if refused and NOTHING_HELD in refused:
                 none.add(member)
 
-        told = {"samples": "forget", **self._told(request, plan)}
+        told = {"samples": "forget", **self._config(request, plan)}
         arrays = self.place.models.load(self.place.current())
         asked = [member for member in presence.ready if member not in none]
         answers = measure(self.place.grid, asked, arrays, told, hear)
@@ -262,9 +267,9 @@ class Forgetting:
                 raise FedquitError(f"model {model[:12]} is none that the federation has had")
             check_exact(steps, request, model)
         except FedquitError as error:
-            raise CannotForgetError(f"what it goes back to will not do: {error}") from error
+            raise CannotForgetError(f"the model it goes back to cannot be used: {error}") from error
 
-    def _told(self, request: Request, plan: Settings) -> dict[str, float | str]:
+    def _config(self, request: Request, plan: Settings) -> dict[str, float | str]:
         """Return what devices are told of a request: what it is about, and how to forget."""
         config = plan.run_config()
         return {
@@ -274,12 +279,6 @@ class Forgetting:
             "classes": ",".join(map(str, request.classes)),
             **{key: str(config[key]) for key in keys_of(Part.METHOD)},
         }
-
-    def _own(self, request: Request, member: int) -> dict[str, float | str]:
-        return {"step": "forget", "samples": "forget", "seed": self._seed(request, member, 0)}
-
-    def _seed(self, request: Request, member: int, exchanges: int) -> int:
-        return derive_seed(self.place.settings.seed, "request", request.id, exchanges, member)
 
     def _restarted(self, method: Method, session: GridSession) -> int:
         """Return how many rounds the model has been trained for that a method went back to."""
@@ -337,12 +336,15 @@ class Forgetting:
 
 
 def _told_by(session: GridSession) -> dict[str, float]:
-    """Return what the devices say of the samples that were forgotten, weighted by how many those were."""
+    """Return what the devices say of the samples that were forgotten, weighted by how many those were.
+
+    What has another name is nobody's figure: a device could fill the log with it.
+    """
     sums: dict[str, float] = {}
     weights: dict[str, int] = {}
     for _, reply in sorted(session.answered.items()):
         for name, value in reply.metrics.items():
-            if name.startswith(("forget-", "unseen-")):
+            if name in REPORTED:
                 sums[name] = sums.get(name, 0.0) + value * reply.num_examples
                 weights[name] = weights.get(name, 0) + reply.num_examples
     return {name.replace("-", "_"): value / weights[name] for name, value in sums.items()}

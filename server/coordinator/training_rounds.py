@@ -19,7 +19,6 @@ from fedquit.server.lifecycle.train_round import Ears, Order, Trained, train_rou
 from fedquit.strategies.cost_log.cost_rows import DIRECTIONS
 from fedquit.strategies.guard.round_screen import Limits, usual_of
 from fedquit.strategies.rounds.train import Correct, Reply
-from fedquit.unlearning.seeds import derive_seed
 from fedquit.unlearning.tensors.arithmetic import difference, norm, update_of
 
 REPLIES = "replies"
@@ -158,7 +157,7 @@ class Training:
 
     def _order(self, phase: str, number: int, nth: int, round_number: int, request: Request | None) -> Order:
         place = self.place
-        seed = derive_seed(place.settings.seed, "request", request.id) if request else place.settings.seed
+        seed = place.seeds(request).recovery if request else place.settings.seed
         return Order(
             phase=phase,
             number=number,

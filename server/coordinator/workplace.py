@@ -18,9 +18,10 @@ from fedquit.client.training.build_objective import objective_of
 from fedquit.errors import FedquitError, InputError
 from fedquit.files import explained, write_whole
 from fedquit.server.federation import Federation
-from fedquit.server.ledger import Ledger, Step
+from fedquit.server.ledger import Ledger, Request, Step
 from fedquit.server.lifecycle.build_rules import named_rules
 from fedquit.server.lifecycle.model_store import Arrays, Models
+from fedquit.server.lifecycle.request_seeds import RequestSeeds
 from fedquit.server.lifecycle.round_evaluation import tensors_of
 from fedquit.server.lifecycle.train_round import Kept
 from fedquit.server.receipts.receipt_maker import NoReceipts, Receipts
@@ -131,6 +132,10 @@ class Workplace:
     def lr(self, number: int) -> float:
         """Return the learning rate of the round that makes a model of `number` rounds."""
         return float(self.settings.lr * self.settings.lr_decay ** (number - 1))
+
+    def seeds(self, request: Request) -> RequestSeeds:
+        """Return what the random choices of a request derive from."""
+        return RequestSeeds.of_id(self.settings.seed, request.id)
 
     # What is kept beside the model from one round of a phase to the next
 

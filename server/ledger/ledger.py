@@ -245,7 +245,7 @@ class Ledger:
         """
         with self._writing() as writing:
             steps.add(writing, step)
-            writing.log(kind, request=step.request, facts=steps.told_of(step), rows=[("steps", step.number)])
+            writing.log(kind, request=step.request, facts=steps.facts_of(step), rows=[("steps", step.number)])
 
     def last_step(self) -> Step | None:
         """Return the last step, which says where the federation is; None before the first."""
@@ -322,7 +322,7 @@ class Ledger:
             writing = Writing(connection, self._seal, self._clock())
             wrong = check(connection, self._seal)
             if wrong:
-                raise FedquitError(f"the ledger is not sealed anew, as something is wrong: {wrong[0]}")
+                raise FedquitError(f"the ledger is not resealed, as something is wrong: {wrong[0]}")
             writing.log("sealed", seal=seal)
         self._seal = seal
 

@@ -67,9 +67,9 @@ def advance(
         _check_alone(writing.connection, id)
     made = {name: value for name, value in changes.items() if value is not None}
     rows: list[Touched] = [("requests", id)]
-    told: dict[str, Any] = {**(facts or {}), "of": of, "to": to, **made}
+    logged: dict[str, Any] = {**(facts or {}), "of": of, "to": to, **made}
     if "receipt" in made:
-        told["receipt"] = hashlib.sha256(made["receipt"]).hexdigest()
+        logged["receipt"] = hashlib.sha256(made["receipt"]).hexdigest()
     writing.connection.execute(
         update(requests).where(requests.c.id == id).values(**made, status=to, changed_at=float(writing.now))
     )
@@ -77,14 +77,14 @@ def advance(
         active = (members.c.number == now.subject) & (members.c.status == "active")  # a revoked one stays revoked
         writing.connection.execute(update(members).where(active).values(status="withdrawn"))
         rows.append(("members", now.subject))
-        told["withdrawn"] = now.subject
+        logged["withdrawn"] = now.subject
     if step is not None:
         if step.request != id:
             raise InputError(f"step {step.number} is for request {step.request}, not for {id}")
         steps.add(writing, step)
         rows.append(("steps", step.number))
-        told |= steps.told_of(step)
-    writing.log(kind, request=id, member=now.subject, facts=told, rows=rows)
+        logged |= steps.facts_of(step)
+    writing.log(kind, request=id, member=now.subject, facts=logged, rows=rows)
     return by_id(writing.connection, id)
 
 

@@ -11,6 +11,7 @@ from fedquit.client.data.build_data_and_model import form_of, initial_model
 from fedquit.client.data.evaluation_sets import sets_of
 from fedquit.client.data.forget_sets import askers, leavers, to_forget, to_keep
 from fedquit.errors import FedquitError
+from fedquit.server.lifecycle.request_seeds import RequestSeeds
 from fedquit.server.lifecycle.round_evaluation import tensors_of
 from fedquit.settings import Settings
 from fedquit.strategies.grid.metered_grid import MeteredGrid
@@ -18,32 +19,29 @@ from fedquit.strategies.rounds.exercise import ask
 from fedquit.strategies.rounds.train import OnReply, Reply
 from fedquit.unlearning.methods.base import Method
 from fedquit.unlearning.samples import Samples
-from fedquit.unlearning.seeds import derive_seed
 from fedquit.unlearning.session import Answer, History, NoAnswerError
 from fedquit.unlearning.tensors.arithmetic import StateDict, check_usable
 
-Told = Mapping[str, float | str]
+Config = Mapping[str, float | str]
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Whom a request is about, and what devices are told of it.
+    """Whom a request is about, its seeds, and what devices are sent of it.
 
     Attributes:
         leavers: the clients with something to forget; `stayers`: those that take part and have nothing to forget.
         num_examples: samples to forget of each leaver, samples of each stayer.
-        seed: the request's own number.
-        told: what every device is told.
-        seed_of: from how many exchanges came before, and a client, to the seed of its exercise.
+        seeds: of the method and of devices' exercises.
+        config: what every device is sent.
         proxy: gives the samples that the server itself holds.
     """
 
     leavers: tuple[int, ...]
     stayers: tuple[int, ...]
     num_examples: Mapping[int, int]
-    seed: int
-    told: Told
-    seed_of: Callable[[int, int], int]
+    seeds: RequestSeeds
+    config: Config
     proxy: Callable[[], Samples | None] = lambda: None
 
 
@@ -56,9 +54,8 @@ def simulated_case(settings: Settings, request: int, phase: str, number: int) ->
         leavers=leaving,
         stayers=tuple(client for client in range(settings.clients) if client not in left),
         num_examples={client: len(gone) or len(kept) for client, (gone, kept) in enumerate(parts)},
-        seed=derive_seed(settings.seed, "request", request),
-        told={"requests": request + 1},
-        seed_of=lambda exchanges, client: derive_seed(settings.seed, phase, number + exchanges, client),
+        seeds=RequestSeeds.of_phase(settings.seed, request, phase, number),
+        config={"requests": request + 1},
         proxy=lambda: sets_of(settings).holdout,
     )
 
@@ -66,15 +63,15 @@ def simulated_case(settings: Settings, request: int, phase: str, number: int) ->
 def question(
     case: Case, exercise: str, step: str, config: Mapping[str, float], *, lr: float, exchanges: int, client: int
 ) -> dict[str, float | str]:
-    """Return what a client is told beside the model: what the method says, which samples, and a seed of its own.
+    """Return what a client is sent besides the model: what the method says, which samples, and a seed of its own.
 
-    >>> case = Case((3,), (0,), {}, seed=1, told={"requests": 1}, seed_of=lambda exchanges, client: 7)
+    >>> case = Case((3,), (0,), {}, RequestSeeds(1, lambda exchanges, client: 7, 1), {"requests": 1})
     >>> question(case, "train", "forget", {"epochs": 2}, lr=0.1, exchanges=0, client=0)
     {'lr': 0.1, 'epochs': 2, 'requests': 1, 'samples': 'keep', 'seed': 7}
     """
     common: dict[str, float | str] = {"lr": lr, **config} if exercise == "train" else {**config, "step": step}
     samples = "forget" if client in case.leavers else "keep"
-    return {**common, **case.told, "samples": samples, "seed": case.seed_of(exchanges, client)}
+    return {**common, **case.config, "samples": samples, "seed": case.seeds.exercise(exchanges, client)}
 
 
 class GridSession:
@@ -111,7 +108,7 @@ class GridSession:
     ) -> None:
         self.initial, self.current, self.history = initial, current, history
         self.seed, self.leavers, self.stayers, self.num_examples = (
-            case.seed, case.leavers, case.stayers, case.num_examples,
+            case.seeds.method, case.leavers, case.stayers, case.num_examples,
         )  # fmt: skip
         self.exchanges, self.loss, self.device_seconds = 0, 0.0, 0.0
         self.reasons: list[str] = []

@@ -63,7 +63,7 @@ def make_receipt(
     Args:
         ledger: with the request and every step up to now.
         request_id: which request.
-        federation: what the server is told.
+        federation: the server's config.
         key: of receipts.
         outcome: what the ledger does not know.
         now: Unix seconds.

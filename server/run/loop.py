@@ -235,7 +235,7 @@ class Loop:
         )
         done = train_round(
             self.grid,
-            self._order(phase, number),
+            self.order(phase, number),
             arrays,
             Kept(beside, moments),
             objective=self.objective,
@@ -281,7 +281,7 @@ class Loop:
             look=usable(settings, arrays, sets_of(settings).holdout, settings.accuracy_floor),
         )
 
-    def _order(self, phase: Phase, number: int) -> Order:
+    def order(self, phase: Phase, number: int) -> Order:
         """Return what a round is to be; devices hear of the phase only where they keep something between rounds."""
         config: dict[str, float | str] = {"requests": phase.requests}
         if self.traits.owns:
@@ -324,7 +324,7 @@ class Loop:
     def _carry_out(self, phase: Phase) -> None:
         started, number = time.perf_counter(), self._reached(phase.after)
         self.grid.begin(phase.name, number)
-        case = simulated_case(self.settings, phase.requests - 1, phase.name, number)
+        case = self.case(phase, number)
         recent, bounds = self._recent(phase), self._bounds(phase, case)
         session = GridSession(
             self.grid,
@@ -357,6 +357,10 @@ class Loop:
             self._refuse(phase, finished, number)
         else:
             self._checkpoint(phase, admitted, finished, number)
+
+    def case(self, phase: Phase, number: int) -> Case:
+        """Return whom the request of a phase is about, after so many rounds."""
+        return simulated_case(self.settings, phase.requests - 1, phase.name, number)
 
     def _past_guard(
         self, phase: Phase, current: StateDict, new: Arrays, recent: Recent, bounds: Bounds

@@ -9,7 +9,7 @@ MOST_AT_ONCE = 100
 
 
 def as_message(ledger: Ledger, request: Request) -> messages.Request:
-    """Return what a member is told of a request."""
+    """Return what a member sees of a request."""
     subject = ledger.member(request.subject)
     return messages.Request(
         id=request.id,

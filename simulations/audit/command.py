@@ -44,7 +44,7 @@ def audit(
     relearn_steps: int,
     as_json: bool,
 ) -> None:
-    """Judge the model in the file MODEL against models retrained without the samples.
+    """Evaluate the model file MODEL against models retrained without the samples.
 
     \b
     fedquit audit runs/mine/models/recovered.safetensors --run runs/mine \\

@@ -1,4 +1,4 @@
-"""Which forgotten samples each shadow model has, and what its run is told.
+"""Which forgotten samples each shadow model has, and the settings of its run.
 
 Models 2k and 2k + 1 are a pair: the samples are dealt to the two like cards, request by request and client by client,
 so the one has what the other has not, and every leaver's part is halved too. So each sample is in exactly half of any
@@ -32,7 +32,7 @@ class ShadowRun:
         number: of the model, from 0.
         inside: what it has of the samples that the requests are about; `outside`: what it has not. Both sorted.
         parts: each client's samples.
-        settings: what it is told, its split and its file of samples to forget aside.
+        settings: its own, without its split and its file of samples to forget.
         asked: granularity sample: client -> which of its samples it asks for; empty otherwise.
     """
 

@@ -1,4 +1,4 @@
-"""Make the shadow models of a run, with the engine that made the run: several at once, gone on with after a kill."""
+"""Make the shadow models of a run, with the engine that made the run: several at once, resumed after a kill."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence

@@ -14,7 +14,7 @@ from fedquit.errors import InputError
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="folder for the results [runs/compare-DATE-TIME]")
 @click.option("--jobs", type=click.IntRange(min=1), help="runs at work at once [as many as cores]")
-@click.option("--resume", is_flag=True, help="go on with the comparison in --out")
+@click.option("--resume", is_flag=True, help="resume the comparison in --out")
 @click.option("--overwrite", is_flag=True, help="replace the comparison in --out")
 @click.option("--plan", "only_plan", is_flag=True, help="print the runs that it consists of, and run nothing")
 @click.option("--report", "only_report", is_flag=True, help="CONFIG is a summary.json: write its report, run nothing")
@@ -36,7 +36,7 @@ def compare(
     \b
     fedquit compare simulations/configs/compare-digits.toml    a small one, in a few minutes
     fedquit compare mine.toml --plan                           what would run
-    fedquit compare mine.toml --resume --out runs/mine         go on where it was killed, or with rows, targets
+    fedquit compare mine.toml --resume --out runs/mine         resume where it was killed, or with rows, targets
                                                                or seeds that were added to the file
     fedquit compare runs/mine/summary.json --report --out new  report and figures again, from the results of the rows
     """  # noqa: D301 - click's sign that lines stay as they are

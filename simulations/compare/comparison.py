@@ -1,4 +1,4 @@
-"""A comparison from its file to its folder: checked, carried out or gone on with, measured, drawn and written up."""
+"""A comparison from its file to its folder: checked, carried out or resumed, measured, drawn and written up."""
 
 import os
 import shutil
@@ -60,12 +60,12 @@ def run_comparison(
     path = out or Path("runs") / time.strftime("compare-%Y%m%d-%H%M%S")
     comparison = read_comparison(config)
     check_rows(comparison, comparison.targets or ((0,),))
-    told, replaying = comparison.document(), replaying_rows(comparison)
-    check_folder(path, told, resume=resume, overwrite=overwrite, replaying=replaying)
+    planned, replaying = comparison.document(), replaying_rows(comparison)
+    check_folder(path, planned, resume=resume, overwrite=overwrite, replaying=replaying)
     targets = checked_targets(comparison)
     cells, cores = plan(comparison, targets), os.cpu_count() or 1
     jobs = jobs or cores
-    with comparison_folder(path, told, resume=resume, overwrite=overwrite, replaying=replaying):
+    with comparison_folder(path, planned, resume=resume, overwrite=overwrite, replaying=replaying):
         with progress(cells, path) as listener:
             failed = run_cells(cells, path, jobs=jobs, workers=max(1, cores // jobs), listener=listener)
         document = make_results(comparison, targets, cells, path, failed)

@@ -78,7 +78,7 @@ def label_distribution(folder: RunFolder) -> Figure:
 
 def cost_against_retraining(document: dict[str, Any]) -> Figure:
     """Draw bytes, rounds and seconds of forgetting and recovery as shares of retraining."""
-    figure, axes = _figure("Cost of forgetting and recovery, beside retraining", "share of retraining", "")
+    figure, axes = _figure("Cost of forgetting and recovery, compared with retraining", "share of retraining", "")
     phases = document["phases"]
     names = ("bytes", "rounds", "seconds")
     start = [0.0] * len(names)

@@ -42,7 +42,7 @@ def check_buffers(
     Args:
         new: the model, arrays or tensors by name; names, shapes and dtypes are those of the federation's model, all
             values are finite.
-        current: the model that was sent. None: there is nothing to compare with, as for a model that is trained anew;
+        current: the model that was sent. None: there is nothing to compare with, as in retraining from scratch;
             signs and the largest of all bounds are still checked.
         parameters: the entries that are parameters; all the others are buffers.
         others: what other devices sent in the same round: the scale of a layer is then that of their median, if that

@@ -6,7 +6,7 @@ none, so weeks can be rehearsed in seconds.
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +186,7 @@ class Rehearsal:
     def ask(self, signed: Signed) -> Request:
         """Have the server take an ask, as its service would."""
         with self.ledger() as ledger:
-            rules = Rules(self.federation.name, fresh=1e9, deadline=self.federation.forgetting.deadline)
+            rules = replace(Rules.of(self.federation), fresh=1e9)
             return admit(ledger, signed, rules, now=self.clock()).request
 
     def ask_for_class(self, *classes: int) -> Request:

@@ -26,7 +26,7 @@ CODECS: dict[str, type[Codec]] = {cls.name: cls for cls in (TopK, SVD, FP16, Int
 
 
 @dataclass(frozen=True, slots=True)
-class Coded:
+class Compressed:
     """What became of a model.
 
     Attributes:
@@ -47,9 +47,9 @@ class Chain:
     """The codecs, in the order in which arrays pass them.
 
     >>> chain, model = chain_of("fp16+zstd"), {"w": np.full((2, 2), 0.1), "steps": np.array(7)}
-    >>> coded = chain.encode(model)
-    >>> got = chain.decode(coded.arrays, {name: slot_of(array) for name, array in model.items()})
-    >>> got["w"].round(4).tolist(), int(got["steps"]), 0 < coded.error < 2**-11
+    >>> compressed = chain.encode(model)
+    >>> got = chain.decode(compressed.arrays, {name: slot_of(array) for name, array in model.items()})
+    >>> got["w"].round(4).tolist(), int(got["steps"]), 0 < compressed.error < 2**-11
     ([[0.1, 0.1], [0.1, 0.1]], 7, True)
     """
 
@@ -70,7 +70,7 @@ class Chain:
         """Whether what is lost is to be added to the next update."""
         return any(isinstance(codec, TopK) and codec.feedback for codec in self.codecs)
 
-    def encode(self, model: Arrays, reference: Arrays | None = None, owed: Arrays | None = None) -> Coded:
+    def encode(self, model: Arrays, reference: Arrays | None = None, owed: Arrays | None = None) -> Compressed:
         """Return what travels in place of `model`, and what the other side makes of it.
 
         Args:
@@ -85,13 +85,13 @@ class Chain:
         _check_finite(target)
         arrays = {part: value for name, array in target.items() for part, value in self._parts(name, array).items()}
         if self.exact:
-            return Coded(arrays, dict(model), 0.0, {})
+            return Compressed(arrays, dict(model), 0.0, {})
         slots = {name: slot_of(array) for name, array in model.items()}
         got = self._taken(arrays, slots)
         lossy = [name for name, slot in slots.items() if slot.is_lossy]
         lost = {name: target[name] - got[name] for name in lossy}
         error = _norm(lost.values()), _norm(target[name] for name in lossy)
-        return Coded(arrays, self._summed(got, slots, reference), error[0] / error[1] if error[1] else 0.0, lost)
+        return Compressed(arrays, self._summed(got, slots, reference), error[0] / error[1] if error[1] else 0.0, lost)
 
     def decode(
         self, given: Mapping[str, bytes | NDArray[Any]], slots: Mapping[str, Slot], reference: Arrays | None = None
@@ -172,8 +172,8 @@ def chain_of(text: str, settings: Mapping[str, Any] | None = None) -> Chain:
     stages = [cls.traits.stage for cls in classes]
     if any(later <= earlier for earlier, later in pairwise(stages)):
         raise InputError(f"compression '{text}': name at most one of top-k, svd, then of fp16, int8, then zstd")
-    told = settings or {}
-    return Chain(tuple(cls(**{key: told[key] for key in settings_of_codec(cls) if key in told}) for cls in classes))
+    values = settings or {}
+    return Chain(tuple(cls(**{key: values[key] for key in settings_of_codec(cls) if key in values}) for cls in classes))
 
 
 def _codec(name: str) -> type[Codec]:

@@ -28,7 +28,7 @@ class Cell:
         seed: of training.
         target: what is forgotten; empty for a base.
         row: name of the row; "" for a base and for references.
-        settings: what the run is told.
+        settings: of the run.
         phases: the phases to carry out; None for all.
         keep: what the rows' methods need of training.
         rounds: roughly how many it takes, to estimate time by.

@@ -25,7 +25,7 @@ PRELOAD = (
     "flwr_datasets.partitioner",
     "torch._dynamo",  # else the first optimiser of each process imports it, and its seconds count as the device's
 )
-DIED = "its process died, perhaps for lack of memory; go on with --resume and fewer --jobs"
+DIED = "its process died, perhaps for lack of memory; continue with --resume and fewer --jobs"
 
 Listener = Callable[[Mapping[str, Any]], None]
 

@@ -1,4 +1,4 @@
-"""What a comparison is told: methods as rows, whom to forget, the seeds, and the settings that all rows share."""
+"""The config of a comparison: methods as rows, whom to forget, the seeds, and the settings that all rows share."""
 
 import re
 from collections.abc import Mapping
@@ -116,7 +116,7 @@ class Comparison:
             InputError: they cannot be, told as `source`'s mistake.
         """
         return Settings.read(
-            {**UNGUARDED, **self.settings, **told_target(self.granularity, target), "seed": seed, **own}, source
+            {**UNGUARDED, **self.settings, **target_settings(self.granularity, target), "seed": seed, **own}, source
         )
 
 
@@ -143,10 +143,10 @@ def row_settings(row: Row) -> dict[str, Any]:
     return {"method": row.method, **row.settings}
 
 
-def told_target(granularity: str, target: Target) -> dict[str, str]:
+def target_settings(granularity: str, target: Target) -> dict[str, str]:
     """Return the settings that name a target.
 
-    >>> told_target("client", (0, 3)), told_target("class", (1,))
+    >>> target_settings("client", (0, 3)), target_settings("class", (1,))
     ({'forget': '0,3'}, {'forget-class': '1'})
     """
     return {"forget-class" if granularity == "class" else "forget": ",".join(map(str, target))}

@@ -59,18 +59,18 @@ def name_target(granularity: str, target: Target) -> str:
 
 def _what(comparison: Comparison, targets: Sequence[Target]) -> str:
     """Say what was compared."""
-    told = row_run(comparison, comparison.seeds[0], targets[0], comparison.rows[0])
+    run = row_run(comparison, comparison.seeds[0], targets[0], comparison.rows[0])
     granularity, seeds = comparison.granularity, comparison.seeds
-    samples = f"{told.samples} training samples" if told.samples else "all training samples"
-    alpha = f" ({told.alpha:g})" if told.scheme == "dirichlet" else ""
-    share = f" ({100 * told.forget_share:g} % of them)" if granularity == "sample" and not told.forget_samples else ""
+    samples = f"{run.samples} training samples" if run.samples else "all training samples"
+    alpha = f" ({run.alpha:g})" if run.scheme == "dirichlet" else ""
+    share = f" ({100 * run.forget_share:g} % of them)" if granularity == "sample" and not run.forget_samples else ""
     lines = [
         f"Ways of forgetting: {len(comparison.rows)}, each asked by itself to forget "
         f"{'; '.join(name_target(granularity, target) for target in targets)}{share}; "
         f"training seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}; "
         f"{len(targets) * len(seeds)} runs a row.",
-        f"Data: {escaped(told.dataset)}, {samples}, {told.clients} clients, split {told.scheme}{alpha} with seed "
-        f"{told.split_seed}. Model: {escaped(told.model)}, untrained weights of seed {told.model_seed}, {told.rounds} "
+        f"Data: {escaped(run.dataset)}, {samples}, {run.clients} clients, split {run.scheme}{alpha} with seed "
+        f"{run.split_seed}. Model: {escaped(run.model)}, untrained weights of seed {run.model_seed}, {run.rounds} "
         f"rounds of training.",
         "Split and untrained model are the same throughout; with the same seed, all rows start from the same trained "
         f"model. Each request is compared with {comparison.references} "

@@ -27,7 +27,7 @@ def make_results(
     """Return the document of a comparison whose cells were carried out, as far as they could be.
 
     Args:
-        comparison: what was told.
+        comparison: its config.
         targets: one by one.
         cells: all of them.
         out: its folder.

@@ -254,6 +254,22 @@ def test_a_class_is_forgotten_by_all_who_hold_it_and_dropped_by_who_comes_later(
         assert given.num_examples == sum(labels[given.member] != 3)
 
 
+@pytest.mark.parametrize("method", ["continue", "negate", "retrain"])
+def test_a_class_is_dropped_by_every_device_whatever_the_method(make: Make, method: str) -> None:
+    """A method of the server's has no procedure for devices, and dropping needs none."""
+    rehearsal = make(forgetting={"method": method, "fallback": []})
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=2)
+    rehearsal.ask_for_class(3)
+    rehearsal.run(grid, rounds=3)
+    with read(rehearsal) as ledger:
+        assert {event.member for event in ledger.events() if event.kind == "dropped"} == {0, 1, 2, 3}
+        assert not [event for event in ledger.events() if event.kind == "reply-refused"]
+    labels = {kit.number: np.load(kit.path(kit.data))["y"] for kit in rehearsal.kits()}
+    for given in steps(rehearsal)[-1].contributions:
+        assert given.num_examples == sum(labels[given.member] != 3)
+
+
 def test_an_ask_that_rides_in_a_reply_is_taken_and_the_reply_is_left_out(make: Make) -> None:
     rehearsal = make(schedule={"every": 1})  # the device's own clock is real, and an ask must be fresh
     grid = grid_of(rehearsal)
@@ -270,17 +286,15 @@ def test_an_ask_that_rides_in_a_reply_is_taken_and_the_reply_is_left_out(make: M
 
 def test_a_device_hears_why_its_ask_was_refused_and_trains_on(make: Make) -> None:
     rehearsal = make(schedule={"every": 1})
-    grid = grid_of(rehearsal)
-    rehearsal.run(grid, rounds=1)
     with contextlib.closing(Record(rehearsal.kits()[2].path("record.db"))) as record:
-        record.put("sample", [number.to_bytes(32) for number in range(10_000)])
-    rehearsal.run(grid, rounds=4)
+        record.put("sample", rehearsal.digests(2)[:3])
+    rehearsal.run(grid_of(rehearsal), rounds=3)
     with contextlib.closing(Record(rehearsal.kits()[2].path("record.db"))) as record:
-        assert [(ask.refused, ask.signings) for ask in record.asks()] == [("too-many-samples", 1)]
+        assert [(ask.refused, ask.signings) for ask in record.asks()] == [("nothing-contributed", 1)]
     with read(rehearsal) as ledger:
         assert ledger.requests() == []
         assert [event.member for event in ledger.events() if event.kind == "ask-in-reply-refused"] == [2]
-    assert [members(step) for step in steps(rehearsal)] == [[0, 1, 2, 3], [0, 1, 3], [0, 1, 2, 3], [0, 1, 2, 3]]
+    assert [members(step) for step in steps(rehearsal)] == [[0, 1, 3], [0, 1, 2, 3], [0, 1, 2, 3]]
 
 
 def test_of_an_ask_that_nobody_proves_to_have_made_nothing_is_said(make: Make) -> None:

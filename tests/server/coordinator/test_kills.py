@@ -30,9 +30,15 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 def test_undisturbed_it_is_done_once_with_a_receipt(prepared: Prepared) -> None:
     outcome = prepared[2]
-    assert (outcome.status, outcome.requests, outcome.done, outcome.receipt) == ("done", 1, 1, True)
+    assert (outcome.status, outcome.requests, outcome.ended, outcome.receipt) == ("done", 1, 1, True)
     assert outcome.steps[:3] == ("train", "train", "forget")
     assert not outcome.wrong
+
+
+def test_undisturbed_a_model_that_does_not_recover_ends_the_request_once(tmp_path: Path) -> None:
+    points, outcome = points_of(prepare(tmp_path / "prepared", recovers=False).folder, tmp_path)
+    assert (outcome.status, outcome.requests, outcome.ended, outcome.receipt) == ("unrecovered", 1, 1, True)
+    assert "unrecovered: committed" in points
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -330,7 +330,7 @@ def test_facts_that_cannot_be_told_are_refused(ledger: Ledger, facts: dict[str, 
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("ledger.db", "is no URL of a ledger"),
+        ("ledger.db", "is not a ledger URL"),
         ("mysql://host/name", "unknown database of a ledger 'mysql'"),
         ("sqlite://", "would be lost"),
         ("sqlite:////nowhere/at/all/ledger.db", "make its folder first"),

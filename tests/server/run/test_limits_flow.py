@@ -111,7 +111,7 @@ def test_killed_anywhere_a_bounded_run_ends_with_the_same_models(tmp_path: Path)
 def test_limits_that_do_not_fit_the_run_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="clip-steps: dp = server-fixed clips steps by itself"):
         Settings.read({**SMALL, "dp": "server-fixed", "clip-steps": 1.5})
-    with pytest.raises(InputError, match="weight-cap: there are no models to make one of"):
+    with pytest.raises(InputError, match="weight-cap: objective 'fd' has no models to aggregate"):
         carry_out(tmp_path, objective="fd", weight_cap=2.0, method="continue")
 
 
