@@ -1,8 +1,12 @@
 """Flower's and fedquit's programs as processes of this machine, for tests: where they are, started and ended."""
 
+import contextlib
 import json
 import os
+import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -10,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from fedquit.client.device.join import free_port
 from tests.harness.waiting import STILL
@@ -63,3 +69,33 @@ def joined(kit: Path) -> Iterator[tuple["subprocess.Popen[str]", list[Mapping[st
             with suppress(ProcessLookupError):
                 device.send_signal(signal.SIGTERM)
             device.wait(STILL)
+
+
+def program(name: str) -> str:
+    """Return where a program of the distribution is; without it, skip the test."""
+    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
+    if found is None:
+        pytest.skip(f"{name} is not installed{'; on Debian: apt-get install nginx-light' if name == 'nginx' else ''}")
+    return found
+
+
+class Withheld:
+    """A stranger's request, all of which is sent except the last byte of its body."""
+
+    def __init__(self, port: int, size: int, authority: Path) -> None:
+        context = ssl.create_default_context(cafile=str(authority))
+        self.socket = context.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname="localhost")
+        kind = f"Content-Type: application/x-protobuf\r\nContent-Length: {size}"
+        head = f"POST /v1/fleet/push-object HTTP/1.1\r\nHost: localhost\r\n{kind}\r\n\r\n"
+        self.socket.settimeout(STILL)
+        with contextlib.suppress(OSError):  # refused while it is being sent
+            self.socket.sendall(head.encode() + bytes(size - 1))
+
+    def status(self) -> int:
+        """Wait for an answer to what was sent so far, and return its status."""
+        return int(self.socket.recv(100).split()[1])
+
+    def complete(self) -> int:
+        """Send the last byte too, and return the status of the answer."""
+        self.socket.sendall(b"0")
+        return self.status()
