@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from fedquit import process_groups
+from fedquit.client.device.join import free_port
 from fedquit.errors import FedquitError
 from fedquit.supervisor import Part, Supervisor
-from tests.e2e.test_flower import free_port
 from tests.harness.waiting import STILL, until
 
 SLEEPS = [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(600)"]
@@ -204,11 +204,16 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /
 @linux
 def test_what_a_killed_part_had_forked_ends_before_the_part_starts_again(tmp_path: Path) -> None:
     supervisor = Supervisor([forking(tmp_path)], tmp_path)
+
+    def begun_again() -> bool:
+        supervisor.tend()
+        return len(children(tmp_path)) == 2
+
     supervisor.start(STILL)
     try:
         (orphan,) = until(lambda: children(tmp_path))
         os.kill(supervisor.pids()["forks"], signal.SIGKILL)
-        until(lambda: (supervisor.tend(), len(children(tmp_path)) == 2)[1])
+        until(begun_again)
         assert not alive(orphan)
         (second,) = children(tmp_path) - {orphan}
     finally:

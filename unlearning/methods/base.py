@@ -124,10 +124,10 @@ class Method:
         return weighted_mean(session.ask("forget", session.leavers, session.current), session.leavers)
 
     def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...] | None:
-        """Return what `serve` will ask, call by call, before it asks; None: not known.
+        """Return an estimate of what `serve` will ask, call by call; None: there is none.
 
-        Where a method leaves `serve` as it is, that is one request to each forgotten client. One that overrides `serve`
-        says here what that sends, or its cost cannot be estimated (`fedquit plan`).
+        Optional, and used by `fedquit plan` alone, which says "not estimated" of a method without it. A method that
+        leaves `serve` as it is has one: a single request to each forgotten client.
         """
         return (Exchange("forget", outlook.leavers),) if type(self).serve is Method.serve else None
 

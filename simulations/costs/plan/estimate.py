@@ -87,7 +87,7 @@ class Estimate:
         return AtServer(case, history)
 
     def forget(self) -> Cost | None:
-        """Return what it costs until recovery begins; None: the method does not say."""
+        """Return what it costs until recovery begins; None: the method has no estimate."""
         exchanges = self.method.exchanges(self.outlook)
         return None if exchanges is None else sum(map(self._exchange, exchanges), Cost())
 

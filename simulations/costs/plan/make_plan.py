@@ -130,9 +130,9 @@ class Plan:
         except Exception as error:
             if type(estimate.method).__module__.startswith("fedquit."):
                 raise
-            return {"known": False, "why": f"the method failed to say what it asks: {error!r}"}
+            return {"known": False, "why": f"not estimated: Method.exchanges failed: {error!r}"}
         if forget is None:
-            return {"known": False, "why": "the method does not say what it asks (Method.exchanges)"}
+            return {"known": False, "why": "not estimated: the method has no Method.exchanges, which is optional"}
         gone = needs.keeps_updates and not (self.path / "history").is_dir()
         model_bytes = sum(array.nbytes for array in estimate.arrays.values())
         return {

@@ -10,13 +10,13 @@ from click.testing import CliRunner
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from fedquit.client.device.join import free_port
 from fedquit.errors import InputError
 from fedquit.server.ledger import Ledger
 from fedquit.server.ledger.audit_log.seal import read_seal
 from fedquit.server.provision.doctor_command import doctor
 from fedquit.server.provision.federation_plan import read_plan
 from fedquit.server.provision.provision import provision
-from tests.e2e.test_flower import free_port
 
 TOLD = """
 name = "clinics"

@@ -179,7 +179,7 @@ def test_a_plan_writes_nothing(trained: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
 
 
-def test_a_method_that_does_not_say_what_it_asks_is_not_known_and_the_others_are(
+def test_a_method_without_an_estimate_is_not_estimated_and_the_others_are(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @dataclass(frozen=True, slots=True)
@@ -199,7 +199,7 @@ def test_a_method_that_does_not_say_what_it_asks_is_not_known_and_the_others_are
     monkeypatch.setitem(METHODS, "strange", Strange)
     monkeypatch.setitem(METHODS, "broken", Broken)
     methods = make_plan(trained, {"forget": "3"}, Price())["requests"][0]["methods"]
-    assert "does not say" in methods["strange"]["why"]
+    assert methods["strange"]["why"].startswith("not estimated: ")
     assert "KeyError((3,))" in methods["broken"]["why"]
     assert {name for name in METHODS if not methods[name]["known"]} == {"strange", "broken"}
 
