@@ -58,6 +58,7 @@ class Answering:
         self.ending = Ending(place, past, training)
         self._failures = Counter[str]()
         self._not_before: dict[str, float] = {}
+        self._failed_at: dict[int, float] = {}  # member -> when it last did not answer
         self._rest: dict[int, float] = {}  # member -> until when it is not asked, as it did not answer
         self._stuck: dict[str, float] = {}  # request -> since when no round of recovery could be carried out
 
@@ -163,7 +164,8 @@ class Answering:
             answered = not isinstance(reason, AwayError)
             late = time_left(place, request) <= 0
             self._failures[request.id] += answered
-            self._rest[request.subject] = place.clock() + REST * (place.clock() - self.forgetting.asked_at)
+            if answered and request.granularity != "class":
+                self._leave_alone(request.subject, late)
             if self._failures[request.id] < ATTEMPTS and not late:
                 self._try_again(request)
                 return False
@@ -197,6 +199,14 @@ class Answering:
             without = self.forgetting.without(request)
             return "" if set(presence.ready) - without else "no device that holds any of it connected in time"
         return ""
+
+    def _leave_alone(self, member: int, late: bool) -> None:
+        """Leave a device that did not answer alone for a while; in a long time, one failure is forgiven."""
+        now, timeout = self.place.clock(), self.place.federation.forgetting.device_timeout
+        again = member in self._failed_at and now < self._failed_at[member] + (1 + REST) * timeout
+        self._failed_at[member] = now
+        if late or again:
+            self._rest[member] = now + REST * (now - self.forgetting.asked_at)
 
     def _is_resting(self, request: Request, method: Method) -> bool:
         """Say whether a request needs a device that has let others wait, and is not asked again yet."""

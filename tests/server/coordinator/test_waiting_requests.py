@@ -201,6 +201,25 @@ def test_a_silent_device_with_one_ask_after_the_other_stops_rounds_once(make: Ma
     assert len(steps(rehearsal, "train")) >= 2 + 15 - 3
 
 
+def test_a_device_that_crashes_once_in_its_work_is_asked_again_soon(make: Make) -> None:
+    rehearsal = make(forgetting={"fallback": []})
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=2)
+    request = rehearsal.ask(rehearsal.signed(1))
+
+    def crashes(message: Message, reply: Message) -> Message:
+        if message.metadata.message_type != "train.forget" or len(grid.limits) > 1:
+            return reply
+        rehearsal.clock.pause(HOUR)
+        return Message(Error(5, "Node Unavailable"), reply_to=message)
+
+    grid.change = crashes
+    rehearsal.run(grid, rounds=3)
+    told = now_of(rehearsal, request)
+    assert (told.status, told.method, len(grid.limits)) == ("done", "fedquit", 2)
+    assert told.changed_at - request.asked_at < 2 * HOUR
+
+
 @pytest.mark.parametrize("what", ["all", "samples"])
 def test_another_members_request_is_served_while_one_waits(make: Make, what: str) -> None:
     rehearsal = make()
