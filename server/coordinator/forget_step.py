@@ -12,6 +12,7 @@ from fedquit.client.device.deployed_device import DROP, NOTHING_TO_FORGET, REPOR
 from fedquit.errors import FedquitError
 from fedquit.server.coordinator.model_evaluation import NOTHING_HELD, Judge, UnusableModelError
 from fedquit.server.coordinator.participants.presence import Presence
+from fedquit.server.coordinator.participants.time_to_answer import time_to_answer
 from fedquit.server.coordinator.retention import Past
 from fedquit.server.coordinator.training_rounds import Training
 from fedquit.server.coordinator.workplace import Workplace
@@ -53,6 +54,7 @@ class Forgetting:
     def __init__(self, place: Workplace, past: Past, judge: Judge, training: Training) -> None:
         self.place, self.past, self.judge, self.training = place, past, judge, training
         self._empty = defaultdict[str, set[int]](set)  # request -> who has answered that it holds nothing of it
+        self.asked_at = 0.0  # when the devices were last asked to forget
 
     def carry_out(self, request: Request, plan: Settings, method: Method, presence: Presence) -> None:
         """Have a method forget, and commit what came of it.
@@ -72,7 +74,7 @@ class Forgetting:
         keeping: Config = {"samples": "keep", **self.training.told()}
         gone = self.training.gone_classes()
         reference = self.judge.measure(_arrays(current), presence, keeping, gone)
-        place.grid.patience = max(1.0, request.changed_at + place.federation.forgetting.device_timeout - place.clock())
+        place.grid.patience, self.asked_at = time_to_answer(place, request), place.clock()
         session, new = self._served(request, plan, method, presence, current, number)
         place.reached("forgetting: replies")
         revoked = [member for member in sorted(session.answered) if place.ledger.member(member).status == "revoked"]
