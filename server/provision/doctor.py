@@ -121,11 +121,12 @@ def _trusted(folder: Path, federation: Federation) -> str:
 
 
 def _proxy(folder: Path, federation: Federation) -> str:
-    del folder, federation
+    del folder
     found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if found is None:
         raise InputError("nginx is not installed: install it, or run your own proxy and `fedquit serve --no-proxy`")
-    return found
+    most = federation.server.connections_per_address
+    return f"{found}; takes {most} connections of one address: {most // 2} devices behind one router"
 
 
 def _ports(federation: Federation) -> Finding:
