@@ -18,6 +18,7 @@ import httpx
 import pytest
 import yaml
 
+from fedquit.client.device.join import free_port
 from fedquit.server.federation import Federation
 from fedquit.server.provision import deployment_files
 from fedquit.server.provision.certificates import make_authority, make_server_certificate
@@ -25,7 +26,6 @@ from fedquit.server.provision.federation_plan import read_plan
 from fedquit.server.provision.provision import provision
 from fedquit.strategies.flower_internals import CHUNK_SIZE
 from fedquit.supervisor import listens
-from tests.e2e.test_flower import free_port
 from tests.harness.waiting import STILL, until
 
 CONTROL = ["/v1/control/start-run", "/v1/runtime/x", "/", "/v1/fleet/../control/x", "/v1/fleet/..%2fcontrol/x"]
