@@ -21,7 +21,7 @@ ROWS = (
     ("device seconds", lambda cost: f"{cost['device_seconds']:.1f}"),
     ("network energy", lambda cost: f"{cost['joules']:.0f} J"),
 )
-SAVED = (("saved by compression", lambda cost: size_of(cost["saved_bytes"])),)
+SAVED = (("saved by codecs", lambda cost: size_of(cost["saved_bytes"])),)
 
 
 def print_costs(costs: dict[str, Any]) -> None:

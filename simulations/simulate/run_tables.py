@@ -32,7 +32,7 @@ COST_ROWS = (
     ("bytes up", lambda cost: _bytes(cost["bytes_up"])),
     ("seconds", lambda cost: f"{cost['seconds']:.1f}"),
 )
-ERROR_ROWS = (("compression error, down", "compression_error_down"), ("compression error, up", "compression_error_up"))
+ERROR_ROWS = (("codec error, down", "compression_error_down"), ("codec error, up", "compression_error_up"))
 
 
 def print_report(document: dict[str, Any]) -> None:
