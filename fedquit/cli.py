@@ -105,7 +105,7 @@ def fedquit() -> None:
     """Federated learning that can forget.
 
     Start with `fedquit simulate`: it trains a small federation on real data, has a client forgotten, and shows
-    what that did beside a model trained without the client.
+    how that compares with a model trained without the client.
     """
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, flushed to disk, then renamed into it."""
+"""Files that are whole or not there: written next to their place, flushed to disk, then renamed into it."""
 
 import contextlib
 import errno

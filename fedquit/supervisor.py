@@ -2,7 +2,7 @@
 
 Knows nothing of what the processes are for. A part that dies is started again after 1, 2, 4 ... 60 seconds, less up to
 half of that by chance, so that many devices whose server was away do not all come back at once. One that lived for ten
-minutes begins anew at 1; a shorter life proves nothing: on a busy machine a process may need minutes until it dies of
+minutes starts again at 1; a shorter life proves nothing: on a busy machine a process may need minutes until it dies of
 what ailed it from the start. Each part leads a process group of its own: once its main process has died, the whole
 group is ended. If the supervisor itself is killed, the kernel ends its parts with it (on Linux); what is left even so,
 the next one that starts with the same folder of logs ends.
@@ -44,7 +44,7 @@ class Part:
     Attributes:
         name: for people, and of its log file.
         command: what to run.
-        environment: beside the supervisor's own.
+        environment: in addition to the supervisor's own.
         port: that it listens on once it is ready; 0: it is ready at once.
         host: address of this machine at which that port is reached.
         before: called before each start, to remove what a killed one left.

@@ -1,4 +1,4 @@
-"""How a run's models are coded on their way up and down, as its settings say it."""
+"""How a run's models are compressed on their way up and down, from its settings."""
 
 from dataclasses import dataclass
 

@@ -91,7 +91,7 @@ class Device(Protocol):
         ...
 
     def adds(self, config: Config) -> Mapping[str, Mapping[str, str | bytes]]:
-        """Return what its reply says beside the model and the metrics: records by name."""
+        """Return what its reply contains besides the model and the metrics: records by name."""
         ...
 
 

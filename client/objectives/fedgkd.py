@@ -1,7 +1,7 @@
 """FedGKD: the teacher is the mean of the last few global models, steadier than the last one.
 
 Source: Yao et al., "FedGKD: Towards Heterogeneous Federated Learning via Global Knowledge Distillation",
-arXiv 2107.00051. The server sends the mean beside the model: twice the bytes down, unless it is of one model.
+arXiv 2107.00051. The server sends the mean along with the model: twice the bytes down, unless it is of one model.
 """
 
 from collections.abc import Sequence
@@ -70,8 +70,8 @@ class FedGKD(Imitating):
     def broadcast(self, current: StateDict, state: StateDict | None) -> tuple[StateDict | None, StateDict | None]:
         """See `Objective`: the mean goes down, the last M - 1 models are kept, as `0/name`, `1/name`, ...
 
-        A device must know that a phase's first round is over: in the first nothing is sent beside the model, and where
-        the mean is the present model itself, one empty tensor stands for it.
+        A device must know that a phase's first round is over: in the first the model is sent alone, and where the mean
+        is the present model itself, one empty tensor stands for it.
         """
         if state is None:
             return None, {}

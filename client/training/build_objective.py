@@ -44,7 +44,9 @@ def _check_models(settings: Settings, traits: Traits) -> None:
             f"or take an objective of devices with models of their own: {others}"
         )
     if traits.keeps == "own teacher" and not settings.mentee:
-        raise InputError(f"objective '{name}' shares a small model beside the devices' own: set mentee, such as mlp")
+        raise InputError(
+            f"objective '{name}' shares a small model besides the personalised ones: set mentee, such as mlp"
+        )
     if settings.mentee and traits.keeps != "own teacher":
         raise InputError(f"mentee: objective '{name}' shares no such model; leave it out, or take objective = fedkd")
 

@@ -12,6 +12,7 @@ from fedquit.client.device.deployed_device import DROP, NOTHING_TO_FORGET, REPOR
 from fedquit.errors import FedquitError
 from fedquit.server.coordinator.model_evaluation import NOTHING_HELD, Judge, UnusableModelError
 from fedquit.server.coordinator.participants.presence import Presence
+from fedquit.server.coordinator.participants.time_to_answer import time_to_answer
 from fedquit.server.coordinator.retention import Past
 from fedquit.server.coordinator.training_rounds import Training
 from fedquit.server.coordinator.workplace import Workplace
@@ -19,15 +20,16 @@ from fedquit.server.ledger import FORGOTTEN, Contribution, Request, Step, Unreac
 from fedquit.server.ledger.model_lineage import check_exact
 from fedquit.server.lifecycle.grid_session import Case, Config, GridSession, served
 from fedquit.server.lifecycle.model_store import Arrays
+from fedquit.server.lifecycle.observed_rounds import recent_rounds
 from fedquit.server.lifecycle.round_evaluation import tensors_of
 from fedquit.settings import Part, Settings, keys_of
 from fedquit.strategies.guard.decide import Policy, admit_model, check_answer
-from fedquit.strategies.guard.step_checks import Bounds, Recent, bounds_of, longest_of
+from fedquit.strategies.guard.step_checks import Bounds, Recent, bounds_of
 from fedquit.strategies.rounds.evaluate import measure
 from fedquit.strategies.rounds.exercise import ask
 from fedquit.unlearning.methods.base import Method
 from fedquit.unlearning.session import NoAnswerError
-from fedquit.unlearning.tensors.arithmetic import StateDict, difference
+from fedquit.unlearning.tensors.arithmetic import StateDict
 
 
 class RefusedModelError(FedquitError):
@@ -52,6 +54,7 @@ class Forgetting:
     def __init__(self, place: Workplace, past: Past, judge: Judge, training: Training) -> None:
         self.place, self.past, self.judge, self.training = place, past, judge, training
         self._empty = defaultdict[str, set[int]](set)  # request -> who has answered that it holds nothing of it
+        self.asked_at = 0.0  # when the devices were last asked to forget
 
     def carry_out(self, request: Request, plan: Settings, method: Method, presence: Presence) -> None:
         """Have a method forget, and commit what came of it.
@@ -71,7 +74,7 @@ class Forgetting:
         keeping: Config = {"samples": "keep", **self.training.told()}
         gone = self.training.gone_classes()
         reference = self.judge.measure(_arrays(current), presence, keeping, gone)
-        place.grid.patience = max(1.0, request.changed_at + place.federation.forgetting.device_timeout - place.clock())
+        place.grid.patience, self.asked_at = time_to_answer(place, request), place.clock()
         session, new = self._served(request, plan, method, presence, current, number)
         place.reached("forgetting: replies")
         revoked = [member for member in sorted(session.answered) if place.ledger.member(member).status == "revoked"]
@@ -321,18 +324,10 @@ class Forgetting:
         return bounds_of(method, self.place.names, counts.values(), request.classes)
 
     def _recent(self) -> Recent:
-        steps = self.past.recent()
-        with_norms = [step for step in steps if "update_norm" in step.measures]
-        every = [step.measures["update_norm"] for step in self.place.ledger.steps() if "update_norm" in step.measures]
-        return Recent(
-            norms=[step.measures["update_norm"] for step in with_norms],
-            spreads=[step.measures["update_norm_mad"] for step in with_norms],
-            updates=[
-                difference(self.place.state(s.model_after), self.place.state(s.model_before), self.place.order)
-                for s in steps
-            ],
-            longest=longest_of(every),
-        )
+        place, steps = self.place, self.past.recent()
+        models = ((place.state(step.model_before), place.state(step.model_after)) for step in steps)
+        every = [step.measures for step in place.ledger.steps()]
+        return recent_rounds([step.measures for step in steps], every, models, place.order)
 
 
 def _told_by(session: GridSession) -> dict[str, float]:

@@ -1,7 +1,6 @@
 """Rounds of training and of recovery: who is asked, what they are told, and the step that the ledger gets."""
 
 import shutil
-import statistics
 from collections.abc import Callable, Mapping
 
 from fedquit.client.requests.signed_request import Signed
@@ -10,16 +9,16 @@ from fedquit.server.coordinator.model_evaluation import Judge
 from fedquit.server.coordinator.participants.excluded_devices import FOUND, kept_out
 from fedquit.server.coordinator.participants.presence import Presence
 from fedquit.server.coordinator.participants.unused_replies import noted
-from fedquit.server.coordinator.retention import WINDOW, Past
+from fedquit.server.coordinator.retention import Past
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.ledger import ENDS, FORGOTTEN, UNDER_WAY, Contribution, Request, Step
 from fedquit.server.lifecycle.model_store import Arrays
+from fedquit.server.lifecycle.observed_rounds import WINDOW, ObservedRound, round_limits
 from fedquit.server.lifecycle.round_evaluation import tensors_of
 from fedquit.server.lifecycle.train_round import Ears, Order, Trained, train_round
 from fedquit.strategies.cost_log.cost_rows import DIRECTIONS
-from fedquit.strategies.guard.round_screen import Limits, usual_of
-from fedquit.strategies.rounds.train import Correct, Reply
-from fedquit.unlearning.tensors.arithmetic import difference, norm, update_of
+from fedquit.strategies.guard.round_screen import Limits
+from fedquit.strategies.rounds.train import Correct
 
 REPLIES = "replies"
 """Folder of a round's replies while they come."""
@@ -69,7 +68,7 @@ class Training:
         place.grid.begin(phase, number, presence.left_out | kept_out(place, presence, rule.needs(), phase))
         place.grid.patience = place.federation.schedule.round_timeout
         kept, nth = place.kept(phase, request.id if request else None)
-        spread, ears = self._ears(phase, number, arrays)
+        observed = self._observed(phase, number, arrays)
         done = train_round(
             place.grid,
             self._order(phase, number, nth, round_number, request),
@@ -79,11 +78,11 @@ class Training:
             rule=rule,
             names=place.names,
             correct=correct,
-            ears=ears,
+            ears=Ears(self.on_reply(phase, number), observed.take, self._on_ask),
             limits=self._limits(phase, number, arrays),
         )
         place.reached(f"{phase}: replies")
-        return self._commit(done, nth, presence, request, number, round_number, before, spread())
+        return self._commit(done, nth, presence, request, number, round_number, before, observed.statistics())
 
     def _commit(
         self,
@@ -141,16 +140,15 @@ class Training:
 
     def _limits(self, phase: str, number: int, arrays: Arrays) -> Limits:
         """Return how much one reply may do to a round, from what the ledger has of the rounds before."""
-        place, settings = self.place, self.place.settings
+        place = self.place
         recent = [step for step in place.ledger.steps(after=max(0, number - 1 - WINDOW)) if step.phase != "forget"]
-        return Limits(
-            folder=place.folder / REPLIES,
-            weight_cap=settings.weight_cap,
-            clip=settings.clip_steps,
-            usual=usual_of(step.measures for step in recent),
-            before=self.past.sizes(),
-            look=self.judge.look(arrays, self.gone_classes()),
-            on_bounded=lambda member, facts: place.note(
+        return round_limits(
+            place.settings,
+            place.folder / REPLIES,
+            [step.measures for step in recent],
+            self.past.sizes(),
+            self.judge.look(arrays, self.gone_classes()),
+            lambda member, facts: place.note(
                 "reply-bounded", member=member, facts={"phase": phase, "step": number, **facts}
             ),
         )
@@ -168,26 +166,13 @@ class Training:
             fraction=place.settings.fraction,
         )
 
-    def _ears(self, phase: str, number: int, arrays: Arrays) -> tuple[Callable[[], dict[str, float]], Ears]:
-        """Return who listens to a round's replies, and what gives the lengths of their steps when it is over."""
-        sent, lengths = tensors_of(arrays), list[float]()
-        keeps = phase == "train" and self.past.updates.keep.updates(number) and self._has_room()
+    def _observed(self, phase: str, number: int, arrays: Arrays) -> ObservedRound:
+        """Return what takes in a round's replies, and keeps the updates of training if a method needs them."""
+        sent, updates = tensors_of(arrays), self.past.updates
         if phase == "train":
-            self.past.updates.begin(number, sent)
-
-        def taken(reply: Reply) -> None:
-            came = tensors_of(reply.arrays)
-            lengths.append(norm(difference(came, sent, self.place.names)))
-            if keeps:
-                self.past.updates.add(number, reply.client, update_of(came, sent))
-
-        def spread() -> dict[str, float]:
-            if not lengths:
-                return {}
-            middle = statistics.median(lengths)
-            return {"update_norm": middle, "update_norm_mad": statistics.median(abs(x - middle) for x in lengths)}
-
-        return spread, Ears(self.on_reply(phase, number), taken, self._on_ask)
+            updates.begin(number, sent)
+        keeps = phase == "train" and updates.keep.updates(number) and self._has_room()
+        return ObservedRound(sent, self.place.names, history=updates if keeps else None, number=number)
 
     def on_reply(self, phase: str, number: int, request: str | None = None) -> Callable[[int, str | None], None]:
         """Return what names in the audit log every reply that is not used, and every device that did not answer."""

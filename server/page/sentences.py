@@ -24,7 +24,7 @@ def outlook(request: Facts, federation: Federation) -> str:
     """
     settings = federation.forgetting
     if request["status"] == "asked":
-        return "It waits for its turn: one request at a time is begun, between two rounds, the oldest first."
+        return "It waits for its turn: between two rounds, when no other request recovers, the oldest first."
     if request["status"] == "forgetting":
         by = moment(request["changed_at"] + settings.device_timeout)
         fallback = (
@@ -35,7 +35,7 @@ def outlook(request: Facts, federation: Federation) -> str:
         if request["method"] in settings.fallback:
             return f"{settings.method} could not do it; {request['method']} is at work."
         who = "the devices that hold the class" if request["granularity"] == "class" else request["subject_name"]
-        return f"It waits for {who}, until {by}; {fallback}. Nothing is trained meanwhile."
+        return f"It waits for {who}, until {by}; {fallback}. Training goes on meanwhile."
     if request["status"] == "recovering":
         return "The other devices mend the model, until its accuracy is back or [forgetting] recover-rounds are over."
     if request["status"] == "done":
@@ -120,6 +120,9 @@ SENTENCES: Mapping[str, Callable[[Facts, str, Names], str]] = {
     "round-failed": lambda facts, _who, _names: f"a round failed: {facts['reason']}",
     "quarantined": _quarantined,
     "forgot": lambda facts, _who, _names: facts.get("why") or f"forgotten: model {facts.get('model_after', '')[:12]}",
+    "server-away": lambda facts, who, _names: (
+        f"the server was away for {facts['seconds']:.0f} s, which {who} is not charged with"
+    ),
     "fallback": lambda facts, _who, _names: f"{facts['failed']} could not do it: {facts['why']}; now {facts['method']}",
     "recovered": lambda facts, _who, _names: f"round {facts['round']}, of recovery: model {facts['model_after'][:12]}",
     "dropped": lambda _facts, who, _names: f"{who} has dropped it, too",

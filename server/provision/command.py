@@ -9,7 +9,7 @@ import click
 from fedquit.files import explained
 
 EXAMPLE = """\
-# A federation: what its server is told, and who belongs to it. `fedquit provision` makes it ready from this file,
+# A federation: the config of its server, and who belongs to it. `fedquit provision` makes it ready from this file,
 # and again when members are added. docs/deploy.md explains every key.
 name = "clinics"
 

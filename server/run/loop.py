@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from statistics import median
 from typing import Any
 
 from fedquit.client.compression.build_compression import compression_of
@@ -27,8 +26,10 @@ from fedquit.errors import FedquitError, InputError
 from fedquit.server.lifecycle.build_rules import rules_of
 from fedquit.server.lifecycle.grid_session import Case, GridSession, served, simulated_case
 from fedquit.server.lifecycle.objective_travel import arrays_from
+from fedquit.server.lifecycle.observed_rounds import NORM, SPREAD, WINDOW, ObservedRound, recent_rounds, round_limits
 from fedquit.server.lifecycle.personal_reports import Devices, measures_by_client
 from fedquit.server.lifecycle.phases import Phase, nth, phases
+from fedquit.server.lifecycle.recovery_plan import RecoveryPlan, stop_rule
 from fedquit.server.lifecycle.round_evaluation import Judge, tensors_of
 from fedquit.server.lifecycle.train_round import Arrays, Ears, Kept, Order, correction, train_round
 from fedquit.server.lifecycle.training_history import History, Keep, check_room
@@ -40,18 +41,14 @@ from fedquit.strategies.cost_log.cost_log import Costs
 from fedquit.strategies.cost_log.cost_rows import DIRECTIONS
 from fedquit.strategies.grid.metered_grid import MeteredGrid
 from fedquit.strategies.guard.decide import Policy, admit_model, check_answer
-from fedquit.strategies.guard.round_screen import Limits, usual_of
-from fedquit.strategies.guard.step_checks import Bounds, Recent, bounds_of, longest_of
-from fedquit.strategies.rounds.train import Correct, Reply
+from fedquit.strategies.guard.round_screen import Limits
+from fedquit.strategies.guard.step_checks import Bounds, Recent, bounds_of
+from fedquit.strategies.rounds.train import Correct
 from fedquit.unlearning.session import NoAnswerError
-from fedquit.unlearning.stop_rules import Budget, Oracle, StopRule, Utility
-from fedquit.unlearning.tensors.arithmetic import StateDict, difference, norm, parameter_names, update_of
+from fedquit.unlearning.stop_rules import Budget, StopRule
+from fedquit.unlearning.tensors.arithmetic import StateDict, parameter_names
 
 Listener = Callable[[Mapping[str, Any]], None]
-WINDOW = 5
-"""Rounds that the guard compares with."""
-USUAL_WINDOW = 6
-"""Rounds before that say how long a client's step usually is."""
 
 
 class Loop:
@@ -167,26 +164,27 @@ class Loop:
 
     def _rule(self, phase: Phase) -> StopRule | None:
         """Return when a phase ends; None: before it begins."""
-        settings = self.settings
-        if phase.kind == "later":
-            rounds = self._rounds_left(phase)
-            return Budget(rounds=rounds) if rounds else None
-        if phase.kind != "recover":
-            return Budget(rounds=settings.rounds)
+        if phase.kind == "recover":
+            plan = self._plan(phase)
+            return stop_rule(plan, self._reference(phase, plan))
+        rounds = self._rounds_left(phase) if phase.kind == "later" else self.settings.rounds
+        return Budget(rounds=rounds) if rounds else None
+
+    def _plan(self, phase: Phase) -> RecoveryPlan:
+        """Return what recovery is to reach; after a method that restarts, as many rounds as the model had."""
+        told = self.settings
         if self.method.traits.restarts:
-            return Budget(rounds=settings.rounds - self._reached(phase.after))
-        if settings.recover == "budget":
-            return Budget(rounds=settings.recover_rounds, num_bytes=settings.recover_bytes or None)
-        if settings.recover == "oracle":
-            target = self.state.of("retrain")[-1].measures["holdout_accuracy"]
-            return Oracle(target=target, max_rounds=settings.recover_rounds)
+            return RecoveryPlan("budget", told.rounds - self._reached(phase.after))
+        return RecoveryPlan(told.recover, told.recover_rounds, told.recover_bytes, told.tolerance, told.patience)
+
+    def _reference(self, phase: Phase, plan: RecoveryPlan) -> float | None:
+        """Return the accuracy to reach; None: the plan asks for none."""
+        if plan.rule == "budget":
+            return None
+        if plan.rule == "oracle":
+            return self.state.of("retrain")[-1].measures["holdout_accuracy"]
         before = next(other for other in self.phases if other.name == phase.after)
-        return Utility(
-            reference=self._accuracy(before.start),
-            tolerance=settings.tolerance,
-            patience=settings.patience,
-            max_rounds=settings.recover_rounds,
-        )
+        return self._accuracy(before.start)
 
     def _accuracy(self, stage: str) -> float:
         """Return the held-out accuracy of a stage: of its model, or the mean over what devices said of theirs."""
@@ -219,16 +217,11 @@ class Loop:
 
     def _round(self, phase: Phase, number: int, arrays: Arrays, correct: Correct | None) -> Arrays:
         """Carry out one round, make it durable and return the new model."""
-        keeps, sent, lengths = phase.kind == "train", tensors_of(arrays), list[float]()
+        keeps, sent = phase.kind == "train", tensors_of(arrays)
         if keeps:
             self.history.begin(number, sent)
-
-        def take(reply: Reply) -> None:
-            if self._is_watched(phase):
-                lengths.append(norm(difference(tensors_of(reply.arrays), sent, self.names)))
-            if keeps and self.history.keep.updates(number):
-                self.history.add(number, reply.client, update_of(tensors_of(reply.arrays), sent))
-
+        history = self.history if keeps and self.history.keep.updates(number) else None
+        observed = ObservedRound(sent, self.names, history=history, number=number, norms=self._is_watched(phase))
         self.grid.begin(phase.name, number, leavers(self.settings, phase.requests))
         beside, moments = (
             self.folder.load_model(name) if name else None for name in (self.state.beside, self.state.moments)
@@ -242,10 +235,11 @@ class Loop:
             rule=self.rules.of(phase),
             names=self.names,
             correct=correct,
-            ears=Ears(self._on_reply(phase.name), take),
+            ears=Ears(self._on_reply(phase.name), observed.take),
             sharing=self.sharing if self.traits.owns else None,
             limits=self._limits(arrays),
         )
+        norms = observed.statistics()
         finished = Round(
             phase.name,
             number,
@@ -255,9 +249,9 @@ class Loop:
             loss=done.loss,
             seconds=done.seconds,
             device_seconds=done.device_seconds,
-            update_norm=median(lengths) if lengths else None,
-            update_norm_mad=median(abs(x - median(lengths)) for x in lengths) if lengths else None,
             measures=dict(done.measures),
+            update_norm=norms.get(NORM),
+            update_norm_mad=norms.get(SPREAD),
         )
         if not done.adopted:
             self._tell("not-adopted", phase=phase.name, round=number, reason=done.off)
@@ -272,13 +266,12 @@ class Loop:
         settings = self.settings
         if not (settings.weight_cap or settings.clip_steps or settings.accuracy_floor):
             return None
-        return Limits(
-            folder=self.folder.path / "replies",
-            weight_cap=settings.weight_cap,
-            clip=settings.clip_steps,
-            usual=usual_of(finished.measures for finished in self.state.rounds[-USUAL_WINDOW:]),
-            before={member.client: member.num_examples for member in self.grid.members.values()},
-            look=usable(settings, arrays, sets_of(settings).holdout, settings.accuracy_floor),
+        return round_limits(
+            settings,
+            self.folder.path / "replies",
+            [finished.measures for finished in self.state.rounds[-WINDOW:]],
+            {member.client: member.num_examples for member in self.grid.members.values()},
+            usable(settings, arrays, sets_of(settings).holdout, settings.accuracy_floor),
         )
 
     def order(self, phase: Phase, number: int) -> Order:
@@ -395,14 +388,9 @@ class Loop:
     def _recent(self, phase: Phase) -> Recent:
         """Return what the guard compares the model of a request with: the last rounds of the phase before it."""
         models = [self._checkpointed(name) for name in self.state.recent.get(phase.after, ())]
-        rounds = [r for r in self.state.of(phase.after) if r.update_norm is not None][-WINDOW:]
-        every = [r.update_norm for r in self.state.rounds if r.update_norm is not None]
-        return Recent(
-            norms=[r.update_norm for r in rounds if r.update_norm is not None],
-            spreads=[r.update_norm_mad for r in rounds if r.update_norm_mad is not None],
-            updates=[difference(after, before, after.keys()) for before, after in pairwise(models)],
-            longest=longest_of(every),
-        )
+        last = [finished.norms for finished in self.state.of(phase.after)[-WINDOW:]]
+        every = [finished.norms for finished in self.state.rounds]
+        return recent_rounds(last, every, pairwise(models), models[0].keys() if models else ())
 
     def _end(self, phase: Phase, model: str, reason: str, *, reached: bool) -> None:
         state = self.state.with_end(phase.name, phase.result, model, reason, reached=reached)

@@ -45,6 +45,12 @@ class Round:
     update_norm: float | None = None
     update_norm_mad: float | None = None
 
+    @property
+    def norms(self) -> dict[str, float]:
+        """The statistics of the clients' steps, as `ObservedRound` made them; {}: there are none."""
+        found = {"update_norm": self.update_norm, "update_norm_mad": self.update_norm_mad}
+        return {name: value for name, value in found.items() if value is not None}
+
 
 @dataclass(frozen=True, slots=True)
 class State:

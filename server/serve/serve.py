@@ -71,7 +71,7 @@ class Run:
         self._next, self._failures = 0.0, 0
 
     def begin(self) -> None:
-        """End what an earlier server left running, so that what is told now holds."""
+        """End what an earlier server left running, so that the present config holds."""
         for run, status in self._flower.runs().items():
             if status.startswith(LIVE):
                 self._flower.stop_run(run)

@@ -37,7 +37,7 @@ def audit(
     settings: Settings,
     relearn_steps: int = 200,
 ) -> Document:
-    """Judge a model that should have forgotten.
+    """Evaluate a model that should have forgotten.
 
     Args:
         model_file: the candidate, a safetensors file as fedquit writes them.

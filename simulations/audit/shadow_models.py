@@ -1,6 +1,6 @@
 """Shadow models for what is said of single samples (U-LiRA, IAM): where they are, and which samples each had.
 
-A JSON file lists them; files are looked for beside it, and samples are numbered as in a run's partition.json:
+A JSON file lists them; files are looked for next to it, and samples are numbered as in a run's partition.json:
 
     {"kind": "u-lira", "models": [{"file": "shadow-0.safetensors", "in": [0, 7], "out": [1, 2]}, ...]}
 
@@ -74,7 +74,7 @@ def attack_samples(
     candidate: Tensor,
     references: Sequence[Tensor],
 ) -> tuple[Document | None, str]:
-    """Return how well forgotten samples are told from never trained on, sample by sample; or None and why not.
+    """Return how well forgotten samples are distinguished from unseen ones, sample by sample; or None and why not.
 
     Members are the candidate's answers on D_f, non-members the retrained models' answers on the same samples: a
     candidate that is as if retrained gives an area of 0.5 and a rate equal to the false-positive rate. A sample is

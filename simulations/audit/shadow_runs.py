@@ -38,7 +38,7 @@ def make_shadows(
         out: folder for them; `shadows` or `shadows-plain` in the run's if None.
         jobs: runs at work at once; as many as cores if None.
         overwrite: replace the shadow models in `out`.
-        progress: given the runs and the folder, what is told of every event.
+        progress: from the runs and the folder to the listener of events.
 
     Raises:
         InputError: something given cannot be used; nothing was written.

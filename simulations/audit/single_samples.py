@@ -1,4 +1,4 @@
-"""What an audit says of single samples: how complete forgetting is, and whether each is told from one never had.
+"""The audit of single samples: how complete forgetting is, and whether each is distinguished from an unseen one.
 
 By models retrained without the samples and by shadow models (see `shadow_models.py`), which are asked about D_f once.
 """
@@ -56,7 +56,7 @@ def read_shadow_outputs(path: Path, audited: Sequence[AuditedModel], settings: S
 def u_lira(
     shadow_outputs: ShadowOutputs | None, candidate: AuditedModel, references: Sequence[AuditedModel]
 ) -> tuple[Document | None, str]:
-    """Return how well the candidate's D_f is told from the retrained models'; or None and why not."""
+    """Return how well the candidate's D_f is distinguished from the retrained models'; or None and why not."""
     if shadow_outputs is None:
         return None, NO_SHADOWS
     others = [reference.logit_confidence() for reference in references]

@@ -49,7 +49,7 @@ def run_comparison(
         jobs: runs at work at once; as many as cores if None.
         resume: go on with the comparison in `out`.
         overwrite: replace the comparison in `out`.
-        progress: given the runs and the folder, what is told of every event.
+        progress: from the runs and the folder to the listener of events.
 
     Raises:
         InputError: something given cannot be used; nothing was written.

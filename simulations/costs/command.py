@@ -32,7 +32,7 @@ def costs(
     as_prometheus: bool,
     as_json: bool,
 ) -> None:
-    """Show what the run in RUN cost: bytes, seconds and energy of every phase, beside retraining.
+    """Show what the run in RUN cost: bytes, seconds and energy of every phase, compared with retraining.
 
     RUN is the folder of a simulated run, or of a deployed server. It may be asked while that is at work.
 

@@ -50,7 +50,7 @@ def bytes_of_rounds_and_nodes(costs: Document) -> Figure:
 
 
 def against_retraining(costs: Document) -> Figure:
-    """Draw the bytes that have travelled since the request, round by round, beside those of retraining."""
+    """Draw the bytes that have travelled since the request, round by round, and those of retraining."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     _dress(axes, "Bytes on the wire since the request", "rounds since the request", "MB, cumulative")

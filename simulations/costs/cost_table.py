@@ -25,7 +25,7 @@ SAVED = (("saved by compression", lambda cost: size_of(cost["saved_bytes"])),)
 
 
 def print_costs(costs: dict[str, Any]) -> None:
-    """Print what each phase cost, what each request cost beside retraining, and what the prices assume."""
+    """Print what each phase cost, what each request cost compared with retraining, and what the prices assume."""
     console, link = Console(), costs["model"]["link_mbit_per_second"]
     phases = costs["phases"].values()
     table = Table(title=f"What {costs['run']} cost", title_justify="left")

@@ -49,8 +49,8 @@ def deployed_costs(path: Path, price: Price) -> Document:
         steps, requests = ledger.steps(), ledger.requests()
         names = {member.number: member.name for member in ledger.members()}
     rounds, nodes = sums_of(deployed_rows(path), price)
-    accounted = {each["round"] for each in rounds}
-    begun = {step.request for step in steps if step.number in accounted}
+    logged = {each["round"] for each in rounds}
+    begun = {step.request for step in steps if step.number in logged}
     served = [request for request in requests if request.id in begun]
     clocks = {
         phase: clock_of(step for step in steps if step.phase == phase) for phase in ("train", "forget", "recover")

@@ -194,7 +194,7 @@ def _versions() -> dict[str, str]:
 
 
 def _write_models(folder: RunFolder, state: State) -> None:
-    """Put the models of the stages beside the report under names that people know."""
+    """Put the models of the stages next to the report under names that people know."""
     target = folder.path / "models"
     with explained(target):
         target.mkdir(exist_ok=True)

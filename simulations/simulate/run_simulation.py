@@ -73,7 +73,7 @@ def run_simulation(
 
 
 def _settings_to_resume(path: Path, given: Mapping[str, Any], source: str) -> Settings:
-    """Return the settings of the run in `path`; what is given beside it must say the same."""
+    """Return the settings of the run in `path`; what is given besides must say the same."""
     from fedquit.server.run.run_folder import read_settings
 
     kept = read_settings(path)

@@ -36,7 +36,7 @@ ERROR_ROWS = (("compression error, down", "compression_error_down"), ("compressi
 
 
 def print_report(document: dict[str, Any]) -> None:
-    """Print the stages of a run beside each other, what each cost, the ratios to retraining and the verdict."""
+    """Print the stages of a run side by side, what each cost, the ratios to retraining and the verdict."""
     console, config = Console(), document["config"]
     models = config["models"] or config["model"]
     named = f"{models} with {config['mentee']}" if config["mentee"] else models

@@ -1,7 +1,7 @@
 """Compress what a strategy sends and decode what comes back: between the strategy, which sees models, and the wire.
 
 It is part of the grid, so that every strategy works with it, Flower's too. A reply that cannot be decoded becomes an
-error reply that says why; so it is refused where all bad replies are, and the round goes on.
+error reply that says why; so it is refused where all bad replies are, and the round continues.
 """
 
 from copy import copy

@@ -34,15 +34,18 @@ class MeteredGrid(Grid):
     Args:
         grid: what carries the messages.
         members: who the nodes are, by node; None: those of a fixed federation, who are all waited for.
-        timeout: seconds to wait for them.
+        patience: seconds to wait for replies, until it is set anew.
+        timeout: seconds to wait for the members.
 
     Attributes:
-        patience: seconds to wait for replies; None: for ever.
+        patience: seconds to wait for replies. There is no way to wait for ever.
         on_stray: called with every reply to no message that is waited for: its claimed sender, and facts of it.
         on_doubted: called with an implausible number in a reply, which is removed from it: the client, and facts.
     """
 
-    def __init__(self, grid: Grid, members: Mapping[int, Member] | None = None, *, timeout: float = 3600.0) -> None:
+    def __init__(
+        self, grid: Grid, members: Mapping[int, Member] | None = None, *, patience: float, timeout: float = 3600.0
+    ) -> None:
         self._grid = grid
         self.costs = Costs()
         self.compression = Compression()
@@ -51,10 +54,19 @@ class MeteredGrid(Grid):
         self.phase = "join"
         self.server_round = 0
         self.excluded: frozenset[int] = frozenset()
-        self.patience: float | None = None
+        self.patience = patience
         self.on_stray: Callable[[int | None, dict[str, Any]], None] = lambda _member, _facts: None
         self.on_doubted: Callable[[int, dict[str, Any]], None] = lambda _client, _facts: None
         self.members: Mapping[int, Member] = join(grid, timeout) if members is None else members
+
+    @property
+    def patience(self) -> float:
+        """See `MeteredGrid`."""
+        return self._patience
+
+    @patience.setter
+    def patience(self, seconds: float) -> None:
+        self._patience = _limited(seconds)
 
     def meet(self, enrolled: Mapping[str, Member]) -> Present:
         """Have the members be those of the `enrolled` (fingerprint -> member) who are connected now; return them."""
@@ -97,7 +109,7 @@ class MeteredGrid(Grid):
         """
         exchange = Exchange(self.compression, self.errors)
         sent, started = self._sent(messages, exchange), time.perf_counter()
-        patience = self.patience if timeout is None else timeout
+        patience = self.patience if timeout is None else _limited(timeout)
         waiting: dict[str, Message] = {}
         replied = set[str]()
         try:
@@ -114,7 +126,7 @@ class MeteredGrid(Grid):
                 yield self._received(reply, asked, exchange, seconds=after, at_most=after * CORES)
             for message in sent:
                 if message.metadata.message_id not in replied:
-                    lost = Message(Error(NO_REPLY, f"no answer within {patience or 0:.0f} s"), reply_to=message)
+                    lost = Message(Error(NO_REPLY, f"no answer within {patience:.0f} s"), reply_to=message)
                     yield _sent_by(lost, message.metadata.dst_node_id)
         finally:
             self.costs.settle()
@@ -125,7 +137,7 @@ class MeteredGrid(Grid):
         facts = {"phase": self.phase, "step": self.server_round, "kind": about.message_type, "reason": why}
         self.on_stray(said.client if said else None, {**facts, "answers": about.reply_to_message_id})
 
-    def _replies(self, sent: list[Message], patience: float | None) -> Iterator[Message]:
+    def _replies(self, sent: list[Message], patience: float) -> Iterator[Message]:
         """Yield the replies that come in time: some grids say with an error that time is up, others just end."""
         with contextlib.suppress(TimeoutError):
             yield from self._grid.send_and_receive(sent, timeout=patience)
@@ -220,6 +232,17 @@ class MeteredGrid(Grid):
                 yield self._received(reply, request, exchange, seconds=0.0, at_most=at_most)
         finally:
             self.costs.settle()
+
+
+def _limited(seconds: float) -> float:
+    """Return the seconds that replies are waited for.
+
+    Raises:
+        ValueError: they are no limit.
+    """
+    if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise ValueError(f"patience is {seconds!r}: no exchange may wait for ever, give a number of seconds")
+    return float(seconds)
 
 
 def _sent_by(reply: Message, node_id: int) -> Message:

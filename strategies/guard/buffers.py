@@ -1,4 +1,4 @@
-"""Checks of what a model holds beside its parameters: running statistics, counters, tables.
+"""Checks of what a model holds besides its parameters: running statistics, counters, tables.
 
 No optimizer moves a buffer, so no bound on steps holds for it, and a single one can ruin a model: a negative
 `running_var` gives NaN, one of 0 multiplies what passes through the layer by hundreds, an index out of its table's

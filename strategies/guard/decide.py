@@ -64,12 +64,12 @@ class Decision:
 
     def document(self) -> dict[str, Any]:
         """Return the decision as reports and the log have it, without the model, and no longer than they can take."""
-        told = self.findings
-        if len(told) > LISTED:
-            told = tuple(sorted(told, key=lambda finding: finding.holds))[:LISTED]
+        listed = self.findings
+        if len(listed) > LISTED:
+            listed = tuple(sorted(listed, key=lambda finding: finding.holds))[:LISTED]
         return {
             "verdict": self.verdict,
-            "findings": [str(finding) for finding in told],
+            "findings": [str(finding) for finding in listed],
             "off": self.reason[:LONGEST],
         }
 

@@ -2,7 +2,7 @@
 
 The replies are held on disk until all have come; then the round is made of them in the order of clients. If what it
 makes cannot be used (not finite, or below the floor of accuracy on samples that the server holds), it is made again
-without each one in turn. Where that helps, the round goes on as if that one had not been asked.
+without each one in turn. Where that helps, the round continues as if that one had not been asked.
 
 Only the one without whom alone the round can be used is *found*, and may be kept out for a time. If the honest replies
 together make a model that can be used, leaving out the liar helps; so an honest client is never the only one whose

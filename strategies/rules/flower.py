@@ -45,7 +45,7 @@ class FlowerRule(Rule):
         return made
 
     def client_config(self, opening: Opening) -> Config:
-        """Return what Flower puts into the config of a round, beside the round's number."""
+        """Return what Flower puts into the config of a round, besides the round's number."""
         with quiet(), seeded(opening.seed):
             config = _configured(self._made(opening, opening.asked, []), opening.number, {})
         return {key: value for key, value in config.items() if key != "server-round"}  # type: ignore[misc]

@@ -140,7 +140,7 @@ class Rehearsal:
         with self.ledger():
             pass  # the clock goes on where the log ends
         place = open_place(
-            MeteredGrid(grid, {}), self.server, clock=self.clock, pause=self.clock.pause, reached=reached
+            MeteredGrid(grid, {}, patience=600), self.server, clock=self.clock, pause=self.clock.pause, reached=reached
         )
         try:
             yield place

@@ -70,14 +70,14 @@ def verdict_of(
     *,
     measures: Mapping[str, int],
 ) -> Verdict:
-    """Judge a candidate against models retrained without the data.
+    """Compare a candidate with models retrained without the data.
 
     Args:
         candidate: its rates (0..1), by measure: accuracies, members called by an attack.
         references: the same for retrained models of different seeds; at least two for a verdict.
         num_forget: how many samples were to be forgotten.
         minimum_samples: with fewer than this, no verdict is possible.
-        measures: what to judge, and the number of samples each rate is a share of. One that the candidate or a
+        measures: what to compare, and the number of samples each rate is a share of. One that the candidate or a
             reference lacks is left out, and the reason says so.
 
     Raises:

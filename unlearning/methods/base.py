@@ -132,7 +132,7 @@ class Method:
         return (Exchange("forget", outlook.leavers),) if type(self).serve is Method.serve else None
 
     def restart_round(self, outlook: Outlook) -> int:  # noqa: ARG002 - the interface
-        """Return the round that training goes on with after `serve`; asked only if `traits.restarts`."""
+        """Return the round that training continues with after `serve`; asked only if `traits.restarts`."""
         return 1
 
     def needs(self) -> Traits:

@@ -92,7 +92,7 @@ class FedQUIT(Method):
         tau_squared: multiply the loss by tau^2; off in the paper.
         optimizer: "adam" (betas .9 and .999, eps 1e-7) or "adamw" (the same, weight decay 4e-3). Keras adds eps before
             the bias correction, torch after it; only order-fixed replays show the difference.
-        clip: None computes KL exactly; 1e-7 repeats the paper's Keras loss, at the cost told in `distances.kl`.
+        clip: None computes KL exactly; 1e-7 repeats the paper's Keras loss, at the cost described in `distances.kl`.
         statistics: of batch normalisation. "global": the student keeps those of the global model, so that nobody gets
             the mean and the variance of the samples to forget. "local": they follow the samples, as in the paper.
 
@@ -148,7 +148,7 @@ class FedQUIT(Method):
         check_statistics(self.statistics)
 
     def serve(self, session: Session) -> StateDict:
-        """As `Method.serve`; with lr "auto" the forgotten clients are told the loss on samples that the server holds.
+        """As `Method.serve`; with lr "auto" the forgotten clients get the loss on samples that the server holds.
 
         Raises:
             InputError: lr is "auto", and the server holds no samples.

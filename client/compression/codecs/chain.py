@@ -1,6 +1,6 @@
 """Codecs one after the other, such as `top-k+fp16+zstd`, on all arrays of a model, or on what became of them.
 
-What is coded of a matrix is its update: the model minus the one that came. A chain of exact codecs codes the model
+A matrix is compressed as its update: the model minus the one that came. A chain of exact codecs compresses the model
 itself, as a difference and a sum would round. What is no matrix of fractions passes through exact codecs alone.
 """
 
@@ -75,7 +75,7 @@ class Chain:
 
         Args:
             model: names to arrays.
-            reference: the model that the other side has; None: none, so that the model itself is coded.
+            reference: the model that the other side has; None: none, so that the model itself is compressed.
             owed: what is added to the update of each matrix.
 
         Raises:
@@ -128,7 +128,7 @@ class Chain:
         return parts
 
     def _taken(self, given: Mapping[str, bytes | NDArray[Any]], slots: Mapping[str, Slot]) -> dict[str, NDArray[Any]]:
-        """Return what is coded of each array, from what came."""
+        """Decode each array from what came."""
         parcel = Parcel(given)
         got = {name: _taker(self._codecs_for(slot), parcel.take)(name, slot) for name, slot in slots.items()}
         parcel.check_empty()

@@ -66,7 +66,9 @@ class Gated(Objective):
         if self.teacher_mode not in MODES:
             raise unknown("teacher_mode", str(self.teacher_mode), MODES)
         if self.gate is not None and not callable(self.gate):
-            raise InputError(f"gate is {self.gate!r}; make one with make_gate, or set gate = NAME beside the objective")
+            raise InputError(
+                f"gate is {self.gate!r}; make one with make_gate, or set gate = NAME next to the objective"
+            )
 
     def needs(self) -> Traits:
         """See `Objective`: a gate that compares needs the previous model."""

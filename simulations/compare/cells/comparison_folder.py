@@ -1,6 +1,6 @@
 """A comparison's output folder: created for one comparison, resumed with the same settings only.
 
-plan.json      what the comparison was told
+plan.json      the settings of the comparison
 compare.json   the results of every run, for programs
 summary.json   those of the rows, from which report.md and the figures are made, for people
 seed-S/        the runs, see plan_cells.py
@@ -55,7 +55,7 @@ def check_folder(
     Args:
         out: its folder.
         plan: the settings of the comparison.
-        resume: it goes on.
+        resume: continue it.
         overwrite: it may replace what is there.
         replaying: its rows that replay what training kept.
 
@@ -97,7 +97,7 @@ def _check_same(out: Path, plan: dict[str, Any], replaying: Collection[str]) -> 
 
 
 def without_growth(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a comparison is told now, without the targets, seeds and methods that were added since `before`.
+    """Return the present config of a comparison, without the targets, seeds and methods that were added since `before`.
 
     >>> now = {"seeds": [1, 0], "methods": {"negate": {}, "mode": {}}}
     >>> without_growth({"seeds": [0], "methods": {"negate": {}}}, now)

@@ -1,7 +1,7 @@
 """Carry out the runs of a comparison, several at once, each in a process of its own.
 
-A run waits for the training that it starts from. One that fails, or whose process dies, is told of and the others go
-on; what was stopped goes on later from the round that it had reached.
+A run waits for the training that it starts from. One that fails, or whose process dies, is reported and the others
+continue; what was stopped resumes later from the round that it had reached.
 """
 
 import multiprocessing

@@ -113,7 +113,7 @@ class Comparison:
         adopts, unless the file says otherwise.
 
         Raises:
-            InputError: they cannot be, told as `source`'s mistake.
+            InputError: they cannot be; the error names `source`.
         """
         return Settings.read(
             {**UNGUARDED, **self.settings, **target_settings(self.granularity, target), "seed": seed, **own}, source

@@ -1,6 +1,6 @@
 """What a request will cost, before anything is sent: by what its method says it asks, and by what training showed.
 
-The payload of a message is determined, and foretold to the byte: a question of a method is built as
+The payload of a message is determined, and estimated to the byte: a request of a method is built as
 `strategies/rounds/exercise.py` builds it, and one of an ordinary round is that of the same round of training. Bytes on
 the wire can differ by a few, as numbers in it take more or fewer. Seconds are those of training, in proportion to the
 passes over the samples.

@@ -1,4 +1,4 @@
-"""A plan: what each method would cost to serve a request, from what a run has shown, beside retraining.
+"""A plan: the estimated cost of each method for a request, from an observed run, compared with retraining.
 
 What the messages come to is exact where they are determined. How many rounds of recovery it takes until utility is back
 cannot be known before; then there are two sums, for the fewest rounds and for the most.
@@ -109,9 +109,9 @@ class Plan:
         Not where a codec makes them depend on what is in a model, nor where recovery aggregates in another way or
         devices clip, as their config is then longer.
         """
-        coded = compression_of(settings) != Compression()
+        compressed = compression_of(settings) != Compression()
         alike = not (settings.recover_strategy or settings.dp)
-        return self.seen.exact and alike and (self.seen.steady or not coded)
+        return self.seen.exact and alike and (self.seen.steady or not compressed)
 
     def retraining(self, settings: Settings, request: int) -> Document:
         """Return who asks, and what it costs to train as many rounds again without what they ask to forget."""

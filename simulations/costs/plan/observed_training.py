@@ -1,4 +1,4 @@
-"""What the training of a run showed of messages and devices: the ground on which what comes next is foretold."""
+"""Observed message sizes and device times of a run's training: the basis of the estimates."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence

@@ -62,7 +62,7 @@ def carry_out(
     folder = RunFolder.open(path) if (path / "settings.json").exists() else RunFolder.create(path, settings)
     try:
         with engine(settings.clients, settings.run_config()) as grid:
-            return Loop(MeteredGrid(grid), folder.settings(), folder, listener).run()
+            return Loop(MeteredGrid(grid, patience=600), folder.settings(), folder, listener).run()
     finally:
         folder.release()
 

@@ -49,7 +49,7 @@ def carry_out(
     config = {**settings.run_config(), "device-folder": str(path / devices) if devices else ""}
     try:
         with engine(settings.clients, config) as grid:
-            return Loop(MeteredGrid(grid), folder.settings(), folder, listener).run()
+            return Loop(MeteredGrid(grid, patience=600), folder.settings(), folder, listener).run()
     finally:
         folder.release()
 

@@ -1,0 +1,118 @@
+"""What is learnt from single clients' replies in a round, and what the guard makes of the last rounds.
+
+Kept of a round are statistics of the steps' lengths, and for some methods the updates themselves.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from fedquit.server.lifecycle.round_evaluation import tensors_of
+from fedquit.server.lifecycle.training_history import History
+from fedquit.settings import Settings
+from fedquit.strategies.guard.round_screen import Limits, Verdict, usual_of
+from fedquit.strategies.guard.step_checks import Recent, longest_of
+from fedquit.strategies.rounds.aggregate import Arrays
+from fedquit.strategies.rounds.reply import Reply
+from fedquit.unlearning.tensors.arithmetic import StateDict, difference, norm, update_of
+
+WINDOW = 6
+"""Rounds before that the guard compares with, and that say how long a client's step usually is."""
+NORM, SPREAD = "update_norm", "update_norm_mad"
+
+
+class ObservedRound:
+    """Takes in the replies of a round that are used.
+
+    Args:
+        sent: the round's global model.
+        names: its entries that are parameters, not buffers.
+        history: where single updates are kept, as those of round `number`; None: they are not.
+        norms: whether the lengths of steps are measured.
+    """
+
+    def __init__(
+        self,
+        sent: StateDict,
+        names: Collection[str],
+        *,
+        history: History | None = None,
+        number: int = 0,
+        norms: bool = True,
+    ) -> None:
+        self._sent, self._names, self._norms = sent, names, norms
+        self._history, self._number = history, number
+        self._lengths: list[float] = []
+
+    def take(self, reply: Reply) -> None:
+        """Take in a reply that goes into the model."""
+        if not self._norms and self._history is None:
+            return
+        came = tensors_of(reply.arrays)
+        if self._norms:
+            self._lengths.append(norm(difference(came, self._sent, self._names)))
+        if self._history is not None:
+            self._history.add(self._number, reply.client, update_of(came, self._sent))
+
+    def statistics(self) -> dict[str, float]:
+        """Return the median length of the steps, parameters alone, and its median absolute deviation; {}: no step."""
+        if not self._lengths:
+            return {}
+        middle = median(self._lengths)
+        return {NORM: middle, SPREAD: median(abs(length - middle) for length in self._lengths)}
+
+
+def recent_rounds(
+    last: Sequence[Mapping[str, float]],
+    every: Iterable[Mapping[str, float]],
+    models: Iterable[tuple[StateDict, StateDict]],
+    names: Collection[str],
+) -> Recent:
+    """Return what the guard compares a method's model with.
+
+    Args:
+        last: statistics of the last rounds, as `ObservedRound` made them; of at most `WINDOW`.
+        every: of all rounds there were.
+        models: global model before and after each of the last rounds, the latest last.
+        names: the entries of a model, in the order of its layers.
+
+    >>> recent_rounds([{"update_norm": 2.0, "update_norm_mad": 0.5}], [{"update_norm": 3.0}, {}], [], []).longest
+    3.0
+    """
+    measured = [each for each in last if NORM in each]
+    return Recent(
+        norms=[each[NORM] for each in measured],
+        spreads=[each[SPREAD] for each in measured],
+        updates=[difference(after, before, names) for before, after in models],
+        longest=longest_of([each[NORM] for each in every if NORM in each]),
+    )
+
+
+def round_limits(
+    settings: Settings,
+    folder: Path,
+    last: Iterable[Mapping[str, float]],
+    before: Mapping[int, int],
+    look: Callable[[Arrays], Verdict],
+    on_bounded: Callable[[int, dict[str, Any]], None] = lambda _client, _facts: None,
+) -> Limits:
+    """Return how much one reply may do to a round.
+
+    Args:
+        settings: say the bounds.
+        folder: where replies are held.
+        last: measures of the last `WINDOW` rounds, as `Trained` had them.
+        before: client -> number of samples that it last counted for.
+        look: says whether a model can be used.
+        on_bounded: told of what in a reply is far more than it may be.
+    """
+    return Limits(
+        folder=folder,
+        weight_cap=settings.weight_cap,
+        clip=settings.clip_steps,
+        usual=usual_of(last),
+        before=before,
+        look=look,
+        on_bounded=on_bounded,
+    )
