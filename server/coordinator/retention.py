@@ -16,7 +16,6 @@ from fedquit.server.ledger import FORGOTTEN, UNDER_WAY, Request, Step
 from fedquit.server.ledger.model_lineage import descendants
 from fedquit.server.lifecycle.observed_rounds import WINDOW
 from fedquit.server.lifecycle.training_history import History, Keep
-from fedquit.server.receipts.make_receipt import remove_models
 from fedquit.strategies.guard.sizes import believed_size
 from fedquit.unlearning.methods.base import Method
 from fedquit.unlearning.tensors.arithmetic import StateDict
@@ -106,10 +105,10 @@ class Past:
     def tidy(self) -> None:
         """Remove the models and whatever else nobody needs any more."""
         alive = self.keep_alive()
-        remove_models(self._place.models.folder, self._place.models.names() - alive)
+        self._place.models.remove(self._place.models.names() - alive)
         self._place.drop_kept()
         if self._place.ledger.in_progress() is None:
-            remove_models(self._place.quarantine.folder, self._place.quarantine.names())
+            self._place.quarantine.remove(self._place.quarantine.names())
 
     def purge(self, request: Request) -> list[str]:
         """Remove what contains the data of a request that has recovered, and return the models that are gone for good.
@@ -118,8 +117,8 @@ class Past:
         """
         gone = self.contained(request)
         alive = {self._place.initial, self._place.current()}
-        remove_models(self._place.models.folder, set(gone) - alive)
-        remove_models(self._place.quarantine.folder, self._place.quarantine.names())
+        self._place.models.remove(set(gone) - alive)
+        self._place.quarantine.remove(self._place.quarantine.names())
         whose = set(self._first) if request.granularity == "class" else {request.subject}
         self.updates.remove(self.updates.stale(whose, everything=True))
         return sorted(set(gone) - alive)

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.costs_memory [--nodes 10000 --rounds 100 --arrays 8 --json]
 
 Memory is Python's, as tracemalloc counts it, of writing the account and of reading it again. What the account takes of
-a run's time, `account_share` measures.
+a run's time, `costs_share` measures.
 """
 
 import json

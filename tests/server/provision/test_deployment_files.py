@@ -1,11 +1,7 @@
 """Devices reach Flower's fleet API through the proxy, and nothing else of the SuperLink."""
 
-import contextlib
 import datetime
 import http.server
-import os
-import shutil
-import socket
 import ssl
 import subprocess
 import threading
@@ -26,31 +22,10 @@ from fedquit.server.provision.federation_plan import read_plan
 from fedquit.server.provision.provision import provision
 from fedquit.strategies.flower_internals import CHUNK_SIZE
 from fedquit.supervisor import listens
+from tests.harness.processes import Withheld, program
 from tests.harness.waiting import STILL, until
 
 CONTROL = ["/v1/control/start-run", "/v1/runtime/x", "/", "/v1/fleet/../control/x", "/v1/fleet/..%2fcontrol/x"]
-
-
-class Withheld:
-    """A stranger's request, all of which is sent except the last byte of its body."""
-
-    def __init__(self, port: int, size: int, authority: Path) -> None:
-        context = ssl.create_default_context(cafile=str(authority))
-        self.socket = context.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname="localhost")
-        kind = f"Content-Type: application/x-protobuf\r\nContent-Length: {size}"
-        head = f"POST /v1/fleet/push-object HTTP/1.1\r\nHost: localhost\r\n{kind}\r\n\r\n"
-        self.socket.settimeout(STILL)
-        with contextlib.suppress(OSError):  # refused while it is being sent
-            self.socket.sendall(head.encode() + bytes(size - 1))
-
-    def status(self) -> int:
-        """Wait for an answer to what was sent so far, and return its status."""
-        return int(self.socket.recv(100).split()[1])
-
-    def complete(self) -> int:
-        """Send the last byte too, and return the status of the answer."""
-        self.socket.sendall(b"0")
-        return self.status()
 
 
 class SuperLink(http.server.BaseHTTPRequestHandler):
@@ -84,13 +59,6 @@ def superlink(folder: Path, port: int) -> Iterator[None]:
     finally:
         server.shutdown()
         server.server_close()
-
-
-def program(name: str) -> str:
-    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
-    if found is None:
-        pytest.skip(f"{name} is not installed{'; on Debian: apt-get install nginx-light' if name == 'nginx' else ''}")
-    return found
 
 
 @pytest.fixture

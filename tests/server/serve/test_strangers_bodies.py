@@ -10,8 +10,8 @@ import pytest
 from fedquit.server.provision.deployment_files import nginx
 from fedquit.server.serve.superlink import Flower
 from fedquit.supervisor import listens
+from tests.harness.processes import Withheld, program
 from tests.harness.waiting import STILL, until
-from tests.server.provision.test_deployment_files import Withheld, program
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads memory in /proc")
 STRANGERS = 30
