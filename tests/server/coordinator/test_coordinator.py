@@ -116,6 +116,34 @@ def test_rounds_begin_as_far_apart_as_the_schedule_says_also_after_a_restart(mak
     assert [step.round for step in steps(rehearsal)] == [1, 2, 3]
 
 
+MONTH = 30 * 86400.0
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_clock_that_jumps_stops_no_round(make: Make, restart: bool) -> None:
+    rehearsal = make(schedule={"every": 3600})
+    grid = grid_of(rehearsal)
+    with contextlib.ExitStack() as stack:
+        place = stack.enter_context(rehearsal.place(grid))
+        began, coordinator = rehearsal.clock.now, Coordinator(place)
+        for rounds, ahead in enumerate([0.0, MONTH, 0.0, -MONTH, 0.0], start=1):
+            rehearsal.clock.ahead = ahead
+            if restart:
+                stack.close()
+                now, place = rehearsal.clock.now, stack.enter_context(rehearsal.place(grid))
+                rehearsal.clock.now, coordinator = now, Coordinator(place)  # not where the log ends
+            for _ in range(200):
+                if len(place.ledger.steps(phase="train")) == rounds:
+                    break
+                if not coordinator.turn():
+                    rehearsal.clock.pause(60)
+            assert len(place.ledger.steps(phase="train")) == rounds
+        least = 0 if restart else 4 * 3600 - 600  # a last round a month ago is reason to train now
+        assert least <= rehearsal.clock.now - began <= 5 * 3600
+        told = [event.facts["seconds"] for event in place.ledger.events() if event.kind == "clock-set"]
+        assert told == ([] if restart else [MONTH, -MONTH, -MONTH, MONTH])
+
+
 def test_after_the_last_round_of_the_schedule_requests_are_still_answered(make: Make) -> None:
     rehearsal = make(schedule={"rounds": 1})
     with pytest.raises(TimeoutError):

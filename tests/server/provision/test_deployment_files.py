@@ -37,7 +37,7 @@ class Withheld:
     def __init__(self, port: int, size: int, authority: Path) -> None:
         context = ssl.create_default_context(cafile=str(authority))
         self.socket = context.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname="localhost")
-        kind = f"Content-Type: application/x-protobuf\r\nContent-Length: {size}"
+        kind = f"Content-Type: application/protobuf\r\nContent-Length: {size}"
         head = f"POST /v1/fleet/push-object HTTP/1.1\r\nHost: localhost\r\n{kind}\r\n\r\n"
         self.socket.settimeout(STILL)
         with contextlib.suppress(OSError):  # refused while it is being sent
