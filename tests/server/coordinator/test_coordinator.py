@@ -20,6 +20,7 @@ from fedquit.client.receipts import read_receipt
 from fedquit.errors import FedquitError
 from fedquit.server.coordinator import Coordinator
 from fedquit.server.ledger import FORGOTTEN, Ledger, NewRequest, Step
+from fedquit.server.page.ledger_view import waits_for
 from fedquit.server.service.admission import Rules, decide
 from tests.harness.rehearsal import KitGrid, Rehearsal, rehearse
 
@@ -165,6 +166,19 @@ def test_nothing_is_trained_until_enough_devices_are_there_and_the_log_says_so_o
     grid.away = set()
     rehearsal.run(grid, rounds=1)
     assert members(steps(rehearsal)[0]) == [0, 1, 2, 3]
+
+
+def test_a_leave_needs_no_round_and_what_training_waits_for_is_said(make: Make) -> None:
+    rehearsal = make(schedule={"min-clients": 3})
+    rehearsal.run(grid_of(rehearsal), rounds=1)
+    for member in range(4):
+        request = rehearsal.ask(rehearsal.signed(member))
+        rehearsal.run(grid_of(rehearsal), rounds=1)
+        with read(rehearsal) as ledger:
+            assert ledger.request(request.id).status in FORGOTTEN
+            told = waits_for(ledger.members(), rehearsal.federation)
+        assert told.startswith(["", "waiting for 1 more device:", "waiting for 2 more", "waiting for 3 more"][member])
+        assert bool(told) == (member > 0)
 
 
 def test_a_device_that_leaves_is_forgotten_and_never_asked_to_train_again(make: Make) -> None:
