@@ -6,6 +6,8 @@ Every turn ends in at most one transaction of the ledger. What a turn does follo
 names and who is connected; so a coordinator that was killed anywhere goes on where it was.
 """
 
+import math
+
 from fedquit.errors import FedquitError
 from fedquit.server.coordinator.model_evaluation import Judge
 from fedquit.server.coordinator.participants.catching_up import CatchingUp
@@ -22,6 +24,8 @@ POLL = 1.0
 """Seconds between looks at the ledger and the grid while there is nothing to do."""
 AFTER_FAILURE = 60.0
 """Seconds at most until a round that failed is tried again."""
+JUMP = 60.0
+"""Seconds by which the clock is set at least, for the log to say so."""
 
 
 class Coordinator:
@@ -39,7 +43,9 @@ class Coordinator:
         self.answering = Answering(place, self.past, self.judge, self.training)
         self.catching_up = CatchingUp(place, self.answering.forgetting)
         self._watch = Watch(place)
-        self._not_before = 0.0
+        self._not_before = -math.inf
+        self._next: tuple[int, float] | None = None  # after which step, and when by `place.steady`
+        self._offset = place.clock() - place.steady()
         self._said: set[tuple[str, str]] = set()
         note_outage(place)
         self.past.tidy()
@@ -52,6 +58,7 @@ class Coordinator:
 
     def turn(self) -> bool:
         """Do the next thing; False: there is nothing to do, or it must wait."""
+        self._tell_jump()
         presence = self._watch.look()
         self._tell_deadlines()
         if self.catching_up.turn(presence):
@@ -62,8 +69,8 @@ class Coordinator:
     def _train(self, presence: Presence) -> bool:
         """Carry out a round if its time has come and enough devices are there."""
         place, schedule = self.place, self.place.federation.schedule
-        now = place.clock()
-        if now < max(self._due(), self._not_before):
+        began = place.steady()
+        if began < max(self._due(), self._not_before):
             return False
         if not self._enough(presence):
             return False
@@ -71,17 +78,36 @@ class Coordinator:
             self.training.step(presence)
         except FedquitError as error:
             place.note("round-failed", facts={"reason": str(error)[:500]})
-            self._not_before = now + min(AFTER_FAILURE, schedule.every)
+            self._not_before = began + min(AFTER_FAILURE, schedule.every)
             return False
+        self.past.steps()
+        if self.past.last_round:
+            self._next = (self.past.last_round.number, began + schedule.every)
         return True
 
     def _due(self) -> float:
-        """Return when the next round of training begins; infinity if there is none."""
+        """Return when the next round of training begins, by `place.steady`; infinity if there is none.
+
+        What the clock says counts only after a restart. A last round in the future then counts as one that ends now.
+        """
         self.past.steps()
-        schedule, last = self.place.federation.schedule, self.past.last_round
+        place, schedule, last = self.place, self.place.federation.schedule, self.past.last_round
         if schedule.rounds and self.past.rounds >= schedule.rounds:
-            return float("inf")
-        return last.at - last.seconds + schedule.every if last else 0.0
+            return math.inf
+        if last is None:
+            return -math.inf
+        if self._next is None or self._next[0] != last.number:
+            now = place.clock()
+            wait = min(last.at, now) - last.seconds + schedule.every - now
+            self._next = (last.number, place.steady() + wait)
+        return self._next[1]
+
+    def _tell_jump(self) -> None:
+        """Note in the log, once, that the clock was set."""
+        offset = self.place.clock() - self.place.steady()
+        if abs(offset - self._offset) >= JUMP:
+            self.place.note("clock-set", facts={"seconds": round(offset - self._offset)})
+            self._offset = offset
 
     def _enough(self, presence: Presence) -> bool:
         """Say whether enough devices are there; if not, the log hears of it once."""

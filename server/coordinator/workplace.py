@@ -33,6 +33,11 @@ Admit = Callable[[bytes, bytes], str]
 Reached = Callable[[str], None]
 
 
+def seconds_since_boot() -> float:
+    """Return seconds that no change of the clock touches; on Linux those that the machine slept count too."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 class Workplace:
     """See the module; the folder is locked for as long as this object is not closed.
 
@@ -47,7 +52,8 @@ class Workplace:
         ledger: open.
         receipts: makes them.
         admit: takes an ask (its bytes and signature) that came in a reply, and returns the request's id.
-        clock: Unix seconds.
+        clock: Unix seconds, which people and time servers may set.
+        steady: seconds from some moment, which nobody sets: waits inside this process are measured by them.
         pause: waits so many seconds.
         reached: told of every point of the work, just before it is passed.
     """
@@ -62,12 +68,14 @@ class Workplace:
         receipts: Receipts | None = None,
         admit: Admit | None = None,
         clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = seconds_since_boot,
         pause: Callable[[float], None] = time.sleep,
         reached: Reached = lambda _point: None,
     ) -> None:
         self.federation, self.folder, self.ledger = federation, folder, ledger
         self.receipts: Receipts = receipts or NoReceipts()
-        self.admit, self.clock, self.pause, self.reached = admit or _refuse, clock, pause, reached
+        self.admit, self.clock, self.steady = admit or _refuse, clock, steady
+        self.pause, self.reached = pause, reached
         self.settings = federation.settings()
         self.objective, self.rules = objective_of(self.settings), named_rules(self.settings)
         self.names = parameter_names(empty_model(self.settings.key()))

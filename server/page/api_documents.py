@@ -18,10 +18,11 @@ class Trouble(Document):
 
 
 class Health(Document):
-    """The page and the ledger answer."""
+    """The page and the ledger answer; `waiting`: for how many more devices training waits, or nothing."""
 
     status: str
     federation: str
+    waiting: str
 
 
 class MemberDocument(Document):
@@ -110,6 +111,7 @@ class Overview(Document):
     steps: int
     last: StepDocument | None
     stalled: bool
+    waiting: str
     requests: dict[str, int]
     overdue: int
     open: list[RequestDocument]

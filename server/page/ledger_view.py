@@ -7,7 +7,7 @@ from typing import Any
 
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import STATES, UNDER_WAY, Event, Ledger, Member, Request, Step
-from fedquit.server.page.sentences import NOTABLE, Names, outlook, sentence
+from fedquit.server.page.sentences import NOTABLE, Names, more_devices, outlook, sentence
 
 OPEN = ("asked", *UNDER_WAY)
 PHASES = ("train", "forget", "recover")
@@ -28,6 +28,7 @@ def overview(ledger: Ledger, federation: Federation, now: float) -> Facts:
         "steps": len(steps),
         "last": step_facts(steps[-1]) if steps else None,
         "stalled": is_stalled(steps, federation, now) and not any(r.status in OPEN for r in requests),
+        "waiting": waits_for(members, federation),
         "requests": {status: sum(request.status == status for request in requests) for status in STATES},
         "overdue": sum(request["overdue"] for request in shown),
         "open": [request for request in shown if request["status"] in OPEN],
@@ -41,6 +42,18 @@ def is_stalled(steps: Sequence[Step], federation: Federation, now: float) -> boo
     if not steps or (schedule.rounds and len(trained) >= schedule.rounds):
         return False
     return now > steps[-1].at + schedule.every + schedule.round_timeout
+
+
+def waits_for(members: Sequence[Member], federation: Federation) -> str:
+    """Say how many devices must be enrolled until there can be a round of training; "": enough are."""
+    active = sum(member.role == "device" and member.status == "active" for member in members)
+    wanted = federation.schedule.min_clients
+    if active >= wanted:
+        return ""
+    return (
+        f"waiting for {more_devices(wanted - active)}: a round needs {wanted} and {active} take part; "
+        "enrol one with fedquit provision, or lower min-clients in [schedule]"
+    )
 
 
 def names_of(members: Sequence[Member]) -> Names:

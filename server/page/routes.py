@@ -191,9 +191,9 @@ def make_page(
 
     @page.get("/healthz", response_model=api_documents.Health)
     def healthz(opened: Opened) -> dict[str, str]:
-        """Say that the page and the ledger answer."""
-        opened.head()
-        return {"status": "ok", "federation": federation.name}
+        """Say that the page and the ledger answer, and whether training waits for devices to be enrolled."""
+        waiting = ledger_view.waits_for(opened.members(), federation)
+        return {"status": "ok", "federation": federation.name, "waiting": waiting}
 
     return page
 

@@ -51,6 +51,15 @@ def outlook(request: Facts, federation: Federation) -> str:
     return f"The model still contains the data.{stays} Mend the reason, then ask again: fedquit forget."
 
 
+def more_devices(number: int) -> str:
+    """Return that number of devices in words.
+
+    >>> more_devices(1), more_devices(2)
+    ('1 more device', '2 more devices')
+    """
+    return f"{number} more device" + ("" if number == 1 else "s")
+
+
 def moment(seconds: float) -> str:
     """Return a moment for people, to the minute.
 
@@ -135,8 +144,10 @@ SENTENCES: Mapping[str, Callable[[Facts, str, Names], str]] = {
     "refused": lambda facts, _who, _names: f"refused: {facts.get('reason', '')}",
     "failed": lambda facts, _who, _names: f"failed: {facts.get('reason', '')}",
     "waiting": lambda facts, _who, _names: (
-        f"waits for devices: {facts['connected']} of {facts['wanted']} are connected"
+        f"waiting for {more_devices(facts['wanted'] - facts['connected'])}: "
+        f"{facts['connected']} of {facts['wanted']} are connected"
     ),
+    "clock-set": lambda facts, _who, _names: f"the server's clock was set by {facts['seconds']:+} s",
     "revoked": lambda facts, who, _names: f"the key of {who} is revoked{_why(facts['reason'])}",
     "stranger": lambda facts, _who, _names: f"a node with a key that nobody here has: {facts['fingerprint'][:12]}",
     "ask-in-reply-refused": lambda facts, who, _names: f"an ask in {who}'s reply was refused: {facts['reason']}",

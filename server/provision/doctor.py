@@ -18,6 +18,7 @@ from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.ledger.audit_log.seal import read_seal
 from fedquit.server.page.access import FILE as TOKEN
+from fedquit.server.page.ledger_view import waits_for
 from fedquit.server.provision.certificates import hosts_of
 from fedquit.supervisor import listens, reached_at
 
@@ -98,9 +99,9 @@ def _ledger(folder: Path, federation: Federation) -> str:
             f"'{useless[0]}' is enrolled with a key that is not P-384: it can neither join nor ask. Give it a new one "
             "(ssh-keygen -t ecdsa -b 384) under another name"
         )
+    if waiting := waits_for(members, federation):
+        raise InputError(waiting)
     devices = sum(member.role == "device" and member.status == "active" for member in members)
-    if devices < federation.schedule.min_clients:
-        raise InputError(f"{devices} devices are enrolled, and a round needs {federation.schedule.min_clients}")
     return f"whole; {devices} devices"
 
 

@@ -45,12 +45,22 @@ NAMES = ("north", "east", "south", "west", "upper", "lower", "inner", "outer")
 
 @dataclass
 class Clock:
-    """A clock that only moves when somebody waits, and a little with every look."""
+    """A clock that only moves when somebody waits, and a little with every look.
+
+    Attributes:
+        now: Unix seconds, as a clock would show them that nobody sets.
+        ahead: seconds by which it was set ahead.
+    """
 
     now: float = BEGIN
+    ahead: float = 0.0
 
     def __call__(self) -> float:
         """Return the time."""
+        return self.steady() + self.ahead
+
+    def steady(self) -> float:
+        """Return the time, however the clock was set."""
         self.now += 0.001
         return self.now
 
@@ -140,8 +150,9 @@ class Rehearsal:
         with self.ledger():
             pass  # the clock goes on where the log ends
         place = open_place(
-            MeteredGrid(grid, {}, patience=600), self.server, clock=self.clock, pause=self.clock.pause, reached=reached
-        )
+            MeteredGrid(grid, {}, patience=600), self.server, clock=self.clock, steady=self.clock.steady,
+            pause=self.clock.pause, reached=reached,
+        )  # fmt: skip
         try:
             yield place
         finally:

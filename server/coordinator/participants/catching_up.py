@@ -4,6 +4,8 @@ A device that is connected and does not drop what it must takes no part, and hol
 devices together are waited for during at most a tenth of the time.
 """
 
+import math
+
 from fedquit.server.coordinator.forget_step import Forgetting
 from fedquit.server.coordinator.participants.presence import Presence
 from fedquit.server.coordinator.workplace import Workplace
@@ -20,11 +22,11 @@ class CatchingUp:
     def __init__(self, place: Workplace, forgetting: Forgetting) -> None:
         self.place, self.forgetting = place, forgetting
         self._failed: set[int] = set()
-        self._again, self._pause = 0.0, SHORTEST
+        self._again, self._pause = -math.inf, SHORTEST
 
     def turn(self, presence: Presence) -> bool:
         """Ask the devices that are there and have not failed lately; False: there is none."""
-        began = self.place.clock()
+        began = self.place.steady()
         due = [
             m for m in sorted(presence.owing) if m in presence.here and (m not in self._failed or began >= self._again)
         ]
@@ -35,7 +37,7 @@ class CatchingUp:
         dropped = self.forgetting.drop(request, asked)
         for member in dropped:
             self.place.note("dropped", request=request.id, member=member)
-        self._remember(set(asked), set(dropped), self.place.clock() - began)
+        self._remember(set(asked), set(dropped), self.place.steady() - began)
         return True
 
     def _remember(self, asked: set[int], dropped: set[int], took: float) -> None:
@@ -44,5 +46,5 @@ class CatchingUp:
         if asked <= dropped:
             self._pause = SHORTEST
         else:
-            self._again = self.place.clock() + max(self._pause, REST * took)
+            self._again = self.place.steady() + max(self._pause, REST * took)
             self._pause = min(2 * self._pause, LONGEST)

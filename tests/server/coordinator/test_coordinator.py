@@ -20,6 +20,7 @@ from fedquit.client.receipts import read_receipt
 from fedquit.errors import FedquitError
 from fedquit.server.coordinator import Coordinator
 from fedquit.server.ledger import FORGOTTEN, Ledger, NewRequest, Step
+from fedquit.server.page.ledger_view import waits_for
 from fedquit.server.service.admission import Rules, decide
 from tests.harness.rehearsal import KitGrid, Rehearsal, rehearse
 
@@ -116,6 +117,34 @@ def test_rounds_begin_as_far_apart_as_the_schedule_says_also_after_a_restart(mak
     assert [step.round for step in steps(rehearsal)] == [1, 2, 3]
 
 
+MONTH = 30 * 86400.0
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_clock_that_jumps_stops_no_round(make: Make, restart: bool) -> None:
+    rehearsal = make(schedule={"every": 3600})
+    grid = grid_of(rehearsal)
+    with contextlib.ExitStack() as stack:
+        place = stack.enter_context(rehearsal.place(grid))
+        began, coordinator = rehearsal.clock.now, Coordinator(place)
+        for rounds, ahead in enumerate([0.0, MONTH, 0.0, -MONTH, 0.0], start=1):
+            rehearsal.clock.ahead = ahead
+            if restart:
+                stack.close()
+                now, place = rehearsal.clock.now, stack.enter_context(rehearsal.place(grid))
+                rehearsal.clock.now, coordinator = now, Coordinator(place)  # not where the log ends
+            for _ in range(200):
+                if len(place.ledger.steps(phase="train")) == rounds:
+                    break
+                if not coordinator.turn():
+                    rehearsal.clock.pause(60)
+            assert len(place.ledger.steps(phase="train")) == rounds
+        least = 0 if restart else 4 * 3600 - 600  # a last round a month ago is reason to train now
+        assert least <= rehearsal.clock.now - began <= 5 * 3600
+        told = [event.facts["seconds"] for event in place.ledger.events() if event.kind == "clock-set"]
+        assert told == ([] if restart else [MONTH, -MONTH, -MONTH, MONTH])
+
+
 def test_after_the_last_round_of_the_schedule_requests_are_still_answered(make: Make) -> None:
     rehearsal = make(schedule={"rounds": 1})
     with pytest.raises(TimeoutError):
@@ -137,6 +166,19 @@ def test_nothing_is_trained_until_enough_devices_are_there_and_the_log_says_so_o
     grid.away = set()
     rehearsal.run(grid, rounds=1)
     assert members(steps(rehearsal)[0]) == [0, 1, 2, 3]
+
+
+def test_a_leave_needs_no_round_and_what_training_waits_for_is_said(make: Make) -> None:
+    rehearsal = make(schedule={"min-clients": 3})
+    rehearsal.run(grid_of(rehearsal), rounds=1)
+    for member in range(4):
+        request = rehearsal.ask(rehearsal.signed(member))
+        rehearsal.run(grid_of(rehearsal), rounds=1)
+        with read(rehearsal) as ledger:
+            assert ledger.request(request.id).status in FORGOTTEN
+            told = waits_for(ledger.members(), rehearsal.federation)
+        assert told.startswith(["", "waiting for 1 more device:", "waiting for 2 more", "waiting for 3 more"][member])
+        assert bool(told) == (member > 0)
 
 
 def test_a_device_that_leaves_is_forgotten_and_never_asked_to_train_again(make: Make) -> None:

@@ -89,8 +89,15 @@ def test_nothing_can_be_changed(page: TestClient, server: Path) -> None:
     assert (server / "ledger.db").read_bytes() == before
 
 
+def test_where_too_few_devices_are_left_the_page_says_how_many_are_waited_for(page: TestClient) -> None:
+    waiting = "waiting for 1 more device: a round needs 2 and 1 take part"
+    assert page.get("/healthz").json()["waiting"].startswith(waiting)
+    assert waiting in page.get("/").text
+
+
 def test_it_says_that_it_is_well_and_that_it_is_not(page: TestClient, tmp_path: Path) -> None:
-    assert page.get("/healthz").json() == {"status": "ok", "federation": "clinics"}
+    told = page.get("/healthz").json()
+    assert (told["status"], told["federation"]) == ("ok", "clinics")
     lost = TestClient(make_page(tmp_path / "nowhere", Federation(name="clinics")), base_url=HERE)
     answer = lost.get("/healthz")
     assert answer.status_code == 503
