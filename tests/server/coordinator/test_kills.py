@@ -53,8 +53,9 @@ def test_killed_anywhere_it_ends_where_it_would_have(prepared: Prepared, tmp_pat
 @pytest.fixture(scope="module")
 def prepared_waiting(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     scratch = tmp_path_factory.mktemp("waiting")
-    folder = prepare(scratch / "prepared", gone=True).folder
-    return folder, *points_of(folder, scratch)
+    rehearsal = prepare(scratch / "prepared", gone=True)
+    rehearsal.tell({"forgetting": {"device-timeout": 9000}})
+    return rehearsal.folder, *points_of(rehearsal.folder, scratch)
 
 
 @pytest.mark.parametrize("point", WAITING)

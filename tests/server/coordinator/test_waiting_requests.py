@@ -50,7 +50,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make(template: Path, tmp_path: Path) -> Make:
     def copied(**tables: dict[str, Any]) -> Rehearsal:
         rehearsal = Rehearsal(shutil.copytree(template, tmp_path / "out"))
-        forgetting = {"device-timeout": TIMEOUT, "tolerance": 1, **tables.pop("forgetting", {})}
+        forgetting = {"device-timeout": TIMEOUT, **tables.pop("forgetting", {})}
         rehearsal.tell({**tables, "forgetting": forgetting})
         return rehearsal
 
