@@ -59,17 +59,17 @@ proto: $(VENV)/dev.stamp ## make the Python stubs of the forget service from cli
 e2e: $(VENV)/dev.stamp ## a real federation: server, four devices, requests, receipts; shows times and bytes
 	$(BIN)/python -m pytest -s tests/e2e/test_deployment.py
 
-fuzz: $(VENV)/dev.stamp ## give every reader of what strangers send bad bytes; SECONDS=60 for each; prints a table
+fuzz: $(VENV)/dev.stamp ## give every reader of untrusted input bad bytes; SECONDS=60 for each; prints a table
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
 	$(BIN)/python -c "from tests.harness.fuzz import main; main()" --seconds $(SECONDS)
 
-pictures: $(VENV)/dev.stamp ## take the pictures of the operator's page in docs/page anew (needs chromium)
+pictures: $(VENV)/dev.stamp ## take the pictures of the operator's page in docs/page again (needs chromium)
 	PICTURES=docs/page $(BIN)/python -m pytest tests/server/page/test_browser.py -k pictures
 
-codings: $(VENV)/run.stamp ## what each way of coding models saves and loses, on digits (some minutes)
+codings: $(VENV)/run.stamp ## what each compression saves and loses, on digits (some minutes)
 	$(BIN)/python -m tests.benchmarks.codecs
 
-bench: $(VENV)/dev.stamp ## time a round beside bare PyTorch and beside Flower's Ray engine
+bench: $(VENV)/dev.stamp ## time a round against bare PyTorch and against Flower's Ray engine
 	$(BIN)/python -m tests.benchmarks.round
 
 kills: $(VENV)/dev.stamp ## kill a rehearsed deployment at every point of a request, and print the table

@@ -1,4 +1,4 @@
-"""The ClientApp: what a device does when the server asks. Glue only; the work is in plain functions."""
+"""The ClientApp: how a device serves the server's messages. Glue only; the work is in plain functions."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedquit.client.compression.build_compression import Compression, compression_of
-from fedquit.client.compression.device_side import code_model, memory_for, read_model
+from fedquit.client.compression.device_side import compress_model, memory_for, read_model
 from fedquit.client.data.build_data_and_model import empty_model
 from fedquit.client.device.deployed_device import deployed_device, deployed_settings, memory_of
 from fedquit.client.device.device import NOTHING, Config, Device, SimulatedDevice, StateDict, simulated_device
@@ -38,8 +38,8 @@ from fedquit.unlearning.samples import Samples
 spare_the_compiler()
 
 
-def coded(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Read the model that came, and send what became of it, as the run has models coded; outermost of all mods."""
+def compressed(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Decode the model that came, and compress the one that is sent, as the run says; outermost of all mods."""
     if "arrays" not in message.content.array_records:
         return call_next(message, context)
     settings = _settings(message, context)
@@ -57,7 +57,7 @@ def coded(message: Message, context: Context, call_next: ClientAppCallable) -> M
         return reply
     started = time.process_time()
     model = {name: array.numpy() for name, array in reply.content.array_records["arrays"].items()}
-    sent = code_model(compression.up, model, received, config, memory)
+    sent = compress_model(compression.up, model, received, config, memory)
     metrics = reply.content.metric_records["metrics"]
     metrics["compression-error"] = sent.error
     metrics["cpu-seconds"] = cast(float, metrics["cpu-seconds"]) + spent + time.process_time() - started
@@ -65,7 +65,7 @@ def coded(message: Message, context: Context, call_next: ClientAppCallable) -> M
     return reply
 
 
-app = ClientApp(mods=[coded])
+app = ClientApp(mods=[compressed])
 
 
 @app.query()
@@ -81,8 +81,8 @@ def clip(message: Message, context: Context, call_next: ClientAppCallable) -> Me
 
     The mod also says whether it clipped; where the norm is fixed, nobody asks.
     """
-    told = message.content.config_records["config"]
-    if "clipping_norm" not in told:
+    config = message.content.config_records["config"]
+    if "clipping_norm" not in config:
         return call_next(message, context)
     sent = list(message.content.array_records["arrays"])
 
@@ -102,10 +102,10 @@ def train(message: Message, context: Context) -> Message:
     work = Work(message, context)
     objective = work.objective()
     with work.device.at_work("train", work.config):
-        kept, samples = work.recall(), work.samples
-        model = work.own_model(kept) if work.owns else work.model
+        state, samples = work.recall(), work.samples
+        model = work.own_model(state) if work.owns else work.model
         with work.timed():
-            done = objective.train(model, samples, work.local_round(kept))
+            done = objective.train(model, samples, work.local_round(state))
         work.keep(done.keep)
         work.device.trained(work.config, done.send)
         return work.reply(done.loss, done.send)
@@ -121,7 +121,7 @@ def forget(message: Message, context: Context) -> Message:
 
 
 @app.evaluate()
-def judge(message: Message, context: Context) -> Message:
+def evaluate_global(message: Message, context: Context) -> Message:
     """Evaluate the global model on this device's samples, or on those of a request while it has them."""
     device, config = _device(message, context), _config(message)
     with device.at_work("evaluate", config):
@@ -133,20 +133,20 @@ def judge(message: Message, context: Context) -> Message:
 
 
 @app.evaluate("own")
-def worth(message: Message, context: Context) -> Message:
-    """Say what this device's own model is worth, as it was when the round that the message names began."""
+def evaluate_personal(message: Message, context: Context) -> Message:
+    """Evaluate this device's personalised model, as it was when the round that the message names began."""
     work = Work(message, context)
     with work.device.at_work("evaluate", work.config):
         model = work.own_model(work.recall())
         with work.timed():
             measures = work.measures(model)
-        told: dict[str, Any] = {"num-examples": len(work.samples), "cpu-seconds": work.seconds, **measures}
+        metrics: dict[str, Any] = {"num-examples": len(work.samples), "cpu-seconds": work.seconds, **measures}
         sha256 = ConfigRecord({"sha256": model_hash(model.state_dict())})
-        return Message(RecordDict({"metrics": MetricRecord(told), "model": sha256}), reply_to=message)
+        return Message(RecordDict({"metrics": MetricRecord(metrics), "model": sha256}), reply_to=message)
 
 
 class Work:
-    """What a message asks of this device: a model, samples, a seed and numbers; and the reply."""
+    """One message as work: its model, samples, seed and config; and the reply to it."""
 
     def __init__(self, message: Message, context: Context) -> None:
         self.message, self.device = message, _device(message, context)
@@ -163,13 +163,13 @@ class Work:
         """The model that was sent."""
         return self.device.model(_arrays(self.message, "arrays"))
 
-    def own_model(self, kept: StateDict | None) -> nn.Module:
-        """Return the device's own model, as it was kept, or as it begins."""
-        weights = None if kept is None else self.objective().own_model(kept)
+    def own_model(self, state: StateDict | None) -> nn.Module:
+        """Return the device's personalised model from its state, or with initial weights."""
+        weights = None if state is None else self.objective().own_model(state)
         return _simulated(self.device).own_model(weights, int(self.number("model-seed")))
 
     def measures(self, model: nn.Module) -> dict[str, float]:
-        """Return what is measured of the device's own model: at the end of a phase more than after a round."""
+        """Return the metrics of the personalised model: more at the end of a phase than after a round."""
         device = _simulated(self.device)
         if self.number("stage"):
             return stage_measures(model, device.settings, device.partition_id)
@@ -193,7 +193,7 @@ class Work:
         return objective_of(self.device.settings) if pull is None else make_objective("fedprox", mu=pull)
 
     def recall(self) -> StateDict | None:
-        """Return what this device kept of the round before; None: nothing, or the server does not count this round."""
+        """Return this device's state of the round before; None: none, or the server does not count this round."""
         memory = self._memory()
         if memory is None:
             return None
@@ -213,12 +213,12 @@ class Work:
             return None
         if self.device.memory is None:
             raise InputError(
-                f"objective '{self.device.settings.objective}' keeps something on the device from round to round: "
+                f"objective '{self.device.settings.objective}' needs state on the device from round to round: "
                 "set device-folder, in the node's config or in the run's"
             )
         return self.device.memory
 
-    def local_round(self, kept: StateDict | None) -> LocalRound:
+    def local_round(self, state: StateDict | None) -> LocalRound:
         """Return how this device trains in this round."""
         settings = self.device.settings
         return LocalRound(
@@ -229,12 +229,12 @@ class Work:
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
             extra=self.extra,
-            kept=kept,
+            state=state,
             **(self._shared() if self.owns else {}),
         )
 
     def _shared(self) -> dict[str, Any]:
-        """Return what a round of a device with a model of its own has beside."""
+        """Return what else the round of a device with a personalised model needs."""
         settings = self.device.settings
         return {
             "shared": _arrays(self.message, "arrays"),
@@ -267,7 +267,7 @@ class Work:
     def reply(
         self, loss: float, state: StateDict, num_examples: int | None = None, more: Mapping[str, float] | None = None
     ) -> Message:
-        """Return the model that `state` holds, and what the server is told of the work; `more` are further metrics."""
+        """Return a reply with the model of `state` and the metrics of the work; `more` are further metrics."""
         count = len(self.samples) if num_examples is None else num_examples
         metrics = MetricRecord({"num-examples": count, "loss": loss, "cpu-seconds": self.seconds, **(more or {})})
         return _reply(self.message, self.device, {"arrays": ArrayRecord(dict(state)), "metrics": metrics}, self.config)
@@ -277,7 +277,7 @@ def _reply(
     message: Message, device: Device, records: Mapping[str, ArrayRecord | MetricRecord], config: Config = NOTHING
 ) -> Message:
     """Return a reply of these records and what the device adds to them."""
-    added = {name: ConfigRecord(dict(told)) for name, told in device.adds(config).items()}
+    added = {name: ConfigRecord(dict(record)) for name, record in device.adds(config).items()}
     return Message(RecordDict({**records, **added}), reply_to=message)
 
 

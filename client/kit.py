@@ -54,7 +54,7 @@ class Kit:
             InputError: there is none, or it says something that cannot be.
         """
         if not (folder / FILE).is_file():
-            raise InputError(f"{folder} is no kit: it has no {FILE}; `fedquit provision` makes kits")
+            raise InputError(f"{folder} is not a kit: it has no {FILE}; `fedquit provision` makes kits")
         document = load_settings_file(folder / FILE)
         known = {field.name: field.type for field in fields(cls) if field.name != "folder"}
         for key, value in document.items():

@@ -27,11 +27,11 @@ COMMANDS = {
     ),
     "costs": (
         "fedquit.simulations.costs.command:costs",
-        "Show what a run cost, beside retraining; export the rows of its account.",
+        "Show what a run cost, compared with retraining; export its cost log.",
     ),
     "plan": (
         "fedquit.simulations.costs.plan.command:plan",
-        "Foretell what a request would cost by each method, beside retraining.",
+        "Estimate what a request would cost by each method, compared with retraining.",
     ),
     "compare": (
         "fedquit.simulations.compare.command:compare",
@@ -41,7 +41,7 @@ COMMANDS = {
         "fedquit.simulations.audit.shadows_command:shadows",
         "Train the shadow models of a run, for attacks on single samples.",
     ),
-    "audit": ("fedquit.simulations.audit.command:audit", "Judge any model file against retrained ones."),
+    "audit": ("fedquit.simulations.audit.command:audit", "Evaluate a model file against retrained models."),
     "provision": (
         "fedquit.server.provision.command:provision",
         "Make a federation ready: certificates, keys, a kit for each device.",
@@ -65,12 +65,12 @@ COMMANDS = {
         "fedquit.client.requests.command:requests",
         "List the requests of a device, or of all for an operator.",
     ),
-    "codecs": ("fedquit.simulations.simulate.command:codecs", "List what models can be coded by on their way."),
+    "codecs": ("fedquit.simulations.simulate.command:codecs", "List the codecs that compress models."),
     "objectives": (
         "fedquit.simulations.simulate.command:objectives",
         "List what devices can minimise when they train.",
     ),
-    "strategies": ("fedquit.simulations.simulate.command:strategies", "List how the models of a round can become one."),
+    "strategies": ("fedquit.simulations.simulate.command:strategies", "List the aggregation strategies."),
     "methods": ("fedquit.simulations.simulate.command:methods", "List the methods of forgetting and what each needs."),
 }
 
@@ -105,7 +105,7 @@ def fedquit() -> None:
     """Federated learning that can forget.
 
     Start with `fedquit simulate`: it trains a small federation on real data, has a client forgotten, and shows
-    what that did beside a model trained without the client.
+    how that compares with a model trained without the client.
     """
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, flushed to disk, then renamed into it."""
+"""Files that are whole or not there: written next to their place, flushed to disk, then renamed into it."""
 
 import contextlib
 import errno
@@ -20,7 +20,9 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         full = error.errno in FULL
-        way_out = "make room, then go on with --resume: what was finished is kept" if full else "choose another folder"
+        way_out = (
+            "make room, then continue with --resume: what was finished is kept" if full else "choose another folder"
+        )
         raise FedquitError(f"cannot write {path}: {error.strerror or error}; {way_out}") from error
 
 

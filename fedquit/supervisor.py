@@ -2,8 +2,10 @@
 
 Knows nothing of what the processes are for. A part that dies is started again after 1, 2, 4 ... 60 seconds, less up to
 half of that by chance, so that many devices whose server was away do not all come back at once. One that lived for ten
-minutes begins anew at 1; a shorter life proves nothing: on a busy machine a process may need minutes until it dies of
-what ailed it from the start. If the supervisor itself is killed, the kernel ends its parts with it (on Linux).
+minutes starts again at 1; a shorter life proves nothing: on a busy machine a process may need minutes until it dies of
+what ailed it from the start. Each part leads a process group of its own: once its main process has died, the whole
+group is ended. If the supervisor itself is killed, the kernel ends its parts with it (on Linux); what is left even so,
+the next one that starts with the same folder of logs ends.
 """
 
 import contextlib
@@ -22,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedquit import process_groups
 from fedquit.errors import FedquitError
 
 LOG_BYTES, LOG_FILES = 10_000_000, 3
@@ -41,7 +44,7 @@ class Part:
     Attributes:
         name: for people, and of its log file.
         command: what to run.
-        environment: beside the supervisor's own.
+        environment: in addition to the supervisor's own.
         port: that it listens on once it is ready; 0: it is ready at once.
         host: address of this machine at which that port is reached.
         before: called before each start, to remove what a killed one left.
@@ -73,6 +76,8 @@ def line_of_part(event: Mapping[str, Any]) -> str:
     part, kind = event.get("part", "run"), event["event"]
     if kind == "started":
         return f"{part}: started (pid {event['pid']})"
+    if kind == "cleared":
+        return f"{part}: ended what a killed server or device left running (processes: {event['processes']})"
     if kind == "died":
         return (
             f"{part}: died (exit code {event['code']}); again in {event['again_in_seconds']:.2g} s; see {event['log']}"
@@ -86,20 +91,31 @@ class Supervisor:
     Args:
         parts: which ones.
         logs: folder for a log file of each.
-        listener: told of everything that begins, dies and ends.
+        listener: called with every event: begun, died, ended.
     """
 
     def __init__(self, parts: Sequence[Part], logs: Path, listener: Listener = lambda _event: None) -> None:
-        self._running = [_Running(part, logs, listener) for part in parts]
-        self._listener = listener
+        self._running = [_Running(part, logs, listener, self._remember) for part in parts]
+        self._listener, self._logs = listener, logs
         self._stopping = threading.Event()
+
+    def clear(self) -> None:
+        """End what is left of a supervisor with the same folder of logs that was killed.
+
+        Raises:
+            FedquitError: it is alive.
+        """
+        for name, number in process_groups.clear(self._logs, GRACE).items():
+            self._listener({"event": "cleared", "part": name, "processes": number})
 
     def start(self, wait: float) -> None:
         """Start all parts, each once the one before it is ready.
 
         Raises:
-            FedquitError: one of them is not ready, and did no work on it for `wait` seconds; the others are ended.
+            FedquitError: one of them is not ready, and did no work on it for `wait` seconds; the others are ended. Or
+            another supervisor with the same folder of logs is alive.
         """
+        self.clear()
         for running in self._running:
             running.start()
             if not running.wait_until_ready(wait, self._stopping):
@@ -146,15 +162,20 @@ class Supervisor:
         """End all parts, the last one first."""
         for running in reversed(self._running):
             running.stop()
+        process_groups.forget(self._logs)
 
     def pids(self) -> dict[str, int]:
-        """Return the process of each part that is alive."""
-        return {r.part.name: r.process.pid for r in self._running if r.process and r.process.poll() is None}
+        """Return the main process of each part that is alive."""
+        alive = ((running.part.name, running.process) for running in self._running)
+        return {name: process.pid for name, process in alive if process and not process_groups.is_over(process)}
+
+    def _remember(self) -> None:
+        process_groups.remember(self._logs, self.pids())
 
 
 class _Running:
-    def __init__(self, part: Part, logs: Path, listener: Listener) -> None:
-        self.part, self.log, self._listener = part, logs / f"{part.name}.log", listener
+    def __init__(self, part: Part, logs: Path, listener: Listener, remember: Callable[[], None]) -> None:
+        self.part, self.log, self._listener, self._remember = part, logs / f"{part.name}.log", listener, remember
         self.process: subprocess.Popen[str] | None = None
         self._deaths, self._started, self._next = 0, 0.0, 0.0
 
@@ -170,16 +191,18 @@ class _Running:
                 stdin=subprocess.DEVNULL,
                 text=True,
                 errors="replace",
+                process_group=0 if hasattr(os, "killpg") else None,
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
         except OSError as error:
             raise FedquitError(f"{self.part.name}: cannot run {self.part.command[0]}: {error.strerror}") from error
         self._started = time.monotonic()
+        self._remember()
         threading.Thread(target=_copy, args=(self.process, self.log), daemon=True).start()
         self._listener({"event": "started", "part": self.part.name, "pid": self.process.pid})
 
     def wait_until_ready(self, seconds: float, stopping: threading.Event) -> bool:
-        """Wait until the part listens; False: it does not, and did no work on it for so many seconds.
+        """Wait until the part listens; False: it does not, and was idle for `seconds` seconds.
 
         On a busy machine a start takes long: as long as the process gets processor time it is waited for, until it has
         had so many seconds of that.
@@ -199,32 +222,33 @@ class _Running:
         if self._deaths or self.process is None or sys.platform != "linux":
             return 0.0
         with contextlib.suppress(OSError, ValueError, IndexError):
-            told = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-            return (int(told[11]) + int(told[12])) / os.sysconf("SC_CLK_TCK")
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         return 0.0
 
     def tend(self) -> None:
         now = time.monotonic()
-        if self.process is not None and self.process.poll() is not None:
+        if self.process is not None and process_groups.is_over(self.process):
+            code = process_groups.end_group(self.process)
             self._deaths = 1 if now - self._started > HEALTHY else self._deaths + 1
             wait = pause(self._deaths) * random.uniform(1 - JITTER, 1)
             self._next = now + wait
-            event = {"event": "died", "part": self.part.name, "code": self.process.returncode}
+            event = {"event": "died", "part": self.part.name, "code": code}
             self._listener({**event, "again_in_seconds": round(wait, 3), "log": str(self.log)})
             self.process = None
         if self.process is None and now >= self._next:
             self.start()
 
     def stop(self) -> None:
-        if self.process is None or self.process.poll() is not None:
+        if self.process is None:
             return
-        self.process.terminate()
-        try:
-            self.process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self._listener({"event": "ended", "part": self.part.name, "code": self.process.returncode})
+        was_alive = not process_groups.is_over(self.process)
+        if was_alive:
+            self.process.terminate()
+            process_groups.wait_until_over(self.process, GRACE)
+        code = process_groups.end_group(self.process)
+        if was_alive:
+            self._listener({"event": "ended", "part": self.part.name, "code": code})
 
 
 def listens(port: int, host: str = "127.0.0.1") -> bool:

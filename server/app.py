@@ -17,6 +17,11 @@ from fedquit.server.run.run_folder import RunFolder
 from fedquit.settings import Settings
 from fedquit.strategies.grid.metered_grid import MeteredGrid
 
+SIMULATED = 7 * 86_400.0
+"""Seconds that a simulation waits for replies: its devices take as long as they take, but not for ever."""
+FIRST = 60.0
+"""Seconds that a deployment waits for replies before its workplace has read server.toml."""
+
 
 def make_app(
     folder: RunFolder, listener: Listener, *, only: Collection[str] | None = None, keep: Keep | None = None
@@ -27,7 +32,7 @@ def make_app(
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
         del context
-        Loop(MeteredGrid(grid), folder.settings(), folder, listener, keep).run(only)
+        Loop(MeteredGrid(grid, patience=SIMULATED), folder.settings(), folder, listener, keep).run(only)
 
     return server_app
 
@@ -40,7 +45,7 @@ def coordinate(grid: Grid, context: Context) -> None:
     """Train, forget and recover for as long as the server runs; the run config's `folder` is the server's."""
     from fedquit.server.coordinator import Coordinator, open_place  # a simulation needs no database
 
-    Coordinator(open_place(MeteredGrid(grid, {}), Path(str(context.run_config["folder"])))).run()
+    Coordinator(open_place(MeteredGrid(grid, {}, patience=FIRST), Path(str(context.run_config["folder"])))).run()
 
 
 def _print(event: Mapping[str, Any]) -> None:
@@ -64,7 +69,7 @@ def main(grid: Grid, context: Context) -> None:
     The number of clients is the number of nodes.
     """
     out = str(context.run_config.get("out", ""))
-    metered = MeteredGrid(grid)
+    metered = MeteredGrid(grid, patience=SIMULATED)
     settings = Settings.from_run_config(context.run_config, len(metered.members))
     with tempfile.TemporaryDirectory(prefix="fedquit-") as temporary:
         path = Path(out).expanduser() if out else Path(temporary) / "run"
@@ -73,7 +78,7 @@ def main(grid: Grid, context: Context) -> None:
         if not folder.partition_file.exists():
             save_partition(folder.partition_file, split(settings.key()))
         if folder.settings().run_config() | {"partition": ""} != settings.run_config() | {"partition": ""}:
-            raise InputError(f"out: the run in {path} was told other settings; give another folder to begin anew")
+            raise InputError(f"out: the run in {path} has other settings; give another folder to start a new run")
         try:
             state = Loop(metered, settings, folder, _print).run()
         finally:

@@ -50,6 +50,8 @@ class Server(Table):
         host: the name or address that devices reach, and that the certificate is for.
         bind: the address that devices' ports listen on.
         fleet_port: devices' port of the proxy with TLS, which passes on the SuperLink's fleet API and nothing else.
+        connections_per_address: requests of one address that the proxy handles at once; a device may need two, and all
+            devices behind one router have one address.
         superlink_port: the SuperLink's own port, on loopback.
         forget_port: of the forget service.
         page_port: of the operator's page.
@@ -61,6 +63,7 @@ class Server(Table):
     host: str = "localhost"
     bind: str = "127.0.0.1"
     fleet_port: Port = 9443
+    connections_per_address: Annotated[int, Field(ge=2)] = 256
     superlink_port: Port = 9091
     forget_port: Port = 9444
     page_port: Port = 9080

@@ -1,1 +1,1 @@
-"""Flower strategies that train, forget and recover, with the account of what they cost."""
+"""Flower strategies that train, forget and recover, with a log of what they cost."""

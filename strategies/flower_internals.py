@@ -113,27 +113,32 @@ class Control:
     def keys(self) -> set[str]:
         """Return the fingerprints of the nodes that are registered."""
         with _explained("list nodes"):
-            return {fingerprint_of(node) for node in self._client.ListNodes(ListNodesRequest()).nodes_info}
+            return {fingerprint_of(node) for node in self._registered()}
 
     def register(self, key: bytes, name: str) -> None:
         """Let in a node with this public key (PEM); one that is in already stays.
 
         Raises:
-            RefusedError: the SuperLink does not take the key.
+            RefusedError: the SuperLink does not take the key: it is of another kind, or was unregistered before.
         """
         with _explained(f"register '{name}'"):
             try:
                 self._client.RegisterNode(RegisterNodeRequest(public_key=key, name=name))
             except httpx.HTTPStatusError as error:
-                told = FlowerError.from_json(error.response.text)
-                if told is None or told.code != ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
+                error_body = FlowerError.from_json(error.response.text)
+                if error_body is None or error_body.code != ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
                     raise
+                if key not in {node.public_key for node in self._registered()}:
+                    raise RefusedError(
+                        f"Flower does not register '{name}': its key was unregistered, and Flower never takes such a "
+                        "key again; revoke it with `fedquit member revoke` and provision the device by another name"
+                    ) from None
 
     def unregister(self, fingerprints: Collection[str]) -> None:
         """Let the nodes whose keys have these fingerprints in no more; one that is not in stays out."""
         with _explained("unregister a node"):
-            for node in self._client.ListNodes(ListNodesRequest()).nodes_info:
-                if not node.unregistered_at and fingerprint_of(node) in fingerprints:
+            for node in self._registered():
+                if fingerprint_of(node) in fingerprints:
                     self._client.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
 
     def runs(self, limit: int) -> dict[int, str]:
@@ -147,6 +152,10 @@ class Control:
         with _explained(f"stop run {run}"):
             self._client.StopRun(StopRunRequest(run_id=run))
 
+    def _registered(self) -> list[NodeInfo]:
+        """Return the nodes that are registered; Flower lists those that were unregistered too."""
+        return [node for node in self._client.ListNodes(ListNodesRequest()).nodes_info if not node.unregistered_at]
+
 
 @contextlib.contextmanager
 def _explained(what: str) -> Iterator[None]:
@@ -154,8 +163,8 @@ def _explained(what: str) -> Iterator[None]:
     try:
         yield
     except httpx.HTTPStatusError as error:
-        told = FlowerError.from_json(error.response.text)
-        raise RefusedError(f"Flower does not {what}: {told.message if told else error}") from None
+        error_body = FlowerError.from_json(error.response.text)
+        raise RefusedError(f"Flower does not {what}: {error_body.message if error_body else error}") from None
     except (httpx.TransportError, ValueError) as error:
         raise FedquitError(f"Flower does not {what}: {error or type(error).__name__}") from None
 

@@ -1,4 +1,4 @@
-"""Methods that make a model forget, and the measures that judge them. Pure PyTorch: knows nothing of Flower."""
+"""Methods that make a model forget, and the measures that evaluate them. Pure PyTorch: knows nothing of Flower."""
 
 from fedquit.unlearning.distillation import ladders as ladders
 from fedquit.unlearning.distillation.teachers import TEACHERS, virtual_teacher

@@ -1,4 +1,4 @@
-"""What a method will ask of clients, said before anything is sent: the ground on which its cost is foretold."""
+"""The requests that a method will send to clients, known before any is sent: its cost is estimated from them."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ EXTRAS = ("nothing", "state", "parameters")
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One call of `Session.ask`: a question to some clients, and their answers.
+    """One call of `Session.ask`: requests to some clients, and their replies.
 
     Attributes:
         exercise: "train" or "forget".
-        clients: who is asked: leavers alone, or stayers alone.
+        clients: who is asked: forgotten clients alone, or remaining clients alone.
         step: which of the method's device procedures "forget" runs.
         config: names of the numbers that are sent along.
-        extra: the tensors sent beside the model: "nothing", another "state" of its kind, or "parameters" alone.
+        extra: the tensors sent along with the model: "nothing", another "state" of its kind, or "parameters" alone.
         passes: how often a device goes through the samples, forwards and backwards; forwards alone counts a third.
             None: as often as in an ordinary round ("train"), or not known ("forget").
 

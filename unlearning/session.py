@@ -1,6 +1,6 @@
-"""What the server offers a method while it serves one request: models, history, and the ear of the clients.
+"""What a method can use while it serves one request: models, training history, and a way to run steps on clients.
 
-A method sees nothing of the network. It asks clients to carry out an exercise and folds the answers as they come in.
+A method sees nothing of the network. It has clients carry out an exercise, and folds their replies as they come in.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -15,18 +15,18 @@ from fedquit.unlearning.tensors.arithmetic import StateDict, StateMean
 
 
 class NoAnswerError(FedquitError):
-    """A client that is needed did not answer, or the guard refused what it sent; it can be asked again."""
+    """A required client sent no reply, or the guard refused it; the client can be asked again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one client hands back.
+    """The reply of one client.
 
     Attributes:
-        client: who answers.
+        client: its number.
         state: its model; the guard has seen that names, shapes and dtypes are those it was sent, and all is finite.
         num_examples: the samples that the exercise was carried out on, at least 1.
-        metrics: what it says of the exercise, such as `loss` (nats).
+        metrics: of the exercise, such as `loss` (nats).
     """
 
     client: int
@@ -80,7 +80,7 @@ class Session(Protocol):
 
     @property
     def num_examples(self) -> Mapping[int, int]:
-        """Samples to forget of each leaver, at the granularity asked; samples of each stayer."""
+        """Samples to forget of each forgotten client, at the granularity asked; samples of each remaining client."""
         ...
 
     @property
@@ -117,17 +117,17 @@ class Session(Protocol):
         extra: StateDict | None = None,
         **config: float,
     ) -> Iterator[Answer]:
-        """Have clients carry out an exercise on a model, and yield the answers as they come, in any order.
+        """Have clients carry out an exercise on a model, and yield the replies as they come, in any order.
 
-        Nobody is asked before the answers are iterated. A client that is gone or whose answer the guard refuses is
+        Nothing is sent before the replies are iterated. A client that is gone or whose reply the guard refuses is
         missing; a fold says whether that matters. The seed of a client's exercise derives from the run's, how many
         calls came before, and the client.
 
         Args:
-            exercise: "train": an ordinary local round, on a stayer's samples or on a leaver's samples to forget;
-                `epochs` and `lr` in `config` override its own. "forget": `Method.on_device`, on a
-                leaver's samples to forget or on a stayer's own.
-            clients: whom to ask; none are asked nothing.
+            exercise: "train": an ordinary local round, on a remaining client's samples or a forgotten client's samples
+                to forget; `epochs` and `lr` in `config` override its own. "forget": `Method.on_device`, on a
+                forgotten client's samples to forget or on a remaining client's own.
+            clients: by whom; none: nothing is sent.
             state: the model they start from.
             step: which of the method's device procedures "forget" runs.
             extra: more tensors for that procedure, such as a second model.
@@ -137,7 +137,7 @@ class Session(Protocol):
 
 
 def weighted_mean(answers: Iterable[Answer], required: Collection[int] = ()) -> dict[str, Tensor]:
-    """Return the mean of the answers' models by number of samples, folded as they come.
+    """Return the mean of the replies' models by number of samples, folded as they come.
 
     The sums are exact, so the order of arrival changes no bit; see `arithmetic.StateMean`.
 

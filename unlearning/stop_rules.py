@@ -2,7 +2,7 @@
 
 After unlearning, ordinary rounds without the forgotten data repair what broke. A rule looks at the held-out accuracy
 after each of them and says when it is enough. Rules are pure: the same history gives the same answer, so a server that
-was killed asks again and goes on. Every rule lets at least one round happen. Source: FedQUIT, arXiv 2408.07587, whose
+was killed asks again and continues. Every rule lets at least one round happen. Source: FedQUIT, arXiv 2408.07587, whose
 own rule is `Oracle`.
 """
 

@@ -1,4 +1,4 @@
-"""How a run's models are coded on their way up and down, as its settings say it."""
+"""How a run's models are compressed on their way up and down, from its settings."""
 
 from dataclasses import dataclass
 
@@ -31,13 +31,17 @@ def compression_of(settings: Settings) -> Compression:
     >>> compression_of(Settings(compress_up="top-k+zstd", compress_settings="share=0.05")).up.codecs
     (TopK(share=0.05, feedback=True), Zstd(level=3))
     """
-    told = settings.compress_settings
-    up, down = (chain_of(text, told) if text else None for text in (settings.compress_up, settings.compress_down))
+    settings_given = settings.compress_settings
+    up, down = (
+        chain_of(text, settings_given) if text else None for text in (settings.compress_up, settings.compress_down)
+    )
     codecs = [codec for chain in (up, down) if chain for codec in chain.codecs]
     known = list(dict.fromkeys(key for codec in codecs for key in settings_of_codec(codec)))
-    for key in told:
+    for key in settings_given:
         if not known:
-            raise InputError(f"compress-settings: there is no codec to set {key} of; set compress-up or compress-down")
+            raise InputError(
+                f"compress-settings: {key} has no effect without a codec; set compress-up or compress-down"
+            )
         if key not in known:
             raise unknown("setting of compression", key, known)
     for codec in down.codecs if down else ():
@@ -45,12 +49,16 @@ def compression_of(settings: Settings) -> Compression:
             raise InputError(f"compress-down: {codec.name} leaves most of a model out; it is for updates: compress-up")
     if up and not up.exact and settings.dp.startswith("client"):
         raise InputError(
-            f"compress-up: dp '{settings.dp}' has clients clip what they send, and what {up.name} makes of it may be "
-            "longer; use zstd, or let the server clip"
+            f"compress-up: dp '{settings.dp}' bounds the norm of client updates, but {up.name} is lossy and can exceed "
+            "the bound; use zstd, or server-side clipping"
         )
     needs = objective_of(settings).needs()
     if up and needs.up != "model":
-        raise InputError(f"compress-up: objective '{settings.objective}' sends {needs.up}, and models alone are coded")
+        raise InputError(
+            f"compress-up: objective '{settings.objective}' sends {needs.up}; only models can be compressed"
+        )
     if down and "model" not in needs.down:
-        raise InputError(f"compress-down: objective '{settings.objective}' gets {needs.down}; models alone are coded")
+        raise InputError(
+            f"compress-down: objective '{settings.objective}' receives {needs.down}; only models can be compressed"
+        )
     return Compression(up, down)

@@ -1,7 +1,7 @@
-"""A device's side of compression: it reads the model that came, and keeps what coding its own left out.
+"""A device's side of compression: it decodes the model that came, and saves what compressing its own left out.
 
-What is owed of a phase's update lies beside what the objective keeps, in the device's memory, so it survives a restart,
-begins anew with every phase, and goes with the request whose samples may be in it.
+What is owed of a phase's update is stored next to the objective's state, in the device's memory. So it survives a
+restart, starts empty in every phase, and is deleted with the request whose samples may be in it.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from fedquit.client.compression.codecs import Chain, Coded, slot_of
+from fedquit.client.compression.codecs import Chain, Compressed, slot_of
 from fedquit.client.compression.codecs.codec import Arrays
 from fedquit.client.data.build_data_and_model import empty_model
 from fedquit.client.device.memory import Memory
@@ -24,7 +24,7 @@ def read_model(chain: Chain | None, given: Mapping[str, bytes], settings: Settin
     """Return the model that the server sent, which must be one of the federation's, to the byte.
 
     Args:
-        chain: that it is coded by; None: it is not.
+        chain: the codecs it was compressed by; None: it was not.
         given: names to the bytes of `.npy` files.
         settings: of the run.
 
@@ -40,10 +40,10 @@ def read_model(chain: Chain | None, given: Mapping[str, bytes], settings: Settin
 
 
 def memory_for(chain: Chain | None, config: Mapping[str, Any], find: Callable[[], Memory | None]) -> Memory | None:
-    """Return where what is owed is kept; None: nothing is, as neither the chain nor the message asks for it.
+    """Return the memory for what is owed; None: none is needed, by the chain or by the message.
 
     Args:
-        chain: that the reply is to be coded by.
+        chain: the codecs of the reply.
         config: what the server's message says; one that counts no rounds of a phase leaves nothing behind.
         find: looks for the device's memory.
 
@@ -58,23 +58,23 @@ def memory_for(chain: Chain | None, config: Mapping[str, Any], find: Callable[[]
     memory = find()
     if memory is None:
         raise InputError(
-            f"compress-up '{chain.name}' keeps something on the device from round to round: "
+            f"compress-up '{chain.name}' needs state on the device from round to round: "
             "set device-folder, in the node's config or in the run's"
         )
     return memory
 
 
-def code_model(
+def compress_model(
     chain: Chain, model: Arrays, received: Arrays, config: Mapping[str, Any], memory: Memory | None = None
-) -> Coded:
-    """Return what became of the model that was `received`, coded; what is left out is kept for the next round.
+) -> Compressed:
+    """Compress the model trained from `received`; what is left out is saved for the next round.
 
     Args:
-        chain: to code it by.
-        model: what became of it.
+        chain: the codecs.
+        model: the trained one.
         received: the model that came.
-        config: what the server's message says.
-        memory: where what is owed is kept.
+        config: of the server's message.
+        memory: where what is owed is saved; None: nowhere.
 
     Raises:
         InputError: the model is not finite.
@@ -82,7 +82,7 @@ def code_model(
     >>> import numpy as np
     >>> from fedquit.client.compression.codecs import chain_of
     >>> start = {"w": np.zeros((1, 2), np.float32)}
-    >>> code_model(chain_of("int8"), {"w": start["w"] + 1}, start, {}).arrays["w/levels"].tolist()
+    >>> compress_model(chain_of("int8"), {"w": start["w"] + 1}, start, {}).arrays["w/levels"].tolist()
     [[127, 127]]
     """
     if memory is None:
@@ -90,6 +90,8 @@ def code_model(
     place = f"{config['phase']}{OWED}", int(config.get("requests", 0)), int(config["server-round"])
     memory.forget_before(place[1])
     owed = memory.recall(*place)
-    coded = chain.encode(model, received, None if owed is None else {name: old.numpy() for name, old in owed.items()})
-    memory.keep({name: torch.from_numpy(lost) for name, lost in coded.owed.items()}, *place)
-    return coded
+    compressed = chain.encode(
+        model, received, None if owed is None else {name: old.numpy() for name, old in owed.items()}
+    )
+    memory.keep({name: torch.from_numpy(lost) for name, lost in compressed.owed.items()}, *place)
+    return compressed

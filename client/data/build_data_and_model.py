@@ -42,8 +42,8 @@ def dataset_of(settings: Settings) -> Dataset:
         download=settings.download,
         image_size=settings.image_size or None,
     )
-    told = told_form(settings)
-    if told and (data.input_shape != told.input_shape or data.num_classes != told.num_classes):
+    configured = configured_form(settings)
+    if configured and (data.input_shape != configured.input_shape or data.num_classes != configured.num_classes):
         shape = "x".join(map(str, data.input_shape))
         raise InputError(
             f"dataset '{settings.dataset}' has {data.num_classes} classes of {shape} inputs: "
@@ -52,10 +52,10 @@ def dataset_of(settings: Settings) -> Dataset:
     return data
 
 
-def told_form(settings: Settings) -> Form | None:
+def configured_form(settings: Settings) -> Form | None:
     """Return the form that the settings themselves say; None: they leave it to the data.
 
-    >>> told_form(Settings(classes="ill,well", input_shape="3x32x32"))
+    >>> configured_form(Settings(classes="ill,well", input_shape="3x32x32"))
     Form(input_shape=(3, 32, 32), num_classes=2, names=('ill', 'well'))
     """
     if not settings.classes:
@@ -73,9 +73,9 @@ def form_of(settings: Settings) -> Form:
     >>> form_of(Settings())
     Form(input_shape=(1, 8, 8), num_classes=10, names=())
     """
-    told = told_form(settings)
-    if told:
-        return told
+    configured = configured_form(settings)
+    if configured:
+        return configured
     data = dataset_of(settings)
     return Form(data.input_shape, data.num_classes)
 

@@ -22,7 +22,7 @@ from fedquit.unlearning.seeds import derive_seed
 
 @lru_cache(maxsize=32)
 def to_keep(key: Key, requests: int) -> tuple[Indices, ...]:
-    """Return, for each client, the indices that are left after so many requests; empty for those who left."""
+    """Return, for each client, the indices that remain after `requests` requests; empty: nothing of it remains."""
     if not requests:
         return split(key)
     before, gone = to_keep(key, requests - 1), to_forget(key, requests - 1)
@@ -66,7 +66,7 @@ def askers(settings: Settings, request: int) -> tuple[int, ...]:
 
 
 def leavers(settings: Settings, requests: int) -> tuple[int, ...]:
-    """Return the clients that have nothing left after so many requests, and so take no part any more.
+    """Return the clients of which nothing remains after `requests` requests: they no longer take part.
 
     >>> leavers(Settings(clients=4, forget="1;3"), 2)
     (1, 3)

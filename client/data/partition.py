@@ -101,7 +101,7 @@ def _run(kind: str, values: NDArray[Any], **settings: Any) -> list[Indices]:
     from flwr_datasets import partitioner
 
     made = getattr(partitioner, kind)(**settings)
-    # One partitioner warns of each draw, another shows a bar whatever it is told; to hush them is not thread-safe.
+    # One partitioner warns of each draw, another always shows a bar; to hush them is not thread-safe.
     with _one_at_a_time, warnings.catch_warnings(action="ignore"), contextlib.redirect_stderr(io.StringIO()):
         made.dataset = datasets.Dataset.from_dict({"index": np.arange(len(values)), "label": values})
         return [np.array(made.load_partition(part)["index"][:]) for part in range(made.num_partitions)]

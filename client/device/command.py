@@ -23,13 +23,13 @@ KIT = click.argument("kit", type=click.Path(path_type=Path))
 def join(kit: Path, only_check: bool, as_json: bool) -> None:
     """Run the device of KIT in its federation: it trains when the server asks, and forgets.
 
-    Checks the kit first. Restarts what dies, and goes on where it was after a crash. End it with Ctrl-C or SIGTERM.
+    Checks the kit first. Restarts what dies, and resumes after a crash. End it with Ctrl-C or SIGTERM.
     """
     from fedquit.client.device.join import check, line_of, make_device
 
     def tell(event: Mapping[str, Any]) -> None:
-        told = {"at": round(time.time(), 3), **event}
-        click.echo(json.dumps(told) if as_json else f"{time.strftime('%H:%M:%S')} {line_of(event)}")
+        entry = {"at": round(time.time(), 3), **event}
+        click.echo(json.dumps(entry) if as_json else f"{time.strftime('%H:%M:%S')} {line_of(event)}")
 
     code = check(kit, tell, patient=not only_check)
     if code or only_check:
@@ -47,7 +47,9 @@ def join(kit: Path, only_check: bool, as_json: bool) -> None:
 @click.command()
 @KIT
 @click.option("--sample", "samples", multiple=True, metavar="NAME", help="only this one: a file, a row or a digest")
-@click.option("--samples", "file", type=click.Path(path_type=Path), metavar="FILE", help="only those: a name a line")
+@click.option(
+    "--samples", "file", type=click.Path(path_type=Path), metavar="FILE", help="file listing sample names, one per line"
+)
 @click.option("--note", default="", help="a word to the operator, at most 500 characters")
 @click.option("--json", "as_json", is_flag=True, help="print JSON, and nothing else")
 def leave(kit: Path, samples: tuple[str, ...], file: Path | None, note: str, as_json: bool) -> None:
@@ -57,7 +59,7 @@ def leave(kit: Path, samples: tuple[str, ...], file: Path | None, note: str, as_
 
     \b
     fedquit leave kit                              the device leaves: all of it
-    fedquit leave kit --sample ill/scan-17.png     one sample; it goes on with the others
+    fedquit leave kit --sample ill/scan-17.png     one sample; it keeps training on the others
     """  # noqa: D301 - click's sign that lines stay as they are
     from fedquit.client.device.local_data.sample_names import digests_of, names_in, note_contents
     from fedquit.client.device.record import opened
@@ -65,12 +67,12 @@ def leave(kit: Path, samples: tuple[str, ...], file: Path | None, note: str, as_
     from fedquit.client.requests.signed_request import LONGEST_NOTE
 
     if len(note) > LONGEST_NOTE:
-        raise InputError(f"the note has {len(note)} characters; at most {LONGEST_NOTE} are taken")
-    told = Kit.read(kit)
+        raise InputError(f"the note has {len(note)} characters; at most {LONGEST_NOTE} are allowed")
+    opened_kit = Kit.read(kit)
     names = [*samples, *(names_in(file) if file else ())]
-    digests = digests_of(told, names)
-    with opened(told.path(told.record)) as record:
-        note_contents(told, record, digests)
+    digests = digests_of(opened_kit, names)
+    with opened(opened_kit.path(opened_kit.record)) as record:
+        note_contents(opened_kit, record, digests)
         number = record.put("sample" if names else "client", digests, note)
     if as_json:
         click.echo(

@@ -17,7 +17,7 @@ from typing import Any
 import filelock
 from torch import nn
 
-from fedquit.client.data.build_data_and_model import initial_model, told_form
+from fedquit.client.data.build_data_and_model import configured_form, initial_model
 from fedquit.client.device.device import NOTHING, Config, StateDict
 from fedquit.client.device.local_data.gather import Gathered, Keep, gather
 from fedquit.client.device.local_data.sample_content import Content
@@ -36,6 +36,13 @@ from fedquit.unlearning.samples import Samples
 LONGEST = 3600.0  # seconds to wait for the message before this one
 NOTHING_TO_FORGET = "there is nothing to forget"
 """In the reason of a device that never trained on any of the samples that it is asked to forget."""
+REPORTED = frozenset(
+    f"{samples}-{figure}-{when}"
+    for samples in ("forget", "unseen")
+    for figure in ("loss", "accuracy")
+    for when in ("before", "after")
+)
+"""What a device that forgets says of the model: on the samples to forget and on unseen ones, before and after."""
 DROP = "drop"
 """In a forget message: the samples are to be retired and no more, whatever the method; the model comes back as sent."""
 TOLD_LATE = keys_of(Part.METHOD)
@@ -47,7 +54,7 @@ class DeployedDevice:
 
     def __init__(self, kit: Kit, settings: Settings, run: str) -> None:
         self.kit, self.settings, self.run = kit, settings, run
-        form = told_form(settings)
+        form = configured_form(settings)
         if form is None:
             raise InputError("the run config must say classes and input-shape: a device sees its own data only")
         self._form = form
@@ -105,7 +112,7 @@ class DeployedDevice:
         return found.samples
 
     def kept_since(self, requests: int) -> int:
-        """See `Device`; who asked, a device is not told."""
+        """See `Device`; a device does not learn who asked."""
         return requests
 
     def model(self, state: StateDict) -> nn.Module:
@@ -197,7 +204,7 @@ class DeployedDevice:
         """
         request, said = str(config.get("request", "")), config.get("granularity")
         if not re.fullmatch("[0-9a-f]{1,64}", request):  # it becomes part of a file's name
-            raise InputError(f"request {request!r} is no id of a request")
+            raise InputError(f"request {request!r} is not a request id")
         mark = self._record.marked(request)
         if mark is not None and said in (None, mark.granularity):
             return mark
@@ -211,7 +218,7 @@ class DeployedDevice:
     def _label(self, number: str) -> str:
         """Return how the class of a number is called beside the samples."""
         if not number.strip().isdecimal() or int(number) >= self._form.num_classes:
-            raise InputError(f"'{number}' is no class of the federation; it has 0 to {self._form.num_classes - 1}")
+            raise InputError(f"'{number}' is not a class of the federation; it has 0 to {self._form.num_classes - 1}")
         return self._form.names[int(number)] if self._form.names else str(int(number))
 
     def _about(self, mark: Mark, contents: frozenset[bytes] = frozenset()) -> Keep:
@@ -270,7 +277,7 @@ def deployed_device(folder: Path, run_config: Mapping[str, Scalar], run: str, co
 
     Args:
         folder: the kit.
-        run_config: what the run is told.
+        run_config: the run's settings.
         run: its number.
         config: what this message says.
     """
@@ -278,7 +285,7 @@ def deployed_device(folder: Path, run_config: Mapping[str, Scalar], run: str, co
 
 
 def deployed_settings(run_config: Mapping[str, Scalar], config: Config) -> Settings:
-    """Return what the run is told, with what this message says otherwise."""
+    """Return the run's settings, with those of this message in their place."""
     late: dict[str, Any] = {key: config[key] for key in TOLD_LATE if key in config}
     return Settings.from_run_config({**run_config, **late})
 
@@ -304,5 +311,5 @@ def _answers(config: Config) -> dict[str, str]:
 
 def _exercise(config: Config, received: str, extra: StateDict | None) -> str:
     """Return what tells the exercises of one request apart: the models that came, the step and the seed."""
-    told = [received, model_hash(extra or {}), str(config.get("step", "forget")), str(config.get("seed"))]
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+    parts = [received, model_hash(extra or {}), str(config.get("step", "forget")), str(config.get("seed"))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

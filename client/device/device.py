@@ -33,16 +33,16 @@ NOTHING: Config = MappingProxyType({})
 
 
 class Device(Protocol):
-    """What the ClientApp asks of a device; `config` is always what the server's message says."""
+    """What the ClientApp needs of a device; `config` is always the config of the server's message."""
 
     @property
     def settings(self) -> Settings:
-        """What the run is told."""
+        """The run's settings."""
         ...
 
     @property
     def memory(self) -> Memory | None:
-        """What it keeps from round to round; None: it was given no folder."""
+        """Its state from round to round; None: it was given no folder."""
         ...
 
     def at_work(self, exercise: str, config: Config) -> AbstractContextManager[object]:
@@ -62,7 +62,11 @@ class Device(Protocol):
         ...
 
     def kept_since(self, requests: int) -> int:
-        """Return after which of so many requests began what it keeps from round to round; 0: after none."""
+        """Return the index of the last request that invalidated this device's saved state; 0: none did.
+
+        Args:
+            requests: number of requests in force.
+        """
         ...
 
     def model(self, state: StateDict) -> nn.Module:
@@ -87,7 +91,7 @@ class Device(Protocol):
         ...
 
     def adds(self, config: Config) -> Mapping[str, Mapping[str, str | bytes]]:
-        """Return what its reply says beside the model and the metrics: records by name."""
+        """Return what its reply contains besides the model and the metrics: records by name."""
         ...
 
 
@@ -106,7 +110,7 @@ class SimulatedDevice:
         return Memory.of(Path(folder).expanduser(), self.settings, self.partition_id) if folder else None
 
     def at_work(self, exercise: str, config: Config) -> AbstractContextManager[object]:
-        """See `Device`; a forget message ends what was kept of the time before it."""
+        """See `Device`; a forget message deletes the state saved before it."""
         if exercise == "forget" and self.memory is not None:
             self.memory.forget_before(self.kept_since(int(config.get("requests", 0))))
         return nullcontext()
@@ -122,7 +126,7 @@ class SimulatedDevice:
     def samples(self, config: Config = NOTHING) -> Samples:
         """Return samples of this device: `samples` is "keep" or "forget", `requests` how many are in force.
 
-        "keep" is what is left after so many requests, "forget" what the last of so many is about.
+        "keep": what remains after `requests` requests. "forget": what the last of them is about.
         """
         which, requests = str(config.get("samples", "keep")), int(config.get("requests", 0))
         if which not in ("keep", "forget"):
@@ -141,7 +145,7 @@ class SimulatedDevice:
         return model_with(self.settings, state)
 
     def own_model(self, state: StateDict | None, seed: int) -> nn.Module:
-        """Return this device's own model with the weights of `state`; None: with its first, drawn from `seed`."""
+        """Return this device's personalised model with the weights of `state`; None: new weights, drawn from `seed`."""
         if state is None:
             return own_model(self.settings, self.partition_id, seed)
         model = empty_own_model(self.settings, self.partition_id)

@@ -77,11 +77,12 @@ def server_checks(kit: Kit, now: Callable[[], float] = time.time) -> Iterator[Fi
         yield Finding("clock", "warning", "the server does not say what time it is; look that this clock is right")
         return
     apart = now() - date
-    told = f"{abs(apart):.0f} s {'ahead of' if apart > 0 else 'behind'} the server's"
+    offset = f"{abs(apart):.0f} s {'ahead of' if apart > 0 else 'behind'} the server's"
     if abs(apart) > TOO_FAR:
-        yield Finding("clock", "wrong", f"{told}: nobody is let in so; set it, as with timedatectl set-ntp true", 1)
+        text = "the server accepts no device with this clock; set it, for example with timedatectl set-ntp true"
+        yield Finding("clock", "wrong", f"{offset}: {text}", 1)
     elif abs(apart) > WORRYING:
-        yield Finding("clock", "warning", f"{told}; it should be set")
+        yield Finding("clock", "warning", f"{offset}; it should be set")
     else:
         yield Finding("clock", "ok", "it agrees with the server's")
 

@@ -32,7 +32,7 @@ def check(folder: Path, listener: Listener, *, patient: bool = True) -> int:
 
     Args:
         folder: the kit.
-        listener: told what each check found.
+        listener: called with the finding of each check.
         patient: go on where the server cannot be reached yet.
 
     Returns:
@@ -132,5 +132,5 @@ def _explained(event: Mapping[str, Any]) -> Mapping[str, Any]:
 def _quoted(text: str) -> str:
     """Return a text as Flower's node config wants it."""
     if '"' in text or "\\" in text:
-        raise FedquitError(f"the path {text} has characters that Flower cannot be told; move the kit elsewhere")
+        raise FedquitError(f"the path {text} has characters that Flower does not accept; move the kit elsewhere")
     return f'"{text}"'

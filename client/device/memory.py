@@ -1,4 +1,4 @@
-"""What a device keeps on its own disk from one round to the next, such as its previous model.
+"""A device's state on its own disk from one round to the next, such as its previous model.
 
     FOLDER/3f9c0a.../3/0-train/12.safetensors       client 3, no request in force, phase train, after round 12
 
@@ -41,19 +41,19 @@ class Memory:
     def of(cls, folder: Path, settings: Settings, client: int) -> "Memory":
         """Return the memory of a client in `folder`, where other runs and clients may have theirs.
 
-        Runs are told apart by the settings that differ from their defaults, so a version with more settings finds
-        what the one before it kept.
+        Runs are distinguished by the settings that differ from their defaults, so a version with more settings finds
+        the state of the one before it.
         """
         default, places = type(settings)().run_config(), keys_of(Part.PLACE)
-        told = sorted(
+        changed = sorted(
             (key, str(value))
             for key, value in settings.run_config().items()
             if key not in places and value != default[key]
         )
-        return cls(folder / hashlib.sha256(repr(told).encode()).hexdigest()[:16] / str(client))
+        return cls(folder / hashlib.sha256(repr(changed).encode()).hexdigest()[:16] / str(client))
 
     def recall(self, phase: str, requests: int, number: int) -> dict[str, Tensor] | None:
-        """Return what was kept of the last round of the phase before `number`; None: it took part in none.
+        """Return the state saved in the last round of the phase before `number`; None: it took part in none.
 
         Raises:
             FedquitError: the file is damaged.
@@ -65,7 +65,7 @@ class Memory:
         return tensors_in(file.read_bytes(), f"{file}, which the device keeps of the round before,")
 
     def keep(self, state: Mapping[str, Tensor], phase: str, requests: int, number: int) -> None:
-        """Keep `state` as of round `number`, and of the rounds before it the last, for that may be asked again."""
+        """Save `state` as of round `number`; of earlier rounds only the last is kept, as it may be requested again."""
         file = self._file(phase, requests, number)
         with explained(file):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ class Memory:
                 self._file(phase, requests, other).unlink()
 
     def forget_before(self, requests: int) -> None:
-        """Remove what was kept before so many requests were in force."""
+        """Delete state saved before request number `requests`."""
         for phase in self.folder.glob("*-*"):
             if int(phase.name.partition("-")[0]) < requests:
                 shutil.rmtree(phase)
@@ -87,5 +87,5 @@ class Memory:
 
     def _file(self, phase: str, requests: int, number: int) -> Path:
         if not re.fullmatch("[a-z0-9-]+", phase):  # it comes from the server, and becomes part of a path
-            raise InputError(f"phase {phase!r} is no name of a phase")
+            raise InputError(f"phase {phase!r} is not a phase name")
         return self.folder / f"{requests}-{phase}" / f"{number}.safetensors"

@@ -95,5 +95,5 @@ def _opened(reader: Callable[[bytes], dict[str, T]], content: bytes, what: objec
     try:
         return dict(sorted(reader(content).items()))  # the library gives them in an order that no two processes share
     except Exception as error:  # whatever foreign bytes bring about in the library
-        told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise FedquitError(f"{what} is damaged, or no safetensors file: {told}") from None
+        message = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise FedquitError(f"{what} is damaged, or no safetensors file: {message}") from None

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from fedquit.client.objectives.base.frozen_teacher import said_of_all
 from fedquit.client.objectives.base.imitation import Asked, Imitating
 from fedquit.client.objectives.base.objective import Done, LocalRound, Traits, objective
-from fedquit.client.objectives.base.sharing import Answers, Form, StateDict, class_counts, class_means, mean_by_class
+from fedquit.client.objectives.base.sharing import (
+    Form,
+    LatestReplies,
+    StateDict,
+    class_counts,
+    class_means,
+    mean_by_class,
+)
 from fedquit.client.training.sgd import Batch
 from fedquit.unlearning.distillation.distances import kl_each
 from fedquit.unlearning.samples import Samples
@@ -38,29 +45,29 @@ def class_kl(student: Tensor, class_logits: Tensor, temperature: float = 1.0) ->
     return kl_each(goal, torch.log_softmax(student / temperature, dim=1)).masked_fill(unknown, 0.0)
 
 
-def leave_one_out(answers: Mapping[int, StateDict], client: int, classes: int) -> Tensor:
+def leave_one_out(replies: Mapping[int, StateDict], client: int, classes: int) -> Tensor:
     """Return what the others say of each class on average, each device counting alike, [C, C]; NaN: nobody has it.
 
     >>> one, two = [{"logits": torch.eye(2) * k, "counts": torch.tensor([3, k - 1])} for k in (1, 2)]
     >>> leave_one_out({0: one, 1: two}, 0, 2).tolist(), leave_one_out({0: one, 1: two}, 1, 2).tolist()
     ([[2.0, 0.0], [0.0, 2.0]], [[1.0, 0.0], [nan, nan]])
     """
-    others = [answer for other, answer in answers.items() if other != client]
+    others = [reply for other, reply in replies.items() if other != client]
     if not others:
         return torch.full((classes, classes), torch.nan)
     return mean_by_class([said["logits"] for said in others], [(said["counts"] > 0).int() for said in others])
 
 
-class ClassLogits(Answers):
+class ClassLogits(LatestReplies):
     """C^2 logits and C counts come up from each device; C^2 logits go down, the mean of what the others said."""
 
     def __init__(self, classes: int) -> None:
         super().__init__({"logits": Form("float32", (classes, classes)), "counts": Form("int32", (classes,))})
         self.classes = classes
 
-    def told(self, answers: Mapping[int, StateDict], client: int) -> StateDict:
-        """See `Answers`."""
-        return {"logits": leave_one_out(answers, client, self.classes)}
+    def download(self, replies: Mapping[int, StateDict], client: int) -> StateDict:
+        """See `LatestReplies`."""
+        return {"logits": leave_one_out(replies, client, self.classes)}
 
 
 @objective
@@ -71,7 +78,7 @@ class FD(Imitating):
     Attributes:
         weight: g; .1.
         temperature: tau; 1.
-        teacher_mode: how the device's own model is asked for what it tells the others.
+        teacher_mode: the mode in which the personalised model is evaluated for what it sends, "eval" or "train".
 
     >>> FD().weight, FD.traits.same_model
     (0.1, False)
@@ -90,15 +97,15 @@ class FD(Imitating):
 
     weight: float = 0.1
 
-    def sharing(self, model: nn.Module, classes: int) -> Answers:  # noqa: ARG002 - the interface
+    def sharing(self, model: nn.Module, classes: int) -> LatestReplies:  # noqa: ARG002 - the interface
         """See `Objective`."""
         return ClassLogits(classes)
 
-    def asked(self, model: nn.Module, samples: Samples, told: LocalRound) -> Asked | None:  # noqa: ARG002
+    def asked(self, model: nn.Module, samples: Samples, local_round: LocalRound) -> Asked | None:  # noqa: ARG002
         """See `Imitating`: the teacher is a table, a row for each class; None in the first round."""
-        if not told.shared:
+        if not local_round.shared:
             return None
-        table = told.shared["logits"]
+        table = local_round.shared["logits"]
 
         def look_up(batch: Batch) -> tuple[Tensor, ...]:
             return (table[batch.labels],)
@@ -109,9 +116,9 @@ class FD(Imitating):
         """See `Imitating`."""
         return class_kl(student, teacher, self.temperature)
 
-    def train(self, model: nn.Module, samples: Samples, told: LocalRound) -> Done:
+    def train(self, model: nn.Module, samples: Samples, local_round: LocalRound) -> Done:
         """See `Objective`."""
-        done = Imitating.train(self, model, samples, told)
+        done = Imitating.train(self, model, samples, local_round)
         (logits,) = said_of_all(model, samples, self.teacher_mode)
         classes = logits.shape[1]
         sent = {"logits": class_means(logits, samples.labels, classes), "counts": class_counts(samples.labels, classes)}

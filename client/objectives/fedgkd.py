@@ -1,7 +1,7 @@
 """FedGKD: the teacher is the mean of the last few global models, steadier than the last one.
 
 Source: Yao et al., "FedGKD: Towards Heterogeneous Federated Learning via Global Knowledge Distillation",
-arXiv 2107.00051. The server sends the mean beside the model: twice the bytes down, unless it is of one model.
+arXiv 2107.00051. The server sends the mean along with the model: twice the bytes down, unless it is of one model.
 """
 
 from collections.abc import Sequence
@@ -67,23 +67,23 @@ class FedGKD(Imitating):
         traits = Imitating.needs(self)
         return replace(traits, down="model") if self.models == 1 else traits
 
-    def broadcast(self, current: StateDict, kept: StateDict | None) -> tuple[StateDict | None, StateDict | None]:
+    def broadcast(self, current: StateDict, state: StateDict | None) -> tuple[StateDict | None, StateDict | None]:
         """See `Objective`: the mean goes down, the last M - 1 models are kept, as `0/name`, `1/name`, ...
 
-        A device must know that a phase's first round is over: in the first nothing is sent beside the model, and where
-        the mean is the present model itself, one empty tensor stands for it.
+        A device must know that a phase's first round is over: in the first the model is sent alone, and where the mean
+        is the present model itself, one empty tensor stands for it.
         """
-        if kept is None:
+        if state is None:
             return None, {}
-        models = [*_unpacked(kept), current][-self.models :]
+        models = [*_unpacked(state), current][-self.models :]
         extra = mean_of(models) if len(models) > 1 else {ITSELF: torch.empty(0)}
         return extra, _packed(models[max(0, len(models) - self.models + 1) :])
 
-    def teacher(self, model: nn.Module, told: LocalRound) -> nn.Module | None:
+    def teacher(self, model: nn.Module, local_round: LocalRound) -> nn.Module | None:
         """See `Imitating`."""
-        if told.extra is None:
+        if local_round.extra is None:
             return None
-        return model if ITSELF in told.extra else filled(model, told.extra)
+        return model if ITSELF in local_round.extra else filled(model, local_round.extra)
 
     def each(self, student: Tensor, teacher: Tensor, labels: Tensor, samples: Samples) -> Tensor:  # noqa: ARG002
         """See `Imitating`."""
@@ -94,9 +94,9 @@ def _packed(models: Sequence[StateDict]) -> dict[str, Tensor]:
     return {f"{i}/{name}": value for i, model in enumerate(models) for name, value in model.items()}
 
 
-def _unpacked(kept: StateDict) -> list[dict[str, Tensor]]:
+def _unpacked(state: StateDict) -> list[dict[str, Tensor]]:
     models: dict[str, dict[str, Tensor]] = {}
-    for key, value in kept.items():
+    for key, value in state.items():
         number, _, name = key.partition("/")
         models.setdefault(number, {})[name] = value
     return [models[number] for number in sorted(models, key=int)]

@@ -146,47 +146,48 @@ class FedKD(Objective):
         """See `Objective`."""
         return Updates(self)
 
-    def train(self, model: nn.Module, samples: Samples, told: LocalRound) -> Done:
+    def train(self, model: nn.Module, samples: Samples, local_round: LocalRound) -> Done:
         """See `Objective`: `model` is the teacher."""
-        if told.mentee is None:
+        if local_round.mentee is None:
             raise InputError("objective 'fedkd' shares a small model: set mentee, such as mentee = mlp")
-        before = self.received(told, told.mentee.state_dict())
-        pair = Pair(model, filled(told.mentee, before))
-        if told.kept is not None:
-            pair.map.load_state_dict(_under("map", told.kept))
+        before = self.received(local_round, local_round.mentee.state_dict())
+        pair = Pair(model, filled(local_round.mentee, before))
+        if local_round.state is not None:
+            pair.map.load_state_dict(_under("map", local_round.state))
 
         def together(both: nn.Module, batch: Batch) -> Tensor:
             teacher, mentee = both(batch.inputs)
             return mutual(teacher, mentee, batch.labels, self.weight, self.temperature)
 
         value = fit(
-            pair, samples, loss=together, lr=told.lr, epochs=told.epochs, batch_size=told.batch_size,
-            momentum=told.momentum, weight_decay=told.weight_decay, seed=told.seed,
+            pair, samples, loss=together, lr=local_round.lr, epochs=local_round.epochs,
+            batch_size=local_round.batch_size, momentum=local_round.momentum, weight_decay=local_round.weight_decay,
+            seed=local_round.seed,
         )  # fmt: skip
-        sent = packed(update_of(pair.mentee.state_dict(), before), self.energy(told.progress))
-        kept = {"teacher/": pair.teacher.state_dict(), "map/": pair.map.state_dict(), "mentee/": before}
+        sent = packed(update_of(pair.mentee.state_dict(), before), self.energy(local_round.progress))
+        state = {"teacher/": pair.teacher.state_dict(), "map/": pair.map.state_dict(), "mentee/": before}
         return Done(
-            value, sent, {f"{what}{name}": value for what, part in kept.items() for name, value in part.items()}
+            value, sent, {f"{what}{name}": value for what, part in state.items() for name, value in part.items()}
         )
 
-    def own_model(self, kept: StateDict) -> StateDict:
+    def own_model(self, state: StateDict) -> StateDict:
         """See `Objective`: the teacher."""
-        return _under("teacher", kept)
+        return _under("teacher", state)
 
-    def received(self, told: LocalRound, like: StateDict) -> StateDict:
+    def received(self, local_round: LocalRound, like: StateDict) -> StateDict:
         """Return the mentee that was sent, whole or as what it changed by since the device's last round.
 
         Raises:
             FedquitError: the device does not have what it was before; the server then sends the whole one.
         """
-        if not is_packed(told.shared, like):
-            return told.shared
-        had = _under("mentee", told.kept or {})
+        if not is_packed(local_round.shared, like):
+            return local_round.shared
+        had = _under("mentee", local_round.state or {})
         if not had:
             raise FedquitError("this device no longer has the mentee of its last round")
-        return moved(had, unpacked(told.shared, had))
+        return moved(had, unpacked(local_round.shared, had))
 
 
-def _under(part: str, kept: StateDict) -> dict[str, Tensor]:
+def _under(part: str, state: StateDict) -> dict[str, Tensor]:
     prefix = f"{part}/"
-    return {name.removeprefix(prefix): tensor for name, tensor in kept.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

@@ -2,7 +2,7 @@
 
 Source: Tan et al., "FedProto: Federated Prototype Learning across Heterogeneous Clients", AAAI 2022, arXiv 2105.00243.
 Models may differ in all but the number d of features, which are what a model's last linear layer takes. Where they
-differ in that too, `features` puts a layer of so many before the last one; that is ours.
+differ in that too, `features` inserts a layer with that many outputs before the last one; that is ours.
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from fedquit.client.objectives.base.frozen_teacher import head_of, logits_and_features, said_of_all
 from fedquit.client.objectives.base.objective import Done, LocalRound, Objective, Traits, objective
 from fedquit.client.objectives.base.sharing import (
-    Answers,
     Form,
+    LatestReplies,
     Shape,
     StateDict,
     class_counts,
@@ -64,16 +64,16 @@ def with_features(model: nn.Module, features: int) -> nn.Module:
     return model
 
 
-class Prototypes(Answers):
+class Prototypes(LatestReplies):
     """C_k prototypes and C counts come up from each device; C prototypes go down, their mean by numbers of samples."""
 
     def __init__(self, classes: int, features: int) -> None:
         super().__init__({"prototypes": Form("float32", (classes, features)), "counts": Form("int32", (classes,))})
 
-    def told(self, answers: Mapping[int, StateDict], client: int) -> StateDict:  # noqa: ARG002 - the interface
-        """See `Answers`."""
-        counts = [said["counts"] for said in answers.values()]
-        rows = [_unpacked(said) for said in answers.values()]
+    def download(self, replies: Mapping[int, StateDict], client: int) -> StateDict:  # noqa: ARG002 - the interface
+        """See `LatestReplies`."""
+        counts = [said["counts"] for said in replies.values()]
+        rows = [_unpacked(said) for said in replies.values()]
         return {"prototypes": mean_by_class(rows, counts)}
 
     def fits(self, claimed: Mapping[str, Shape], shared: StateDict) -> Mapping[str, Form]:  # noqa: ARG002
@@ -84,7 +84,7 @@ class Prototypes(Answers):
         return {**self.forms, "prototypes": form._replace(shape=(min(max(says, 1), most), features))}
 
     def read(self, sent: StateDict, shared: StateDict, num_examples: int) -> StateDict:
-        """See `Answers`."""
+        """See `LatestReplies`."""
         said = super().read(sent, shared, num_examples)
         rows, has = len(said["prototypes"]), int((said["counts"] > 0).sum())
         if rows != has:
@@ -107,7 +107,7 @@ class FedProto(Objective):
 
     Attributes:
         weight: lambda; 1.
-        features: d, if the models' own are not alike: a layer of so many is put before the last one; 0: none.
+        features: d, where the models differ in it: a layer with d outputs is put before the last one; 0: none.
 
     >>> FedProto().weight
     1.0
@@ -140,15 +140,15 @@ class FedProto(Objective):
         """See `Objective`."""
         return with_features(model, self.features) if self.features else model
 
-    def sharing(self, model: nn.Module, classes: int) -> Answers:
+    def sharing(self, model: nn.Module, classes: int) -> LatestReplies:
         """See `Objective`."""
         return Prototypes(classes, head_of(model).in_features)
 
-    def loss(self, model: nn.Module, samples: Samples, told: LocalRound) -> Loss:  # noqa: ARG002 - the interface
+    def loss(self, model: nn.Module, samples: Samples, local_round: LocalRound) -> Loss:  # noqa: ARG002 - the interface
         """See `Objective`."""
-        if not told.shared:
+        if not local_round.shared:
             return cross_entropy
-        prototypes = told.shared["prototypes"]
+        prototypes = local_round.shared["prototypes"]
 
         def near(student: nn.Module, batch: Batch) -> Tensor:
             logits, features = logits_and_features(student, batch.inputs)
@@ -157,9 +157,9 @@ class FedProto(Objective):
 
         return near
 
-    def train(self, model: nn.Module, samples: Samples, told: LocalRound) -> Done:
+    def train(self, model: nn.Module, samples: Samples, local_round: LocalRound) -> Done:
         """See `Objective`."""
-        done = Objective.train(self, model, samples, told)
+        done = Objective.train(self, model, samples, local_round)
         logits, features = said_of_all(model, samples, view=logits_and_features)
         counts = class_counts(samples.labels, logits.shape[1])
         prototypes = class_means(features, samples.labels, len(counts))[counts > 0]

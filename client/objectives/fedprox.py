@@ -46,7 +46,7 @@ class FedProx(Objective):
     def __post_init__(self) -> None:
         check_at_least_zero("mu", self.mu)
 
-    def loss(self, model: nn.Module, samples: Samples, told: LocalRound) -> Loss:  # noqa: ARG002 - the interface
+    def loss(self, model: nn.Module, samples: Samples, local_round: LocalRound) -> Loss:  # noqa: ARG002 - the interface
         """See `Objective`."""
         anchors = [parameter.detach().clone() for parameter in _moving(model)]
 

@@ -1,4 +1,4 @@
-"""MOON: features near those of the global model, and away from those of one's own model of the round before.
+"""MOON: features near those of the global model, and away from those of the device's previous model.
 
 Source: Li et al., "Model-Contrastive Federated Learning", CVPR 2021, arXiv 2103.16257. Features are what the model's
 last linear layer takes; the paper puts a projection head of two layers before it, which is a matter of the model.
@@ -65,17 +65,17 @@ class MOON(Gated):
         """See `Objective`."""
         head_of(model)
 
-    def loss(self, model: nn.Module, samples: Samples, told: LocalRound) -> Loss:
+    def loss(self, model: nn.Module, samples: Samples, local_round: LocalRound) -> Loss:
         """See `Objective`."""
         asked = Teacher(model, samples, self.teacher_mode, logits_and_features)
         before = None
-        if told.kept is not None:
-            before = Teacher(filled(model, told.kept), samples, self.teacher_mode, logits_and_features)
-        reference = self.reference(model, samples, told)
+        if local_round.state is not None:
+            before = Teacher(filled(model, local_round.state), samples, self.teacher_mode, logits_and_features)
+        reference = self.reference(model, samples, local_round)
 
         def contrasting(student: nn.Module, batch: Batch) -> Tensor:
             (logits, features), (goal, near) = logits_and_features(student, batch.inputs), asked(batch)
-            if before is None:  # the two gradients cancel, but for rounding
+            if before is None:  # the two gradients cancel, up to rounding
                 each = contrast(features.detach(), near, near, self.temperature)
             else:
                 each = contrast(features, near, before(batch)[1], self.temperature)

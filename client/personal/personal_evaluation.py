@@ -1,4 +1,4 @@
-"""What a device reports of its own model, where no model is global; and the mean over devices, in the report's form.
+"""Metrics of personalised models, where no model is global; and their mean over devices, in the report's form.
 
 Every device measures on the same held-out samples, on the same D_t and on D_f, and D_r is its own samples. Numbers have
 names with dots where the report has a document in a document: `attacks.confidence.member_rate`.
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fedquit.client.data.evaluation_sets import Sets, all_to_forget, held_out_and_test, sets_of
-from fedquit.client.training.evaluate_model import Document, ask, measure
+from fedquit.client.training.evaluate_model import Document, measure, outputs_of
 from fedquit.client.training.sgd import evaluate
 from fedquit.errors import InputError
 from fedquit.settings import Settings
@@ -42,7 +42,7 @@ def round_measures(model: nn.Module, settings: Settings) -> Measures:
 def stage_measures(model: nn.Module, settings: Settings, client: int) -> Measures:
     """Return what is measured at the end of a phase."""
     sets = sets_of(settings, client)
-    document = measure(ask(model, sets), sets)
+    document = measure(outputs_of(model, sets), sets)
     found = dict(_flat({name: value for name, value in document.items() if name not in DERIVED}))
     found["holdout_accuracy"] = evaluate(model, sets.holdout)[1]
     found["own_classes_accuracy"] = _own_classes(document["per_class_accuracy"], sets)
@@ -50,7 +50,7 @@ def stage_measures(model: nn.Module, settings: Settings, client: int) -> Measure
 
 
 def checked_measures(said: Mapping[str, float], client: int, *, stage: bool) -> Measures:
-    """Return what a device said of its own model.
+    """Return the metrics that a device reports of its personalised model, checked.
 
     Raises:
         InputError: something is missing, is not to be said, or is out of range.
@@ -79,7 +79,7 @@ def mean_of(said: Mapping[int, Measures]) -> Measures:
 
 
 def mean_document(said: Mapping[int, Measures]) -> Document:
-    """Return the mean over devices of what each said at the end of a phase, in the form of `measure`."""
+    """Return the mean over devices of the metrics at the end of a phase, in the form of `measure`."""
     document: Document = {}
     for name, value in mean_of(said).items():
         *path, last = name.split(".")

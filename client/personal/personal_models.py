@@ -1,7 +1,7 @@
-"""Devices with models of their own: which kind each has, its first weights, and since when it has trained them.
+"""Personalised models: which architecture each device has, its initial weights, and since when it has trained them.
 
-A device that holds samples of a request has trained its model on them: from that request on it begins anew. All others
-go on with what they have.
+A device that holds samples of a request has trained its model on them: at that request it starts over. All others keep
+theirs.
 """
 
 import copy
@@ -37,7 +37,7 @@ def models_of(settings: Settings) -> tuple[str, ...]:
 
 
 def own_model(settings: Settings, client: int, seed: int) -> nn.Module:
-    """Return a client's own model with first weights drawn from `seed`: the same for all of one kind."""
+    """Return a client's personalised model, its initial weights drawn from `seed`: the same for all of one kind."""
     with torch.random.fork_rng(devices=[]):
         model = initial_model(settings, seed, models_of(settings)[client])
         torch.manual_seed(derive_seed(seed, "own model"))
@@ -55,7 +55,7 @@ def _empty(key: Key, client: int) -> nn.Module:
 
 
 def begun_after(settings: Settings, client: int, requests: int) -> int:
-    """Return the last of so many requests that a client holds samples of: its own model is no older; 0: none.
+    """Return the last of `requests` requests that a client holds samples of: its model is no older; 0: none.
 
     >>> begun_after(Settings(clients=3, forget="0;1", forget_share=0.5, granularity="sample"), client=0, requests=2)
     1

@@ -15,7 +15,7 @@ from fedquit.client.requests.keys import fingerprint
 from fedquit.client.requests.proto.forget_pb2 import Ask
 from fedquit.client.requests.signed_request import LONGEST_FRESH, Signed, is_from, read_ask
 
-MISMATCH = "the receipt says {name} {told!r}, and what was asked says {asked!r}"
+MISMATCH = "the receipt says {name} {stated!r}, and what was asked says {asked!r}"
 
 
 def check_agreement(model: str, predicate: Mapping[str, Any]) -> None:
@@ -40,13 +40,13 @@ def check_agreement(model: str, predicate: Mapping[str, Any]) -> None:
 def _ask_in(predicate: Mapping[str, Any]) -> Ask:
     """Return the ask in a receipt, once it is known to be signed by the one who is said to have asked."""
     try:
-        told = dict(predicate["request"])
-        exact, signature, key = (base64.b64decode(told[name], validate=True) for name in ("ask", "signature", "key"))
+        stated = dict(predicate["request"])
+        exact, signature, key = (base64.b64decode(stated[name], validate=True) for name in ("ask", "signature", "key"))
         ask = read_ask(exact)
     except (ValueError, KeyError, TypeError) as error:
         raise BadReceiptError(f"the receipt carries no ask that can be read: {error}") from None
     signed = Signed(exact, signature)
-    if signed.id != told.get("id"):
+    if signed.id != stated.get("id"):
         raise BadReceiptError("the ask in the receipt is not the request that the receipt is for")
     if fingerprint(key) != ask.identity or not is_from(signed, key):
         raise BadReceiptError("the ask in the receipt is not signed by the one who is said to have asked")
@@ -65,9 +65,9 @@ def _wrong(model: str, predicate: Mapping[str, Any], ask: Ask) -> Iterator[str]:
         "samples_count": (request["samples_count"], ask.samples_count),
         "samples_digest": (request["samples_digest"], ask.samples_digest),
     }
-    for name, (told, asked) in fixed.items():
-        if canonical(told) != canonical(asked):
-            yield MISMATCH.format(name=name, told=told, asked=asked)
+    for name, (stated, asked) in fixed.items():
+        if canonical(stated) != canonical(asked):
+            yield MISMATCH.format(name=name, stated=stated, asked=asked)
     yield from _wrong_times(request, ask.created_at)
     yield from _wrong_models(model, predicate)
 

@@ -64,30 +64,31 @@ def lines(receipt: Receipt, *, model_checked: bool) -> list[str]:
 
 
 def _lines(receipt: Receipt, *, model_checked: bool) -> list[str]:
-    told, asked = receipt.predicate, receipt.request
-    what = WHAT[asked["granularity"]].format(**{**asked, "classes": ", ".join(map(str, asked["classes"]))})
-    late = "after" if asked["done_at"] > asked["deadline"] else "before"
-    method, costs = told["method"], told["costs"]
+    predicate, request = receipt.predicate, receipt.request
+    what = WHAT[request["granularity"]].format(**{**request, "classes": ", ".join(map(str, request["classes"]))})
+    late = "after" if request["done_at"] > request["deadline"] else "before"
+    method, costs = predicate["method"], predicate["costs"]
     exact = "; exact: neither model ever met the data" if method.get("exact") else ""
-    ended = "forgotten, not recovered," if told.get("status") == "unrecovered" else "done      "
+    ended = "forgotten, not recovered," if predicate.get("status") == "unrecovered" else "done      "
     return [
-        f"verified: signed by the federation '{told['federation']}', and unaltered",
-        f"request    {asked['id']}",
-        f"asked      {_when(asked['asked_at'])} by {asked['asked_by'][:16]}: forget {what} of {asked['subject'][:16]}",
-        f"{ended} {_when(asked['done_at'])}, {late} the deadline {_when(asked['deadline'])}",
+        f"verified: signed by the federation '{predicate['federation']}', and unaltered",
+        f"request    {request['id']}",
+        f"asked      {_when(request['asked_at'])} by {request['asked_by'][:16]}: "
+        f"forget {what} of {request['subject'][:16]}",
+        f"{ended} {_when(request['done_at'])}, {late} the deadline {_when(request['deadline'])}",
         f"method     {method['name']}" + (f" ({method['fallback']})" if method["fallback"] else "") + exact,
-        f"model      before {told['models']['before']}",
+        f"model      before {predicate['models']['before']}",
         f"           after  {receipt.model}" + (" (the given file)" if model_checked else ""),
-        f"contained  in the models of {len(told['descendants'])} steps; {len(told['purged']['models'])} removed, "
-        f"{len(told['purged']['kept'])} kept",
-        *_messages(told["purged"].get("messages", {})),
+        f"contained  in the models of {len(predicate['descendants'])} steps; "
+        f"{len(predicate['purged']['models'])} removed, {len(predicate['purged']['kept'])} kept",
+        *_messages(predicate["purged"].get("messages", {})),
         f"cost       {costs['rounds']} rounds of recovery, {costs['bytes_down'] + costs['bytes_up']} bytes",
         *(
-            f"measured   {stage}: {_measures(told['measures'][stage])}"
-            for stage in sorted(told["measures"], key=_order)
+            f"measured   {stage}: {_measures(predicate['measures'][stage])}"
+            for stage in sorted(predicate["measures"], key=_order)
         ),
-        f"verdict    {told['verdict']['text']}",
-        *(f"limit      {text}" for text in told["limits"]),
+        f"verdict    {predicate['verdict']['text']}",
+        *(f"limit      {text}" for text in predicate["limits"]),
     ]
 
 

@@ -39,8 +39,8 @@ def pre_authentication(kind: str, payload: bytes) -> bytes:
     >>> pre_authentication("t", b"hello")
     b'DSSEv1 1 t 5 hello'
     """
-    told = kind.encode()
-    return b"DSSEv1 %d %s %d %s" % (len(told), told, len(payload), payload)
+    type_bytes = kind.encode()
+    return b"DSSEv1 %d %s %d %s" % (len(type_bytes), type_bytes, len(payload), payload)
 
 
 def key_id(key: Ed25519PublicKey) -> str:
@@ -100,4 +100,4 @@ def _taken_apart(envelope: bytes) -> tuple[bytes, str, bytes]:
         payload = base64.b64decode(document["payload"], validate=True)
         return payload, str(named), base64.b64decode(signature, validate=True)
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise BadReceiptError("this is no receipt: not an envelope with one signature") from None
+        raise BadReceiptError("this is not a receipt: it is not an envelope with one signature") from None

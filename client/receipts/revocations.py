@@ -78,12 +78,12 @@ def read_revocations(envelope: bytes, key: Ed25519PublicKey) -> Revocations:
     """
     try:
         document = json.loads(unsealed(envelope, key))
-        told = document["predicate"]
-        revoked = {str(name): float(at) for name, at in dict(told["revoked"]).items()}
-        found = Revocations(str(told["federation"]), float(told["made_at"]), revoked)
+        predicate = document["predicate"]
+        revoked = {str(name): float(at) for name, at in dict(predicate["revoked"]).items()}
+        found = Revocations(str(predicate["federation"]), float(predicate["made_at"]), revoked)
         whole = document["predicateType"] == PREDICATE and all(map(math.isfinite, revoked.values()))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         whole = False
     if not whole:
-        raise BadReceiptError("what was signed is no list of revoked keys; 'fedquit member revocations' makes one")
+        raise BadReceiptError("what was signed is not a list of revoked keys; 'fedquit member revocations' makes one")
     return found

@@ -64,8 +64,8 @@ class Receipt:
     @property
     def request(self) -> Mapping[str, Any]:
         """What was asked."""
-        told: Mapping[str, Any] = self.predicate["request"]
-        return told
+        request: Mapping[str, Any] = self.predicate["request"]
+        return request
 
     def check_model(self, content: bytes) -> None:
         """Check that a file is the model of this receipt.

@@ -90,7 +90,7 @@ class ForgetService:
     def watch(self, request: str, *, seconds: float = float("inf")) -> Iterator[Change]:
         """Yield each state of a request, from the first to its last or until `seconds` have passed.
 
-        The service ends a stream after a while, and may be started anew meanwhile: then the watch goes on.
+        The service ends a stream after a while, and may restart meanwhile: then the watch continues.
         """
         seen, end, reached = 0, time.monotonic() + seconds, -PATIENCE
         while (left := end - time.monotonic()) > 0:

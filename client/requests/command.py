@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 KIT = click.argument("kit", type=click.Path(path_type=Path))
 REQUEST = click.argument("request_id", metavar="ID")
 JSON = click.option("--json", "as_json", is_flag=True, help="print JSON, and nothing else")
-TIMEOUT = click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="wait so long")
+TIMEOUT = click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="give up after SECONDS"
+)
 
 
 @click.command()
 @KIT
-@click.option("--samples", type=click.Path(path_type=Path), metavar="FILE", help="only these: a name a line")
+@click.option(
+    "--samples", type=click.Path(path_type=Path), metavar="FILE", help="file listing sample names, one per line"
+)
 @click.option("--class", "classes", type=click.IntRange(min=0), multiple=True, help="a class, for an operator")
 @click.option("--device", metavar="KEY", help="whose data, for an operator: a fingerprint or a .pub file")
 @click.option("--note", default="", help="a word to the operator, at most 500 characters")
@@ -117,7 +121,7 @@ def watch(kit: Path, request_id: str, timeout: float | None, as_json: bool) -> N
                 else:
                     _say_change(change)
         except KeyboardInterrupt:
-            raise FedquitError("stopped watching; the request goes on") from None
+            raise FedquitError("stopped watching; the request continues") from None
 
 
 @click.command()
@@ -146,7 +150,14 @@ def receipt(kit: Path, request_id: str, out: Path | None, as_json: bool) -> None
 @click.command()
 @KIT
 @click.option("--status", "state", default="", metavar="STATE", help="only those that are asked, done, ...")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="so many, the newest")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="show at most N, newest first",
+)
 @JSON
 def requests(kit: Path, state: str, limit: int, as_json: bool) -> None:
     """List the requests of KIT, newest first; an operator sees those of all devices."""

@@ -61,7 +61,7 @@ def _read(path: Path) -> Signed:
         kept = read_signed(path.read_bytes())
         read_ask(kept.ask)
     except (OSError, FedquitError) as error:
-        raise InputError(f"the kept ask {path} cannot be read ({error}); remove it to ask anew") from error
+        raise InputError(f"the saved ask {path} cannot be read ({error}); remove it to ask again") from error
     return kept
 
 

@@ -2,7 +2,7 @@
 
 It is signed when it rides and not when it is put: rounds may be an hour apart, and the service takes an ask only for
 some minutes after it was made. It rides as the same bytes until the server says that it has it or they would be too
-old; then it is made anew, and what the first was about stays marked. A reply with an ask is not aggregated, so one
+old; then it is signed again, and what the first was about stays marked. A reply with an ask is not aggregated, so one
 that the server will not take must not ride for ever: where the server says why, or after a few times, it stays in the
 record, for its owner to see.
 """
@@ -32,9 +32,9 @@ def riding_ask(kit: Kit, record: Record) -> dict[str, dict[str, str | bytes]]:
 
 
 def rides(signings: int, refused: str) -> bool:
-    """Say whether an ask that was made anew so often, and refused so, is still to be made.
+    """Say whether an ask is to be signed once more, after this many attempts and this refusal.
 
-    >>> rides(1, "quota"), rides(1, "too-many-samples")
+    >>> rides(1, "quota"), rides(1, "nothing-contributed")
     (True, False)
     """
     return signings < SIGNINGS and refused in PASSING

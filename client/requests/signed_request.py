@@ -181,7 +181,7 @@ def _wrong(ask: Ask) -> str:
         (list(ask.classes) == sorted(set(ask.classes)), "classes must be named once each, in rising order"),
         (ask.granularity == "sample" or not (ask.samples_count or ask.samples_digest), "it is not about samples"),
         (ask.granularity != "sample" or all(samples), "samples need a count and a digest of 64 hex digits"),
-        (ask.samples_count <= MOST_SAMPLES, "nobody has so many samples"),
+        (ask.samples_count <= MOST_SAMPLES, f"at most {MOST_SAMPLES} samples can be named"),
         (len(ask.nonce) == NONCE, f"nonce must have {NONCE} bytes"),
         (ask.created_at > 0, "created_at must be Unix seconds"),
         (len(ask.note) <= LONGEST_NOTE, f"note must have at most {LONGEST_NOTE} characters"),

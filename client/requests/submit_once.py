@@ -31,7 +31,7 @@ def ask_once(
         classes: for "class".
         samples: digests, for "sample".
         note: for people.
-        before_sending: told the id before the ask is sent: it marks what the request is about.
+        before_sending: called with the id before the ask is sent: it marks what the request is about.
 
     Raises:
         RefusedError: the service does not take it.
@@ -99,7 +99,7 @@ def ended(service: ForgetService, request: str, *, seconds: float = PATIENCE) ->
     """Return a request that was followed to its end; a service that is away just then is waited for.
 
     Raises:
-        UnreachableError: it is not back after so many `seconds`.
+        UnreachableError: it is not back after `seconds` seconds.
     """
     end = time.monotonic() + seconds
     while True:
@@ -121,7 +121,7 @@ def resolve(service: ForgetService, text: str) -> str:
     if FINGERPRINT.fullmatch(start):
         return start
     if len(start) < 6 or set(start) - set("0123456789abcdef"):
-        raise InputError(f"'{text}' is no id of a request; give its hex digits, 6 at least")
+        raise InputError(f"'{text}' is not a request id; give its hex digits, 6 at least")
     found, before = [], ""
     while True:
         page = service.requests(before=before)

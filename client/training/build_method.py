@@ -35,11 +35,11 @@ def _check_objective(settings: Settings, traits: Traits) -> None:
     if shares.shares == "answers" and traits.needs_model:
         raise InputError(
             f"method '{settings.method}' works on a global model; objective '{settings.objective}' has none: what a "
-            "client said is left out from the moment it leaves. Set method = continue, which does that and goes on"
+            "client said is left out from the moment it leaves. Set method = continue, which does that and continues"
         )
     if shares.owns and traits.runs_at == "federation":
         raise InputError(
             f"method '{settings.method}' has devices train the global model, and with objective "
-            f"'{settings.objective}' they train their own beside it; choose a method that runs at the server or on "
+            f"'{settings.objective}' they also train their own; choose a method that runs at the server or on "
             "the device that asks, such as fedquit"
         )

@@ -24,12 +24,13 @@ def objective_of(settings: Settings) -> Objective:
     _check_models(settings, plain.needs())
     if not settings.gate:
         if settings.gate_settings:
-            raise InputError(f"gate-settings: there is no gate to set {', '.join(settings.gate_settings)} of")
+            raise InputError(f"gate-settings: {', '.join(settings.gate_settings)} has no effect without a gate")
         return plain
     gate = make_gate(settings.gate, **settings.gate_settings)
     if not plain.traits.gated:
         raise InputError(
-            f"gate: objective '{settings.objective}' has no term of each sample that a gate could leave out"
+            f"gate: objective '{settings.objective}' has no per-sample distillation loss to gate; drop gate, or use "
+            f"one of: {', '.join(other for other, cls in OBJECTIVES.items() if cls.traits.gated)}"
         )
     return make_objective(settings.objective, **settings.objective_settings, gate=gate)
 
@@ -43,7 +44,9 @@ def _check_models(settings: Settings, traits: Traits) -> None:
             f"or take an objective of devices with models of their own: {others}"
         )
     if traits.keeps == "own teacher" and not settings.mentee:
-        raise InputError(f"objective '{name}' shares a small model beside the devices' own: set mentee, such as mlp")
+        raise InputError(
+            f"objective '{name}' shares a small model besides the personalised ones: set mentee, such as mlp"
+        )
     if settings.mentee and traits.keeps != "own teacher":
         raise InputError(f"mentee: objective '{name}' shares no such model; leave it out, or take objective = fedkd")
 
@@ -58,13 +61,13 @@ def check_global_model(settings: Settings, what: str) -> None:
     """
     if objective_of(settings).needs().shares != "model":
         raise InputError(
-            f"{what} works on a global model; objective '{settings.objective}' has none: report.json says what each "
-            "device's own model is worth"
+            f"{what} works on a global model; objective '{settings.objective}' has none: report.json has the "
+            "metrics of each personalised model"
         )
 
 
 def check_taken_over(settings: Settings, what: str) -> None:
-    """Refuse `what`, which goes on from another run's training, where devices keep a part of that themselves.
+    """Refuse `what`, which continues another run's training, where devices keep a part of its state themselves.
 
     Raises:
         InputError: they do.
@@ -73,6 +76,6 @@ def check_taken_over(settings: Settings, what: str) -> None:
     """
     if objective_of(settings).needs().owns:
         raise InputError(
-            f"{what} goes on from the training of another run; with objective '{settings.objective}' the devices keep "
+            f"{what} continues from another run's training; with objective '{settings.objective}' the devices keep "
             "models of their own, which cannot be taken over: run fedquit simulate for each, and fedquit summary"
         )

@@ -27,7 +27,7 @@ Document = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class Outputs:
     """A model's log-probabilities [N, C] and the labels [N] of each of `PARTS`."""
 
     log_p: dict[str, Tensor]
@@ -38,31 +38,31 @@ class Answers:
         return self.log_p[part].exp(), self.labels[part]
 
 
-def ask(model: nn.Module, sets: Sets) -> Answers:
+def outputs_of(model: nn.Module, sets: Sets) -> Outputs:
     """Ask a model about each sample once."""
     parts = {part: getattr(sets, part) for part in PARTS}
     log_p = {part: predict_log(model, samples) for part, samples in parts.items()}
-    return Answers(log_p, {part: samples.labels for part, samples in parts.items()})
+    return Outputs(log_p, {part: samples.labels for part, samples in parts.items()})
 
 
-def measure(answers: Answers, sets: Sets) -> Document:
+def measure(outputs: Outputs, sets: Sets) -> Document:
     """Return accuracies, losses and attacks on the population, which overstate privacy; and who the means hide."""
-    loss = {part: losses(answers.log_p[part], answers.labels[part]) for part in PARTS}
+    loss = {part: losses(outputs.log_p[part], outputs.labels[part]) for part in PARTS}
     retain_loss = float(loss["retain"].mean())
     return {
-        **{f"{part}_accuracy": accuracy(*answers.pair(part)) for part in PARTS},
+        **{f"{part}_accuracy": accuracy(*outputs.pair(part)) for part in PARTS},
         **{f"{part}_loss": float(loss[part].mean()) for part in PARTS},
-        **_groups(answers, sets),
-        "attacks": {**_attacks(answers), "yeom": {"member_rate": yeom(loss["forget"], retain_loss)}},
+        **_groups(outputs, sets),
+        "attacks": {**_attacks(outputs), "yeom": {"member_rate": yeom(loss["forget"], retain_loss)}},
     }
 
 
-def _groups(answers: Answers, sets: Sets) -> Document:
+def _groups(outputs: Outputs, sets: Sets) -> Document:
     """Return the accuracy of each class on D_t, of each client on its own training samples, and of each request."""
-    by_class = per_class_accuracy(*answers.pair("test"))
-    by = {part: group_accuracy(answers.log_p[part], answers.labels[part], sets.owners[part]) for part in sets.owners}
+    by_class = per_class_accuracy(*outputs.pair("test"))
+    by = {part: group_accuracy(outputs.log_p[part], outputs.labels[part], sets.owners[part]) for part in sets.owners}
     worst, lowest = worst_group(by["retain"])
-    by_request = group_accuracy(answers.log_p["forget"], answers.labels["forget"], sets.requests)
+    by_request = group_accuracy(outputs.log_p["forget"], outputs.labels["forget"], sets.requests)
     return {
         "worst_class_accuracy": float(by_class[~by_class.isnan()].min()),
         "per_class_accuracy": shares(by_class),
@@ -73,13 +73,13 @@ def _groups(answers: Answers, sets: Sets) -> Document:
     }
 
 
-def _attacks(answers: Answers) -> dict[str, dict[str, float]]:
+def _attacks(outputs: Outputs) -> dict[str, dict[str, float]]:
     """Attack the forgotten samples: is each called a member, going by what retained and test samples look like?
 
     Members and non-members to learn from are as many as there are; every second test sample is kept to attack.
     """
-    p, y = answers.pair("test")
-    return threshold_attacks(answers.pair("retain"), (p[::2], y[::2]), answers.pair("forget"), (p[1::2], y[1::2]))
+    p, y = outputs.pair("test")
+    return threshold_attacks(outputs.pair("retain"), (p[::2], y[::2]), outputs.pair("forget"), (p[1::2], y[1::2]))
 
 
 def shares(by_class: Tensor) -> list[float | None]:

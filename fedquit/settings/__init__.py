@@ -1,4 +1,4 @@
-"""What a run is told: every setting once, for the command line, TOML files and Flower's run config.
+"""The settings of a run: each defined once, for the command line, TOML files and Flower's run config.
 
 A setting belongs here when it changes the result, or refuses one. How a run is carried out (workers, engine, folder)
 does not. Users see one flat list of names; the code has them in groups, a file each. Each field says its range, the
@@ -10,7 +10,7 @@ from fedquit.settings.data import Data
 from fedquit.settings.evaluation import Evaluation
 from fedquit.settings.file import load_settings_file
 from fedquit.settings.forgetting import Forgetting
-from fedquit.settings.model import Model
+from fedquit.settings.model import Model, num_classes
 from fedquit.settings.retired import UNSAID, without_retired
 from fedquit.settings.run import GROUPS, Key, Settings, group_of, keys_of, settings_of
 from fedquit.settings.seeds import Seeds
@@ -38,6 +38,7 @@ __all__ = [
     "keys_of",
     "load_settings_file",
     "marks",
+    "num_classes",
     "setting",
     "settings_of",
     "without_retired",

@@ -69,7 +69,8 @@ class Forgetting(Group):
     guard: Annotated[
         Literal["refuse", "clip", "blend", "adopt"],
         setting(
-            "what to do with a model of the method that is further off than recent rounds explain",
+            "what to do with a model outside the bounds of recent rounds: refuse it, clip its step, blend in a share, "
+            "or adopt it",
             Part.AFTER_TRAINING,
             Scope.FORGETTING,
         ),
@@ -93,7 +94,7 @@ class Forgetting(Group):
         ),
     ] = 0.01
     patience: Annotated[
-        int, setting("utility: for how many rounds in a row", Part.STOP_RULE, Scope.FORGETTING, ge=1)
+        int, setting("utility: number of consecutive rounds", Part.STOP_RULE, Scope.FORGETTING, ge=1)
     ] = 1
     recover_rounds: Annotated[
         int,
@@ -107,7 +108,7 @@ class Forgetting(Group):
     budget: Annotated[
         int,
         setting(
-            "after recovery go on until the bytes of this many rounds are spent on the request, forgetting "
+            "after recovery, continue until the bytes of this many rounds are spent on the request, forgetting "
             "included: methods at equal cost, and what resurfaces; 0: end with recovery",
             Part.AFTER_TRAINING,
             Scope.SIMULATION,
@@ -117,7 +118,7 @@ class Forgetting(Group):
     history_bytes: Annotated[
         int,
         setting(
-            "keep at most so much of training on disk for methods that replay it",
+            "bytes of training history kept on disk, at most",
             Part.AFTER_TRAINING,
             Scope.TRAINING,
             ge=0,

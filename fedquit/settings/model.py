@@ -19,7 +19,7 @@ class Model(Group):
     models: Annotated[
         str,
         setting(
-            "models of devices that have their own: cnn,mlp in turn, or a JSON file of client -> model; empty: model",
+            "personalised models: cnn,mlp in turn, or a JSON file of client -> model; empty: model",
             Part.TRAINING,
             Scope.SIMULATION,
         ),
@@ -55,3 +55,12 @@ def check_model(model: Model) -> None:
     """
     if bool(model.classes) != bool(model.input_shape):
         raise InputError("classes and input-shape go together: they stand in for data that is elsewhere")
+
+
+def num_classes(classes: str) -> int:
+    """Return how many classes a setting `classes` names; 0: it leaves them to the data.
+
+    >>> num_classes("10"), num_classes("ill,well"), num_classes("")
+    (10, 2, 0)
+    """
+    return int(classes) if classes.isdecimal() else len(classes.split(",")) * bool(classes)

@@ -54,8 +54,8 @@ class Settings(Seeds, Evaluation, Forgetting, Training, Clients, Model, Data):
     @classmethod
     def from_run_config(cls, config: Mapping[str, Scalar], clients: int | None = None) -> Self:
         """Return the settings in Flower's run config, where `out` and `folder` are the ServerApp's."""
-        told = {key: value for key, value in config.items() if key not in ("out", "folder")}
-        return cls.read(told if clients is None else {**told, "clients": clients}, "run config")
+        given = {key: value for key, value in config.items() if key not in ("out", "folder")}
+        return cls.read(given if clients is None else {**given, "clients": clients}, "run config")
 
     def _check(self) -> None:
         check_forgetting(self, self.clients)

@@ -41,7 +41,7 @@ class Training(Group):
     ] = {}
 
     strategy: Annotated[
-        str, setting("how models become one: a name that `fedquit strategies` lists", Part.TRAINING, Scope.TRAINING)
+        str, setting("how models are aggregated: a name that `fedquit strategies` lists", Part.TRAINING, Scope.TRAINING)
     ] = "fedavg"
     strategy_settings: Annotated[
         Options,
@@ -61,7 +61,7 @@ class Training(Group):
     dp: Annotated[
         Literal["", "server-fixed", "server-adaptive", "client-fixed", "client-adaptive"],
         setting(
-            "differential privacy around the mean: who clips, and to what norm; empty: none",
+            "differential privacy of the mean: where to clip, and to which norm; empty: none",
             Part.TRAINING,
             Scope.TRAINING,
         ),
@@ -74,8 +74,8 @@ class Training(Group):
     weight_cap: Annotated[
         float,
         setting(
-            "of n clients' weights in a round none has more than the smaller of 1/2 and this / n, and what they say of "
-            "their samples is held to what is known; 0: they are believed",
+            "limit each of n clients to the smaller of 1/2 and this / n of a round's weights, and bound the sample "
+            "counts they report; 0: no bound",
             Part.TRAINING,
             Scope.TRAINING,
             ge=0,
@@ -85,7 +85,7 @@ class Training(Group):
         float,
         setting(
             "shorten a client's step to this many times the usual length, the upper quartile of its round or of those "
-            "before; 0: as it is",
+            "before; 0: no clipping",
             Part.TRAINING,
             Scope.TRAINING,
             ge=0,
@@ -94,8 +94,8 @@ class Training(Group):
     accuracy_floor: Annotated[
         float,
         setting(
-            "a round whose accuracy on the server's own samples falls below this share of what it was is made again "
-            "without the client that is to blame, or not adopted; 0: no floor",
+            "if a round's accuracy on the server's validation set falls below this share of the previous accuracy, "
+            "repeat it without the client that caused it, or do not adopt it; 0: no floor",
             Part.TRAINING,
             Scope.TRAINING,
             ge=0,

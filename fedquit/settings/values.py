@@ -53,7 +53,7 @@ def _pairs(given: object) -> object:
     if isinstance(given, Mapping):
         for value in given.values():
             if isinstance(value, str) and (_scalar(value) != value or "," in value or value != value.strip()):
-                raise ValueError(f"the text {value!r} cannot be told from a number or a list")
+                raise ValueError(f"the text {value!r} looks like a number or a list")
         return {str(key).replace("-", "_"): value for key, value in given.items()}
     if not isinstance(given, str):
         return given

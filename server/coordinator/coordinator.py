@@ -1,4 +1,4 @@
-"""The loop of a deployed federation: at each boundary between rounds, a request if there is one, else training.
+"""The loop of a deployed federation: at each boundary between rounds, a request that can be served, else training.
 
 Before either, devices that were away when something was forgotten drop it.
 
@@ -10,7 +10,8 @@ from fedquit.errors import FedquitError
 from fedquit.server.coordinator.model_evaluation import Judge
 from fedquit.server.coordinator.participants.catching_up import CatchingUp
 from fedquit.server.coordinator.participants.presence import Presence, Watch
-from fedquit.server.coordinator.policy import is_near, methods, next_of
+from fedquit.server.coordinator.participants.time_to_answer import note_outage
+from fedquit.server.coordinator.policy import is_near, methods
 from fedquit.server.coordinator.request_steps import Answering
 from fedquit.server.coordinator.retention import Past
 from fedquit.server.coordinator.training_rounds import Training
@@ -40,6 +41,7 @@ class Coordinator:
         self._watch = Watch(place)
         self._not_before = 0.0
         self._said: set[tuple[str, str]] = set()
+        note_outage(place)
         self.past.tidy()
 
     def run(self) -> None:
@@ -50,12 +52,11 @@ class Coordinator:
 
     def turn(self) -> bool:
         """Do the next thing; False: there is nothing to do, or it must wait."""
-        place = self.place
-        request = place.ledger.in_progress() or next_of(place.ledger.requests(status="asked"), place.clock())
         presence = self._watch.look()
         self._tell_deadlines()
         if self.catching_up.turn(presence):
             return True
+        request = self.answering.next(presence)
         return self.answering.turn(request, presence) if request else self._train(presence)
 
     def _train(self, presence: Presence) -> bool:

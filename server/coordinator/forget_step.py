@@ -8,10 +8,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from fedquit.client.device.deployed_device import DROP, NOTHING_TO_FORGET
+from fedquit.client.device.deployed_device import DROP, NOTHING_TO_FORGET, REPORTED
 from fedquit.errors import FedquitError
 from fedquit.server.coordinator.model_evaluation import NOTHING_HELD, Judge, UnusableModelError
 from fedquit.server.coordinator.participants.presence import Presence
+from fedquit.server.coordinator.participants.time_to_answer import time_to_answer
 from fedquit.server.coordinator.retention import Past
 from fedquit.server.coordinator.training_rounds import Training
 from fedquit.server.coordinator.workplace import Workplace
@@ -53,6 +54,7 @@ class Forgetting:
     def __init__(self, place: Workplace, past: Past, judge: Judge, training: Training) -> None:
         self.place, self.past, self.judge, self.training = place, past, judge, training
         self._empty = defaultdict[str, set[int]](set)  # request -> who has answered that it holds nothing of it
+        self.asked_at = 0.0  # when the devices were last asked to forget
 
     def carry_out(self, request: Request, plan: Settings, method: Method, presence: Presence) -> None:
         """Have a method forget, and commit what came of it.
@@ -72,7 +74,7 @@ class Forgetting:
         keeping: Config = {"samples": "keep", **self.training.told()}
         gone = self.training.gone_classes()
         reference = self.judge.measure(_arrays(current), presence, keeping, gone)
-        place.grid.patience = max(1.0, request.changed_at + place.federation.forgetting.device_timeout - place.clock())
+        place.grid.patience, self.asked_at = time_to_answer(place, request), place.clock()
         session, done = self._forgotten(request, plan, method, presence, current, number)
         if done.arrays is None:
             raise RefusedModelError(f"the guard refused the model: {done.decision.reason if done.decision else ''}")
@@ -289,7 +291,7 @@ class Forgetting:
                 raise FedquitError(f"model {model[:12]} is none that the federation has had")
             check_exact(steps, request, model)
         except FedquitError as error:
-            raise CannotForgetError(f"what it goes back to will not do: {error}") from error
+            raise CannotForgetError(f"the model it goes back to cannot be used: {error}") from error
 
     def _config(self, request: Request, plan: Settings) -> dict[str, float | str]:
         """Return what devices are told of a request: what it is about, and how to forget."""
@@ -338,12 +340,15 @@ def _blaming(method: Method) -> Iterator[None]:
 
 
 def _told_by(session: GridSession) -> dict[str, float]:
-    """Return what the devices say of the samples that were forgotten, weighted by how many those were."""
+    """Return what the devices say of the samples that were forgotten, weighted by how many those were.
+
+    What has another name is nobody's figure: a device could fill the log with it.
+    """
     sums: dict[str, float] = {}
     weights: dict[str, int] = {}
     for _, reply in sorted(session.answered.items()):
         for name, value in reply.metrics.items():
-            if name.startswith(("forget-", "unseen-")):
+            if name in REPORTED:
                 sums[name] = sums.get(name, 0.0) + value * reply.num_examples
                 weights[name] = weights.get(name, 0) + reply.num_examples
     return {name.replace("-", "_"): value / weights[name] for name, value in sums.items()}

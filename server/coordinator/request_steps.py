@@ -1,5 +1,8 @@
 """One request to forget, from asked to done: a turn is one state or one round, and one transaction of the ledger.
 
+Any number of requests may be forgetting, as most of that is waiting for a device; one at a time recovers. A request
+whose device is not there has no turn, and holds up neither training nor other requests.
+
 asked       -> forgetting   a client's member is withdrawn in the same transaction
 forgetting  -> recovering   by the policy's method, or by the next one where that cannot; the model is written first
             -> refused      there is nothing to forget; or the guard refused what the device handed back, and no other
@@ -26,7 +29,8 @@ from fedquit.server.coordinator.forget_step import (
 )
 from fedquit.server.coordinator.model_evaluation import Judge
 from fedquit.server.coordinator.participants.presence import BEGUN, Presence
-from fedquit.server.coordinator.policy import chain, methods_left, plan_of
+from fedquit.server.coordinator.participants.time_to_answer import time_left
+from fedquit.server.coordinator.policy import chain, methods_left, next_of, plan_of
 from fedquit.server.coordinator.retention import Past
 from fedquit.server.coordinator.training_rounds import Training
 from fedquit.server.coordinator.workplace import Workplace
@@ -42,6 +46,8 @@ ATTEMPTS = 3
 """How often a device that is there may fail to answer before another method is tried."""
 PAUSE = 60.0
 """Seconds at most between two attempts."""
+REST = 9.0
+"""A device that did not answer is asked again after so many times as long as that took: all others need a tenth."""
 
 
 class Answering:
@@ -53,7 +59,36 @@ class Answering:
         self.ending = Ending(place, past, training)
         self._failures = Counter[str]()
         self._not_before: dict[str, float] = {}
+        self._failed_at: dict[int, float] = {}  # member -> when it last did not answer
+        self._rest: dict[int, float] = {}  # member -> until when it is not asked, as it did not answer
         self._stuck: dict[str, float] = {}  # request -> since when no round of recovery could be carried out
+
+    def next(self, presence: Presence) -> Request | None:
+        """Return the request that has its turn; None: there is none, or all wait.
+
+        One that recovers goes on. Else the oldest has it that can be served, or whose deadline is near. All that its
+        member has asked is begun before, so that all of it waits together; so is what cannot be served yet.
+        """
+        ledger, now = self.place.ledger, self.place.clock()
+        recovering = ledger.requests(status="recovering")
+        if recovering:
+            return recovering[0]
+        forgetting, asked = ledger.requests(status="forgetting"), ledger.requests(status="asked")
+        able = [one for one in forgetting if self._is_able(one, presence)]
+        able += [one for one in asked if one.granularity == "class" or one.subject in presence.here]
+        chosen = next_of(sorted(able, key=lambda one: one.asked_at), now)
+        if chosen is None:
+            return next_of(asked, now)
+        with_it = [one for one in asked if one.subject == chosen.subject and one.granularity != "class"]
+        return chosen if chosen.granularity == "class" else next(iter(with_it), chosen)
+
+    def _is_able(self, request: Request, presence: Presence) -> bool:
+        """Say whether something can be done for a request that is forgetting."""
+        if self.place.clock() < self._not_before.get(request.id, 0.0):
+            return False
+        if not self._is_contained(request) or time_left(self.place, request) <= 0:
+            return True
+        return not self._missing(request, plan_of(self.place.federation, request)[1], presence)
 
     def turn(self, request: Request, presence: Presence) -> bool:
         """Do the next thing for a request; False: it must wait."""
@@ -104,16 +139,20 @@ class Answering:
         place = self.place
         if not self._is_contained(request):
             facts = {"why": "no model contained any of it"}
+            model = place.current()
             place.ledger.advance(
-                request.id, of="forgetting", to="recovering", kind="forgot", facts=facts, model_after=place.current()
+                request.id,
+                of="forgetting",
+                to="recovering",
+                kind="forgot",
+                facts=facts,
+                model_before=model,
+                model_after=model,
             )
             return True
         plan, method = plan_of(place.federation, request)
-        late = place.clock() >= request.changed_at + place.federation.forgetting.device_timeout
         missing = self._missing(request, method, presence)
-        if missing and not late:
-            return False
-        if missing:
+        if missing:  # and its time is up, or it would have no turn
             return self._fall_back(request, missing, presence)
         place.models.load(place.current())  # without it nothing can be done, and no method is to blame
         try:
@@ -124,7 +163,10 @@ class Answering:
             return self._fall_back(request, str(refusal), presence, refused=True, answered=method.traits.needs_device)
         except NoAnswerError as reason:
             answered = not isinstance(reason, AwayError)
+            late = time_left(place, request) <= 0
             self._failures[request.id] += answered
+            if answered and request.granularity != "class":
+                self._leave_alone(request.subject, late)
             if self._failures[request.id] < ATTEMPTS and not late:
                 self._try_again(request)
                 return False
@@ -150,12 +192,27 @@ class Answering:
         """Return who a method needs and is not there; empty: nobody."""
         if method.traits.needs_device and request.granularity != "class" and request.subject not in presence.here:
             return f"the device of member {request.subject} did not connect in time"
+        if self._is_resting(request, method):
+            return f"the device of member {request.subject} did not answer when it was last asked"
         if method.traits.runs_at == "federation" and not set(presence.ready) - {request.subject}:
             return "no device that stays connected in time"
         if request.granularity == "class" and method.traits.needs_device:
             without = self.forgetting.without(request)
             return "" if set(presence.ready) - without else "no device that holds any of it connected in time"
         return ""
+
+    def _leave_alone(self, member: int, late: bool) -> None:
+        """Leave a device that did not answer alone for a while; in a long time, one failure is forgiven."""
+        now, timeout = self.place.clock(), self.place.federation.forgetting.device_timeout
+        again = member in self._failed_at and now < self._failed_at[member] + (1 + REST) * timeout
+        self._failed_at[member] = now
+        if late or again:
+            self._rest[member] = now + REST * (now - self.forgetting.asked_at)
+
+    def _is_resting(self, request: Request, method: Method) -> bool:
+        """Say whether a request needs a device that has let others wait, and is not asked again yet."""
+        needed = method.traits.needs_device and request.granularity != "class"
+        return needed and self.place.clock() < self._rest.get(request.subject, 0.0)
 
     def _fall_back(
         self, request: Request, why: str, presence: Presence, *, refused: bool = False, answered: bool = False

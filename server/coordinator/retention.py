@@ -1,7 +1,7 @@
 """What the server still has of the past: models and updates on disk, who took part when, and what must go.
 
 Kept are the current model, those of the last steps (the guard compares with them), the untrained one, what a method of
-the policy needs, and the model that a request under way met. All else is removed after every step, so that a file
+the policy needs, and the model that a request which recovers met. All else is removed after every step, so that a file
 which a killed attempt left, and no step names, goes too.
 
 Once a request is done, every model that contained the data is removed: those from its first contribution up to the
@@ -12,11 +12,10 @@ from collections.abc import Collection, Mapping
 from functools import cached_property
 
 from fedquit.server.coordinator.workplace import Workplace
-from fedquit.server.ledger import FORGOTTEN, Request, Step
+from fedquit.server.ledger import FORGOTTEN, UNDER_WAY, Request, Step
 from fedquit.server.ledger.model_lineage import descendants
 from fedquit.server.lifecycle.observed_rounds import WINDOW
 from fedquit.server.lifecycle.training_history import History, Keep
-from fedquit.server.receipts.make_receipt import remove_models
 from fedquit.strategies.guard.sizes import believed_size
 from fedquit.unlearning.methods.base import Method
 from fedquit.unlearning.tensors.arithmetic import StateDict
@@ -94,23 +93,22 @@ class Past:
         ledger = self._place.ledger
         last = ledger.last_step()
         recent = ledger.steps(after=max(0, (last.number if last else 0) - WINDOW))
-        request = ledger.in_progress()
+        under_way = [request for status in UNDER_WAY for request in ledger.requests(status=status)]
         served = [step.number for step in recent if step.phase in ("forget", "undo")]
-        if served and not (request and recent and request.id == recent[-1].request):
+        if served and not (recent and recent[-1].request in {request.id for request in under_way}):
             recent = [step for step in recent if step.number > served[-1]]
         models = {self._place.initial, self._place.current(), *self.checkpoints().values()}
         models |= {name for step in recent for name in (step.model_before, step.model_after)}
-        if request:
-            models.add(request.model_before)
+        models |= {request.model_before for request in under_way if request.status == "recovering"}
         return models - {""}
 
     def tidy(self) -> None:
         """Remove the models and whatever else nobody needs any more."""
         alive = self.keep_alive()
-        remove_models(self._place.models.folder, self._place.models.names() - alive)
+        self._place.models.remove(self._place.models.names() - alive)
         self._place.drop_kept()
         if self._place.ledger.in_progress() is None:
-            remove_models(self._place.quarantine.folder, self._place.quarantine.names())
+            self._place.quarantine.remove(self._place.quarantine.names())
 
     def purge(self, request: Request) -> list[str]:
         """Remove what contains the data of a request that has recovered, and return the models that are gone for good.
@@ -119,8 +117,8 @@ class Past:
         """
         gone = self.contained(request)
         alive = {self._place.initial, self._place.current()}
-        remove_models(self._place.models.folder, set(gone) - alive)
-        remove_models(self._place.quarantine.folder, self._place.quarantine.names())
+        self._place.models.remove(set(gone) - alive)
+        self._place.quarantine.remove(self._place.quarantine.names())
         whose = set(self._first) if request.granularity == "class" else {request.subject}
         self.updates.remove(self.updates.stale(whose, everything=True))
         return sorted(set(gone) - alive)

@@ -85,7 +85,7 @@ class Workplace:
         for left in folder.rglob(".*.partial"):
             left.unlink(missing_ok=True)
         self.grid = grid
-        self.grid.patience = federation.schedule.round_timeout  # no exchange is ever without a limit
+        self.grid.patience = federation.schedule.round_timeout
         self.grid.on_stray = lambda member, facts: self.note("stray-reply", member=member, facts=facts)
         self.grid.on_doubted = lambda member, facts: self.note("reply-bounded", member=member, facts=facts)
         mend_rows(folder / "costs.csv")

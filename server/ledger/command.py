@@ -144,8 +144,8 @@ def _line(event: "Event") -> str:
     at = datetime.fromtimestamp(event.at, UTC).isoformat(" ", "seconds").replace("+00:00", "Z")
     about = [f"request {event.request[:12]}"] if event.request else []
     about += [f"member {event.member}"] if event.member is not None else []
-    told = [f"{name}={json.dumps(value)}" for name, value in event.facts.items() if name != "rows"]
-    return _printable("  ".join([f"{event.number:>6}", at, event.kind, *about, *told]))
+    logged = [f"{name}={json.dumps(value)}" for name, value in event.facts.items() if name != "rows"]
+    return _printable("  ".join([f"{event.number:>6}", at, event.kind, *about, *logged]))
 
 
 def _printable(text: str) -> str:

@@ -166,9 +166,10 @@ class Ledger:
             return requests.all_of(connection, None if status is None else (status,), subject)
 
     def in_progress(self) -> Request | None:
-        """Return the request that is forgetting or recovering; there is at most one."""
+        """Return the request that is recovering, else the oldest that is forgetting; None: there is neither."""
         with self._database.read() as connection:
-            return next(iter(requests.all_of(connection, UNDER_WAY, None)), None)
+            found = requests.all_of(connection, UNDER_WAY, None)
+            return min(found, key=lambda request: request.status != "recovering", default=None)
 
     def next_asked(self) -> Request | None:
         """Return the oldest request with which no one has begun."""
@@ -211,7 +212,7 @@ class Ledger:
             of: the state in which the caller saw it.
             to: the state after; a request under way may stay where it is.
             kind: of the event.
-            facts: what the event says beside.
+            facts: further contents of the event.
             step: the finished step by which it got there.
             method: what forgets, from now on.
             reason: why it is refused or failed.
@@ -221,7 +222,7 @@ class Ledger:
             withdraw: the subject is withdrawn, for ever.
 
         Raises:
-            StateError: it is not in state `of`, `to` cannot follow, another request is under way, or the step cannot.
+            StateError: it is not in state `of`, `to` cannot follow, another request is recovering, or the step cannot.
             InputError: there is no such request, or something cannot be written.
         """
         changes = {
@@ -245,7 +246,7 @@ class Ledger:
         """
         with self._writing() as writing:
             steps.add(writing, step)
-            writing.log(kind, request=step.request, facts=steps.told_of(step), rows=[("steps", step.number)])
+            writing.log(kind, request=step.request, facts=steps.facts_of(step), rows=[("steps", step.number)])
 
     def last_step(self) -> Step | None:
         """Return the last step, which says where the federation is; None before the first."""
@@ -322,7 +323,7 @@ class Ledger:
             writing = Writing(connection, self._seal, self._clock())
             wrong = check(connection, self._seal)
             if wrong:
-                raise FedquitError(f"the ledger is not sealed anew, as something is wrong: {wrong[0]}")
+                raise FedquitError(f"the ledger is not resealed, as something is wrong: {wrong[0]}")
             writing.log("sealed", seal=seal)
         self._seal = seal
 

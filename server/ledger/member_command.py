@@ -41,10 +41,10 @@ def list_members(folder: Path, as_json: bool) -> None:
 @FOLDER
 @click.argument("name")
 @click.option("--reason", default="", help="for the audit log")
-@click.option("--refuse-asked", is_flag=True, help="refuse what this key has asked and nobody has begun with, too")
+@click.option("--refuse-asked", is_flag=True, help="also refuse this key's asks that have not been started")
 @AS_JSON
 def revoke(folder: Path, name: str, reason: str, refuse_asked: bool, as_json: bool) -> None:
-    """Revoke the key of member NAME, or of a fingerprint, for ever: nothing that it signs is taken from now on.
+    """Revoke the key of member NAME, or of a fingerprint, permanently: whatever it signs is refused from now on.
 
     A device is given no more work, and Flower lets its node in no more. The data that it gave is still in the model: an
     operator can ask that it be forgotten. A member whose key is revoked comes back under another name, with a new key.

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 from fedquit.errors import InputError
 from fedquit.server.ledger import steps
 from fedquit.server.ledger.members import by_key, by_number
-from fedquit.server.ledger.request_states import UNDER_WAY, StateError, check_transition
+from fedquit.server.ledger.request_states import StateError, check_transition
 from fedquit.server.ledger.rows import NewRequest, Request, Step
 from fedquit.server.ledger.storage.tables import members, requests
 from fedquit.server.ledger.storage.transaction import Touched, Writing
@@ -56,20 +56,20 @@ def advance(
     `changes` names further columns and what is to stand there; None leaves one as it is.
 
     Raises:
-        StateError: it is not in state `of`, `to` cannot follow, another request is under way, or its step cannot.
+        StateError: it is not in state `of`, `to` cannot follow, another request is recovering, or its step cannot.
         InputError: there is no such request.
     """
     now = by_id(writing.connection, id)
     if now.status != of:
         raise StateError(f"request {id[:12]} is {now.status}, not {of}: it cannot go to {to}")
     check_transition(of, to, adds_receipt=now.receipt is None and changes.get("receipt") is not None)
-    if of not in UNDER_WAY and to in UNDER_WAY:
+    if to == "recovering":
         _check_alone(writing.connection, id)
     made = {name: value for name, value in changes.items() if value is not None}
     rows: list[Touched] = [("requests", id)]
-    told: dict[str, Any] = {**(facts or {}), "of": of, "to": to, **made}
+    logged: dict[str, Any] = {**(facts or {}), "of": of, "to": to, **made}
     if "receipt" in made:
-        told["receipt"] = hashlib.sha256(made["receipt"]).hexdigest()
+        logged["receipt"] = hashlib.sha256(made["receipt"]).hexdigest()
     writing.connection.execute(
         update(requests).where(requests.c.id == id).values(**made, status=to, changed_at=float(writing.now))
     )
@@ -77,14 +77,14 @@ def advance(
         active = (members.c.number == now.subject) & (members.c.status == "active")  # a revoked one stays revoked
         writing.connection.execute(update(members).where(active).values(status="withdrawn"))
         rows.append(("members", now.subject))
-        told["withdrawn"] = now.subject
+        logged["withdrawn"] = now.subject
     if step is not None:
         if step.request != id:
             raise InputError(f"step {step.number} is for request {step.request}, not for {id}")
         steps.add(writing, step)
         rows.append(("steps", step.number))
-        told |= steps.told_of(step)
-    writing.log(kind, request=id, member=now.subject, facts=told, rows=rows)
+        logged |= steps.facts_of(step)
+    writing.log(kind, request=id, member=now.subject, facts=logged, rows=rows)
     return by_id(writing.connection, id)
 
 
@@ -132,8 +132,8 @@ def count_since(connection: Connection, fingerprint: str, since: float, statuses
 
 
 def _check_alone(connection: Connection, id: str) -> None:  # noqa: A002
-    """Refuse to begin a request while another is under way."""
-    others = [other for other in all_of(connection, UNDER_WAY, None) if other.id != id]
+    """Refuse to have a request recover while another does."""
+    others = [other for other in all_of(connection, ("recovering",), None) if other.id != id]
     if others:
         raise StateError(f"request {id[:12]} must wait: request {others[0].id[:12]} is {others[0].status}")
 

@@ -46,7 +46,7 @@ def add(writing: Writing, step: Step) -> None:
         writing.connection.execute(insert(contributions), rows)
 
 
-def told_of(step: Step) -> dict[str, Any]:
+def facts_of(step: Step) -> dict[str, Any]:
     """Return what an event says of a step; its row and so all the rest is vouched for by its digest."""
     return {"step": step.number, "phase": step.phase, "round": int(step.round), "model_after": step.model_after}
 

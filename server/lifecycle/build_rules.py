@@ -100,9 +100,7 @@ def _check_no_mean(settings: Settings) -> None:
     }
     for name, given in {"strategy": settings.strategy != "fedavg", **others}.items():
         if given:
-            raise InputError(
-                f"{name}: there are no models to make one of with objective '{settings.objective}': leave it out"
-            )
+            raise InputError(f"{name}: objective '{settings.objective}' has no models to aggregate: leave it out")
 
 
 def _check_private(settings: Settings) -> None:

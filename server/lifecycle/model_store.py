@@ -1,7 +1,7 @@
 """Models on disk, each named by the SHA-256 of its file."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fedquit.client.models.model_file import arrays_in, model_bytes
 from fedquit.errors import FedquitError
-from fedquit.files import write_whole
+from fedquit.files import explained, write_whole
 
 Arrays = Mapping[str, NDArray[Any]]
 SUFFIX = ".safetensors"
@@ -60,8 +60,12 @@ class Models:
         """Return the models that are there."""
         return {path.stem for path in self.folder.glob(f"*{SUFFIX}") if not path.name.startswith(".")}
 
-    def remove(self, name: str) -> bool:
-        """Remove a model; say whether it was there."""
-        there = self.path(name).exists()
-        self.path(name).unlink(missing_ok=True)
-        return there
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove models, as far as they are there.
+
+        Raises:
+            FedquitError: a file cannot be removed.
+        """
+        for name in names:
+            with explained(self.path(name)):
+                self.path(name).unlink(missing_ok=True)

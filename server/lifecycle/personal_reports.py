@@ -58,7 +58,7 @@ class Devices:
         read = partial(_read, stage=stage)
         said = poll(self._grid, stay, {**self.told(phase), **config}, read, self._on_refused)
         if not said:
-            raise FedquitError(f"{phase.name} round {number}: no device says what its model is worth")
+            raise FedquitError(f"{phase.name} round {number}: no device reported metrics of its model")
         return said
 
 

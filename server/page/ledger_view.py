@@ -12,7 +12,7 @@ from fedquit.server.page.sentences import NOTABLE, Names, outlook, sentence
 OPEN = ("asked", *UNDER_WAY)
 PHASES = ("train", "forget", "recover")
 LATELY, LOOKED_AT = 10, 1000
-"""So many notable events are shown, of so many events at the end of the log."""
+"""The number of notable events shown, and the number of events at the end of the log that are searched for them."""
 Facts = dict[str, Any]
 Sample = tuple[tuple[tuple[str, str], ...], float]
 
@@ -137,6 +137,6 @@ def metrics(ledger: Ledger, federation: Federation, now: float) -> str:
     for name, (kind, samples) in families.items():
         lines.append(f"# TYPE fedquit_{name} {kind}")
         for labels, value in samples:
-            told = ",".join(f'{key}="{text}"' for key, text in (("federation", federation.name), *labels))
-            lines.append(f"fedquit_{name}{{{told}}} {value}")
+            labelled = ",".join(f'{key}="{text}"' for key, text in (("federation", federation.name), *labels))
+            lines.append(f"fedquit_{name}{{{labelled}}} {value}")
     return "\n".join(lines) + "\n"

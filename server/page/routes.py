@@ -35,15 +35,15 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 Id = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="id of a request")]
 After = Annotated[int, Query(ge=0, le=2**31 - 1, description="steps after this one")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
-Answers = dict[int | str, dict[str, Any]]
-MISSING: Answers = {404: {"model": api_documents.Trouble, "description": "There is no such thing"}}
-TROUBLE: Answers = {
+Responses = dict[int | str, dict[str, Any]]
+MISSING: Responses = {404: {"model": api_documents.Trouble, "description": "There is no such thing"}}
+TROUBLE: Responses = {
     401: {"model": api_documents.Trouble, "description": "The page wants its token"},
     421: {"model": api_documents.Trouble, "description": "The page does not answer to this name"},
     503: {"model": api_documents.Trouble, "description": "The ledger cannot be read"},
 }
-RECEIPT: Answers = {200: {"description": "DSSE envelope; see docs/receipts.md", "content": {"application/json": {}}}}
-FIGURES: Answers = {
+RECEIPT: Responses = {200: {"description": "DSSE envelope; see docs/receipts.md", "content": {"application/json": {}}}}
+FIGURES: Responses = {
     200: {"description": "Text exposition format", "content": {"text/plain": {}}},
     503: {
         "description": "The ledger cannot be read",
@@ -56,7 +56,7 @@ WANTED = (
 )
 OTHER_HOST = "this page does not answer to that name; [server] page-hosts in server.toml names those that it does"
 PROGRAMS = ("/api/", "/metrics", "/healthz", "/openapi.json")
-"""Paths that answer programs: trouble is told as JSON there, and as a page elsewhere."""
+"""Paths that answer programs: trouble is JSON there, and as a page elsewhere."""
 
 
 def make_page(
@@ -81,9 +81,9 @@ def make_page(
 
     Opened = Annotated[Ledger, Depends(ledger)]  # noqa: N806 - a type
 
-    def shown(name: str, *, status: int = 200, **told: Any) -> HTMLResponse:
-        told |= {"federation": federation, "now": clock(), "here": name}
-        return HTMLResponse(html.get_template(f"{name}.html").render(told), status_code=status)
+    def shown(name: str, *, status: int = 200, **values: Any) -> HTMLResponse:
+        values |= {"federation": federation, "now": clock(), "here": name}
+        return HTMLResponse(html.get_template(f"{name}.html").render(values), status_code=status)
 
     def found(opened: Ledger, request_id: str) -> Any:
         try:
@@ -97,8 +97,8 @@ def make_page(
 
     def one_of(opened: Ledger, request_id: str) -> ledger_view.Facts:
         request, names = found(opened, request_id), ledger_view.names_of(opened.members())
-        told = ledger_view.request_facts(request, federation, names, clock())
-        return {**told, "events": ledger_view.timeline(opened, request, names)}
+        facts = ledger_view.request_facts(request, federation, names, clock())
+        return {**facts, "events": ledger_view.timeline(opened, request, names)}
 
     @page.middleware("http")
     async def careful(request: Request, call_next: Any) -> Response:
@@ -134,17 +134,17 @@ def make_page(
 
     @page.get("/", response_class=HTMLResponse, include_in_schema=False)
     def first(opened: Opened) -> HTMLResponse:
-        return shown("overview", told=ledger_view.overview(opened, federation, clock()))
+        return shown("overview", facts=ledger_view.overview(opened, federation, clock()))
 
     @page.get("/requests", response_class=HTMLResponse, include_in_schema=False)
     def all_requests(opened: Opened) -> HTMLResponse:
-        return shown("requests", told=all_facts(opened)[::-1])
+        return shown("requests", facts=all_facts(opened)[::-1])
 
     @page.get("/requests/{request_id}", response_class=HTMLResponse, include_in_schema=False)
     def one_request(request_id: Id, opened: Opened) -> HTMLResponse:
-        told, steps = one_of(opened, request_id), opened.steps(request=request_id)
+        facts, steps = one_of(opened, request_id), opened.steps(request=request_id)
         spent = ledger_view.spent(steps) if steps else None
-        return shown("request", told=told, steps=[ledger_view.step_facts(step) for step in steps], spent=spent)
+        return shown("request", facts=facts, steps=[ledger_view.step_facts(step) for step in steps], spent=spent)
 
     @page.get("/rounds", response_class=HTMLResponse, include_in_schema=False)
     def rounds(opened: Opened) -> HTMLResponse:

@@ -17,29 +17,32 @@ def outlook(request: Facts, federation: Federation) -> str:
 
     Args:
         request: of `facts.request_facts`.
-        federation: what the server is told.
+        federation: the server's config.
 
     >>> outlook({"status": "recovering", "overdue": False}, Federation(name="clinics"))
     'The other devices mend the model, until its accuracy is back or [forgetting] recover-rounds are over.'
     """
-    told = federation.forgetting
+    settings = federation.forgetting
     if request["status"] == "asked":
-        return "It waits for its turn: one request at a time is begun, between two rounds, the oldest first."
+        return "It waits for its turn: between two rounds, when no other request recovers, the oldest first."
     if request["status"] == "forgetting":
-        by = moment(request["changed_at"] + told.device_timeout)
+        by = moment(request["changed_at"] + settings.device_timeout)
         fallback = (
-            f"then {told.fallback[0]} is tried" if told.fallback else "then it fails, as [forgetting] fallback is empty"
+            f"then {settings.fallback[0]} is tried"
+            if settings.fallback
+            else "then it fails, as [forgetting] fallback is empty"
         )
-        if request["method"] in told.fallback:
-            return f"{told.method} could not do it; {request['method']} is at work."
+        if request["method"] in settings.fallback:
+            return f"{settings.method} could not do it; {request['method']} is at work."
         who = "the devices that hold the class" if request["granularity"] == "class" else request["subject_name"]
-        return f"It waits for {who}, until {by}; {fallback}. Nothing is trained meanwhile."
+        return f"It waits for {who}, until {by}; {fallback}. Training goes on meanwhile."
     if request["status"] == "recovering":
         return "The other devices mend the model, until its accuracy is back or [forgetting] recover-rounds are over."
     if request["status"] == "done":
         return "Hand the receipt to whoever asked: anyone can check it, offline."
     if request["status"] == "unrecovered":
-        return "The data is forgotten, but accuracy is not back where it was; training goes on and may mend it. " + (
+        return (
+            "The data is forgotten, but accuracy is not back where it was; training continues and may restore it. "
             "Hand the receipt to whoever asked, and look at the accuracy of the next rounds."
         )
     if not request["method"]:
@@ -88,8 +91,8 @@ def _done(facts: Facts, _who: str, _names: Names) -> str:
 
 
 def _more(facts: Facts, _who: str, names: Names) -> str:
-    told = [f"{c['count']} x {c['reason']}" + _of(c["member"], names) for c in facts["counts"]]
-    return f"more asks or calls were refused: {', '.join(told)}"
+    counts = [f"{c['count']} x {c['reason']}" + _of(c["member"], names) for c in facts["counts"]]
+    return f"more asks or calls were refused: {', '.join(counts)}"
 
 
 def _why(reason: str) -> str:
@@ -117,6 +120,9 @@ SENTENCES: Mapping[str, Callable[[Facts, str, Names], str]] = {
     "round-failed": lambda facts, _who, _names: f"a round failed: {facts['reason']}",
     "quarantined": _quarantined,
     "forgot": lambda facts, _who, _names: facts.get("why") or f"forgotten: model {facts.get('model_after', '')[:12]}",
+    "server-away": lambda facts, who, _names: (
+        f"the server was away for {facts['seconds']:.0f} s, which {who} is not charged with"
+    ),
     "fallback": lambda facts, _who, _names: f"{facts['failed']} could not do it: {facts['why']}; now {facts['method']}",
     "recovered": lambda facts, _who, _names: f"round {facts['round']}, of recovery: model {facts['model_after'][:12]}",
     "dropped": lambda _facts, who, _names: f"{who} has dropped it, too",

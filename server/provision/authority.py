@@ -21,7 +21,7 @@ from fedquit.server.provision.certificates import Signed, hosts_of, make_authori
 
 PRIVATE, OPEN = 0o600, 0o644
 AHEAD = datetime.timedelta(days=30)
-"""A certificate that ends within this time is made anew."""
+"""A certificate that ends within this time is renewed."""
 
 
 def renew(out: Path, federation: Federation, now: datetime.datetime, *, new_authority: bool = False) -> None:
@@ -31,7 +31,7 @@ def renew(out: Path, federation: Federation, now: datetime.datetime, *, new_auth
         out: folder of the federation.
         federation: says what host the certificate is for.
         now: the time from which it holds.
-        new_authority: make the authority anew, and so the certificate; the files of the old one are kept beside it.
+        new_authority: make a new authority, and so a new certificate; the files of the old one are kept next to it.
 
     Raises:
         InputError: it is to be made, and the authority's key is away, is another's, or the authority itself ends soon.
@@ -105,8 +105,8 @@ def _there(out: Path, now: datetime.datetime) -> Signed:
     if not key_file.exists() or not file.exists():
         missing = key_file if not key_file.exists() else file
         raise InputError(
-            f"{missing} is away, and a server certificate is to be signed by this federation's authority: put it back "
-            f"for a moment, {way_out}"
+            f"{missing} is missing, and a server certificate is to be signed by this federation's authority: put it "
+            f"back for a moment, {way_out}"
         )
     certificate = _read(file)
     try:
@@ -127,4 +127,4 @@ def _read(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is no certificate: {error}; remove it, and it is made anew") from None
+        raise InputError(f"{path} is not a certificate: {error}; remove it, and a new one is made") from None

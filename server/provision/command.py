@@ -9,7 +9,7 @@ import click
 from fedquit.files import explained
 
 EXAMPLE = """\
-# A federation: what its server is told, and who belongs to it. `fedquit provision` makes it ready from this file,
+# A federation: the config of its server, and who belongs to it. `fedquit provision` makes it ready from this file,
 # and again when members are added. docs/deploy.md explains every key.
 name = "clinics"
 
@@ -45,11 +45,9 @@ name = "ada"
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="folder of the federation [its name, beside CONFIG]")
+@click.option("--out", type=click.Path(path_type=Path), help="folder of the federation [its name, next to CONFIG]")
 @click.option("--tar", is_flag=True, help="pack each kit into NAME.tar.gz")
-@click.option(
-    "--new-authority", is_flag=True, help="make the authority anew; every member must then be handed the new ca.crt"
-)
+@click.option("--new-authority", is_flag=True, help="make a new authority; every member then needs the new ca.crt")
 @click.option("--example", is_flag=True, help="write an example to CONFIG, and make nothing")
 @click.option("--json", "as_json", is_flag=True, help="print the members as JSON, and nothing else")
 def provision(config: Path, out: Path | None, tar: bool, new_authority: bool, example: bool, as_json: bool) -> None:
@@ -86,7 +84,8 @@ def provision(config: Path, out: Path | None, tar: bool, new_authority: bool, ex
     click.echo(f"server: {out / 'server'}", err=True)
     if new_authority:
         click.echo(
-            f"hand {out / 'server' / 'ca.crt'} to every member, for its kit: the old one lets nobody in", err=True
+            f"hand {out / 'server' / 'ca.crt'} to every member, for its kit: with the old one nobody can connect",
+            err=True,
         )
     click.echo(f"next: hand the kits out, put {out / 'authority'} away, check with fedquit doctor, and", err=True)
     click.echo(f"  here          fedquit serve {out / 'server'}", err=True)

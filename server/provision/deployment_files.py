@@ -2,24 +2,38 @@
 
 Flower's node authentication protects `/v1/fleet` only: whoever reaches the SuperLink's other paths can start runs and
 remove nodes. So the SuperLink listens on loopback, and devices reach it through a proxy that passes nothing else.
+
+The SuperLink parses a body before it knows whose it is. So the proxy takes a body in whole, onto disk, before it passes
+it on: what a stranger withholds never reaches the SuperLink. It bounds the size of bodies and the connections of an
+address; `SUPERLINK_CONNECTIONS` bodies at most are in the SuperLink's memory at once.
 """
 
 import getpass
+import os
 import shutil
 import sys
 from pathlib import Path
 
 from fedquit.server.federation import Federation
 
-LARGEST_BODY = "64m"  # Flower sends objects in pieces of 5 MiB
+LARGEST_BODY = 8
+"""MiB. Flower sends an array in chunks of 5 MiB, and the names of a message's objects in one body: some 150 bytes for
+each tensor, so that there is room for 50,000."""
+SUPERLINK_CONNECTIONS = 32
+"""Connections to the SuperLink at once, of milliseconds each; beyond it the proxy says 502, and Flower tries again."""
+STALLED = "30s"
+"""A connection that sends nothing of a request for so long is closed."""
 WAIT = "600s"
 
 
 def nginx(federation: Federation, folder: Path) -> str:
     """Return the configuration of nginx for the server in `folder`; it needs no rights beyond that folder's."""
     server, proxy = federation.server, folder / "proxy"
+    user = (
+        "user root;\n" if hasattr(os, "geteuid") and os.geteuid() == 0 else ""
+    )  # else its workers could not write to the folder
     return f"""# Made by `fedquit provision`: devices reach /v1/fleet/ of the SuperLink with TLS, and nothing else.
-daemon off;
+{user}daemon off;
 worker_processes auto;
 pid {proxy}/nginx.pid;
 error_log {proxy}/error.log warn;
@@ -33,23 +47,30 @@ http {{
     uwsgi_temp_path {proxy}/unused;
     scgi_temp_path {proxy}/unused;
     limit_conn_zone $binary_remote_addr zone=addresses:1m;
+    client_header_timeout {STALLED};
+    client_body_timeout {STALLED};
+    reset_timedout_connection on;
+    upstream superlink {{
+        zone superlink 64k;
+        server 127.0.0.1:{server.superlink_port} max_conns={SUPERLINK_CONNECTIONS};
+    }}
     server {{
         listen {_listen(server.bind, server.fleet_port)} ssl;
         ssl_certificate {folder}/server.pem;
         ssl_certificate_key {folder}/server.key;
         ssl_protocols TLSv1.2 TLSv1.3;
-        limit_conn addresses 64;
-        client_max_body_size {LARGEST_BODY};
+        limit_conn addresses {server.connections_per_address};
+        client_max_body_size {LARGEST_BODY}m;
         location /v1/fleet/ {{
-            proxy_pass https://127.0.0.1:{server.superlink_port};
+            proxy_pass https://superlink;
             proxy_ssl_trusted_certificate {folder}/ca.crt;
             proxy_ssl_name localhost;
             proxy_ssl_verify on;
             proxy_http_version 1.1;
             proxy_set_header Host localhost;
             proxy_set_header Connection "";
-            proxy_request_buffering off;
-            proxy_buffering off;
+            proxy_request_buffering on;
+            proxy_buffering on;
             proxy_read_timeout {WAIT};
             proxy_send_timeout {WAIT};
         }}
@@ -60,27 +81,34 @@ http {{
 
 
 def caddy(federation: Federation, folder: Path) -> str:
-    """Return a Caddyfile that does the same as `nginx`."""
+    """Return a Caddyfile that does the same as `nginx`, except that it does not bound the connections of an address."""
     server = federation.server
     return f"""# Made by `fedquit provision`: devices reach /v1/fleet/ of the SuperLink with TLS, and nothing else.
 {{
     admin off
     auto_https off
+    servers {{
+        timeouts {{
+            read_header {STALLED}
+            read_body {WAIT}
+        }}
+    }}
 }}
 :{server.fleet_port} {{
     bind {server.bind}
     tls {folder}/server.pem {folder}/server.key
     request_body {{
-        max_size 64MB
+        max_size {LARGEST_BODY}MiB
     }}
     handle /v1/fleet/* {{
         reverse_proxy https://127.0.0.1:{server.superlink_port} {{
             header_up Host localhost
-            flush_interval -1
+            request_buffers {LARGEST_BODY}MiB
             transport http {{
                 tls_trusted_ca_certs {folder}/ca.crt
                 tls_server_name localhost
                 read_timeout {WAIT}
+                max_conns_per_host {SUPERLINK_CONNECTIONS}
             }}
         }}
     }}

@@ -71,7 +71,7 @@ def _certificate(folder: Path, federation: Federation) -> str:
         certificate.verify_directly_issued_by(authority)
         key = serialization.load_pem_private_key((folder / "server.key").read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: {error}; `fedquit provision` makes it anew if it is removed") from None
+        raise InputError(f"{path}: {error}; `fedquit provision` makes a new one if it is removed") from None
     except Exception:
         raise InputError(f"{path} is not signed by ca.crt; remove it and do `fedquit provision` again") from None
     if key.public_key() != certificate.public_key():
@@ -121,11 +121,12 @@ def _trusted(folder: Path, federation: Federation) -> str:
 
 
 def _proxy(folder: Path, federation: Federation) -> str:
-    del folder, federation
+    del folder
     found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if found is None:
         raise InputError("nginx is not installed: install it, or run your own proxy and `fedquit serve --no-proxy`")
-    return found
+    most = federation.server.connections_per_address
+    return f"{found}; takes {most} connections of one address: {most // 2} devices behind one router"
 
 
 def _ports(federation: Federation) -> Finding:

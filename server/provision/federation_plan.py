@@ -1,4 +1,4 @@
-"""What `fedquit provision` is told: federation.toml, which is server.toml and the members beside it.
+"""The config of `fedquit provision`: federation.toml, which is server.toml with the members.
 
 [[device]]
 name = "north"
@@ -23,7 +23,7 @@ from fedquit.settings import load_settings_file
 MEMBERS = ("device", "operator")
 
 
-class Told(Table):
+class PlannedMember(Table):
     """A member as federation.toml names it; `data` and `holdout` are for devices."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
@@ -34,10 +34,10 @@ class Told(Table):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A federation to be made ready: what its server is told, and who belongs to it, by role."""
+    """A federation to be made ready: the config of its server, and who belongs to it, by role."""
 
     federation: Federation
-    members: dict[str, tuple[Told, ...]]
+    members: dict[str, tuple[PlannedMember, ...]]
     source: Path
 
 
@@ -57,9 +57,9 @@ def read_plan(path: Path) -> Plan:
     return Plan(federation, members, path)
 
 
-def _members(given: object, where: str) -> tuple[Told, ...]:
+def _members(given: object, where: str) -> tuple[PlannedMember, ...]:
     try:
-        return TypeAdapter(tuple[Told, ...]).validate_python(given)
+        return TypeAdapter(tuple[PlannedMember, ...]).validate_python(given)
     except ValidationError as error:
         first = error.errors()[0]
         key = " ".join(str(part) for part in first["loc"])

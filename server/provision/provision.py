@@ -5,7 +5,7 @@
     OUT/kits/NAME/       what a member needs (see client/kit.py), or NAME.tar.gz
     OUT/authority/       the key that signs server certificates; needed when one is made, and for nothing else
 
-Done again with more members it makes what is missing and leaves the rest: no key is ever made anew or overwritten.
+Done again with more members it makes what is missing and leaves the rest: no key is ever replaced.
 """
 
 import datetime
@@ -29,7 +29,7 @@ from fedquit.server.ledger.audit_log.seal import read_seal
 from fedquit.server.provision import deployment_files
 from fedquit.server.provision.authority import OPEN, PRIVATE, renew, write
 from fedquit.server.provision.certificates import der_of, node_key_files, private_pem, public_pem
-from fedquit.server.provision.federation_plan import Plan, Told
+from fedquit.server.provision.federation_plan import Plan, PlannedMember
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def provision(
         plan: what federation.toml says.
         out: where to; a folder that this made before, or none.
         tar: pack each new kit into NAME.tar.gz in place of a folder.
-        new_authority: make the federation's authority anew; every member then needs the new ca.crt.
+        new_authority: make a new authority for the federation; every member then needs the new ca.crt.
         now: the time from which certificates hold.
 
     Raises:
@@ -71,7 +71,7 @@ def provision(
             authority's key is away; nothing was changed.
         FedquitError: it cannot be written.
     """
-    keys = {told.name: _public_key(told, plan.source) for those in plan.members.values() for told in those}
+    keys = {planned.name: _public_key(planned, plan.source) for those in plan.members.values() for planned in those}
     _check_folder(out, plan.federation)
     now = now or datetime.datetime.now(datetime.UTC)
     server = out / "server"
@@ -82,15 +82,15 @@ def provision(
     for folder in (out / "authority", server, out / "kits"):
         folder.chmod(0o700)
     if not (server / FILE).exists():
-        _write_told(server, plan.federation)  # first of all: stopped from here on, this is a federation's folder
+        _write_federation(server, plan.federation)  # first of all: stopped from here on, this is a federation's folder
     renew(out, plan.federation, now, new_authority=new_authority)
     _server_files(server, plan.federation)
     ledger = Ledger.open(plan.federation.ledger_url(server), seal=read_seal(server / "receipts.key"))
     try:
         return [
-            _member(plan, role, told, keys[told.name], out, ledger, tar=tar)
+            _member(plan, role, planned, keys[planned.name], out, ledger, tar=tar)
             for role, those in plan.members.items()
-            for told in those
+            for planned in those
         ]
     finally:
         ledger.close()
@@ -106,26 +106,26 @@ def _check_folder(out: Path, federation: Federation) -> None:
         raise InputError(f"{out} is the federation '{there}', not '{federation.name}'; give another --out")
 
 
-def _public_key(told: Told, source: Path) -> ec.EllipticCurvePublicKey | None:
+def _public_key(planned: PlannedMember, source: Path) -> ec.EllipticCurvePublicKey | None:
     """Return the key that a member made itself, if federation.toml names one.
 
     Only P-384 will do: asks and calls are signed with it, and `fedquit join` takes no other.
     """
-    if not told.public_key:
+    if not planned.public_key:
         return None
     try:
-        der = read_public(source.parent / Path(told.public_key).expanduser())
+        der = read_public(source.parent / Path(planned.public_key).expanduser())
     except KeyFileError as error:
-        raise InputError(f"{source}: public-key of '{told.name}': {error}") from None
+        raise InputError(f"{source}: public-key of '{planned.name}': {error}") from None
     key = serialization.load_der_public_key(der)
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise AssertionError("read_public took another kind of key")
     return key
 
 
-def _write_told(server: Path, federation: Federation) -> None:
-    told = federation.model_dump(by_alias=True, exclude_defaults=True, mode="json")
-    write(server / FILE, tomli_w.dumps(told).encode(), OPEN)
+def _write_federation(server: Path, federation: Federation) -> None:
+    planned = federation.model_dump(by_alias=True, exclude_defaults=True, mode="json")
+    write(server / FILE, tomli_w.dumps(planned).encode(), OPEN)
 
 
 def _server_files(server: Path, federation: Federation) -> None:
@@ -136,7 +136,7 @@ def _server_files(server: Path, federation: Federation) -> None:
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise InputError(f"{server / 'receipts.key'} is not an Ed25519 key")
     write(server / "receipts.pub", public_pem(key.public_key()), OPEN)
-    _write_told(server, federation)
+    _write_federation(server, federation)
     texts = {
         "nginx.conf": deployment_files.nginx(federation, server.resolve()),
         "Caddyfile": deployment_files.caddy(federation, server.resolve()),
@@ -149,34 +149,41 @@ def _server_files(server: Path, federation: Federation) -> None:
 
 
 def _member(
-    plan: Plan, role: str, told: Told, own: ec.EllipticCurvePublicKey | None, out: Path, ledger: Ledger, *, tar: bool
+    plan: Plan,
+    role: str,
+    planned: PlannedMember,
+    own: ec.EllipticCurvePublicKey | None,
+    out: Path,
+    ledger: Ledger,
+    *,
+    tar: bool,
 ) -> Made:
     """Enrol a member and make its kit; one that is enrolled keeps its key."""
-    known = {member.name: member for member in ledger.members()}.get(told.name)
+    known = {member.name: member for member in ledger.members()}.get(planned.name)
     if own is not None:
-        _check_own(told.name, own, ledger)
-    kit, packed = out / "kits" / told.name, out / "kits" / f"{told.name}.tar.gz"
+        _check_own(planned.name, own, ledger)
+    kit, packed = out / "kits" / planned.name, out / "kits" / f"{planned.name}.tar.gz"
     if known is None:
         with explained(kit):
             kit.mkdir(exist_ok=True)
         key = own or _made_key(kit)
-        known = ledger.enrol(told.name, der_of(key), role)
+        known = ledger.enrol(planned.name, der_of(key), role)
         new = True
     else:
         new = False
         if own is not None and der_of(own) != known.key:
             raise InputError(
-                f"'{told.name}' is enrolled with another key; a new key is a new member: give it another name"
+                f"'{planned.name}' is enrolled with another key; a new key is a new member: give it another name"
             )
     revoked = known.status == "revoked"
     if kit.exists() and not revoked:
-        _kit_files(kit, plan.federation, role, told, known.number, out / "server")
+        _kit_files(kit, plan.federation, role, planned, known.number, out / "server")
         if tar:
             write_whole(packed, _packed(kit))
             packed.chmod(PRIVATE)
             shutil.rmtree(kit)
     where = packed if packed.exists() and not kit.exists() else kit
-    return Made(told.name, known.role, known.number, known.fingerprint, where, new, own is not None, revoked)
+    return Made(planned.name, known.role, known.number, known.fingerprint, where, new, own is not None, revoked)
 
 
 def _check_own(name: str, key: ec.EllipticCurvePublicKey, ledger: Ledger) -> None:
@@ -201,16 +208,16 @@ def _made_key(kit: Path) -> ec.EllipticCurvePublicKey:
     return key
 
 
-def _kit_files(kit: Path, federation: Federation, role: str, told: Told, number: int, server: Path) -> None:
+def _kit_files(kit: Path, federation: Federation, role: str, planned: PlannedMember, number: int, server: Path) -> None:
     host = federation.server.host if ":" not in federation.server.host else f"[{federation.server.host}]"
     document = {
         "federation": federation.name,
         "superlink": f"{host}:{federation.server.fleet_port}",
         "forget": f"{host}:{federation.server.forget_port}",
-        "name": told.name,
+        "name": planned.name,
         "number": number,
         "role": role,
-        **({"data": told.data, "holdout": told.holdout} if role == "device" else {}),
+        **({"data": planned.data, "holdout": planned.holdout} if role == "device" else {}),
     }
     write(kit / KIT_FILE, tomli_w.dumps(document).encode(), OPEN)
     for name in ("ca.crt", "receipts.pub"):

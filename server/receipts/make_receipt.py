@@ -1,7 +1,7 @@
-"""Make the receipt of a request from what the ledger holds, and remove what contained the data."""
+"""Make the receipt of a request from what the ledger holds."""
 
 import base64
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from fedquit import __version__
 from fedquit.client.receipts import sealed, statement
 from fedquit.client.receipts.statement import LIMITS
 from fedquit.errors import InputError
-from fedquit.files import explained
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger, Request, Step
 from fedquit.server.ledger.model_lineage import check_exact, descendants
@@ -63,7 +62,7 @@ def make_receipt(
     Args:
         ledger: with the request and every step up to now.
         request_id: which request.
-        federation: what the server is told.
+        federation: the server's config.
         key: of receipts.
         outcome: what the ledger does not know.
         now: Unix seconds.
@@ -101,18 +100,6 @@ def make_receipt(
         "log": {"event": number, "digest": digest},
     }
     return sealed(statement(outcome.model, predicate), key)
-
-
-def remove_models(folder: Path, models: Collection[str]) -> list[str]:
-    """Remove model files by their hashes, and return those that were there."""
-    removed = []
-    for name in sorted(set(models)):
-        path = folder / f"{name}.safetensors"
-        with explained(path):
-            if path.exists():
-                path.unlink()
-                removed.append(name)
-    return removed
 
 
 def read_receipts_key(path: Path) -> Ed25519PrivateKey:

@@ -17,13 +17,13 @@ import click
 def serve(folder: Path, no_proxy: bool, as_json: bool) -> None:
     """Run the server in FOLDER, which `fedquit provision` made: it trains, forgets and recovers until it is ended.
 
-    Restarts what dies, and goes on where it was after a crash. End it with Ctrl-C or SIGTERM.
+    Restarts what dies, and resumes after a crash. End it with Ctrl-C or SIGTERM.
     """
     from fedquit.server.serve.serve import START_WITHIN, line_of, make_server
 
     def tell(event: Mapping[str, Any]) -> None:
-        told = {"at": round(time.time(), 3), **event}
-        click.echo(json.dumps(told) if as_json else f"{time.strftime('%H:%M:%S')} {line_of(event)}")
+        entry = {"at": round(time.time(), 3), **event}
+        click.echo(json.dumps(entry) if as_json else f"{time.strftime('%H:%M:%S')} {line_of(event)}")
 
     supervisor, run = make_server(folder, proxy=not no_proxy, listener=tell)
     for number in (signal.SIGTERM, signal.SIGINT):

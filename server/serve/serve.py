@@ -62,7 +62,7 @@ class Run:
     Args:
         flower: where it runs.
         folder: of the server, whose ledger says which devices may take part.
-        listener: told when a run is started, and why it could not be.
+        listener: called when a run is started, and why it could not be.
     """
 
     def __init__(self, flower: Flower, folder: Path, listener: Listener) -> None:
@@ -71,7 +71,7 @@ class Run:
         self._next, self._failures = 0.0, 0
 
     def begin(self) -> None:
-        """End what an earlier server left running, so that what is told now holds."""
+        """End what an earlier server left running, so that the present config holds."""
         for run, status in self._flower.runs().items():
             if status.startswith(LIVE):
                 self._flower.stop_run(run)
@@ -112,7 +112,7 @@ def make_server(folder: Path, *, proxy: bool, listener: Listener) -> tuple[Super
 
     Raises:
         InputError: the folder is not a server's, or something it needs is missing.
-        FedquitError: something else listens on its ports.
+        FedquitError: it runs already, or something else listens on its ports.
     """
     folder = folder.resolve()
     federation = Federation.read(folder)
@@ -124,10 +124,12 @@ def make_server(folder: Path, *, proxy: bool, listener: Listener) -> tuple[Super
     flower = Flower(folder, federation)
     flower.prepare()
     found = parts(folder, flower, proxy=proxy)
+    supervisor = Supervisor(found, folder / "logs", listener)
+    supervisor.clear()
     taken = [f"{part.port} ({part.name})" for part in found if part.port and listens(part.port, part.host)]
     if taken:
         raise FedquitError(f"ports are in use already: {', '.join(taken)}; is another server running?")
-    return Supervisor(found, folder / "logs", listener), Run(flower, folder, listener)
+    return supervisor, Run(flower, folder, listener)
 
 
 def check_files(folder: Path, names: Sequence[str] = ("ca.crt", "server.pem", "server.key", "receipts.key")) -> None:

@@ -27,7 +27,7 @@ from fedquit.strategies.flower_internals import Control, RefusedError
 CONNECTION = "fedquit"
 PATIENCE = 120.0  # seconds for a command of Flower's
 RUNS = 20
-"""So many of the latest runs are looked at; only the latest can be at work."""
+"""The number of latest runs that are looked at; only the latest can be at work."""
 APP = """\
 \"\"\"Made by `fedquit serve`: the two apps, which are installed with fedquit.\"\"\"
 
@@ -44,7 +44,7 @@ class Flower:
 
     Attributes:
         folder: of the server.
-        federation: what it is told.
+        federation: the server's config.
     """
 
     folder: Path
@@ -74,8 +74,8 @@ class Flower:
             "address": f"127.0.0.1:{self.federation.server.superlink_port}",
             "root-certificates": str(self.folder / "ca.crt"),
         }
-        told = {"superlink": {"default": CONNECTION, CONNECTION: connection}}
-        write_whole(self.home / "config.toml", tomli_w.dumps(told).encode())
+        config = {"superlink": {"default": CONNECTION, CONNECTION: connection}}
+        write_whole(self.home / "config.toml", tomli_w.dumps(config).encode())
         write_whole(self.home / "app" / "pyproject.toml", tomli_w.dumps(self._app()).encode())
         write_whole(app / "__init__.py", b'"""The app of a deployed federation."""\n')
         write_whole(app / "apps.py", APP.encode())

@@ -18,6 +18,7 @@ from fedquit.errors import InputError
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import UNDER_WAY, Ledger, Member, NewRequest, Request, StateError
 from fedquit.server.service.refusal import RefusalError, audit, revoked, signer
+from fedquit.settings import num_classes
 
 DAY = 86_400.0
 OPEN = ("asked", *UNDER_WAY)
@@ -34,6 +35,7 @@ class Rules:
         open_per_key: requests of one key that may wait or be under way at once, with those that were refused or have
             failed in the last 24 hours; `daily_per_key`: in 24 hours, however they ended.
         open_in_all: of all keys together, at once.
+        classes: how many the model has, numbered from 0; 0: that is not known.
     """
 
     federation: str
@@ -42,6 +44,7 @@ class Rules:
     open_per_key: int = 20
     daily_per_key: int = 100
     open_in_all: int = 1_000
+    classes: int = 0
 
     @classmethod
     def of(cls, federation: Federation) -> Self:
@@ -50,14 +53,15 @@ class Rules:
         >>> Rules.of(Federation(name="clinics", asking={"fresh": "1m"})).fresh
         60.0
         """
-        told = federation.asking
+        asking = federation.asking
         return cls(
             federation.name,
-            told.fresh,
+            asking.fresh,
             federation.forgetting.deadline,
-            told.open_per_key,
-            told.daily_per_key,
-            told.open_in_all,
+            asking.open_per_key,
+            asking.daily_per_key,
+            asking.open_in_all,
+            num_classes(federation.settings().classes),
         )
 
 
@@ -135,6 +139,7 @@ def decide(ledger: Ledger, signed: Signed, rules: Rules, *, now: float) -> NewRe
             when = f"{abs(off):.0f} s {'old' if off > 0 else 'ahead of the server'}"
             raise RefusalError("stale", f"the ask is {when}; at most {rules.fresh:.0f} s: set the clock and ask again")
         subject = _subject(ledger, ask, asker)
+        _check_classes(ask, rules)
         earlier = _earlier(ledger, ask, subject)
         if earlier is not None:
             return earlier
@@ -206,6 +211,13 @@ def _subject(ledger: Ledger, ask: Ask, asker: Member) -> Member:
     return subject
 
 
+def _check_classes(ask: Ask, rules: Rules) -> None:
+    """Refuse classes that there are not: no device could ever say that it has dropped them."""
+    beyond = [label for label in ask.classes if rules.classes and label >= rules.classes]
+    if beyond:
+        raise RefusalError("unknown-class", f"there is no class {beyond[0]} here: they are 0 to {rules.classes - 1}")
+
+
 def _earlier(ledger: Ledger, ask: Ask, subject: Member) -> Request | None:
     """Return a request that covers this one already: the device leaves, or the very same samples or classes."""
     for request in ledger.requests(subject=subject.number):
@@ -222,19 +234,16 @@ def _earlier(ledger: Ledger, ask: Ask, subject: Member) -> Request | None:
 
 
 def _check_contributed(ledger: Ledger, ask: Ask, subject: Member) -> None:
-    """Refuse to forget what the model never saw."""
+    """Refuse to forget what the model never saw; which samples that is, and how many, only their device knows."""
     if ask.granularity == "class":
         if ledger.last_step() is None:
             raise RefusalError("nothing-contributed", "nothing was trained yet: there is nothing to forget")
         return
-    most = ledger.most_contributed(subject.number)
-    if most is None:
+    if ledger.most_contributed(subject.number) is None:
         raise RefusalError(
             "nothing-contributed",
             f"no finished round used data of {subject.name}: there is nothing to forget; to leave, stop its node",
         )
-    if ask.granularity == "sample" and ask.samples_count > most:
-        raise RefusalError("too-many-samples", f"{subject.name} never trained with more than {most} samples at once")
 
 
 def _check_quotas(ledger: Ledger, asker: Member, rules: Rules, now: float) -> None:

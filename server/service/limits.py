@@ -24,7 +24,7 @@ class Rate:
     def __init__(self, *, burst: int, each_second: float) -> None:
         self._burst, self._each_second = burst, each_second
         self._lock = threading.Lock()
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, and when there were so many
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # number of tokens, and when
 
     def allows(self, caller: str, *, now: float) -> bool:
         """Take one token of `caller`, if it has one at `now` (seconds of any steady clock)."""
@@ -39,7 +39,7 @@ class Rate:
 
 
 class Seats:
-    """At most so many callers that stay, in all and of each.
+    """A limit on the number of callers that stay, in all and of each.
 
     >>> from fedquit.server.service.refusal import RefusalError
     >>> seats = Seats(in_all=2, of_each=1)

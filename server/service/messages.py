@@ -9,7 +9,7 @@ MOST_AT_ONCE = 100
 
 
 def as_message(ledger: Ledger, request: Request) -> messages.Request:
-    """Return what a member is told of a request."""
+    """Return what a member sees of a request."""
     subject = ledger.member(request.subject)
     return messages.Request(
         id=request.id,
@@ -35,7 +35,7 @@ def as_message(ledger: Ledger, request: Request) -> messages.Request:
 def changes(ledger: Ledger, request: str, after: int) -> list[Change]:
     """Return the states that a request came into after the event numbered `after`, each once, in order.
 
-    They are read from the log, so that a state that lasted for a moment is told too.
+    They are read from the log, so that a state that lasted for a moment is reported too.
     """
     return [
         Change(id=request, status=status, at=event.at, reason=event.facts.get("reason", ""), number=event.number)

@@ -40,10 +40,10 @@ STATUS = {
     "operators-only": S.PERMISSION_DENIED,
     "devices-only": S.PERMISSION_DENIED,
     "unknown-subject": S.NOT_FOUND,
+    "unknown-class": S.NOT_FOUND,
     "no-such-request": S.NOT_FOUND,
     "stale": S.FAILED_PRECONDITION,
     "nothing-contributed": S.FAILED_PRECONDITION,
-    "too-many-samples": S.FAILED_PRECONDITION,
     "not-yet": S.FAILED_PRECONDITION,
     "quota": S.RESOURCE_EXHAUSTED,
     "slow-down": S.RESOURCE_EXHAUSTED,
@@ -197,7 +197,7 @@ class Servicer:
         try:
             audit(self._ledger, refusal, {"from": peer})
         except FedquitError as error:
-            LOG.warning("refused (%s), and the ledger cannot be told: %s", refusal.code, error)
+            LOG.warning("refused (%s), and it cannot be recorded in the ledger: %s", refusal.code, error)
 
 
 def _serialised(message: Message) -> bytes:

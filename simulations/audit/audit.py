@@ -17,8 +17,8 @@ from fedquit.client.training.evaluate_model import PARTS, Document
 from fedquit.client.training.sgd import deterministic
 from fedquit.errors import InputError
 from fedquit.settings import Settings
-from fedquit.simulations.audit.audited_model import Judged, read_judged
-from fedquit.simulations.audit.single_samples import by_retrained, by_shadows, read_told, u_lira
+from fedquit.simulations.audit.audited_model import AuditedModel, read_audited
+from fedquit.simulations.audit.single_samples import by_retrained, by_shadows, read_shadow_outputs, u_lira
 from fedquit.simulations.simulate.verdict_of_run import sample_counts, verdict
 from fedquit.unlearning.evaluation.measures import activation_distance, js_divergence, relearn, tow
 from fedquit.unlearning.seeds import derive_seed
@@ -37,7 +37,7 @@ def audit(
     settings: Settings,
     relearn_steps: int = 200,
 ) -> Document:
-    """Judge a model that should have forgotten.
+    """Evaluate a model that should have forgotten.
 
     Args:
         model_file: the candidate, a safetensors file as fedquit writes them.
@@ -46,7 +46,7 @@ def audit(
         shadows_file: lists shadow models (see `shadow_models.py`); without it, no attack on single samples, and
             completeness by the retrained models only.
         settings: which data, split and model, and who was forgotten.
-        relearn_steps: give up relearning after so many steps.
+        relearn_steps: give up relearning after this number of steps.
 
     Returns:
         What `fedquit audit --json` prints; what could not be measured is null, and `not_measured` says why.
@@ -58,16 +58,18 @@ def audit(
     if not reference_files:
         raise InputError("an audit compares with a retrained model: give at least one --reference FILE")
     sets = sets_of(settings)
-    candidate, *references = (read_judged(path, settings, sets) for path in (model_file, *reference_files))
-    original = read_judged(original_file, settings, sets) if original_file else None
+    candidate, *references = (read_audited(path, settings, sets) for path in (model_file, *reference_files))
+    original = read_audited(original_file, settings, sets) if original_file else None
     _check_distinct(references)
     found, missing = _with_original(candidate, references, original, sets, settings, relearn_steps)
-    judged = [candidate, *references, *([original] if original else [])]
-    told = read_told(shadows_file, judged, settings, sets) if shadows_file else None
-    found["u_lira"], missing["u_lira"] = u_lira(told, candidate, references)
+    audited = [candidate, *references, *([original] if original else [])]
+    shadow_outputs = read_shadow_outputs(shadows_file, audited, settings, sets) if shadows_file else None
+    found["u_lira"], missing["u_lira"] = u_lira(shadow_outputs, candidate, references)
     if original:
         name = "completeness.from_shadows"
-        found["completeness"]["from_shadows"], missing[name] = by_shadows(told, original, candidate, references)
+        found["completeness"]["from_shadows"], missing[name] = by_shadows(
+            shadow_outputs, original, candidate, references
+        )
     means = {f"{part}_accuracy": fmean(r.measures[f"{part}_accuracy"] for r in references) for part in PARTS}
     gaps = {name: candidate.measures[name] - mean for name, mean in means.items()}
     return {
@@ -86,7 +88,7 @@ def audit(
     }
 
 
-def _check_distinct(references: Sequence[Judged]) -> None:
+def _check_distinct(references: Sequence[AuditedModel]) -> None:
     for a, b in combinations(references, 2):
         if a.sha256 == b.sha256:
             raise InputError(
@@ -94,11 +96,11 @@ def _check_distinct(references: Sequence[Judged]) -> None:
             )
 
 
-def _distances(candidate: Judged, references: Sequence[Judged]) -> Document:
+def _distances(candidate: AuditedModel, references: Sequence[AuditedModel]) -> Document:
     """Return the mean distance of the answers to each reference's, and of the references' to each other's."""
 
-    def mean(name: str, part: str, pairs: Sequence[tuple[Judged, Judged]]) -> float | None:
-        found = [DISTANCES[name](a.answers.pair(part)[0], b.answers.pair(part)[0]) for a, b in pairs]
+    def mean(name: str, part: str, pairs: Sequence[tuple[AuditedModel, AuditedModel]]) -> float | None:
+        found = [DISTANCES[name](a.outputs.pair(part)[0], b.outputs.pair(part)[0]) for a, b in pairs]
         return fmean(found) if found else None
 
     to_references = [(candidate, reference) for reference in references]
@@ -112,9 +114,9 @@ def _distances(candidate: Judged, references: Sequence[Judged]) -> Document:
 
 
 def _with_original(
-    candidate: Judged,
-    references: Sequence[Judged],
-    original: Judged | None,
+    candidate: AuditedModel,
+    references: Sequence[AuditedModel],
+    original: AuditedModel | None,
     sets: Sets,
     settings: Settings,
     max_steps: int,
@@ -124,7 +126,7 @@ def _with_original(
         reason = "needs the model before forgetting: give --original FILE"
         return {"relearn": None, "completeness": None}, {"relearn": reason, "completeness": reason}
     target = original.measures["forget_accuracy"]
-    steps = [_steps(judged.model, sets, settings, target, max_steps) for judged in (candidate, *references)]
+    steps = [_steps(audited.model, sets, settings, target, max_steps) for audited in (candidate, *references)]
     return {
         "relearn": {
             "target_accuracy": target,

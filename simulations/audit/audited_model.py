@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fedquit.client.data.build_data_and_model import empty_model
 from fedquit.client.data.evaluation_sets import Sets
 from fedquit.client.models.model_file import arrays_in
-from fedquit.client.training.evaluate_model import Answers, Document, ask, measure
+from fedquit.client.training.evaluate_model import Document, Outputs, measure, outputs_of
 from fedquit.errors import FedquitError, InputError
 from fedquit.server.lifecycle.round_evaluation import load_arrays
 from fedquit.settings import Settings
@@ -20,18 +20,18 @@ SVC_SAMPLES = 2000  # of each kind; a support vector machine takes time in their
 
 
 @dataclass(frozen=True)
-class Judged:
+class AuditedModel:
     """A model that was asked, where it came from, and its measures."""
 
     file: Path
     sha256: str
     model: nn.Module
-    answers: Answers
+    outputs: Outputs
     measures: Document
 
     def logit_confidence(self) -> Tensor:
         """Return its probability of the true class on D_f as a logit, exact however sure it is, [N]."""
-        return logit_confidence(self.answers.log_p["forget"], self.answers.labels["forget"])
+        return logit_confidence(self.outputs.log_p["forget"], self.outputs.labels["forget"])
 
     def document(self) -> Document:
         """Return what the audit says of it."""
@@ -70,13 +70,13 @@ def _shape(shape: tuple[int, ...] | None) -> str:
     return "absent" if shape is None else str(list(shape))
 
 
-def read_judged(path: Path, settings: Settings, sets: Sets) -> Judged:
+def read_audited(path: Path, settings: Settings, sets: Sets) -> AuditedModel:
     """Read a model, ask it about every sample of the sets, and measure its answers."""
     model, sha256 = read_model(path, settings)
-    answers = ask(model, sets)
-    measures = measure(answers, sets)
-    p, y = answers.pair("test")
-    retain, forget = answers.pair("retain"), answers.pair("forget")
+    outputs = outputs_of(model, sets)
+    measures = measure(outputs, sets)
+    p, y = outputs.pair("test")
+    retain, forget = outputs.pair("retain"), outputs.pair("forget")
     share = svc_attack(retain, (p[:SVC_SAMPLES], y[:SVC_SAMPLES]), forget, seed=settings.seed)
     measures["attacks"]["svc"] = {"member_rate": 1 - share}
-    return Judged(path, sha256, model, answers, measures)
+    return AuditedModel(path, sha256, model, outputs, measures)

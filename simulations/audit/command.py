@@ -44,7 +44,7 @@ def audit(
     relearn_steps: int,
     as_json: bool,
 ) -> None:
-    """Judge the model in the file MODEL against models retrained without the samples.
+    """Evaluate the model file MODEL against models retrained without the samples.
 
     \b
     fedquit audit runs/mine/models/recovered.safetensors --run runs/mine \\
@@ -70,7 +70,7 @@ def audit(
 
 
 def print_audit(document: dict[str, Any]) -> None:
-    """Print the model beside the retrained ones and the original, then what sets it apart, and the verdict."""
+    """Print the model, the retrained ones and the original side by side, then what sets it apart, and the verdict."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

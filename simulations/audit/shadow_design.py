@@ -1,4 +1,4 @@
-"""Which forgotten samples each shadow model has, and what its run is told.
+"""Which forgotten samples each shadow model has, and the settings of its run.
 
 Models 2k and 2k + 1 are a pair: the samples are dealt to the two like cards, request by request and client by client,
 so the one has what the other has not, and every leaver's part is halved too. So each sample is in exactly half of any
@@ -32,7 +32,7 @@ class ShadowRun:
         number: of the model, from 0.
         inside: what it has of the samples that the requests are about; `outside`: what it has not. Both sorted.
         parts: each client's samples.
-        settings: what it is told, its split and its file of samples to forget aside.
+        settings: its own, without its split and its file of samples to forget.
         asked: granularity sample: client -> which of its samples it asks for; empty otherwise.
     """
 
@@ -53,7 +53,7 @@ def shadow_run(settings: Settings, number: int, *, plain: bool) -> ShadowRun:
         plain: do not make the model forget what it was trained on.
 
     Raises:
-        InputError: there are too few samples to halve, or what a shadow is to forget cannot be told.
+        InputError: there are too few samples to halve, or it is unknown what a shadow is to forget.
 
     >>> first, second = (shadow_run(Settings(clients=3, forget="1"), number, plain=False) for number in (0, 1))
     >>> first.inside == second.outside, len(first.inside) - len(first.outside) in (-1, 0, 1)
@@ -127,13 +127,13 @@ def _asked(settings: Settings, inside: Indices) -> tuple[str, dict[str, list[int
 
 
 def shared(settings: Settings, *, plain: bool) -> dict[str, Any]:
-    """Return what the runs of all shadow models are told alike; the seeds are those of the run whose shadows they are.
+    """Return the settings that all shadow models share; the seeds are those of the run whose shadows they are.
 
     They need a retrained model themselves only where recovery stops by that. Where they forget nothing, they need not
     keep anything of training for a method either.
 
-    >>> told = shared(Settings(method="federaser", references=3), plain=True)
-    >>> told["method"], told["reference"]
+    >>> settings = shared(Settings(method="federaser", references=3), plain=True)
+    >>> settings["method"], settings["reference"]
     ('continue', 'none')
     """
     oracle = settings.recover == "oracle" and not plain

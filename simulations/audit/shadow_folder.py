@@ -1,6 +1,6 @@
-"""The folder of a run's shadow models: made for one run and one kind, and gone on with as that.
+"""The folder of a run's shadow models: created for one run and one kind, and resumed only as that.
 
-shadows.json             which models are there and how they were made, written anew after each; the audit reads it
+shadows.json             which models are there and how they were made, rewritten after each; the audit reads it
 shadow-3.safetensors     a model
 shadow-3/                its run: settings, split, events and measures; its checkpoints go once it is done
 """
@@ -95,7 +95,7 @@ class ShadowFolder:
             lists = {number: (entry["in"], entry["out"]) for number, entry in models.items()}
             before = {"kind": kept["kind"], **Settings.read(kept["settings"]).run_config()}
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{file} cannot be gone on with ({error!r}); {WAY_OUT}") from None
+            raise InputError(f"{file} cannot be resumed ({error!r}); {WAY_OUT}") from None
         difference = first_difference(before, {"kind": self.document["kind"], **self.document["settings"]})
         if difference:
             key, there, here = difference
@@ -119,23 +119,23 @@ class ShadowFolder:
     def prepare(self, run: ShadowRun) -> Cell | None:
         """Return what is to be carried out for a model, and write what that reads; None if the model is there.
 
-        What a kill interrupted is put in order: a run that is done gives its model, one that cannot be gone on with
+        What a kill interrupted is put in order: a run that is done gives its model, one that cannot be resumed
         begins again.
         """
         cell, folder = self._cell(run), self.path / _name(run)
-        done, told = is_done(self.path, cell), Settings.read(cell.settings)
+        done, settings_of_cell = is_done(self.path, cell), Settings.read(cell.settings)
         if any(entry["number"] == run.number for entry in self.document["models"]):
             self._trim(run)
             return None
         if done and (folder / "checkpoints").is_dir():
             self.keep(run)
             return None
-        if done or ((folder / "settings.json").is_file() and read_settings(folder) != told):
+        if done or ((folder / "settings.json").is_file() and read_settings(folder) != settings_of_cell):
             with explained(folder):
                 shutil.rmtree(folder)
-        save_partition(Path(told.partition), run.parts)
+        save_partition(Path(settings_of_cell.partition), run.parts)
         if run.asked:
-            write_json(Path(told.forget_samples), run.asked)
+            write_json(Path(settings_of_cell.forget_samples), run.asked)
         return cell
 
     def _cell(self, run: ShadowRun) -> Cell:
@@ -143,11 +143,13 @@ class ShadowFolder:
         if run.asked:
             files["forget-samples"] = str((self.path / f"{_name(run)}.forget.json").resolve())
         settings = {**run.settings, **files}
-        told = Settings.read(settings)
-        only = frozenset({"train"} if self._plain else {phase.name for phase in phases(told)})
-        recovery = told.recover_rounds if told.recover == "budget" else told.patience
-        rounds = told.rounds + (0 if self._plain else told.num_requests * (1 + recovery))
-        return Cell("base", told.seed, (), "", _name(run), settings, only, (), rounds)
+        settings_of_cell = Settings.read(settings)
+        only = frozenset({"train"} if self._plain else {phase.name for phase in phases(settings_of_cell)})
+        recovery = (
+            settings_of_cell.recover_rounds if settings_of_cell.recover == "budget" else settings_of_cell.patience
+        )
+        rounds = settings_of_cell.rounds + (0 if self._plain else settings_of_cell.num_requests * (1 + recovery))
+        return Cell("base", settings_of_cell.seed, (), "", _name(run), settings, only, (), rounds)
 
     def _partition(self, run: ShadowRun) -> Path:
         return (self.path / f"{_name(run)}.partition.json").resolve()

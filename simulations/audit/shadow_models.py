@@ -1,6 +1,6 @@
 """Shadow models for what is said of single samples (U-LiRA, IAM): where they are, and which samples each had.
 
-A JSON file lists them; files are looked for beside it, and samples are numbered as in a run's partition.json:
+A JSON file lists them; files are looked for next to it, and samples are numbered as in a run's partition.json:
 
     {"kind": "u-lira", "models": [{"file": "shadow-0.safetensors", "in": [0, 7], "out": [1, 2]}, ...]}
 
@@ -74,7 +74,7 @@ def attack_samples(
     candidate: Tensor,
     references: Sequence[Tensor],
 ) -> tuple[Document | None, str]:
-    """Return how well forgotten samples are told from never trained on, sample by sample; or None and why not.
+    """Return how well forgotten samples are distinguished from unseen ones, sample by sample; or None and why not.
 
     Members are the candidate's answers on D_f, non-members the retrained models' answers on the same samples: a
     candidate that is as if retrained gives an area of 0.5 and a rate equal to the false-positive rate. A sample is
@@ -92,7 +92,9 @@ def attack_samples(
     if not bool(known.any()):
         return None, "no sample to forget is 'in' two shadow models and 'out' of two others"
     inside, outside = scores[0][:, known], scores[1][:, known]
-    members, *others = (likelihood_ratios(inside, outside, told[known]) for told in (candidate, *references))
+    members, *others = (
+        likelihood_ratios(inside, outside, known_values[known]) for known_values in (candidate, *references)
+    )
     nonmembers = torch.cat(others)
     return {
         "samples": int(known.sum()),
@@ -108,7 +110,7 @@ def attack_samples(
     }, ""
 
 
-def answers_without(
+def outputs_without(
     shadows: Sequence[Shadow], confidences: Callable[[Path], Tensor], index: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Return what models say that never had the sample: logit confidences [S, M], and which samples M of N those are.
@@ -123,8 +125,8 @@ def answers_without(
         index: what D_f's samples are numbered in the training set, N.
 
     >>> shadows = [Shadow(Path("a"), frozenset(), frozenset({7, 8})), Shadow(Path("b"), frozenset({7}), frozenset({8}))]
-    >>> told = {"a": torch.tensor([1.0, 2.0, 3.0]), "b": torch.tensor([4.0, 5.0, 6.0])}
-    >>> answers_without(shadows, lambda file: told[file.name], [7, 8, 9])
+    >>> known_values = {"a": torch.tensor([1.0, 2.0, 3.0]), "b": torch.tensor([4.0, 5.0, 6.0])}
+    >>> outputs_without(shadows, lambda file: known_values[file.name], [7, 8, 9])
     (tensor([[1., 2.]], dtype=torch.float64), tensor([ True,  True, False]))
     """
     without = _scores(shadows, confidences, index)[1]
@@ -148,8 +150,8 @@ def _scores(shadows: Sequence[Shadow], confidences: Callable[[Path], Tensor], in
     """Return the logit confidences of models that had the sample, and that never did [2, S, N]; NaN elsewhere."""
     scores = torch.full((2, len(shadows), len(index)), float("nan"), dtype=torch.float64)
     for row, shadow in enumerate(shadows):
-        told = confidences(shadow.file)
+        known_values = confidences(shadow.file)
         for side, those in enumerate((shadow.inside, shadow.outside)):
             had = torch.tensor([sample in those for sample in index])
-            scores[side, row, had] = told[had].double()
+            scores[side, row, had] = known_values[had].double()
     return scores

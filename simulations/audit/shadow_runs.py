@@ -1,4 +1,4 @@
-"""Make the shadow models of a run, with the engine that made the run: several at once, gone on with after a kill."""
+"""Make the shadow models of a run, with the engine that made the run: several at once, resumed after a kill."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +38,7 @@ def make_shadows(
         out: folder for them; `shadows` or `shadows-plain` in the run's if None.
         jobs: runs at work at once; as many as cores if None.
         overwrite: replace the shadow models in `out`.
-        progress: given the runs and the folder, what is told of every event.
+        progress: from the runs and the folder to the listener of events.
 
     Raises:
         InputError: something given cannot be used; nothing was written.

@@ -29,7 +29,7 @@ def shadows(
 
     Each is a run of its own by the same engine, with other seeds, and has a random half of the samples that RUN's
     requests are about: it is trained on that half, then forgets it by RUN's method and recovers. The other half it
-    never had. Every sample is in exactly half of the models. Called again it goes on where it was stopped, and with
+    never had. Every sample is in exactly half of the models. Called again, it resumes, and with
     more --models it adds what is missing.
 
     \b

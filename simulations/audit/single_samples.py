@@ -1,4 +1,4 @@
-"""What an audit says of single samples: how complete forgetting is, and whether each is told from one never had.
+"""The audit of single samples: how complete forgetting is, and whether each is distinguished from an unseen one.
 
 By models retrained without the samples and by shadow models (see `shadow_models.py`), which are asked about D_f once.
 """
@@ -16,15 +16,15 @@ from fedquit.client.data.forget_sets import to_forget
 from fedquit.client.training.evaluate_model import Document
 from fedquit.errors import InputError
 from fedquit.settings import Settings
-from fedquit.simulations.audit.audited_model import Judged, read_model
-from fedquit.simulations.audit.shadow_models import Shadow, answers_without, attack_samples, kind_of, read_shadows
+from fedquit.simulations.audit.audited_model import AuditedModel, read_model
+from fedquit.simulations.audit.shadow_models import Shadow, attack_samples, kind_of, outputs_without, read_shadows
 from fedquit.unlearning.evaluation.measures import iam, logit_confidence, position, predict_log
 
 NO_SHADOWS = "needs shadow models: give --shadows FILE"
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ShadowOutputs:
     """Shadow models, what each says of D_f (logit confidences [N], by its file), and how D_f's samples are numbered."""
 
     shadows: list[Shadow]
@@ -32,13 +32,13 @@ class Told:
     index: list[int]
 
 
-def read_told(path: Path, judged: Sequence[Judged], settings: Settings, sets: Sets) -> Told:
+def read_shadow_outputs(path: Path, audited: Sequence[AuditedModel], settings: Settings, sets: Sets) -> ShadowOutputs:
     """Return what the shadow models in a list say.
 
     Raises:
-        InputError: the list cannot be used; or, once it is asked, a model cannot, or it is one that is `judged`.
+        InputError: the list cannot be used; or, once it is asked, a model cannot, or it is one that is `audited`.
     """
-    known = {each.sha256: each.file for each in judged}
+    known = {each.sha256: each.file for each in audited}
     requests = [to_forget(settings.key(), request) for request in range(settings.num_requests)]
 
     @cache
@@ -48,20 +48,24 @@ def read_told(path: Path, judged: Sequence[Judged], settings: Settings, sets: Se
             raise InputError(f"shadow model {file} is {known[sha256]} itself; what is judged cannot be its own shadow")
         return logit_confidence(predict_log(model, sets.forget), sets.forget.labels)
 
-    return Told(
+    return ShadowOutputs(
         read_shadows(path), confidences, [int(sample) for parts in requests for part in parts for sample in part]
     )
 
 
-def u_lira(told: Told | None, candidate: Judged, references: Sequence[Judged]) -> tuple[Document | None, str]:
-    """Return how well the candidate's D_f is told from the retrained models'; or None and why not."""
-    if told is None:
+def u_lira(
+    shadow_outputs: ShadowOutputs | None, candidate: AuditedModel, references: Sequence[AuditedModel]
+) -> tuple[Document | None, str]:
+    """Return how well the candidate's D_f is distinguished from the retrained models'; or None and why not."""
+    if shadow_outputs is None:
         return None, NO_SHADOWS
     others = [reference.logit_confidence() for reference in references]
-    return attack_samples(told.shadows, told.confidences, told.index, candidate.logit_confidence(), others)
+    return attack_samples(
+        shadow_outputs.shadows, shadow_outputs.confidences, shadow_outputs.index, candidate.logit_confidence(), others
+    )
 
 
-def by_retrained(original: Judged, candidate: Judged, references: Sequence[Judged]) -> Document:
+def by_retrained(original: AuditedModel, candidate: AuditedModel, references: Sequence[AuditedModel]) -> Document:
     """Return completeness by the retrained models; each of those is placed by the others, never by itself."""
     return {
         "model": _completeness(original, _logits(references), candidate),
@@ -75,31 +79,36 @@ def by_retrained(original: Judged, candidate: Judged, references: Sequence[Judge
 
 
 def by_shadows(
-    told: Told | None, original: Judged, candidate: Judged, references: Sequence[Judged]
+    shadow_outputs: ShadowOutputs | None,
+    original: AuditedModel,
+    candidate: AuditedModel,
+    references: Sequence[AuditedModel],
 ) -> tuple[Document | None, str]:
     """Return completeness by the shadow models that never had the sample, for each its own; or None and why not."""
-    if told is None:
+    if shadow_outputs is None:
         return None, NO_SHADOWS
-    without, known = answers_without(told.shadows, told.confidences, told.index)
+    without, known = outputs_without(shadow_outputs.shadows, shadow_outputs.confidences, shadow_outputs.index)
     if not len(without):
         return None, "no sample to forget is 'out' of a shadow model"
     return {
         "samples": int(known.sum()),
         "models_per_sample": len(without),
-        "kind": kind_of(told.shadows),
+        "kind": kind_of(shadow_outputs.shadows),
         "model": _completeness(original, without, candidate, known),
         "original": _completeness(original, without, original, known),
         "references": [_completeness(original, without, reference, known) for reference in references],
     }, ""
 
 
-def _logits(judged: Sequence[Judged]) -> Tensor:
-    return torch.stack([each.logit_confidence() for each in judged])
+def _logits(audited: Sequence[AuditedModel]) -> Tensor:
+    return torch.stack([each.logit_confidence() for each in audited])
 
 
-def _completeness(original: Judged, without: Tensor, judged: Judged, known: Tensor | slice = slice(None)) -> Document:
+def _completeness(
+    original: AuditedModel, without: Tensor, audited: AuditedModel, known: Tensor | slice = slice(None)
+) -> Document:
     """Return completeness by models that never had the samples: what they say, logit confidences [S, M]."""
-    before, now = (each.logit_confidence()[known] for each in (original, judged))
+    before, now = (each.logit_confidence()[known] for each in (original, audited))
     scores = iam(before.sigmoid(), without.sigmoid(), now.sigmoid())
     return {
         "iam": scores.mean().item(),

@@ -1,1 +1,1 @@
-"""Methods of forgetting beside each other: same split and start, same requests, equal budgets, several seeds."""
+"""Methods of forgetting compared: same split and start, same requests, equal budgets, several seeds."""

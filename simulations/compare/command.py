@@ -14,9 +14,10 @@ from fedquit.errors import InputError
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="folder for the results [runs/compare-DATE-TIME]")
 @click.option("--jobs", type=click.IntRange(min=1), help="runs at work at once [as many as cores]")
-@click.option("--resume", is_flag=True, help="go on with the comparison in --out")
+@click.option("--resume", is_flag=True, help="resume the comparison in --out")
 @click.option("--overwrite", is_flag=True, help="replace the comparison in --out")
 @click.option("--plan", "only_plan", is_flag=True, help="print the runs that it consists of, and run nothing")
+@click.option("--report", "only_report", is_flag=True, help="CONFIG is a summary.json: write its report, run nothing")
 @click.option("--json", "as_json", is_flag=True, help="print the results as JSON, and nothing else")
 def compare(
     config: Path,
@@ -25,6 +26,7 @@ def compare(
     resume: bool,
     overwrite: bool,
     only_plan: bool,
+    only_report: bool,
     as_json: bool,
 ) -> None:
     """Compare methods of forgetting: every method on every request, with several seeds and equal budgets.
@@ -34,13 +36,21 @@ def compare(
     \b
     fedquit compare simulations/configs/compare-digits.toml    a small one, in a few minutes
     fedquit compare mine.toml --plan                           what would run
-    fedquit compare mine.toml --resume --out runs/mine         go on where it was killed, or with rows, targets
+    fedquit compare mine.toml --resume --out runs/mine         resume where it was killed, or with rows, targets
                                                                or seeds that were added to the file
+    fedquit compare runs/mine/summary.json --report --out new  report and figures again, from the results of the rows
     """  # noqa: D301 - click's sign that lines stay as they are
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other")
+    if only_plan and only_report:
+        raise InputError("--plan and --report exclude each other")
     if only_plan:
         _print_plan(config, as_json)
+        return
+    if only_report:
+        if resume or as_json or jobs is not None:
+            raise InputError("--report runs nothing: leave out --resume, --jobs and --json")
+        _write_report(config, out, overwrite)
         return
     from fedquit.simulations.compare.cells.cells_progress import CompareProgress
     from fedquit.simulations.compare.comparison import run_comparison
@@ -75,6 +85,12 @@ def _print_plan(config: Path, as_json: bool) -> None:
         f"{len(cells)} runs: {kinds['base']} trainings, {kinds['references']} times the models to compare with, "
         f"{kinds['row']} requests"
     )
+
+
+def _write_report(summary: Path, out: Path | None, overwrite: bool) -> None:
+    from fedquit.simulations.compare.report.report_files import rewrite_report
+
+    click.echo(f"Report and figures: {rewrite_report(summary, out=out, overwrite=overwrite)}")
 
 
 def _shown(cell: Any) -> dict[str, Any]:

@@ -1,7 +1,6 @@
-"""A comparison from its file to its folder: checked, carried out or gone on with, measured, drawn and written up."""
+"""A comparison from its file to its folder: checked, carried out or resumed, measured, drawn and written up."""
 
 import os
-import shlex
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -10,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from fedquit.errors import InputError
-from fedquit.files import explained, write_json, write_whole
+from fedquit.files import explained, write_json
 from fedquit.simulations.compare.cells.comparison_folder import check_folder, comparison_folder
 from fedquit.simulations.compare.cells.plan_cells import Cell, plan, replaying_rows
 from fedquit.simulations.compare.cells.run_cells import Listener, run_cells
 from fedquit.simulations.compare.config.comparison_checks import check_rows, checked_targets
+from fedquit.simulations.compare.config.comparison_config import Comparison
 from fedquit.simulations.compare.config.read_config import read_comparison
-from fedquit.simulations.compare.report.comparison_report import make_report
-from fedquit.simulations.compare.results.results_document import make_results
+from fedquit.simulations.compare.results.results_document import make_results, summary_of
 
 Document = dict[str, Any]
 Shown = Callable[[Sequence[Cell], Path], AbstractContextManager[Listener]]
@@ -50,7 +49,7 @@ def run_comparison(
         jobs: runs at work at once; as many as cores if None.
         resume: go on with the comparison in `out`.
         overwrite: replace the comparison in `out`.
-        progress: given the runs and the folder, what is told of every event.
+        progress: from the runs and the folder to the listener of events.
 
     Raises:
         InputError: something given cannot be used; nothing was written.
@@ -61,27 +60,26 @@ def run_comparison(
     path = out or Path("runs") / time.strftime("compare-%Y%m%d-%H%M%S")
     comparison = read_comparison(config)
     check_rows(comparison, comparison.targets or ((0,),))
-    told, replaying = comparison.document(), replaying_rows(comparison)
-    check_folder(path, told, resume=resume, overwrite=overwrite, replaying=replaying)
+    planned, replaying = comparison.document(), replaying_rows(comparison)
+    check_folder(path, planned, resume=resume, overwrite=overwrite, replaying=replaying)
     targets = checked_targets(comparison)
     cells, cores = plan(comparison, targets), os.cpu_count() or 1
     jobs = jobs or cores
-    with comparison_folder(path, told, resume=resume, overwrite=overwrite, replaying=replaying):
+    with comparison_folder(path, planned, resume=resume, overwrite=overwrite, replaying=replaying):
         with progress(cells, path) as listener:
             failed = run_cells(cells, path, jobs=jobs, workers=max(1, cores // jobs), listener=listener)
         document = make_results(comparison, targets, cells, path, failed)
-        _write(path, document, lambda figures: make_report(comparison, document, figures, _command(config)))
+        _write(path, comparison, document)
         if not failed:
             _purge(path, cells)
     return path, document
 
 
-def _write(path: Path, document: Document, report: Callable[[dict[str, str]], str]) -> None:
-    from fedquit.simulations.compare.report.comparison_figures import draw_all
+def _write(path: Path, comparison: Comparison, document: Document) -> None:
+    from fedquit.simulations.compare.report.report_files import write_report
 
-    figures = draw_all(path, document)
     write_json(path / "compare.json", document)
-    write_whole(path / "report.md", report(figures).encode())
+    write_report(path, comparison, summary_of(document))
 
 
 def _purge(path: Path, cells: Sequence[Cell]) -> None:
@@ -94,7 +92,3 @@ def _purge(path: Path, cells: Sequence[Cell]) -> None:
         if history.exists():
             with explained(history):
                 shutil.rmtree(history)
-
-
-def _command(config: Path) -> str:
-    return shlex.join(["fedquit", "compare", str(config)])

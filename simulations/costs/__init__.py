@@ -1,1 +1,1 @@
-"""What a run cost: its account read, compared with retraining, priced, exported and drawn."""
+"""What a run cost: its cost log read, compared with retraining, priced, exported and drawn."""

@@ -21,7 +21,7 @@ from fedquit.errors import InputError
     help="folder for the figures [RUN; of a deployment, none]",
 )
 @click.option("--prometheus", "as_prometheus", is_flag=True, help="print the sums as Prometheus text, and nothing else")
-@click.option("--json", "as_json", is_flag=True, help="print the account as JSON, and nothing else")
+@click.option("--json", "as_json", is_flag=True, help="print the costs as JSON, and nothing else")
 def costs(
     run: Path,
     link: float | None,
@@ -32,7 +32,7 @@ def costs(
     as_prometheus: bool,
     as_json: bool,
 ) -> None:
-    """Show what the run in RUN cost: bytes, seconds and energy of every phase, beside retraining.
+    """Show what the run in RUN cost: bytes, seconds and energy of every phase, compared with retraining.
 
     RUN is the folder of a simulated run, or of a deployed server. It may be asked while that is at work.
 
@@ -44,28 +44,28 @@ def costs(
     """  # noqa: D301 - click's sign that lines stay as they are
     from fedquit.server.run.run_folder import costs_file
     from fedquit.simulations.costs import exports
-    from fedquit.simulations.costs.deployment_costs import deployed_account, deployed_rows, is_deployment
+    from fedquit.simulations.costs.deployment_costs import deployed_costs, deployed_rows, is_deployment
     from fedquit.simulations.costs.price import JOULES_PER_BYTE, Price
-    from fedquit.simulations.costs.run_costs import make_account, rows_of
+    from fedquit.simulations.costs.run_costs import make_cost_document, rows_of
 
     if as_json and as_prometheus:
         raise InputError("--json and --prometheus exclude each other")
-    account_of, rows = (deployed_account, deployed_rows) if is_deployment(run) else (make_account, rows_of)
-    account = account_of(run, Price(link, JOULES_PER_BYTE if energy is None else energy))
+    costs_of, rows = (deployed_costs, deployed_rows) if is_deployment(run) else (make_cost_document, rows_of)
+    document = costs_of(run, Price(link, JOULES_PER_BYTE if energy is None else energy))
     for file, write in ((csv_file, exports.write_csv), (parquet, exports.write_parquet)):
         if file is not None:
             if file.resolve() == costs_file(run).resolve():
-                raise InputError(f"{file} is the account itself; give another file")
-            write(file, account["run"], rows(run))
+                raise InputError(f"{file} is the cost log itself; give another file")
+            write(file, document["run"], rows(run))
             click.echo(f"Rows: {file}", err=True)
     if as_json:
-        click.echo(json.dumps(account, indent=1, allow_nan=False))
+        click.echo(json.dumps(document, indent=1, allow_nan=False))
     elif as_prometheus:
-        click.echo(exports.prometheus(account["run"], account["phases"]), nl=False)
+        click.echo(exports.prometheus(document["run"], document["phases"]), nl=False)
     else:
         from fedquit.simulations.costs.cost_figures import draw_all
-        from fedquit.simulations.costs.cost_table import print_account
+        from fedquit.simulations.costs.cost_table import print_costs
 
-        print_account(account)
+        print_costs(document)
         if figures or not is_deployment(run):  # a server's folder is for the server
-            click.echo(f"Figures: {', '.join(map(str, draw_all(figures or run, account)))}")
+            click.echo(f"Figures: {', '.join(map(str, draw_all(figures or run, document)))}")

@@ -1,4 +1,4 @@
-"""Pictures of an account: bytes of each round and node, and how they add up beside retraining."""
+"""Figures of the costs: bytes of each round and node, and their running sums compared with retraining."""
 
 from itertools import accumulate
 from pathlib import Path
@@ -17,11 +17,11 @@ Document = dict[str, Any]
 COLOURS = {"train": "#2563a8", "forget": "#c0392b", "recover": "#2e8b57", "later": "#8e6c3a", "retrain": "#7f8c8d"}
 
 
-def draw_all(folder: Path, account: Document) -> list[Path]:
-    """Draw the figures of an account into `folder`, and return the files; a deployment retrains nothing."""
-    figures = {"bytes.png": bytes_of_rounds_and_nodes(account)}
-    if not any("id" in request for request in account["requests"]):
-        figures["bytes-cumulative.png"] = against_retraining(account)
+def draw_all(folder: Path, costs: Document) -> list[Path]:
+    """Draw the figures of the costs into `folder`, and return the files; a deployment retrains nothing."""
+    figures = {"bytes.png": bytes_of_rounds_and_nodes(costs)}
+    if not any("id" in request for request in costs["requests"]):
+        figures["bytes-cumulative.png"] = against_retraining(costs)
     for name, figure in figures.items():
         with explained(folder / name):
             folder.mkdir(parents=True, exist_ok=True)
@@ -29,34 +29,34 @@ def draw_all(folder: Path, account: Document) -> list[Path]:
     return [folder / name for name in figures]
 
 
-def bytes_of_rounds_and_nodes(account: Document) -> Figure:
+def bytes_of_rounds_and_nodes(costs: Document) -> Figure:
     """Draw the bytes on the wire of every round in the order they took place, and of every node."""
     figure = Figure(figsize=(8, 6), layout="constrained")
     above, below = figure.subplots(2)
     _dress(above, "Bytes on the wire, each round", "round, in the order they took place", "MB")
-    sizes = [(each["phase"], _wire(each) / 1e6) for each in account["rounds"]]
+    sizes = [(each["phase"], _wire(each) / 1e6) for each in costs["rounds"]]
     for phase in dict.fromkeys(phase for phase, _ in sizes):
         places = [(i + 1, size) for i, (other, size) in enumerate(sizes) if other == phase]
         above.bar(*zip(*places, strict=True), color=_colour(phase), label=phase, width=0.9)
     above.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     _dress(below, "Bytes on the wire, each client", "client", "MB")
-    nodes = [each["node"] for each in account["nodes"]]
+    nodes = [each["node"] for each in costs["nodes"]]
     bottom = [0.0] * len(nodes)
-    for phase in account["phases"]:
-        heights = [each["wire_bytes"].get(phase, 0) / 1e6 for each in account["nodes"]]
+    for phase in costs["phases"]:
+        heights = [each["wire_bytes"].get(phase, 0) / 1e6 for each in costs["nodes"]]
         below.bar(nodes, heights, bottom=bottom, color=_colour(phase), width=0.9)
         bottom = [a + b for a, b in zip(bottom, heights, strict=True)]
     return figure
 
 
-def against_retraining(account: Document) -> Figure:
-    """Draw the bytes that have travelled since the request, round by round, beside those of retraining."""
+def against_retraining(costs: Document) -> Figure:
+    """Draw the bytes that have travelled since the request, round by round, and those of retraining."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     _dress(axes, "Bytes on the wire since the request", "rounds since the request", "MB, cumulative")
     paths = {
-        "forget and recover": [r for r in account["rounds"] if r["phase"].split("-")[0] in ("forget", "recover")],
-        "retrain": [r for r in account["rounds"] if r["phase"] == "retrain"],
+        "forget and recover": [r for r in costs["rounds"] if r["phase"].split("-")[0] in ("forget", "recover")],
+        "retrain": [r for r in costs["rounds"] if r["phase"] == "retrain"],
     }
     for (label, rounds), colour in zip(paths.items(), (COLOURS["recover"], COLOURS["retrain"]), strict=True):
         if rounds:

@@ -1,4 +1,4 @@
-"""An account as a table for people."""
+"""A cost log's sums as a table for people."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,32 +21,33 @@ ROWS = (
     ("device seconds", lambda cost: f"{cost['device_seconds']:.1f}"),
     ("network energy", lambda cost: f"{cost['joules']:.0f} J"),
 )
-SAVED = (("saved by coding", lambda cost: size_of(cost["saved_bytes"])),)
+SAVED = (("saved by codecs", lambda cost: size_of(cost["saved_bytes"])),)
 
 
-def print_account(account: dict[str, Any]) -> None:
-    """Print what each phase cost, what each request cost beside retraining, and what the prices assume."""
-    console, link = Console(), account["model"]["link_mbit_per_second"]
-    phases = account["phases"].values()
-    table = Table(title=f"What {account['run']} cost", title_justify="left")
+def print_costs(costs: dict[str, Any]) -> None:
+    """Print what each phase cost, what each request cost compared with retraining, and what the prices assume."""
+    console, link = Console(), costs["model"]["link_mbit_per_second"]
+    phases = costs["phases"].values()
+    table = Table(title=f"What {costs['run']} cost", title_justify="left")
     table.add_column("")
-    for name in account["phases"]:
+    for name in costs["phases"]:
         table.add_column(name, justify="right")
     saved = SAVED if any(cost["saved_bytes"] for cost in phases) else ()
     for label, shown in (*ROWS, *saved, *((_at(link),) if link else ())):
         table.add_row(label, *(shown(cost) for cost in phases))
     console.print(table)
-    for number, request in enumerate(account["requests"]):
+    for number, request in enumerate(costs["requests"]):
         times = request["retraining_costs_times"]
         if any(times.values()):
             shown = ", ".join(f"{label} {_times(times[name])}" for name, label in NAMES.items() if times[name])
-            asked = f"{nth('forget', number)} and {nth('recover', number)} do"
+            asked = f"{nth('forget', number)} and {nth('recover', number)}"
             if "id" in request:
-                asked = f"request {request['id'][:12]} ({request['method']}) did"
-            console.print(f"Retraining costs so many times what {asked}: {shown}", highlight=False)
-    if account["incomplete"]:
+                asked = f"request {request['id'][:12]} ({request['method']})"
+            console.print(f"Cost of retraining, as a multiple of {asked}: {shown}", highlight=False)
+    if costs["incomplete"]:
         console.print(
-            f"[bold]Not all is accounted[/bold] of {', '.join(account['incomplete'])}: an older fedquit began the run",
+            f"[bold]The cost log is incomplete[/bold] for {', '.join(costs['incomplete'])}: "
+            "an older fedquit began the run",
             highlight=False,
         )
 

@@ -1,6 +1,6 @@
-"""The account of a deployment, in the form of a simulated run's: by phase, round and member, and of each request.
+"""The costs of a deployment, in the form of a simulated run's: by phase, round and member, and of each request.
 
-Nobody retrains there. What retraining would cost is told from what happened: as many rounds of training as there were
+Nobody retrains there. The cost of retraining is estimated from what happened: as many rounds of training as there were
 before the request, without the members that are out of training by then.
 """
 
@@ -27,18 +27,18 @@ def is_deployment(path: Path) -> bool:
 
 
 def deployed_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of the server in the folder `path`, but for a line that is being written.
+    """Yield the rows of the server in the folder `path`, except a line that is still being written.
 
     Raises:
         InputError: no round has begun.
     """
     file = costs_file(path)
     if not file.is_file():
-        raise InputError(f"{path} has no account: no round has begun")
+        raise InputError(f"{path} has no cost log: no round has begun")
     return read_rows(file, _whole_lines(file))
 
 
-def deployed_account(path: Path, price: Price) -> Document:
+def deployed_costs(path: Path, price: Price) -> Document:
     """Return what the federation of the server in the folder `path` cost so far; see docs/costs.md.
 
     Raises:
@@ -49,15 +49,15 @@ def deployed_account(path: Path, price: Price) -> Document:
         steps, requests = ledger.steps(), ledger.requests()
         names = {member.number: member.name for member in ledger.members()}
     rounds, nodes = sums_of(deployed_rows(path), price)
-    accounted = {each["round"] for each in rounds}
-    begun = {step.request for step in steps if step.number in accounted}
+    logged = {each["round"] for each in rounds}
+    begun = {step.request for step in steps if step.number in logged}
     served = [request for request in requests if request.id in begun]
     clocks = {
         phase: clock_of(step for step in steps if step.phase == phase) for phase in ("train", "forget", "recover")
     }
     return {
         "run": federation.name,
-        "model": price.told(),
+        "model": price.document(),
         "phases": phases_of(rounds, clocks),
         "rounds": rounds,
         "nodes": [{**node, "name": names.get(node["node"], "")} for node in nodes],
@@ -97,7 +97,7 @@ def _of_requests(
 
 
 class _Trained:
-    """Payload bytes, wire bytes and device seconds of training, by member."""
+    """Payload bytes, serialised bytes and device seconds of training, by member."""
 
     def __init__(self) -> None:
         self.of = defaultdict[int, tuple[int, int, float]](lambda: (0, 0, 0.0))

@@ -1,4 +1,4 @@
-"""An account for other programs: rows as CSV and Parquet, sums as Prometheus text. Rows are never all in memory."""
+"""The costs for other programs: rows as CSV and Parquet, sums as Prometheus text. Rows are never all in memory."""
 
 import csv
 import io
@@ -68,8 +68,12 @@ def prometheus(run: str, phases: Mapping[str, Mapping[str, Any]]) -> str:
             for kind in KINDS:
                 labels = _labels(run=run, phase=phase, direction=way, kind=kind)
                 lines.append(f"fedquit_bytes_total{labels} {sums[f'{kind}_bytes_{way}']}")
-    told = {"messages": "Messages with content.", "rounds": "Rounds.", "device_seconds": "Processor time of devices."}
-    for name, text in told.items():
+    help_texts = {
+        "messages": "Messages with content.",
+        "rounds": "Rounds.",
+        "device_seconds": "Processor time of devices.",
+    }
+    for name, text in help_texts.items():
         lines += _metric(name, text)
         lines += [f"fedquit_{name}_total{_labels(run=run, phase=phase)} {sums[name]}" for phase, sums in phases.items()]
     return "\n".join(lines) + "\n"

@@ -1,6 +1,6 @@
 """What bytes come to in seconds and joules, by a model that is plain enough to be argued with.
 
-Seconds: every node has a link of so many megabit a second, down and up in turn; nodes transfer at the same time, and
+Seconds: every node has a link of `link` megabit per second, down and up in turn; nodes transfer at the same time, and
 the server's own link is no limit. A round then takes as long as its busiest node. `one_link_seconds` is the other
 extreme: all bytes of all nodes in turn through one such link, the server's. Latency, HTTP headers and Flower's polling
 are left out.
@@ -47,6 +47,6 @@ class Price:
     def _seconds(self, size: int) -> float | None:
         return None if self.link_mbit_per_second is None else size * 8 / (self.link_mbit_per_second * 1e6)
 
-    def told(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """Return the assumptions, for a document."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""The account of a run as a document: sums of each phase, round and node, beside what retraining costs.
+"""The costs of a run as a document: sums of each phase, round and node, compared with retraining.
 
 Rows are read one by one, as far as the run's last checkpoint; so a run can be asked while it is at work.
 """
@@ -41,16 +41,16 @@ def rows_of(path: Path) -> Iterator[Row]:
     """Yield the rows of the simulated run in the folder `path`, up to its last checkpoint.
 
     Raises:
-        InputError: it is no run, or has no account.
+        InputError: it is no run, or has no cost log.
     """
     read_settings(path)
     size = read_state(path).costs_size
     if not size or not costs_file(path).is_file():
-        raise InputError(f"{path} has no account: no round is finished, or an older fedquit began the run")
+        raise InputError(f"{path} has no cost log: no round is finished, or an older fedquit began the run")
     return read_rows(costs_file(path), size)
 
 
-def make_account(path: Path, price: Price) -> Document:
+def make_cost_document(path: Path, price: Price) -> Document:
     """Return what the simulated run in the folder `path` cost; its keys are described in docs/costs.md."""
     rounds, nodes = sums_of(rows_of(path), price)
     settings, state = read_settings(path), read_state(path)
@@ -61,7 +61,7 @@ def make_account(path: Path, price: Price) -> Document:
     requests = [[phases.get(nth(name, i)) for name in ("forget", "recover")] for i in range(settings.num_requests)]
     return {
         "run": path.resolve().name,
-        "model": price.told(),
+        "model": price.document(),
         "phases": phases,
         "rounds": rounds,
         "nodes": nodes,

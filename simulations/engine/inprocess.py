@@ -181,7 +181,7 @@ def _load(app: ClientApp | str) -> ClientApp:
     module, _, name = app.partition(":")
     loaded = getattr(import_module(module), name)
     if not isinstance(loaded, ClientApp):
-        raise TypeError(f"{app} is no ClientApp")
+        raise TypeError(f"{app} is not a ClientApp")
     return loaded
 
 

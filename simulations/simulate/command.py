@@ -78,7 +78,7 @@ def _metavar(field: Any) -> str:
 )
 @click.option("--workers", type=click.IntRange(min=1), help="clients at work at once [as many as cores]")
 @click.option("--out", type=click.Path(path_type=Path), help="folder for the results [runs/DATE-TIME]")
-@click.option("--resume", is_flag=True, help="go on with the run in --out")
+@click.option("--resume", is_flag=True, help="resume the run in --out")
 @click.option("--overwrite", is_flag=True, help="replace the run in --out")
 @click.option(
     "--start",
@@ -108,7 +108,7 @@ def simulate(
     fedquit simulate --forget "0;3" --method negate          client 0, and when that is done client 3
     fedquit simulate --granularity sample --forget-share 0.5 half of client 0's samples; the client stays
     fedquit simulate --granularity class --forget-class 3    a class, wherever it lies
-    fedquit simulate --resume --out runs/mine                go on where it was killed
+    fedquit simulate --resume --out runs/mine                resume where it was killed
     """  # noqa: D301 - click's sign that lines stay as they are
     from fedquit.settings import load_settings_file
     from fedquit.simulations.simulate.run_progress import Progress
@@ -146,7 +146,7 @@ def simulate(
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="print the report as JSON, and nothing else")
 def report(folder: Path, as_json: bool) -> None:
-    """Show the report of the finished run in FOLDER again; written anew if it is not there."""
+    """Show the report of the finished run in FOLDER again; written again if it is missing."""
     from fedquit.simulations.simulate.run_tables import print_report
 
     _print(read_report(folder), as_json, print_report)
@@ -218,7 +218,7 @@ def strategies(as_json: bool) -> None:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="print as JSON, and nothing else")
 def codecs(as_json: bool) -> None:
-    """List what models can be coded by on their way: settings with defaults, which way, and whether bit for bit."""
+    """List the codecs that compress models in transit: settings with defaults, which way, and whether bit for bit."""
     from fedquit.client.compression.codecs import CODECS, settings_of_codec
     from fedquit.simulations.simulate.run_tables import print_codecs
 

@@ -1,4 +1,4 @@
-"""Pictures of a run: accuracy over its rounds, the clients' labels, and what forgetting cost beside retraining."""
+"""Figures of a run: accuracy over its rounds, the clients' labels, and the relative cost of forgetting."""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def draw_all(folder: RunFolder, state: State, document: dict[str, Any]) -> list[
 
 
 def accuracy_over_rounds(state: State) -> Figure:
-    """Draw held-out and forget accuracy over the rounds, with the moments of forgetting marked."""
+    """Draw held-out and forget accuracy over the rounds, with the rounds of forgetting marked."""
     figure, axes = _figure("Accuracy over rounds", "round", "accuracy")
     path = [r for r in state.rounds if not r.phase.startswith("retrain")]
     styles = {"holdout_accuracy": (BLUE, "held-out"), "forget_accuracy": (RED, "forgotten clients' samples")}
@@ -78,7 +78,7 @@ def label_distribution(folder: RunFolder) -> Figure:
 
 def cost_against_retraining(document: dict[str, Any]) -> Figure:
     """Draw bytes, rounds and seconds of forgetting and recovery as shares of retraining."""
-    figure, axes = _figure("Cost of forgetting and recovery, beside retraining", "share of retraining", "")
+    figure, axes = _figure("Cost of forgetting and recovery, compared with retraining", "share of retraining", "")
     phases = document["phases"]
     names = ("bytes", "rounds", "seconds")
     start = [0.0] * len(names)

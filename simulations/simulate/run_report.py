@@ -18,7 +18,7 @@ from fedquit.client.data.evaluation_sets import Sets, sets_of
 from fedquit.client.data.forget_sets import askers
 from fedquit.client.personal.personal_evaluation import STAGE, mean_document
 from fedquit.client.training.build_objective import objective_of
-from fedquit.client.training.evaluate_model import Document, ask, measure
+from fedquit.client.training.evaluate_model import Document, measure, outputs_of
 from fedquit.errors import FedquitError
 from fedquit.files import explained, write_json
 from fedquit.server.lifecycle.personal_reports import measures_by_client
@@ -135,7 +135,7 @@ def _devices(said: Mapping[str, Any]) -> Document:
 def _measure(folder: RunFolder, name: str, settings: Settings, sets: Sets) -> Document:
     """Return what is measured of one model."""
     model = load_arrays(copy.deepcopy(empty_model(settings.key())), folder.load_model(name))
-    return {**measure(ask(model, sets), sets), "model_sha256": name}
+    return {**measure(outputs_of(model, sets), sets), "model_sha256": name}
 
 
 def _request(number: int, settings: Settings, sets: Sets, state: State, measured: Mapping[str, Document]) -> Document:
@@ -194,7 +194,7 @@ def _versions() -> dict[str, str]:
 
 
 def _write_models(folder: RunFolder, state: State) -> None:
-    """Put the models of the stages beside the report under names that people know."""
+    """Put the models of the stages next to the report under names that people know."""
     target = folder.path / "models"
     with explained(target):
         target.mkdir(exist_ok=True)

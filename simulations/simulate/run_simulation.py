@@ -40,7 +40,7 @@ def run_simulation(
         resume: go on with the run in `out`.
         overwrite: replace the run in `out`.
         start: folder of a finished run whose training is taken over.
-        listener: told of every event.
+        listener: called with every event.
         only: the phases to carry out, if not all; the report then says what there is so far, and is not written.
         keep: methods that others will run on this training, by name or as `Method.needs` says it: what they need
             of it is kept.
@@ -73,7 +73,7 @@ def run_simulation(
 
 
 def _settings_to_resume(path: Path, given: Mapping[str, Any], source: str) -> Settings:
-    """Return the settings of the run in `path`; what is given beside it must say the same."""
+    """Return the settings of the run in `path`; what is given besides must say the same."""
     from fedquit.server.run.run_folder import read_settings
 
     kept = read_settings(path)
@@ -81,7 +81,9 @@ def _settings_to_resume(path: Path, given: Mapping[str, Any], source: str) -> Se
     asked = Settings.read({**config, **{key.replace("_", "-"): value for key, value in given.items()}}, source)
     for key, value in asked.run_config().items():
         if value != config[key]:
-            raise InputError(f"{key}: the run in {path} has {config[key]!r}, not {value!r}; it goes on as it began")
+            raise InputError(
+                f"{key}: the run in {path} has {config[key]!r}, not {value!r}; a run resumes with its own settings"
+            )
     return kept
 
 
@@ -145,7 +147,7 @@ def _folder(
 
 
 def _run_config(settings: Settings, path: Path) -> dict[str, Any]:
-    """Return what the clients are told: the split is in the run's folder, and so is what devices keep."""
+    """Return the run config of the clients: the split is in the run's folder, and so is what devices keep."""
     folder = settings.device_folder or str((path / "devices").resolve())
     return {**settings.run_config(), "partition": str((path / "partition.json").resolve()), "device-folder": folder}
 

@@ -32,11 +32,11 @@ COST_ROWS = (
     ("bytes up", lambda cost: _bytes(cost["bytes_up"])),
     ("seconds", lambda cost: f"{cost['seconds']:.1f}"),
 )
-ERROR_ROWS = (("coding lost, down", "compression_error_down"), ("coding lost, up", "compression_error_up"))
+ERROR_ROWS = (("codec error, down", "compression_error_down"), ("codec error, up", "compression_error_up"))
 
 
 def print_report(document: dict[str, Any]) -> None:
-    """Print the stages of a run beside each other, what each cost, the ratios to retraining and the verdict."""
+    """Print the stages of a run side by side, what each cost, the ratios to retraining and the verdict."""
     console, config = Console(), document["config"]
     models = config["models"] or config["model"]
     named = f"{models} with {config['mentee']}" if config["mentee"] else models
@@ -86,12 +86,12 @@ def _print_guard(console: Console, phase: str, guard: dict[str, Any] | None) -> 
 
 
 def _print_devices(console: Console, stages: dict[str, Any]) -> None:
-    """Print what the devices' own models are worth, where devices have such."""
+    """Print the metrics of the personalised models, where devices have such."""
     last = next((stage for stage in reversed(list(stages)) if "devices" in stages[stage]), None)
     if last is None:
         return
     named = [stage for stage in stages if "devices" in stages[stage]]
-    table = Table(title="Test accuracy of the devices' own models", title_justify="left")
+    table = Table(title="Test accuracy of the personalised models", title_justify="left")
     for column in ("device", "model", *named):
         table.add_column(column, justify="left" if column == "model" else "right")
     for client, own in stages[last]["devices"].items():
@@ -142,7 +142,7 @@ def print_methods(rows: list[dict[str, Any]]) -> None:
 def print_objectives(rows: list[dict[str, Any]]) -> None:
     """Print the objectives and what each needs."""
     table = Table(box=None, pad_edge=False)
-    for column in ("objective", "down / up", "a device keeps", "gates", "what it does"):
+    for column in ("objective", "down / up", "state on the device", "gates", "what it does"):
         table.add_column(column, no_wrap=column in ("objective", "gates"))
     for row in rows:
         table.add_row(
@@ -178,7 +178,7 @@ def print_strategies(rows: list[dict[str, Any]]) -> None:
     """
     for setting in ("strategy", "dp"):
         table = Table(box=None, pad_edge=False)
-        for column in (setting, "settings", "server keeps", "stands bad clients", "what it does"):
+        for column in (setting, "settings", "server keeps", "faulty clients tolerated", "what it does"):
             table.add_column(column, no_wrap=column in (setting, "settings"))
         for row in (row for row in rows if row["setting"] == setting):
             table.add_row(

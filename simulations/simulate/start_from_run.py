@@ -21,7 +21,7 @@ def check_start(start: Path, settings: Settings) -> None:
     """Check that the run in `start` trained as `settings` would.
 
     Raises:
-        InputError: it is not a run, its training is not finished, it was told otherwise, or it lacks what the method
+        InputError: it is not a run, its training is not finished, its settings differ, or it lacks what the method
             replays; or devices keep a part of it.
     """
     check_taken_over(settings, "--start")

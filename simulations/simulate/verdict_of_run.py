@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from fedquit.client.data.evaluation_sets import Sets
 from fedquit.client.training.evaluate_model import PARTS, Document
-from fedquit.unlearning.evaluation.verdict import judge
+from fedquit.unlearning.evaluation.verdict import verdict_of
 
 
 def sample_counts(sets: Sets) -> dict[str, int]:
@@ -31,4 +31,4 @@ def verdict(candidate: Document, references: Sequence[Document], samples: Mappin
         return {**{name: measured[name] for name in counts if name in measured}, "attacked_as_member": member_rate}
 
     held = [rates(reference) for reference in references]
-    return asdict(judge(rates(candidate), held, samples["forget"], measures=counts))
+    return asdict(verdict_of(rates(candidate), held, samples["forget"], measures=counts))

@@ -1,10 +1,10 @@
 """What a federation costs: every message a row, added to a file as it comes, and running sums.
 
-In memory are the sums of each phase and the messages of the exchange in progress; so the account of a year needs no
+In memory are the sums of each phase and the messages of the exchange in progress; so the log of a year needs no
 more than that of a day. Rows that were written after the last checkpoint are cut off when a run is resumed, as a
 journal's are.
 
-To flush a file to the disk takes longer than to account a round. So rows are flushed only once there are some kilobytes
+To flush a file to the disk takes longer than to log a round. So rows are flushed only once there are some kilobytes
 of them. Until then the checkpoint, which is flushed anyway, holds them as well, and what a failure of power took from
 the file is put back from there.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fedquit.files import explained
 from fedquit.strategies.cost_log.cost_rows import HEADER, Direction, Row, line_of, read_rows
-from fedquit.strategies.cost_log.message_size import Wire
+from fedquit.strategies.cost_log.message_size import MessageSize
 
 MOST_TAIL = 16_384
 
@@ -38,8 +38,8 @@ class Traffic:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """What a checkpoint holds of an account: its size, and the last rows if they may not be on the disk."""
+class LogCheckpoint:
+    """What a checkpoint holds of a cost log: its size, and the last rows if they may not be on the disk."""
 
     size: int = 0
     tail: str = ""
@@ -65,13 +65,13 @@ class Total:
 
 
 class Costs:
-    """The account of one run: rows in a file, if it is given one, and exact sums.
+    """The cost log of one run: rows in a file, if it is given one, and exact sums.
 
     Args:
         path: file of the rows; those in it are counted first.
 
     >>> from fedquit.strategies.cost_log.flower_objects import Part
-    >>> costs, wire = Costs(), Wire(20, (Part((1,), (90,)),))
+    >>> costs, wire = Costs(), MessageSize(20, (Part((1,), (90,)),))
     >>> costs.record(Row("train", 1, 3, "down", 100, 0, 0), wire)
     >>> costs.record(Row("train", 1, 3, "up", 90, 0, 0), wire)
     >>> costs.record(Row("train", 1, 4, "up", 90, 0, 0), wire)
@@ -86,13 +86,13 @@ class Costs:
         self.path = path
         self.totals: dict[tuple[str, Direction], Total] = {}
         self._latest: dict[str, _Latest] = {}
-        self._exchange: list[tuple[Row, Wire]] = []
+        self._exchange: list[tuple[Row, MessageSize]] = []
         self._tail: bytes | None = None  # what is there may not be on the disk
         for row in read_rows(path) if path else ():
             self._count(row)
             self._remember(row)
 
-    def record(self, row: Row, wire: Wire) -> None:
+    def record(self, row: Row, wire: MessageSize) -> None:
         """Add a message of the exchange in progress; `wire` says what its row does not yet."""
         self._remember(row)
         self._exchange.append((row, wire))
@@ -113,16 +113,16 @@ class Costs:
             if self._tail is not None:
                 self._tail = self._tail + lines if len(self._tail) + len(lines) <= MOST_TAIL else None
 
-    def sync(self) -> Kept:
+    def sync(self) -> LogCheckpoint:
         """Return what a checkpoint must hold: with it on the disk, no row is lost."""
         self.settle()
         if self.path is None or not self.path.exists():
-            return Kept()
+            return LogCheckpoint()
         if self._tail is None:
             with explained(self.path), self.path.open("ab") as file:
                 os.fsync(file.fileno())
             self._tail = b""
-        return Kept(self.path.stat().st_size, self._tail.decode())
+        return LogCheckpoint(self.path.stat().st_size, self._tail.decode())
 
     def of(self, phase: str, server_round: int | None = None) -> Traffic:
         """Return the payload of a phase, or of its latest round; of earlier rounds the file alone knows.
@@ -167,8 +167,8 @@ class _Latest:
     up: int = 0
 
 
-def compared(exchange: Iterable[tuple[Row, Wire]]) -> list[Row]:
-    """Return the rows of an exchange with their bytes on the wire: questions, then answers, each in the order of nodes.
+def compared(exchange: Iterable[tuple[Row, MessageSize]]) -> list[Row]:
+    """Return the rows of an exchange with their serialised bytes: requests, then replies, each in the order of nodes.
 
     An object that several carry in one direction is counted to the first of them, whatever order they came in.
     """

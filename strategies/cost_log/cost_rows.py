@@ -1,4 +1,4 @@
-"""The rows of an account: what one message cost, a line each in a CSV file that is only ever added to."""
+"""The rows of the cost log: what one message cost, a line each in a CSV file that is only ever appended to."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -90,4 +90,4 @@ def _row(line: bytes, where: str) -> Row:
             int(payload), int(wire), int(deduplicated), float(seconds), float(device), *map(int, saved),
         )  # fmt: skip
     except ValueError:
-        raise InputError(f"{where}: no row of an account") from None
+        raise InputError(f"{where}: no row of a cost log") from None

@@ -4,7 +4,7 @@ Flower names an object by the SHA-256 of its content: every record, every array,
 (5 MiB at most). All names are equally long, so sizes follow from lengths, and nothing is deflated or hashed with
 SHA-256 to be measured: that would take longer than some devices train. The sizes of a model are worked out once, as
 models of the same names and shapes have the same. What must be known of each is which of its objects are the same as
-others: one pass over its bytes with XXH3 (64 bits, keyed anew in each process), at the speed of memory.
+others: one pass over its bytes with XXH3 (64 bits, with a new key in each process), at the speed of memory.
 """
 
 import json
@@ -25,7 +25,7 @@ MOST_KNOWN = 1024
 
 Chunks = tuple[int, ...]
 Kind = tuple[str, tuple[int, ...], str, int]
-"""An array's dtype, shape, serialisation and bytes: with its name, what its sizes depend on, but for repetitions."""
+"""An array's dtype, shape, serialisation and bytes: with its name, what its sizes depend on, except repetitions."""
 
 
 @dataclass(frozen=True, slots=True)

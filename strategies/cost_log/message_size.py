@@ -28,7 +28,7 @@ WIDEST_ID = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Wire:
+class MessageSize:
     """What a message is on the wire.
 
     Attributes:
@@ -44,7 +44,7 @@ class Wire:
     def total(self) -> int:
         """Return the bytes of the message.
 
-        >>> Wire(20, (Part((1, 2), (90, 7)), Part((2,), (7,)))).total()
+        >>> MessageSize(20, (Part((1, 2), (90, 7)), Part((2,), (7,)))).total()
         117
         """
         return self.unseen(set())
@@ -54,7 +54,7 @@ class Wire:
         return self.fixed + sum([part.unseen(seen) for part in self.parts])
 
 
-def measured(messages: Sequence[Message]) -> Iterator[Wire]:
+def measured(messages: Sequence[Message]) -> Iterator[MessageSize]:
     """Yield what each message comes to, ids being as wide as they can be; all must have content.
 
     A record that several of them carry is read once.
@@ -71,7 +71,7 @@ def measured(messages: Sequence[Message]) -> Iterator[Wire]:
         for record in message.content.values():
             if id(record) not in known:
                 known[id(record)] = measure(record)
-        yield _wire(message, [known[id(record)] for record in message.content.values()])
+        yield _size_of(message, [known[id(record)] for record in message.content.values()])
 
 
 def payload_of(message: Message) -> int:
@@ -86,14 +86,14 @@ def payload_of(message: Message) -> int:
     return sum(map(count_bytes, message.content.values()))
 
 
-def _wire(message: Message, records: list[Measured]) -> Wire:
-    names, told = tuple(message.content), message.metadata
+def _size_of(message: Message, records: list[Measured]) -> MessageSize:
+    names, metadata = tuple(message.content), message.metadata
     trees = {record.identity: record.tree for record in records}
     size, tree = _laid_out(names, tuple(trees.values()))
     identity = hash((names, tuple(record.identity for record in records)))
-    own, sent = _own(told.message_type, told.group_id, bool(told.reply_to_message_id))
+    own, sent = _own(metadata.message_type, metadata.group_id, bool(metadata.reply_to_message_id))
     parts = (Part((identity,), (size,)), *(record.part for record in records))
-    return Wire(own + sent + tree, parts, sum(record.payload for record in records))
+    return MessageSize(own + sent + tree, parts, sum(record.payload for record in records))
 
 
 @lru_cache(maxsize=64)

@@ -1,7 +1,7 @@
-"""What a strategy sends, coded; what comes back, decoded: between the strategy, which sees models, and the wire.
+"""Compress what a strategy sends and decode what comes back: between the strategy, which sees models, and the wire.
 
 It is part of the grid, so that every strategy works with it, Flower's too. A reply that cannot be decoded becomes an
-error reply that says why; so it is refused where all bad replies are, and the round goes on.
+error reply that says why; so it is refused where all bad replies are, and the round continues.
 """
 
 from copy import copy
@@ -33,22 +33,24 @@ class Exchange:
 
     def __init__(self, compression: Compression, errors: dict[str, list[float]]) -> None:
         self._compression, self._errors = compression, errors
-        self._coded: dict[int, tuple[ArrayRecord, ArrayRecord]] = {}
+        self._compressed: dict[int, tuple[ArrayRecord, ArrayRecord]] = {}
         self._got: dict[int, Model] = {}
 
-    def question(self, message: Message) -> Message:
-        """Return `message` with its model coded; a model that several carry is coded once."""
+    def request(self, message: Message) -> Message:
+        """Return `message` with its model compressed; a model that several carry is compressed once."""
         record = message.content.array_records.get(MODEL)
         if record is None or self._compression == Compression():
             return message
-        if id(record) not in self._coded:
-            self._coded[id(record)] = record, self._code(record)
-        told, coded = message.metadata, self._coded[id(record)][1]
-        content = RecordDict({**message.content, MODEL: coded})
-        return Message(content, told.dst_node_id, told.message_type, ttl=told.ttl, group_id=told.group_id)
+        if id(record) not in self._compressed:
+            self._compressed[id(record)] = record, self._compress(record)
+        metadata, compressed = message.metadata, self._compressed[id(record)][1]
+        content = RecordDict({**message.content, MODEL: compressed})
+        return Message(
+            content, metadata.dst_node_id, metadata.message_type, ttl=metadata.ttl, group_id=metadata.group_id
+        )
 
-    def answer(self, reply: Message, asked: Message) -> Message:
-        """Return the reply to a message of `question` with its model decoded, or an error reply that says why not."""
+    def reply_to(self, reply: Message, asked: Message) -> Message:
+        """Return the reply to a message of `request` with its model decoded, or an error reply that says why not."""
         chain, records = self._compression.up, reply.content.array_records if reply.has_content() else {}
         known = self._got.get(id(asked.content.array_records.get(MODEL)))
         if chain is None or known is None or len(records) != 1:  # the guard says what is wrong with other numbers
@@ -63,17 +65,17 @@ class Exchange:
         decoded.content = RecordDict({**reply.content, name: _record(model)})
         return decoded
 
-    def _code(self, record: ArrayRecord) -> ArrayRecord:
-        """Return a model coded, and remember what devices read from it."""
+    def _compress(self, record: ArrayRecord) -> ArrayRecord:
+        """Return a model compressed, and remember what devices decode from it."""
         model, chain = {name: array.numpy() for name, array in record.items()}, self._compression.down
         slots = {name: slot_of(array) for name, array in model.items()}
         if chain is None:
             self._got[id(record)] = model, slots
             return record
-        coded = chain.encode(model)
-        travels = _record(coded.arrays)
-        self._got[id(travels)] = coded.received, slots
-        self._errors.setdefault("down", []).append(coded.error)
+        compressed = chain.encode(model)
+        travels = _record(compressed.arrays)
+        self._got[id(travels)] = compressed.received, slots
+        self._errors.setdefault("down", []).append(compressed.error)
         return travels
 
 

@@ -16,33 +16,36 @@ from fedquit.client.compression.build_compression import Compression
 from fedquit.errors import FedquitError
 from fedquit.strategies.cost_log.cost_log import Costs
 from fedquit.strategies.cost_log.cost_rows import Direction, Row
-from fedquit.strategies.cost_log.message_size import Wire, measured, payload_of
+from fedquit.strategies.cost_log.message_size import MessageSize, measured, payload_of
 from fedquit.strategies.flower_internals import NodeInfo, Run
 from fedquit.strategies.grid.compressed import Exchange
 from fedquit.strategies.grid.node_identity import Member, Present, join, recognise
 
-NO_ANSWER = 900
+NO_REPLY = 900
 CORES = 256
-"""A device's processor seconds are believed up to so many times the seconds that its reply took."""
+"""Largest believed ratio of a device's processor seconds to the seconds that its reply took."""
 TWICE = "that message is answered already"
 LATE = "it answers no message of this round"
 
 
 class MeteredGrid(Grid):
-    """Show the members that take part, in the order of their identity, and account every message.
+    """Show the members that take part, in the order of their identity, and log the cost of every message.
 
     Args:
         grid: what carries the messages.
         members: who the nodes are, by node; None: those of a fixed federation, who are all waited for.
-        timeout: seconds to wait for them.
+        patience: seconds to wait for replies, until it is set anew.
+        timeout: seconds to wait for the members.
 
     Attributes:
-        patience: seconds to wait for answers; None: for ever.
-        on_stray: told of every reply that answers nothing that is waited for: whose it says it is, and facts of it.
-        on_doubted: told of what a reply says and nobody believes, which is taken out of it: the client, and facts.
+        patience: seconds to wait for replies. There is no way to wait for ever.
+        on_stray: called with every reply to no message that is waited for: its claimed sender, and facts of it.
+        on_doubted: called with an implausible number in a reply, which is removed from it: the client, and facts.
     """
 
-    def __init__(self, grid: Grid, members: Mapping[int, Member] | None = None, *, timeout: float = 3600.0) -> None:
+    def __init__(
+        self, grid: Grid, members: Mapping[int, Member] | None = None, *, patience: float, timeout: float = 3600.0
+    ) -> None:
         self._grid = grid
         self.costs = Costs()
         self.compression = Compression()
@@ -51,10 +54,19 @@ class MeteredGrid(Grid):
         self.phase = "join"
         self.server_round = 0
         self.excluded: frozenset[int] = frozenset()
-        self.patience: float | None = None
+        self.patience = patience
         self.on_stray: Callable[[int | None, dict[str, Any]], None] = lambda _member, _facts: None
         self.on_doubted: Callable[[int, dict[str, Any]], None] = lambda _client, _facts: None
         self.members: Mapping[int, Member] = join(grid, timeout) if members is None else members
+
+    @property
+    def patience(self) -> float:
+        """See `MeteredGrid`."""
+        return self._patience
+
+    @patience.setter
+    def patience(self, seconds: float) -> None:
+        self._patience = _limited(seconds)
 
     def meet(self, enrolled: Mapping[str, Member]) -> Present:
         """Have the members be those of the `enrolled` (fingerprint -> member) who are connected now; return them."""
@@ -63,12 +75,12 @@ class MeteredGrid(Grid):
         return present
 
     def begin(self, phase: str, server_round: int, excluded: Iterable[int] = ()) -> None:
-        """Account what follows to this round, and hide the `excluded` clients."""
+        """Log what follows under this round, and hide the `excluded` clients."""
         self.phase, self.server_round, self.excluded = phase, server_round, frozenset(excluded)
         self.errors = {}
 
     def compression_error(self, direction: Direction) -> float | None:
-        """Return the mean relative error of the models since `begin`; None: none was coded."""
+        """Return the mean relative error of the models since `begin`; None: none was compressed."""
         errors = self.errors.get(direction)
         return math.fsum(errors) / len(errors) if errors else None
 
@@ -90,31 +102,31 @@ class MeteredGrid(Grid):
         return [known[node_id] for node_id in self.get_node_ids() if node_id in known]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        """Send `messages`, and yield one reply to each, accounted to the client that was asked.
+        """Send `messages`, and yield one reply to each, logged under the client that was asked.
 
         The sender is known by the message it answers: the error that stands in for a lost node's reply names
         another node. Who does not answer within `timeout` (or `patience`) seconds is given an error for a reply.
         """
         exchange = Exchange(self.compression, self.errors)
         sent, started = self._sent(messages, exchange), time.perf_counter()
-        patience = self.patience if timeout is None else timeout
+        patience = self.patience if timeout is None else _limited(timeout)
         waiting: dict[str, Message] = {}
-        answered = set[str]()
+        replied = set[str]()
         try:
             for reply in self._replies(sent, patience):
                 of = reply.metadata.reply_to_message_id
                 if of not in waiting:  # messages are named when they are sent, and some grids send one by one
-                    waiting = {m.metadata.message_id: m for m in sent if m.metadata.message_id not in answered}
+                    waiting = {m.metadata.message_id: m for m in sent if m.metadata.message_id not in replied}
                 asked = waiting.pop(of, None)
                 if asked is None:
-                    self._tell_stray(reply, TWICE if of in answered else LATE)
+                    self._tell_stray(reply, TWICE if of in replied else LATE)
                     continue
-                answered.add(of)
+                replied.add(of)
                 after = time.perf_counter() - started
                 yield self._received(reply, asked, exchange, seconds=after, at_most=after * CORES)
             for message in sent:
-                if message.metadata.message_id not in answered:
-                    lost = Message(Error(NO_ANSWER, f"no answer within {patience or 0:.0f} s"), reply_to=message)
+                if message.metadata.message_id not in replied:
+                    lost = Message(Error(NO_REPLY, f"no answer within {patience:.0f} s"), reply_to=message)
                     yield _sent_by(lost, message.metadata.dst_node_id)
         finally:
             self.costs.settle()
@@ -125,27 +137,27 @@ class MeteredGrid(Grid):
         facts = {"phase": self.phase, "step": self.server_round, "kind": about.message_type, "reason": why}
         self.on_stray(said.client if said else None, {**facts, "answers": about.reply_to_message_id})
 
-    def _replies(self, sent: list[Message], patience: float | None) -> Iterator[Message]:
+    def _replies(self, sent: list[Message], patience: float) -> Iterator[Message]:
         """Yield the replies that come in time: some grids say with an error that time is up, others just end."""
         with contextlib.suppress(TimeoutError):
             yield from self._grid.send_and_receive(sent, timeout=patience)
 
     def _sent(self, messages: Iterable[Message], exchange: Exchange) -> list[Message]:
-        """Code and account messages."""
+        """Compress and log messages."""
         plain = list(messages)
-        coded = [exchange.question(message) for message in plain]
-        self._account_questions(coded, plain)
-        return coded
+        compressed = [exchange.request(message) for message in plain]
+        self._log_requests(compressed, plain)
+        return compressed
 
     def _received(
-        self, reply: Message, question: Message, exchange: Exchange, *, seconds: float, at_most: float
+        self, reply: Message, request: Message, exchange: Exchange, *, seconds: float, at_most: float
     ) -> Message:
-        """Decode and account a reply, which took `seconds`; it is the node's that was asked.
+        """Decode and log a reply, which took `seconds`; it is the node's that was asked.
 
         The processor seconds that it says it took are left out of it where they are more than `at_most`, or no number.
         """
-        decoded, node_id = exchange.answer(reply, question), question.metadata.dst_node_id
-        self._account_answer(reply, node_id, decoded, seconds=seconds, at_most=at_most)
+        decoded, node_id = exchange.reply_to(reply, request), request.metadata.dst_node_id
+        self._log_reply(reply, node_id, decoded, seconds=seconds, at_most=at_most)
         self._check_time(decoded, self.members[node_id].client, at_most)
         return _sent_by(decoded, node_id)
 
@@ -161,21 +173,25 @@ class MeteredGrid(Grid):
         """Return the client that a reply of `send_and_receive` came from."""
         return self.members[reply.metadata.src_node_id].client
 
-    def _account_questions(self, coded: Iterable[Message], plain: Iterable[Message]) -> None:
+    def _log_requests(self, compressed: Iterable[Message], plain: Iterable[Message]) -> None:
         """Add a row for each message with content; what several of them carry is measured once."""
-        told = [(message, before) for message, before in zip(coded, plain, strict=True) if message.has_content()]
-        for (message, before), wire in zip(told, measured([message for message, _ in told]), strict=True):
+        with_content = [
+            (message, before) for message, before in zip(compressed, plain, strict=True) if message.has_content()
+        ]
+        for (message, before), wire in zip(
+            with_content, measured([message for message, _ in with_content]), strict=True
+        ):
             self.costs.record(self._row(message, message.metadata.dst_node_id, "down", wire, before), wire)
 
-    def _account_answer(self, reply: Message, node_id: int, plain: Message, *, seconds: float, at_most: float) -> None:
+    def _log_reply(self, reply: Message, node_id: int, plain: Message, *, seconds: float, at_most: float) -> None:
         """Add a row for a reply with content, which came `seconds` after it was asked for."""
         if reply.has_content():
             (wire,) = measured([reply])
             row = self._row(reply, node_id, "up", wire, plain)
             self.costs.record(row._replace(seconds=seconds, device_seconds=_device_seconds(reply, at_most)), wire)
 
-    def _row(self, message: Message, node_id: int, direction: Direction, wire: Wire, plain: Message) -> Row:
-        """Return the row of a message; `plain` is it before it was coded, or after it was decoded."""
+    def _row(self, message: Message, node_id: int, direction: Direction, wire: MessageSize, plain: Message) -> Row:
+        """Return the row of a message; `plain` is it uncompressed."""
         evaluates = message.metadata.message_type.startswith(MessageType.EVALUATE)
         phase, client = "evaluate" if evaluates else self.phase, self.members[node_id].client
         saved = 0
@@ -199,7 +215,7 @@ class MeteredGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Code, account and send, without waiting."""
+        """Compress, log and send, without waiting."""
         exchange = Exchange(self.compression, self.errors)
         sent = self._sent(messages, exchange)
         self.costs.settle()
@@ -208,14 +224,25 @@ class MeteredGrid(Grid):
         return names
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
-        """Yield, decoded and accounted, the replies that have come; how long they took is not known here."""
+        """Yield, decoded and logged, the replies that have come; how long they took is not known here."""
         try:
             for reply in self._grid.pull_messages(message_ids):
-                question, exchange, pushed = self._pushed.pop(reply.metadata.reply_to_message_id)
+                request, exchange, pushed = self._pushed.pop(reply.metadata.reply_to_message_id)
                 at_most = (time.perf_counter() - pushed) * CORES
-                yield self._received(reply, question, exchange, seconds=0.0, at_most=at_most)
+                yield self._received(reply, request, exchange, seconds=0.0, at_most=at_most)
         finally:
             self.costs.settle()
+
+
+def _limited(seconds: float) -> float:
+    """Return the seconds that replies are waited for.
+
+    Raises:
+        ValueError: they are no limit.
+    """
+    if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise ValueError(f"patience is {seconds!r}: no exchange may wait for ever, give a number of seconds")
+    return float(seconds)
 
 
 def _sent_by(reply: Message, node_id: int) -> Message:

@@ -42,8 +42,8 @@ def join(grid: Grid, timeout: float) -> dict[int, Member]:
         if not strangers:
             time.sleep(JOIN_PAUSE)
             continue
-        questions = [Message(RecordDict(), node_id, "query") for node_id in strangers]
-        for reply in grid.send_and_receive(questions, timeout=timeout):
+        requests = [Message(RecordDict(), node_id, "query") for node_id in strangers]
+        for reply in grid.send_and_receive(requests, timeout=timeout):
             if reply.has_error():
                 raise FedquitError(f"a node could not join: {reply.error.reason}")
             try:

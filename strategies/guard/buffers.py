@@ -1,4 +1,4 @@
-"""Checks of what a model holds beside its parameters: running statistics, counters, tables.
+"""Checks of what a model holds besides its parameters: running statistics, counters, tables.
 
 No optimizer moves a buffer, so no bound on steps holds for it, and a single one can ruin a model: a negative
 `running_var` gives NaN, one of 0 multiplies what passes through the layer by hundreds, an index out of its table's
@@ -42,7 +42,7 @@ def check_buffers(
     Args:
         new: the model, arrays or tensors by name; names, shapes and dtypes are those of the federation's model, all
             values are finite.
-        current: the model that was sent. None: there is nothing to compare with, as for a model that is trained anew;
+        current: the model that was sent. None: there is nothing to compare with, as in retraining from scratch;
             signs and the largest of all bounds are still checked.
         parameters: the entries that are parameters; all the others are buffers.
         others: what other devices sent in the same round: the scale of a layer is then that of their median, if that

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from statistics import median
 
 GROWTH = 2
-"""A client may count for so many times the samples that it last counted for."""
+"""Largest allowed ratio of a client's weight to its weight last time."""
 BEYOND = 10
-"""A client may count for so many times the median of what the others say they have."""
+"""Largest allowed ratio of a client's weight to the median of the others' reported numbers of samples."""
 HALF = 0.5
 """No client moves a mean by more than all the others together."""
 

@@ -3,7 +3,9 @@
 The usual length is a quantile of the lengths of single clients' steps, as in adaptive clipping (Andrew et al. 2021,
 arXiv 1905.03871), read off the replies of this round and of those before it. It is the upper quartile, rounded down to
 a length that there was: of four lengths the second largest, of two the smaller. So no one client can set it, and most
-honest steps are not touched. Parameters and buffers are on scales of their own, and are shortened apart.
+honest steps are not touched. Of two clients one may stand still, by bad luck or to hold the other one up: what was
+usual is therefore kept as long as anybody still goes that far, and a client that stands still says nothing of it.
+Parameters and buffers are on scales of their own, and are shortened apart.
 """
 
 import math
@@ -18,7 +20,7 @@ QUANTILE = 0.75
 FEW = 3
 """With fewer replies than these, what is usual is what it was in the rounds before."""
 DOUBLED = 2.0
-"""What is usual may be so many times as much from one round to the next, where a client is alone and sets it."""
+"""Largest growth factor per round of the usual norm, where a single client sets it."""
 
 
 def groups_of(sent: Arrays, parameters: Collection[str]) -> dict[str, list[str]]:
@@ -60,19 +62,37 @@ def most(lengths: Collection[float], usual: Sequence[float], times: float) -> fl
     Args:
         lengths: of the round's steps.
         usual: what was usual in the rounds before.
-        times: what is usual may be exceeded so many times.
+        times: largest allowed ratio to the usual norm.
 
     >>> most([1.0, 9.0, 2.0, 3.0], [2.0], 1.5), most([9.0], [2.0], 1.5), most([9.0], [], 1.5)
     (4.5, 3.0, inf)
     """
     known = [upper(lengths)] if len(lengths) >= FEW else []
-    known += [median(usual)] if usual else []
+    moved = [each for each in usual if each > 0]
+    known += [median(moved)] if moved else []
     return times * max(known) if known else math.inf
 
 
-def next_usual(lengths: Collection[float], at_most: float) -> float:
-    """Return what is usual after a round in which steps could be `at_most` long."""
-    return min(upper(lengths), DOUBLED * at_most)
+def next_usual(lengths: Collection[float], at_most: float, times: float) -> float | None:
+    """Return what is usual after a round in which steps could be `at_most` long; None: nothing can be said.
+
+    Args:
+        lengths: of the round's steps.
+        at_most: as `most` has it; infinity: nothing was known.
+        times: as for `most`.
+
+    >>> next_usual([1.0, 9.0, 2.0, 3.0], 4.5, 1.5), next_usual([0.0, 0.0], 4.5, 1.5)
+    (3.0, None)
+    >>> next_usual([0.1, 2.0], 1.5, 1.5), next_usual([0.0, 2.0], math.inf, 1.5)  # one hardly moves, or not at all
+    (1.0, 2.0)
+    """
+    moving = [each for each in lengths if each > 0]
+    if not moving:
+        return None
+    usual = min(upper(lengths if len(lengths) >= FEW else moving), DOUBLED * at_most)
+    if len(lengths) >= FEW or math.isinf(at_most):
+        return usual or None
+    return max(usual, min(max(moving), at_most) / times)
 
 
 def clipped(arrays: Arrays, sent: Arrays, groups: Mapping[str, Sequence[str]], scales: Mapping[str, float]) -> Arrays:

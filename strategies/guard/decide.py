@@ -20,6 +20,10 @@ from fedquit.strategies.guard.reply_checks import BadReplyError
 from fedquit.strategies.guard.step_checks import Accuracy, Bounds, Recent, accuracy_findings, step_findings
 from fedquit.unlearning.tensors.arithmetic import StateDict, check_usable, difference, moved
 
+LISTED = 20
+"""Findings that a document lists, those that do not hold first: a model of many layers can be wrong in each."""
+LONGEST = 1000
+"""Characters of a reason in a document."""
 Evaluate = Callable[[StateDict], Accuracy | None]
 
 
@@ -59,11 +63,14 @@ class Decision:
         return self.fault or broken(self.findings)
 
     def document(self) -> dict[str, Any]:
-        """Return the decision as reports and the log have it, without the model."""
+        """Return the decision as reports and the log have it, without the model, and no longer than they can take."""
+        listed = self.findings
+        if len(listed) > LISTED:
+            listed = tuple(sorted(listed, key=lambda finding: finding.holds))[:LISTED]
         return {
             "verdict": self.verdict,
-            "findings": [str(finding) for finding in self.findings],
-            "off": self.reason,
+            "findings": [str(finding) for finding in listed],
+            "off": self.reason[:LONGEST],
         }
 
 
@@ -105,8 +112,8 @@ def admit_model(
         return decision
     found = accuracy_findings(after, before, bounds)
     lost = policy.guard != "adopt" and bool(broken(found))
-    told = (*decision.findings, *found)
-    return Decision("refuse", told) if lost else Decision(decision.verdict, told, decision.state)
+    all_findings = (*decision.findings, *found)
+    return Decision("refuse", all_findings) if lost else Decision(decision.verdict, all_findings, decision.state)
 
 
 def check_answer(

@@ -1,7 +1,7 @@
 """What a reply must be before it may touch the model.
 
 Stock FedAvg adopts NaN, infinities, broadcast shapes and absurd sample counts. A reply that fails here is
-left out of the round, with its sender and the reason named; the round goes on.
+left out of the round, with its sender and the reason named; the round continues.
 """
 
 import math
@@ -21,7 +21,7 @@ MAX_EXAMPLES = 10**9
 LARGEST = 1e100
 SERIALISED = "numpy.ndarray"
 SLACK = 2048
-"""Bytes that an array's file may have beside its numbers."""
+"""Bytes that an array's file may have besides its numbers."""
 
 Shape = tuple[int, ...]
 

@@ -2,7 +2,7 @@
 
 The replies are held on disk until all have come; then the round is made of them in the order of clients. If what it
 makes cannot be used (not finite, or below the floor of accuracy on samples that the server holds), it is made again
-without each one in turn. Where that helps, the round goes on as if that one had not been asked.
+without each one in turn. Where that helps, the round continues as if that one had not been asked.
 
 Only the one without whom alone the round can be used is *found*, and may be kept out for a time. If the honest replies
 together make a model that can be used, leaving out the liar helps; so an honest client is never the only one whose
@@ -30,9 +30,9 @@ USUAL = "usual_"
 LEFT_OUT = "left out: "
 """How the reason begins of a reply that is in order by itself, and without which the round can be used."""
 TIMES = 10.0
-"""A step may be so many times as long as the model: what goes further is no training, and is refused."""
+"""Largest allowed ratio of an update's norm to the model's norm; beyond it a reply is refused."""
 NOTED = 4.0
-"""A step that is so many times as long as it may be is told of; honest ones are shorter."""
+"""An update that exceeds its bound by this factor is reported; honest ones are shorter."""
 WORK = 4096
 """Replies read at most to find who it was; with many clients only those that could move the mean most are tried."""
 COMPARED = 20
@@ -54,11 +54,11 @@ class Limits:
     Attributes:
         folder: where replies are held.
         weight_cap: of a client's share of the weights; see `capped`. 0: none, and what it says is believed.
-        clip: a step may be so many times as long as is usual; 0: as long as it likes.
+        clip: largest allowed ratio of an update's norm to the usual one; 0: no bound.
         usual: group of entries -> how long steps usually were in rounds before; see `clipping`.
         before: client -> samples that it last counted for.
         look: says what a model is worth.
-        on_bounded: told of what in a reply is far more than it may be: the client, and facts of it.
+        on_bounded: called with what in a reply exceeds its bound by far: the client, and facts of it.
     """
 
     folder: Path
@@ -78,7 +78,7 @@ class Settled:
         made: the model and whose replies are in it; None: no model that could be used.
         reason: why the model of all replies could not be used; "" if it could.
         found: the one that is to blame for that; None: nobody, or not for certain.
-        measures: `usual_step` and such, which the next rounds are told as `Limits.usual`.
+        measures: `usual_step` and such, which the next rounds get as `Limits.usual`.
     """
 
     made: Made | None
@@ -135,7 +135,6 @@ class Screen:
         self._held = Held(limits.folder)
         self._heads: dict[int, Reply] = {}
         self._lengths: dict[str, dict[int, float]] = {group: {} for group in self._groups}
-        self._counts: dict[int, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -152,7 +151,7 @@ class Screen:
             replies: that are in order by themselves.
             make: makes a model of some of them, and says which it used.
             needs: of how many at least.
-            on_reply: told of each that is not used after all, and why.
+            on_reply: called with each that is not used after all, and why.
         """
         for reply in replies:
             try:
@@ -162,7 +161,7 @@ class Screen:
         for client, reason in self._wrong_buffers():
             del self._heads[client]
             on_reply(client, reason)
-        self._believe()
+        self._tell_bounded()
         made, verdict = self._try(self._heads, make, on_reply)
         used = tuple(self._heads) if made is None else made.used
         if made is not None and len(used) < needs:
@@ -194,8 +193,8 @@ class Screen:
 
     def replies(self, clients: Collection[int]) -> Iterator[Reply]:
         """Yield the replies of these clients, as if the others had not been asked: weighted and shortened."""
-        weights = capped({client: self._counts[client] for client in clients}, self.limits.weight_cap)
-        at_most = self._at_most(clients)
+        counts, at_most = self._counts(clients), self._at_most(clients)
+        weights = capped(counts, self.limits.weight_cap)
         for client in sorted(clients):
             scales = {
                 group: at_most[group] / lengths[client] if lengths[client] > at_most[group] else 1.0
@@ -203,7 +202,7 @@ class Screen:
             }
             arrays = clipped(self._held.get(client), self._sent, self._groups, scales)
             head = self._heads[client]
-            yield replace(head, arrays=arrays, num_examples=self._counts[client], weight=weights[client])
+            yield replace(head, arrays=arrays, num_examples=counts[client], weight=weights[client])
 
     def _take(self, reply: Reply) -> None:
         """Hold a reply.
@@ -238,14 +237,17 @@ class Screen:
                 wrong.append((client, "; ".join(map(str, found))))
         return wrong
 
-    def _believe(self) -> None:
-        """Decide how many samples each client has."""
-        said = {client: head.num_examples for client, head in self._heads.items()}
-        self._counts = believed(said, self.limits.before) if self.limits.weight_cap else said
-        at_most = self._at_most(self._heads)
-        for client in sorted(said):
-            if self._counts[client] < said[client]:
-                self._tell(client, "num-examples", said[client], self._counts[client])
+    def _counts(self, clients: Collection[int]) -> dict[int, int]:
+        """Return how many samples each of these clients is believed to have, by what these say."""
+        said = {client: self._heads[client].num_examples for client in clients}
+        return believed(said, self.limits.before) if self.limits.weight_cap else said
+
+    def _tell_bounded(self) -> None:
+        """Tell of what in a reply is far more than it may be."""
+        counts, at_most = self._counts(self._heads), self._at_most(self._heads)
+        for client, head in sorted(self._heads.items()):
+            if counts[client] < head.num_examples:
+                self._tell(client, "num-examples", head.num_examples, counts[client])
             for group, lengths in self._lengths.items():
                 if lengths[client] > NOTED * at_most[group]:
                     self._tell(client, f"length of its {group}", lengths[client], at_most[group])
@@ -265,17 +267,18 @@ class Screen:
 
     def _usual(self, clients: Collection[int]) -> dict[str, float]:
         """Return what is usual after a round of these clients."""
-        at_most = self._at_most(clients)
-        return {
-            f"{USUAL}{group}": next_usual([lengths[client] for client in clients], at_most[group])
+        at_most, times = self._at_most(clients), self.limits.clip or 1.0
+        found = {
+            group: next_usual([lengths[client] for client in clients], at_most[group], times)
             for group, lengths in self._lengths.items()
         }
+        return {f"{USUAL}{group}": usual for group, usual in found.items() if usual is not None}
 
     def _without_one(self, used: Sequence[int], make: Make, needs: int) -> tuple[dict[int, float], bool]:
         """Return without which one the round can be used, and how good it is then; and whether all were tried."""
         if len(used) <= needs:
             return {}, False
-        weights = capped({client: self._counts[client] for client in used}, self.limits.weight_cap)
+        weights = capped(self._counts(used), self.limits.weight_cap)
         at_most = self._at_most(used)
 
         def influence(client: int) -> float:

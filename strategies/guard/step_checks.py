@@ -95,8 +95,8 @@ class Recent:
     Attributes:
         norms: median length of single devices' steps, a number for each round; `spreads`: their MAD.
         updates: steps of the global model, all entries in float64, the latest last.
-        longest: of all rounds, see `longest_of`: a model that is trained anew moves as the federation's own did at
-            first. None: not known.
+        longest: of all rounds, see `longest_of`: a model retrained from scratch moves as the federation's own did
+            at first. None: not known.
     """
 
     norms: Sequence[float] = ()

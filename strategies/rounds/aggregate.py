@@ -1,4 +1,4 @@
-"""What turns the replies of one round into the new model: the seam between asking devices and any rule of averaging."""
+"""What turns the replies of one round into the new model: the seam between the messages and any aggregation rule."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -15,8 +15,8 @@ class Aggregate(Protocol):
     """One round's replies, taken in as they come in any order, and the model they make."""
 
     @property
-    def told(self) -> Config:
-        """What the devices are told beside the round's own config."""
+    def config(self) -> Config:
+        """What the rule adds to the config of the round."""
 
     def add(self, client: int, arrays: Arrays, num_examples: int, metrics: Mapping[str, float]) -> None:
         """Take in a reply that the guard let through; on an error nothing is taken in.
@@ -26,7 +26,7 @@ class Aggregate(Protocol):
         """
 
     def result(self) -> tuple[Arrays, Arrays | None]:
-        """Return the new model, and what the server must keep for the next round; None: nothing.
+        """Return the new model, and the rule's state for the next round; None: it has none.
 
         Raises:
             FedquitError: the replies make no model.
@@ -37,7 +37,7 @@ class Mean:
     """The mean weighted by numbers of samples, exact in any order (McMahan et al. 2017, arXiv 1602.05629).
 
     Args:
-        told: what the devices are told beside the round's own config.
+        config: what is added to the config of the round.
 
     >>> import numpy as np
     >>> mean = Mean()
@@ -47,8 +47,8 @@ class Mean:
     ({'w': array([2.])}, None)
     """
 
-    def __init__(self, told: Config | None = None) -> None:
-        self.told = told or {}
+    def __init__(self, config: Config | None = None) -> None:
+        self.config = config or {}
         self._mean = ExactMean()
 
     def add(self, client: int, arrays: Arrays, num_examples: int, metrics: Mapping[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""Ask devices how good a model is on their own samples."""
+"""Evaluate a model on the devices' own samples."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -16,14 +16,14 @@ def measure(
     config: Mapping[str, float | str],
     on_reply: OnReply = lambda _client, _reason: None,
 ) -> Iterator[tuple[int, int, dict[str, float]]]:
-    """Send `arrays` to `clients`; yield who answers, on how many samples, and what it measured, such as `accuracy`.
+    """Send `arrays` to `clients`; yield of each reply the client, its number of samples and metrics such as `accuracy`.
 
     Args:
-        grid: the metered grid; messages are accounted to the phase "evaluate".
+        grid: the metered grid; messages are logged under the phase "evaluate".
         clients: whom to ask.
         arrays: the model.
-        config: what they are told, such as which samples are meant.
-        on_reply: told of every answer: the client, and why it was refused, or None.
+        config: sent along, such as which samples are meant.
+        on_reply: called with every reply: the client, and why it was refused, or None.
     """
     content = RecordDict({"arrays": record_of(arrays), "config": ConfigRecord(dict(config))})
     group, ttl = str(grid.server_round), grid.patience

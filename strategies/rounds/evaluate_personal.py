@@ -1,4 +1,4 @@
-"""Ask devices what the models that they keep are worth; where no model is global, nobody else can say."""
+"""Evaluate the personalised models on their devices; where no model is global, nobody else can."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Read = Callable[[int, Mapping[str, float]], dict[str, float]]
 
 @dataclass(frozen=True, slots=True)
 class OwnModel:
-    """What a device says of its own model: its measures, and the SHA-256 of its file."""
+    """What a device reports of its personalised model: metrics, and the SHA-256 of its file."""
 
     measures: dict[str, float]
     sha256: str
@@ -24,18 +24,18 @@ class OwnModel:
 def poll(
     grid: MeteredGrid, clients: Sequence[int], config: Mapping[str, float | str], read: Read, on_refused: OnReply
 ) -> dict[int, OwnModel]:
-    """Return what each client says of its own model, in the order of their numbers.
+    """Return what each client reports of its personalised model, in the order of their numbers.
 
     Args:
-        grid: the metered grid; messages are accounted to phase evaluate, and to its present round.
+        grid: the metered grid; messages are logged under phase evaluate, and its present round.
         clients: whom to ask.
-        config: what each is told.
+        config: sent to each.
         read: from a client and the numbers it said to its measures; refuses with a BadReplyError.
-        on_refused: told of every answer that is refused: the client, and why.
+        on_refused: called with every reply that is refused: the client, and why.
     """
-    told = ConfigRecord(dict(config))
+    record = ConfigRecord(dict(config))
     nodes, group, ttl = [grid.node_of(client) for client in clients], str(grid.server_round), grid.patience
-    messages = [Message(RecordDict({"config": told}), node, ACTION, group_id=group, ttl=ttl) for node in nodes]
+    messages = [Message(RecordDict({"config": record}), node, ACTION, group_id=group, ttl=ttl) for node in nodes]
     found: dict[int, OwnModel] = {}
     for reply in grid.send_and_receive(messages):
         client = grid.client_of(reply)

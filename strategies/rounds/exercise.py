@@ -1,11 +1,11 @@
-"""Ask some clients to carry out an exercise on a model, and hand on their answers as they come."""
+"""Have some clients carry out an exercise on a model, and yield their replies as they come."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
 from fedquit.client.compression.build_compression import Compression
-from fedquit.strategies.cost_log.message_size import Wire, measured
+from fedquit.strategies.cost_log.message_size import MessageSize, measured
 from fedquit.strategies.grid.compressed import Exchange
 from fedquit.strategies.grid.metered_grid import MeteredGrid
 from fedquit.strategies.guard.reply_checks import BadReplyError
@@ -26,22 +26,22 @@ def ask(
     on_reply: OnReply = lambda _client, _reason: None,
     check: Callable[[Reply], None] = lambda _reply: None,
 ) -> Iterator[Reply]:
-    """Send `arrays` to `clients`, and yield the answers that the guard lets through, in the order they come.
+    """Send `arrays` to `clients`, and yield the replies that the guard lets through, in the order they come.
 
     Args:
-        grid: the metered grid; messages are accounted to its present phase and round.
+        grid: the metered grid; messages are logged under its present phase and round.
         exercise: "train" or "forget".
         clients: whom to ask.
         arrays: the model.
-        config: what each client is told.
+        config: of each client.
         extra: more arrays for the exercise.
-        on_reply: told of every answer: the client, and why it was refused, or None.
-        check: raises `BadReplyError` for an answer that must not be used, beside those that have no usable form.
+        on_reply: called with every reply: the client, and why it was refused, or None.
+        check: raises `BadReplyError` for a reply that must not be used, besides those that have no usable form.
     """
     sent = record_of(arrays)
     records = {"arrays": sent, **({"extra": record_of(extra)} if extra is not None else {})}
     messages = [
-        _question(exercise, records, config[client], grid.node_of(client), grid.server_round, grid.patience)
+        _request(exercise, records, config[client], grid.node_of(client), grid.server_round, grid.patience)
         for client in clients
     ]
     for reply in checked(grid.send_and_receive(messages), sent, grid, on_reply):
@@ -63,15 +63,15 @@ def weigh(
     extra: Arrays | None = None,
     number: int = 1,
     compression: Compression | None = None,
-) -> Wire:
-    """Return what a question of `ask` to one client would come to, without sending it.
+) -> MessageSize:
+    """Return the size of one request of `ask` to one client, without sending it.
 
     Args:
         exercise: "train" or "forget".
         arrays: the model.
-        config: what the client is told.
+        config: of the client.
         extra: more arrays for the exercise.
-        number: of the round that it is accounted to.
+        number: of the round that it is logged under.
         compression: how models travel.
 
     >>> import numpy as np
@@ -81,11 +81,11 @@ def weigh(
     941
     """
     records = {"arrays": record_of(arrays), **({"extra": record_of(extra)} if extra is not None else {})}
-    plain = _question(exercise, records, config, 1, number, None)
-    return next(measured([Exchange(compression or Compression(), {}).question(plain)]))
+    plain = _request(exercise, records, config, 1, number, None)
+    return next(measured([Exchange(compression or Compression(), {}).request(plain)]))
 
 
-def _question(
+def _request(
     exercise: str,
     records: Mapping[str, ArrayRecord],
     config: Mapping[str, float | str],

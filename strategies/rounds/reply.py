@@ -31,7 +31,7 @@ class Made:
 
     Attributes:
         arrays: the new model.
-        kept: what the rule keeps for the next round; None: nothing.
+        kept: the rule's state for the next round; None: none.
         used: the clients whose replies are in it.
         loss: their mean training loss, nats; `weight`: the sum of their weights.
         seconds: of processor time, over all of them.

@@ -1,6 +1,6 @@
 """A round of training: seeded sampling, a guard, and what makes one model of the replies.
 
-Unless told otherwise that is the mean: federated averaging (McMahan et al. 2017, arXiv 1602.05629, Algorithm 1).
+By default that is the mean: federated averaging (McMahan et al. 2017, arXiv 1602.05629, Algorithm 1).
 """
 
 import math
@@ -60,10 +60,10 @@ class Train(FedAvg):
     """A round whose model depends on the seed alone: not on who answers first, nor on the numbers Flower gives nodes.
 
     Args:
-        grid: the metered grid, whose account is this strategy's `costs`.
+        grid: the metered grid, whose cost log is this strategy's `costs`.
         seed: decides which clients are sampled, and the seed each of them gets.
         fraction: share of the clients that take part in a round.
-        on_reply: told of every reply: the client, and why it was refused, or None.
+        on_reply: called with every reply: the client, and why it was refused, or None.
         on_taken: given every reply that goes into the model.
         on_ask: given the ask and the signature of every reply that carries them; such a reply is not used.
         correct: from a client's model and the round's global one to what goes into the mean.
@@ -74,7 +74,7 @@ class Train(FedAvg):
             they come, and none is held.
 
     Attributes:
-        kept: what is to be kept for the next round, after a round; None: nothing.
+        kept: the rule's state for the next round, after a round; None: none.
         settled: what the screen made of the last round.
     """
 
@@ -110,7 +110,7 @@ class Train(FedAvg):
 
     @property
     def costs(self) -> Costs:
-        """The account of what this strategy's messages cost."""
+        """The cost log of this strategy's messages."""
         return self.grid.costs
 
     def sample(self, server_round: int) -> list[int]:
@@ -135,8 +135,8 @@ class Train(FedAvg):
         Args:
             number: the round's number, from 1.
             arrays: the global model.
-            config: what every client is told, such as `lr`.
-            extra: what travels beside the model.
+            config: sent to every client, such as `lr`.
+            extra: what travels along with the model.
             travel: what travels, if it is not this model to all and models back.
 
         Returns:
@@ -161,14 +161,14 @@ class Train(FedAvg):
         del grid
         nodes, messages = self.sample(server_round), []
         self._sent, self._asked = arrays, len(nodes)
-        told_by_rule = self.begin(arrays_of(arrays), len(nodes)).told
+        rule_config = self.begin(arrays_of(arrays), len(nodes)).config
         travel = self._travel or OneModel(arrays)
         for node in nodes:
             client = self.grid.members[node].client
             seed = derive_seed(self.seed, self.grid.phase, server_round, client)
-            told = ConfigRecord({**config, **told_by_rule, "server-round": server_round, "seed": seed})
+            full_config = ConfigRecord({**config, **rule_config, "server-round": server_round, "seed": seed})
             sent = {self.arrayrecord_key: travel.down(client), **self._extra}
-            content = RecordDict({**sent, self.configrecord_key: told})
+            content = RecordDict({**sent, self.configrecord_key: full_config})
             messages.append(
                 Message(content, node, MessageType.TRAIN, group_id=str(server_round), ttl=self.grid.patience)
             )
@@ -186,13 +186,13 @@ class Train(FedAvg):
             raise RuntimeError("aggregate_train before configure_train")
         refused: list[str] = []
 
-        def told(client: int, reason: str | None) -> None:
+        def on_reply(client: int, reason: str | None) -> None:
             if reason is not None:
                 refused.append(f"client {client}: {reason}")
             self.on_reply(client, reason)
 
-        good = self._good(replies, told)
-        made = self._streamed(good, told) if self.screen is None else self._screened(good, told)
+        good = self._good(replies, on_reply)
+        made = self._streamed(good, on_reply) if self.screen is None else self._screened(good, on_reply)
         if made is None:
             self.kept = None
             summary = {"loss": 0.0, "num-examples": 0, "clients": 0}
@@ -204,41 +204,41 @@ class Train(FedAvg):
         spent = {"refused": len(refused), "device-seconds": made.seconds}
         return record_of(made.arrays), MetricRecord({**summary, **spent})
 
-    def _good(self, replies: Iterable[Message], told: OnReply) -> Iterator[Reply]:
+    def _good(self, replies: Iterable[Message], on_reply: OnReply) -> Iterator[Reply]:
         """Yield the replies that are in order by themselves, as they come."""
         travel, sent = self._travel or OneModel(self._record), arrays_of(self._record)
-        for reply in checked(replies, travel.expected, self.grid, told, self.on_ask):
+        for reply in checked(replies, travel.expected, self.grid, on_reply, self.on_ask):
             try:
                 arrays = travel.read(reply.arrays, reply.num_examples)
                 if self.screen is None and self.parameters is not None:
                     refuse_buffers(check_buffers(arrays, sent, self.parameters))
             except BadReplyError as reason:
-                told(reply.client, str(reason))
+                on_reply(reply.client, str(reason))
             else:
                 yield replace(reply, arrays=arrays)
 
-    def _streamed(self, replies: Iterable[Reply], told: OnReply) -> Made:
+    def _streamed(self, replies: Iterable[Reply], on_reply: OnReply) -> Made:
         """Make a model of replies as they come; none is kept."""
 
         def take(reply: Reply) -> None:
-            told(reply.client, None)
+            on_reply(reply.client, None)
             self.on_taken(reply)
 
-        return self._make(replies, told, take)
+        return self._make(replies, on_reply, take)
 
-    def _screened(self, replies: Iterable[Reply], told: OnReply) -> Made | None:
+    def _screened(self, replies: Iterable[Reply], on_reply: OnReply) -> Made | None:
         """Hold replies until all have come, and make of them a model that can be used; None: they make none."""
         assert self.screen is not None  # noqa: S101 - for the types
         with self.screen(arrays_of(self._record)) as screen:
-            settled = screen.settle(replies, self._make, self.needs, told)
+            settled = screen.settle(replies, self._make, self.needs, on_reply)
             self.settled, made = settled, settled.made
             if made is not None and len(made.used) >= self.needs:
                 for reply in screen.replies(made.used):
-                    told(reply.client, None)
+                    on_reply(reply.client, None)
                     self.on_taken(reply)
         return made
 
-    def _make(self, replies: Iterable[Reply], told: OnReply, on_taken: Callable[[Reply], None] = _nothing) -> Made:
+    def _make(self, replies: Iterable[Reply], on_reply: OnReply, on_taken: Callable[[Reply], None] = _nothing) -> Made:
         """Make a model of replies.
 
         Raises:
@@ -252,7 +252,7 @@ class Train(FedAvg):
                 taken = self.correct(reply.arrays, sent) if self.correct else reply.arrays
                 aggregate.add(reply.client, taken, weight, reply.metrics)
             except (OverflowError, BadReplyError) as reason:
-                told(reply.client, str(reason))
+                on_reply(reply.client, str(reason))
                 continue
             losses.append(reply.metrics.get("loss", 0.0) * weight)
             weights.append(weight)
@@ -280,7 +280,7 @@ class Train(FedAvg):
 
 
 def num_sampled(clients: int, fraction: float) -> int:
-    """Return how many of so many clients are asked in a round.
+    """Return the number of clients that are sampled in a round.
 
     >>> num_sampled(10, 0.25), num_sampled(3, 0.1)
     (2, 1)

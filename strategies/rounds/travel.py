@@ -59,7 +59,7 @@ class Apart:
     """
 
     def __init__(self) -> None:
-        self.told: Config = {}
+        self.config: Config = {}
         self._said: dict[int, Arrays] = {}
 
     def add(self, client: int, arrays: Arrays, num_examples: int, metrics: Mapping[str, float]) -> None:

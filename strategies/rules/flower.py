@@ -40,12 +40,12 @@ class FlowerRule(Rule):
     """Flower's class, whose settings are the fields of the rule; not needed where `strategy` is overridden."""
 
     def strategy(self, opening: Opening, replies: int) -> Strategy:  # noqa: ARG002 - for those that override it
-        """Return Flower's object for a round of so many replies."""
+        """Build the Flower strategy for a round with `replies` replies."""
         made: Strategy = self.flowers(**FLOWER_SHOWN_ONE_NODE, **asdict(cast(Any, self)))
         return made
 
-    def tells(self, opening: Opening) -> Config:
-        """Return what Flower puts into the config of a round, beside the round's number."""
+    def client_config(self, opening: Opening) -> Config:
+        """Return what Flower puts into the config of a round, besides the round's number."""
         with quiet(), seeded(opening.seed):
             config = _configured(self._made(opening, opening.asked, []), opening.number, {})
         return {key: value for key, value in config.items() if key != "server-round"}  # type: ignore[misc]
@@ -91,10 +91,24 @@ class FlowerRule(Rule):
         if record is None:
             raise FedquitError(f"strategy '{self.name}' made no model of {len(replies)} replies")
         new, kept = {name: array.numpy() for name, array in record.items()}, self.to_keep(strategy, list(shown))
-        for name, array in {**new, **(kept or {})}.items():
+        self._check_finite({**new, **(kept or {})})
+        return new, kept
+
+    def model_of(self, arrays: Arrays, sent: Arrays) -> Arrays:
+        """Return `as_sent`: what Flower computed in more digits may be beyond what the dtypes that are sent hold.
+
+        Raises:
+            FedquitError: it is.
+        """
+        with np.errstate(over="ignore"):  # refused below
+            model = as_sent(arrays, sent)
+        self._check_finite(model)
+        return model
+
+    def _check_finite(self, arrays: Arrays) -> None:
+        for name, array in arrays.items():
             if not np.isfinite(array).all():
                 raise FedquitError(f"strategy '{self.name}': '{name}' holds NaN or infinity; try smaller settings")
-        return new, kept
 
 
 class Stepped:
@@ -105,7 +119,7 @@ class Stepped:
     """
 
     def __init__(self, rule: FlowerRule, opening: Opening) -> None:
-        self.told: Config = rule.tells(opening)
+        self.config: Config = rule.client_config(opening)
         self._rule, self._opening, self._mean = rule, opening, ExactMean()
 
     def add(self, client: int, arrays: Arrays, num_examples: int, metrics: Metrics) -> None:
@@ -119,14 +133,14 @@ class Stepped:
         moving = {name: mean[name] for name in opening.sent if name in opening.parameters}
         shown = {name: opening.sent[name] for name in moving}
         new, kept = self._rule.carry_out(opening, shown, [(moving, {"num-examples": 1})])
-        return as_sent({**mean, **new}, opening.sent), kept
+        return self._rule.model_of({**mean, **new}, opening.sent), kept
 
 
 class Gathered:
     """Flower is shown every reply, in the order of clients; all are in memory until the round ends."""
 
     def __init__(self, rule: "SingleReplies", opening: Opening) -> None:
-        self.told: Config = rule.tells(opening)
+        self.config: Config = rule.client_config(opening)
         self._rule, self._opening = rule, opening
         self._replies: dict[int, tuple[Arrays, int, Metrics]] = {}
 
@@ -151,7 +165,7 @@ class Gathered:
         new = {name: rule.take(made[name], opening.sent[name]) for name in seen}
         left = [name for name in opening.sent if name not in new]
         rest = rule.rest([({name: arrays[name] for name in left}, count) for arrays, count, _ in replies])
-        return as_sent({**new, **rest}, opening.sent), kept
+        return rule.model_of({**new, **rest}, opening.sent), kept
 
 
 class SingleReplies(FlowerRule):
@@ -186,7 +200,7 @@ class SingleReplies(FlowerRule):
         return sent.astype(np.float64) + made if self.shifted else made
 
     def say(self, num_examples: int, metrics: Metrics) -> Metrics:  # noqa: ARG002 - the interface
-        """Return what Flower is told of a reply."""
+        """Return a reply's metrics in Flower's form."""
         return {"num-examples": num_examples}
 
     def rest(self, replies: Sequence[tuple[Arrays, int]]) -> Arrays:

@@ -30,7 +30,7 @@ class FedAvg(FlowerRule):
 
 @dataclass(frozen=True, slots=True)
 class FedProx(FlowerRule):
-    """The same, and devices are told to stay near the global model: cross-entropy plus mu/2 ||w - w_g||^2.
+    """The same, and devices stay near the global model: cross-entropy plus mu/2 ||w - w_g||^2.
 
     Attributes:
         proximal_mu: strength of the pull; Flower's default, 0, is fedavg, so it must be given.
@@ -49,8 +49,8 @@ class FedProx(FlowerRule):
         check_at_least_zero("proximal-mu", self.proximal_mu)
 
     def begin(self, opening: Opening) -> Aggregate:
-        """See `Rule`: Flower says what devices are told, and leaves the mean as it is."""
-        return Mean(self.tells(opening))
+        """See `Rule`: Flower sets the devices' config, and leaves the mean as it is."""
+        return Mean(self.client_config(opening))
 
 
 def is_mean(rule: Rule) -> bool:

@@ -44,7 +44,7 @@ class Private(SingleReplies):
     noise_multiplier: float
 
     def own_settings(self) -> dict[str, Any]:
-        """Return what Flower's wrapper is built with, beside the number of replies."""
+        """Return what Flower's wrapper is built with, besides the number of replies."""
         return {name: value for name, value in asdict(self).items() if name != "inner"}
 
     def strategy(self, opening: Opening, replies: int) -> flower.Strategy:

@@ -62,7 +62,7 @@ class FedTrimmedAvg(SingleReplies):
             raise InputError(f"beta is {self.beta!r}; it must be above 0 and below 0.5")
 
     def needs(self) -> int:
-        """See `Rule`: so many that one is left out at either end."""
+        """See `Rule`: enough replies that one is left out at either end."""
         return next(replies for replies in range(3, int(2 / self.beta) + 3) if int(self.beta * replies) >= 1)
 
 

@@ -13,8 +13,8 @@ class Traits:
     Attributes:
         summary: one line for people.
         paper: where it comes from; "" if nowhere in particular.
-        keeps: what the server keeps from one round to the next.
-        robust: how many bad clients of a round it stands, for people; "" if none.
+        keeps: the state at the server from one round to the next.
+        robust: the number of Byzantine clients that it tolerates in a round, for people; "" if none.
         reads_single: whether it needs every client's reply, not just their mean.
     """
 
@@ -32,11 +32,11 @@ class Opening:
     Attributes:
         sent: the global model.
         parameters: its entries that are parameters, not buffers.
-        number: the round, counted from 1 since the rule began with nothing kept.
+        number: the round, counted from 1 since the rule began without state.
         asked: how many clients are asked.
         lr: the devices' learning rate in this round.
         seed: of the round's noise.
-        kept: what `Aggregate.result` said to keep in the round before; None: nothing yet.
+        kept: the state that `Aggregate.result` returned in the round before; None: none yet.
     """
 
     sent: Arrays

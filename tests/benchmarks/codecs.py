@@ -40,7 +40,7 @@ CODINGS: tuple[tuple[str, str, str], ...] = (
 )
 """compress-up, compress-down and compress-settings of each run; the first is what the others are held against."""
 
-FIXED = {"recover": "budget", "recover-rounds": 5, "reference": "none"}
+FIXED = {"recover": "budget", "recover-rounds": 5, "reference": "none", "guard": "adopt"}
 SPENT = ("train", "forget", "recover")
 STAGES = {"test": ("original", "test_accuracy"), "recovered": ("recovered", "test_accuracy"),
           "forget": ("recovered", "forget_accuracy")}  # fmt: skip

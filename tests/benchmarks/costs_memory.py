@@ -3,7 +3,7 @@
     python -m tests.benchmarks.costs_memory [--nodes 10000 --rounds 100 --arrays 8 --json]
 
 Memory is Python's, as tracemalloc counts it, of writing the account and of reading it again. What the account takes of
-a run's time, `account_share` measures.
+a run's time, `costs_share` measures.
 """
 
 import json
@@ -18,7 +18,7 @@ from fedquit.simulations.costs.run_costs import sums_of
 from fedquit.strategies.cost_log.cost_log import Costs
 from fedquit.strategies.cost_log.cost_rows import Row, read_rows
 from fedquit.strategies.cost_log.flower_objects import Part
-from fedquit.strategies.cost_log.message_size import Wire
+from fedquit.strategies.cost_log.message_size import MessageSize
 
 
 def account_round(costs: Costs, number: int, nodes: int, arrays: int) -> None:
@@ -26,11 +26,13 @@ def account_round(costs: Costs, number: int, nodes: int, arrays: int) -> None:
     sizes = (99,) * (2 * arrays + 1)
     model = Part(tuple(range(2**62, 2**62 + len(sizes))), sizes)
     for node in range(nodes):
-        wire = Wire(999, (Part((2**61 + node,), (99,)), model), 10**6)
+        wire = MessageSize(999, (Part((2**61 + node,), (99,)), model), 10**6)
         costs.record(Row("train", number, node, "down", 10**6, 0, 0), wire)
     for node in range(nodes):
         start = 2**60 + 1000 * node
-        wire = Wire(999, (Part((start - 1,), (99,)), Part(tuple(range(start, start + len(sizes))), sizes)), 10**6)
+        wire = MessageSize(
+            999, (Part((start - 1,), (99,)), Part(tuple(range(start, start + len(sizes))), sizes)), 10**6
+        )
         costs.record(Row("train", number, node, "up", 10**6, 0, 0, 1.0 + node, 1.0 + node), wire)
     costs.settle()
 

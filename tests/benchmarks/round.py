@@ -103,7 +103,7 @@ class BareProcesses:
 def our_engine(settings: Settings, workers: int) -> Iterator[Train]:
     """Yield the strategy on the in-process engine."""
     with InProcessGrid(settings.clients, settings.run_config(), workers=workers) as grid:
-        metered = MeteredGrid(grid)
+        metered = MeteredGrid(grid, patience=600)
         metered.begin("train", 1)
         yield Train(metered, seed=settings.seed)
 
@@ -126,7 +126,7 @@ def ray_rounds(settings: Settings, arrays: Arrays, runs: int, workers: int) -> t
     def main(grid: Grid, context: Context) -> None:
         nonlocal first
         del context
-        metered = MeteredGrid(grid)
+        metered = MeteredGrid(grid, patience=600)
         metered.begin("train", 1)
         strategy = Train(metered, seed=settings.seed)
         strategy.round(1, arrays, {"lr": settings.lr})

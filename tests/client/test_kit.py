@@ -35,5 +35,5 @@ def test_a_mistake_in_a_kit_is_named(tmp_path: Path, text: str, named: str) -> N
 
 
 def test_a_folder_that_is_no_kit_is_named_with_the_way_to_one(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"is no kit: it has no device\.toml; `fedquit provision` makes kits"):
+    with pytest.raises(InputError, match=r"is not a kit: it has no device\.toml; `fedquit provision` makes kits"):
         Kit.read(tmp_path)

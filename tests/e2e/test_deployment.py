@@ -21,12 +21,13 @@ import numpy as np
 import pytest
 
 from fedquit.client.data.datasets import load_dataset
+from fedquit.client.device.join import free_port
 from fedquit.client.models.model_file import arrays_in
 from fedquit.errors import FedquitError
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.message_store import DATABASE
-from tests.e2e.test_flower import BIN, free_port
+from tests.harness.processes import BIN
 from tests.harness.waiting import MOST, STILL, files, until
 
 DEVICES = ("north", "east", "south", "west")

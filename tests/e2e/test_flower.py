@@ -1,32 +1,20 @@
 """The same two apps on Flower's own runtime: the same models, bit for bit, as on the in-process engine."""
 
 import json
-import os
 import re
-import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.harness.processes import BIN, ROOT, own_flower, started_with
 from tests.harness.waiting import MOST, until
 
 pytestmark = pytest.mark.timeout(MOST)
-ROOT = Path(__file__).resolve().parent.parent.parent
 SMALL = {"model": "mlp", "alpha": 1.0, "rounds": 2, "recover": "budget", "recover-rounds": 1, "references": 1}
 FLAGS = [part for key, value in {**SMALL, "clients": 3}.items() for part in (f"--{key}", str(value))]
-BIN = Path(sys.executable).parent
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
 
 
 def simulate(out: Path, *flags: str) -> dict[str, Any]:
@@ -52,33 +40,6 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def test_flowers_simulation_engine_gives_the_same_models(expected: dict[str, str], tmp_path: Path) -> None:
     assert models(simulate(tmp_path / "run", "--engine", "flower")) == expected
-
-
-@contextmanager
-def own_flower(home: Path) -> Iterator[dict[str, str]]:
-    """Yield an environment with a Flower of its own, and end what it started, by pid."""
-    home.mkdir()
-    environment = {
-        **os.environ,
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "FLWR_HOME": str(home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(free_port()),
-    }
-    try:
-        yield environment
-    finally:
-        for pid in started_with(home):
-            os.kill(pid, signal.SIGTERM)
-
-
-def started_with(home: Path) -> list[int]:
-    """Return the processes whose environment names this Flower's home."""
-    listed = subprocess.run(["ps", "axeww", "-o", "pid=,command="], capture_output=True, text=True, check=True).stdout
-    lines = [line for line in listed.splitlines() if f"FLWR_HOME={home}" in line and "flower-super" in line]
-    return [int(line.split()[0]) for line in lines]
 
 
 def test_flwr_run_at_the_root_gives_the_same_models(expected: dict[str, str], tmp_path: Path) -> None:

@@ -5,11 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +24,7 @@ from fedquit.server.serve.serve import START_WITHIN
 from fedquit.server.serve.superlink import Flower
 from fedquit.settings import Settings
 from fedquit.supervisor import Part, Supervisor
+from tests.harness.processes import joined
 from tests.harness.waiting import MOST, STILL, files, until
 
 pytestmark = pytest.mark.timeout(MOST)
@@ -91,26 +90,6 @@ def server(folder: Path, federation: Federation) -> Iterator[Flower]:
         yield flower
     finally:
         supervisor.stop()
-
-
-@contextmanager
-def joined(kit: Path) -> Iterator[tuple["subprocess.Popen[str]", list[Mapping[str, Any]]]]:
-    """Run `fedquit join KIT --json`, and yield it with the events as they come."""
-    events: list[Mapping[str, Any]] = []
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent.parent)}
-    command = [sys.executable, "-m", "fedquit", "join", str(kit), "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as device:
-
-        def read() -> None:
-            events.extend(json.loads(line) for line in device.stdout or ())
-
-        threading.Thread(target=read, daemon=True).start()
-        try:
-            yield device, events
-        finally:
-            with suppress(ProcessLookupError):
-                device.send_signal(signal.SIGTERM)
-            device.wait(STILL)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import pytest
 
 from fedquit.client.device.join import free_port
 from fedquit.supervisor import listens
-from tests.e2e.test_flower import BIN, ROOT, own_flower
+from tests.harness.processes import BIN, ROOT, own_flower
 from tests.harness.waiting import MOST, until
 
 CLIENTS = 2

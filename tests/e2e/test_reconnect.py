@@ -19,7 +19,7 @@ from fedquit.server.serve.serve import START_WITHIN
 from fedquit.server.serve.superlink import Flower
 from fedquit.settings import Settings
 from fedquit.supervisor import Part, Supervisor
-from tests.e2e.test_join import joined
+from tests.harness.processes import joined
 from tests.harness.waiting import MOST, until
 
 pytestmark = pytest.mark.timeout(MOST)

@@ -15,7 +15,7 @@ from fedquit.server.provision.certificates import der_of
 from fedquit.server.provision.federation_plan import read_plan
 from fedquit.server.provision.provision import provision
 from fedquit.server.serve.serve import START_WITHIN
-from fedquit.server.serve.superlink import Flower
+from fedquit.server.serve.superlink import Flower, _pem
 from fedquit.strategies.flower_internals import RefusedError
 from fedquit.supervisor import Part, Supervisor
 
@@ -80,6 +80,23 @@ def test_a_key_that_flower_does_not_take_keeps_nobody_else_out(flower: Flower, t
         with pytest.raises(RefusedError, match="Flower does not stop run 7"):
             control.stop(7)
     assert flower.runs() == {}
+
+
+def test_a_device_unregistered_by_hand_is_named_with_the_way_back(flower: Flower, tmp_path: Path) -> None:
+    out, stays = members(tmp_path, 2, ec.SECP384R1())
+    assert flower.register([out, stays]) == []
+    with flower._control() as control:
+        control.unregister({out.fingerprint})
+        registered = control.keys()
+        assert stays.fingerprint in registered
+        assert out.fingerprint not in registered
+        control.register(_pem(stays.key), stays.name)  # in already, by another hand meanwhile
+    for _ in range(2):
+        (reason,) = flower.register([out, stays])
+        assert reason == (
+            f"Flower does not register '{out.name}': its key was unregistered, and Flower never takes such a "
+            "key again; revoke it with `fedquit member revoke` and provision the device by another name"
+        )
 
 
 def test_a_superlink_that_is_not_there_is_said_in_one_line(flower: Flower, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def one_line(err: str) -> str:
         (["--method-settings", "speed=3"], "speed"),
         (["--objective", "fedntt"], "unknown objective 'fedntt' (did you mean 'fedntd'?)"),
         (["--objective", "fedprox", "--objective-settings", "mu=-1"], "mu is -1"),
-        (["--gate", "adaptive"], "objective 'fedavg' has no term of each sample"),
+        (["--gate", "adaptive"], "objective 'fedavg' has no per-sample distillation loss to gate"),
         (["--iid", "--scheme", "shards"], "exclude each other"),
         (["--partition", "nowhere.json"], "nowhere.json"),
         (["--model", "alexnet"], "perhaps too small"),
@@ -123,11 +123,11 @@ def test_a_coded_run_says_what_it_saved_and_lost(run: Run, tmp_path: Path) -> No
     assert 0 < train["compression_error_up"] < 0.1
     assert train["compression_error_down"] == 0
     assert train["bytes_up"] < 0.35 * train["bytes_down"]
-    assert "coding lost, up" in run("report", folder)[1]
+    assert "codec error, up" in run("report", folder)[1]
     account = json.loads(run("costs", folder, "--json")[1])["phases"]["train"]
     assert account["payload_bytes_up"] == train["bytes_up"]
     assert account["saved_bytes_up"] > 2 * train["bytes_up"]
-    assert "saved by coding" in run("costs", folder)[1]
+    assert "saved by codecs" in run("costs", folder)[1]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What dies is started again, and nothing is left behind."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from fedquit import process_groups
+from fedquit.client.device.join import free_port
 from fedquit.errors import FedquitError
 from fedquit.supervisor import Part, Supervisor
-from tests.e2e.test_flower import free_port
 from tests.harness.waiting import STILL, until
 
 SLEEPS = [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(600)"]
@@ -175,3 +177,86 @@ def test_a_supervisor_that_is_killed_leaves_nothing_running(tmp_path: Path) -> N
     process.kill()
     process.wait()
     until(lambda: not alive(part))
+
+
+FORKS = """
+import os, signal, sys, time
+child = os.fork()
+if child == 0:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    open(sys.argv[1] + f"/{os.getpid()}.child", "w").close()
+time.sleep(600)
+"""
+
+
+def forking(folder: Path) -> Part:
+    """Return a part as nginx is: its main process forks another, which outlives it."""
+    return Part("forks", [sys.executable, "-c", FORKS, str(folder)])
+
+
+def children(folder: Path) -> set[int]:
+    return {int(path.stem) for path in folder.glob("*.child")}
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+
+
+@linux
+def test_what_a_killed_part_had_forked_ends_before_the_part_starts_again(tmp_path: Path) -> None:
+    supervisor = Supervisor([forking(tmp_path)], tmp_path)
+
+    def begun_again() -> bool:
+        supervisor.tend()
+        return len(children(tmp_path)) == 2
+
+    supervisor.start(STILL)
+    try:
+        (orphan,) = until(lambda: children(tmp_path))
+        os.kill(supervisor.pids()["forks"], signal.SIGKILL)
+        until(begun_again)
+        assert not alive(orphan)
+        (second,) = children(tmp_path) - {orphan}
+    finally:
+        supervisor.stop()
+    until(lambda: not alive(second))
+
+
+@linux
+def test_what_a_killed_supervisor_left_is_ended_at_the_next_start(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from fedquit.supervisor import Part, Supervisor\n"
+        f"s = Supervisor([Part('forks', {forking(tmp_path).command!r})], Path({str(tmp_path)!r})); s.start(30)\n"
+        "print(s.pids()['forks'], flush=True); time.sleep(600)"
+    )
+    told = list[Mapping[str, Any]]()
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    main = int(process.stdout.readline())
+    (orphan,) = until(lambda: children(tmp_path))
+    with pytest.raises(FedquitError, match=f"process {process.pid} keeps the parts in .* alive already"):
+        Supervisor([], tmp_path).start(STILL)
+    process.kill()
+    process.wait()
+    until(lambda: not alive(main))
+    assert alive(orphan)
+    Supervisor([], tmp_path, told.append).start(STILL)
+    assert not alive(orphan)
+    assert told == [{"event": "cleared", "part": "forks", "processes": 1}]
+
+
+@linux
+def test_another_process_that_has_the_number_of_one_of_ours_is_left_alone(tmp_path: Path) -> None:
+    other = subprocess.Popen(SLEEPS, process_group=0)
+    gone = subprocess.Popen(["true"])
+    try:
+        process_groups.remember(tmp_path, {"a": other.pid})
+        document = json.loads((tmp_path / process_groups.FILE).read_text())
+        gone.wait()
+        document["pid"] = gone.pid
+        document["groups"]["a"]["started"] -= 1
+        (tmp_path / process_groups.FILE).write_text(json.dumps(document))
+        Supervisor([], tmp_path).start(STILL)
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()

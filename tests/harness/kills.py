@@ -29,11 +29,14 @@ BEFORE, AFTER = 2, 3
 """Rounds of training before the request, and in all."""
 ASKER = 1
 GONE = "asker-gone"
+NEVER = 100
+"""Rounds in a row that recovery must be at its goal, which are more than it may take."""
 MINUTES = 5
 SCENES: dict[str, dict[str, bool]] = {
     "all of a device": {},
     "some samples of a device": {"sample": True},
     "all of a device that is gone": {"gone": True},
+    "all of a device, and the model does not recover": {"recovers": False},
 }
 Reached = Callable[[str], None]
 
@@ -46,7 +49,7 @@ class Outcome:
         status: of its request; `requests`: how many there are.
         model: SHA-256 of the model that it ended with; `unlearned`: of the one right after forgetting.
         steps: phases of its steps, in order.
-        done: how often the log says that the request was done.
+        ended: how often the log says that the request came to its end.
         wrong: what is wrong with the log.
         receipt: whether there is one.
     """
@@ -56,7 +59,7 @@ class Outcome:
     model: str
     unlearned: str
     steps: tuple[str, ...]
-    done: int
+    ended: int
     wrong: tuple[str, ...]
     receipt: bool
 
@@ -80,15 +83,18 @@ class WatchedGrid(KitGrid):
                 yield reply
 
 
-def prepare(folder: Path, *, sample: bool = False, gone: bool = False) -> Rehearsal:
+def prepare(folder: Path, *, sample: bool = False, gone: bool = False, recovers: bool = True) -> Rehearsal:
     """Make a deployment that has trained for two rounds and been asked by one device.
 
     Args:
         folder: where to.
         sample: a fifth of the device's samples is to be forgotten, not all.
         gone: the device is not connected any more.
+        recovers: the first round of recovery reaches its goal; else none does. By chance it may or may not: keys are
+            new each time, and with them what is random in forgetting.
     """
-    rehearsal = rehearse(folder)
+    goal = {"tolerance": 0.99} if recovers else {"patience": NEVER}
+    rehearsal = rehearse(folder, {"forgetting": goal})
     rehearsal.run(rehearsal.grid(), rounds=BEFORE)
     samples = rehearsal.digests(ASKER) if sample else ()
     rehearsal.ask(rehearsal.signed(ASKER, samples[: len(samples) // 5]))
@@ -116,7 +122,7 @@ def outcome_of(folder: Path) -> Outcome:
             model=steps[-1].model_after,
             unlearned=next((step.model_after for step in steps if step.phase == "forget"), ""),
             steps=tuple(step.phase for step in steps),
-            done=sum(event.kind == "done" for event in ledger.events()),
+            ended=sum(event.kind == requests[0].status for event in ledger.events()),
             wrong=tuple(ledger.check_chain()),
             receipt=requests[0].receipt is not None,
         )

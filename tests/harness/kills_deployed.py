@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from fedquit.client.device.local_data.sample_names import digests_of
 from fedquit.client.receipts import read_receipt
 from fedquit.client.requests import outbox
 from fedquit.client.requests.keys import read_private
-from fedquit.client.requests.signed_request import make_ask
+from fedquit.client.requests.service_errors import UnrecoveredError
+from fedquit.client.requests.signed_request import LONGEST_FRESH, Granularity, make_ask
 from fedquit.errors import FedquitError
 from fedquit.server.ledger import ENDS, Request
 from tests.harness.deployment import Deployment, Process, made
@@ -38,12 +40,14 @@ from tests.harness.observed_steps import ASKER, OTHER, STEPS, Seen, Step, home_o
 ROUNDS = 2
 SAMPLES = 12
 """Samples that each request is about."""
+FRESH = LONGEST_FRESH
+"""Seconds that an ask's time may be off; the asks are dated ahead, so that they are taken for almost twice as long."""
 LIMIT = 600.0
 """Seconds for a request to end, with what a kill costs."""
 TABLES: dict[str, dict[str, Any]] = {
     "schedule": {"every": "1s", "rounds": ROUNDS, "min-clients": 3},
     "forgetting": {"method-settings": {"epochs": 1000}, "guard": "adopt", "recover-rounds": 1},
-    "asking": {"fresh": "1d"},
+    "asking": {"fresh": FRESH},
     "trusted": {"data": "trusted.npz"},
 }
 
@@ -53,6 +57,8 @@ SERVER, CLIENTAPP, SUPERNODE = "all of the server", "the asking device's ClientA
 DEVICE = "all of the asking device"
 TARGETS = (*PARTS, SERVER, CLIENTAPP, SUPERNODE, DEVICE)
 UNDISTURBED = "undisturbed"
+CODES = {"done": 0, "unrecovered": UnrecoveredError.exit_code}
+"""Ends of a request whose data is forgotten, and the exit codes of `fedquit forget --wait` for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ class Outcome:
     Attributes:
         status: of the request.
         requests: how many there are that ask for the same.
-        forgets: how many forget steps it has; `done`: how often the log says that it is done.
+        forgets: how many forget steps it has; `ended`: how often the log says that it came to its end.
         before: SHA-256 of the model that it met; `unlearned`, `final`: of those after forgetting and after recovery.
         took_part: members in each of its steps.
         code: exit code of `fedquit forget --wait`.
@@ -75,7 +81,7 @@ class Outcome:
     status: str
     requests: int
     forgets: int
-    done: int
+    ended: int
     before: str
     unlearned: str
     final: str
@@ -88,8 +94,8 @@ class Outcome:
 
     def is_sound(self) -> bool:
         """Say whether the request was carried out once, ended, and can be proved."""
-        once = (self.status, self.requests, self.forgets, self.done, self.code) == ("done", 1, 1, 1, 0)
-        return once and self.verifies and not self.wrong
+        once = (self.requests, self.forgets, self.ended) == (1, 1, 1)
+        return once and self.code == CODES.get(self.status) and self.verifies and not self.wrong
 
     def beside(self, undisturbed: "Outcome") -> str:
         """Say in a few words how it compares with the same request when nothing is disturbed."""
@@ -125,9 +131,9 @@ def prepare(folder: Path, steps: Sequence[Step] = STEPS) -> Deployment:
     kit = deployment.kits[ASKER]
     for number, step in enumerate(steps):
         samples = () if step.whole else digests_of(kit, names_of(number))
-        signed = make_ask(
-            read_private(kit.key_file), kit.federation, "sample" if samples else "client", samples=samples
-        )
+        granularity: Granularity = "sample" if samples else "client"
+        ahead = time.time() + FRESH - 60.0
+        signed = make_ask(read_private(kit.key_file), kit.federation, granularity, samples=samples, now=ahead)
         outbox.keep(kit, signed)
         (folder / f"{number}.id").write_text(signed.id, encoding="utf-8")
         (folder / f"{number}.names").write_text("\n".join(names_of(number)), encoding="utf-8")
@@ -231,7 +237,7 @@ def outcome(seen: Seen, code: int) -> Outcome:
         status=request.status,
         requests=sum(_what(other) == _what(request) for other in ledger.requests()),
         forgets=len(forgets),
-        done=sum(event.kind == "done" for event in ledger.events(request=seen.id)),
+        ended=sum(event.kind == request.status for event in ledger.events(request=seen.id)),
         before=request.model_before,
         unlearned=forgets[0].model_after if forgets else "",
         final=request.model_after,
@@ -263,7 +269,9 @@ def _all(processes: Iterable[Process], number: int) -> None:
         process.signal(number)
 
 
-def table_of(undisturbed: Sequence[Outcome], rows: Mapping[str, Sequence[Outcome]]) -> list[str]:
+def table_of(
+    undisturbed: Sequence[Outcome], rows: Mapping[str, Sequence[Outcome]], steps: Sequence[Step] = STEPS
+) -> list[str]:
     """Return the table: at each step, how the request ended whose target was killed, beside the undisturbed one.
 
     >>> ended = Outcome("done", 1, 1, 1, "a", "b", "c", ((0,), (0, 1)), 0, (), True, seconds=40.0)
@@ -271,7 +279,7 @@ def table_of(undisturbed: Sequence[Outcome], rows: Mapping[str, Sequence[Outcome
     '| the ask is on its way | 40 s | same, 50 s |'
     """
     lines = [f"| killed at | nothing | {' | '.join(rows)} |", "|---" * (len(rows) + 2) + "|"]
-    for number, step in enumerate(STEPS[: len(undisturbed)]):
+    for number, step in enumerate(steps[: len(undisturbed)]):
         cells = [
             outcomes[number].beside(undisturbed[number]) if number < len(outcomes) else "" for outcomes in rows.values()
         ]
@@ -282,24 +290,29 @@ def table_of(undisturbed: Sequence[Outcome], rows: Mapping[str, Sequence[Outcome
 @click.command()
 @click.argument("targets", nargs=-1, type=click.Choice(TARGETS))
 @click.option("--at-once", default=2, show_default=True, help="deployments that run beside each other")
-def main(targets: tuple[str, ...], at_once: int) -> None:
+@click.option(
+    "--step", "numbers", multiple=True, type=click.IntRange(1, len(STEPS)), help="at these steps only, from 1"
+)
+def main(targets: tuple[str, ...], at_once: int, numbers: tuple[int, ...]) -> None:
     """Print the table of these TARGETS, or of all."""
+    steps = [STEPS[number - 1] for number in sorted(set(numbers))] or STEPS
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
-        prepared = prepare(scratch / "prepared")
+        prepared = prepare(scratch / "prepared", steps)
         with ThreadPoolExecutor(at_once) as pool:
             chosen = targets or TARGETS
-            undisturbed, *rows = pool.map(lambda target: told(prepared, scratch, target), [UNDISTURBED, *chosen])
-    click.echo("\n".join(table_of(undisturbed, dict(zip(chosen, rows, strict=True)))))
-    sys.exit(0 if all(len(row) == len(STEPS) for row in rows) else 1)
+            rows_for = partial(told, prepared, scratch, steps)
+            undisturbed, *rows = pool.map(rows_for, [UNDISTURBED, *chosen])
+    click.echo("\n".join(table_of(undisturbed, dict(zip(chosen, rows, strict=True)), steps)))
+    sys.exit(0 if all(len(row) == len(steps) for row in [undisturbed, *rows]) else 1)
 
 
-def told(prepared: Deployment, scratch: Path, target: str) -> list[Outcome]:
+def told(prepared: Deployment, scratch: Path, steps: Sequence[Step], target: str) -> list[Outcome]:
     """Return what `rows_of` gives, to the first request that does not end; say how it goes."""
     found: list[Outcome] = []
     try:
-        for outcome in rows_of(prepared, scratch, target):
-            click.echo(f"{target}: {STEPS[len(found)].name}: {outcome}", err=True)
+        for outcome in rows_of(prepared, scratch, target, steps):
+            click.echo(f"{target}: {steps[len(found)].name}: {outcome}", err=True)
             found.append(outcome)
     except FedquitError as error:
         click.echo(f"{target}: after {len(found)} requests: {error}", err=True)

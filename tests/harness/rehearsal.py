@@ -6,7 +6,7 @@ none, so weeks can be rehearsed in seconds.
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,7 @@ class Rehearsal:
         with self.ledger():
             pass  # the clock goes on where the log ends
         place = open_place(
-            MeteredGrid(grid, {}), self.server, clock=self.clock, pause=self.clock.pause, reached=reached
+            MeteredGrid(grid, {}, patience=600), self.server, clock=self.clock, pause=self.clock.pause, reached=reached
         )
         try:
             yield place
@@ -186,7 +186,7 @@ class Rehearsal:
     def ask(self, signed: Signed) -> Request:
         """Have the server take an ask, as its service would."""
         with self.ledger() as ledger:
-            rules = Rules(self.federation.name, fresh=1e9, deadline=self.federation.forgetting.deadline)
+            rules = replace(Rules.of(self.federation), fresh=1e9)
             return admit(ledger, signed, rules, now=self.clock()).request
 
     def ask_for_class(self, *classes: int) -> Request:
@@ -213,7 +213,8 @@ def told(tables: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         "name": "rehearsal",
         "training": {**SETTINGS, **tables.get("training", {})},
         "schedule": {"every": 3600, "min-clients": 2, **tables.get("schedule", {})},
-        "forgetting": {"recover-rounds": 2, **tables.get("forgetting", {})},
+        # Whether so small a model gets back to its accuracy is chance; where that matters a test says how near it must be.
+        "forgetting": {"recover-rounds": 2, "tolerance": 0.99, **tables.get("forgetting", {})},
     }
 
 

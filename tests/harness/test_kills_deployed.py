@@ -11,7 +11,7 @@ import pytest
 from fedquit.client.kit import Kit
 from fedquit.supervisor import listens
 from tests.harness.deployment import MARK, Deployment, made
-from tests.harness.kills_deployed import Outcome
+from tests.harness.kills_deployed import TABLES, Outcome
 from tests.harness.waiting import until
 
 SAME = Outcome("done", 1, 1, 1, "a", "b", "c", ((0,), (0, 1, 2)), 0, (), True, seconds=41.0, killed=1)
@@ -28,7 +28,10 @@ SAME = Outcome("done", 1, 1, 1, "a", "b", "c", ((0,), (0, 1, 2)), 0, (), True, s
         (replace(SAME, status="failed"), "NOT SOUND"),
         (replace(SAME, requests=2), "NOT SOUND"),
         (replace(SAME, forgets=2), "NOT SOUND"),
-        (replace(SAME, done=2), "NOT SOUND"),
+        (replace(SAME, ended=2), "NOT SOUND"),
+        (replace(SAME, status="unrecovered", code=6), "same, 41 s"),
+        (replace(SAME, status="unrecovered"), "NOT SOUND"),
+        (replace(SAME, code=6), "NOT SOUND"),
         (replace(SAME, verifies=False), "NOT SOUND"),
         (replace(SAME, wrong=("event 3 was altered",)), "NOT SOUND"),
         (replace(SAME, code=3), "NOT SOUND"),
@@ -40,7 +43,7 @@ def test_a_cell_says_same_only_where_all_is_the_same(ended: Outcome, said: str) 
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
-    return made(tmp_path_factory.mktemp("deployment") / "made", {}, samples=60)
+    return made(tmp_path_factory.mktemp("deployment") / "made", TABLES, samples=60)
 
 
 def test_a_copy_has_ports_of_its_own_wherever_they_are_named(deployment: Deployment, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from fedquit.client.device.join import free_port
 from tests.harness.waiting import until
 
 PASSWORD = "only-for-tests"
@@ -58,7 +58,7 @@ def postgresql() -> Iterator[str]:
         initdb = [str(programs / "initdb"), "-D", str(folder / "data"), "--no-sync", *options]
         made = subprocess.run(initdb, cwd=folder, capture_output=True, text=True, check=False, **who)
         assert made.returncode == 0, made.stderr
-        port = _free_port()
+        port = free_port()
         given = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
         with (folder / "log").open("w") as log:
             command = [str(programs / "postgres"), "-D", str(folder / "data"), "-p", str(port), *given]
@@ -92,12 +92,6 @@ def _exists(user: str) -> bool:
     except KeyError:
         return False
     return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_for(url: str, server: "subprocess.Popen[str]", log: Path) -> None:

@@ -50,7 +50,7 @@ def connect() -> Iterator[Callable[..., MeteredGrid]]:
     ) -> MeteredGrid:
         app = hand_made_app(answer, sizes, numbering or range(len(sizes)))
         grids.append(engine(len(sizes), {}, client_app=app))
-        return MeteredGrid(grids[-1])
+        return MeteredGrid(grids[-1], patience=600)
 
     yield connected
     for grid in grids:

@@ -33,6 +33,7 @@ USED = {
     "flwr.proto.control_pb2.ListRunsRequest": "whether the coordinator's run goes on",
     "flwr.proto.control_pb2.RegisterNodeRequest": "letting devices in",
     "flwr.proto.control_pb2.StopRunRequest": "ending the run of an earlier server",
+    "flwr.proto.control_pb2.UnregisterNodeRequest": "shutting a revoked device out",
     "flwr.proto.message_pb2.Message": "estimating the bytes of a message",
     "flwr.proto.message_pb2.Metadata": "estimating the bytes of a message",
     "flwr.proto.node_pb2.NodeInfo": "knowing a device by its key",
@@ -51,14 +52,16 @@ USED = {
     "flwr.simulation.run_simulation._run_simulation": "Flower's simulation engine",
 }  # fmt: skip
 MEMBERS = {
-    "flwr.supercore.control.ControlHttpClient": ("ListNodes", "ListRuns", "RegisterNode", "StopRun", "close"),
+    "flwr.supercore.control.ControlHttpClient": (
+        "ListNodes", "ListRuns", "RegisterNode", "StopRun", "UnregisterNode", "close",
+    ),
     "flwr.supercore.error.ApiErrorCode": ("PUBLIC_KEY_ALREADY_IN_USE",),
     "flwr.supercore.error.FlowerError": ("from_json",),
     "flwr.supercore.run.Run": ("create_empty",),
     "flwr.supercore.task_identity.TaskIdentity": ("task_id", "run_id", "node_id"),
     "flwr.supercore.telemetry.EventType": ("PYTHON_API_RUN_SIMULATION_LEAVE",),
     "flwr.serverapp.strategy.DifferentialPrivacyClientSideAdaptiveClipping": ("aggregate_train", "configure_train"),
-}
+}  # fmt: skip
 PARAMETERS = {
     "flwr.supercore.control.ControlHttpClient.from_server_address": (
         "server_address", "insecure", "root_certificates", "interceptors",

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from fedquit.unlearning.distillation.teachers import Question, soften, teacher
+from fedquit.unlearning.distillation.teachers import Query, soften, teacher
 
 NEWTON_STEPS = 64  # each step at least halves the error, then squares it; ten are plenty
 
@@ -63,67 +63,67 @@ def ladder_step(log_total: Tensor, rungs: int) -> Tensor:
 
 
 @teacher("flatten")
-def flatten(ask: Question) -> Tensor:
+def flatten(query: Query) -> Tensor:
     """`v = min`; every other class gets their log-mean-exp. tau softens z'; S is that of the untempered logits.
 
-    >>> ask = Question(torch.tensor([[4.0, 0.0, 2.0]]), torch.tensor([[True, False, False]]))
-    >>> flatten(ask).exp()
+    >>> query = Query(torch.tensor([[4.0, 0.0, 2.0]]), torch.tensor([[True, False, False]]))
+    >>> flatten(query).exp()
     tensor([[0.1065, 0.4467, 0.4467]], dtype=torch.float64)
     """
-    z = ask.logits.double()
-    level = log_mass(z, ~ask.true) - math.log(z.shape[1] - 1)
-    return soften(torch.where(ask.true, ask.minimum.double(), level), ask.temperature)
+    z = query.logits.double()
+    level = log_mass(z, ~query.true) - math.log(z.shape[1] - 1)
+    return soften(torch.where(query.true, query.minimum.double(), level), query.temperature)
 
 
 @teacher("topk")
-def topk(ask: Question) -> Tensor:
+def topk(query: Query) -> Tensor:
     """`v = min`; the `top_k` largest others stay, the rest share their log-mean-exp. tau softens z'.
 
     With `top_k >= C - 1` nothing is left to share, and this is `min`.
 
-    >>> ask = Question(torch.tensor([[4.0, 0.0, 2.0]]), torch.tensor([[True, False, False]]), top_k=1)
-    >>> topk(ask).exp()
+    >>> query = Query(torch.tensor([[4.0, 0.0, 2.0]]), torch.tensor([[True, False, False]]), top_k=1)
+    >>> topk(query).exp()
     tensor([[0.1065, 0.1065, 0.7870]], dtype=torch.float64)
     """
-    z = ask.logits.double()
-    rest = (places(z, ask.true) >= ask.top_k) & ~ask.true
-    level = log_mass(z, rest) - math.log(max(z.shape[1] - 1 - ask.top_k, 1))
-    return soften(torch.where(ask.true, ask.minimum.double(), torch.where(rest, level, z)), ask.temperature)
+    z = query.logits.double()
+    rest = (places(z, query.true) >= query.top_k) & ~query.true
+    level = log_mass(z, rest) - math.log(max(z.shape[1] - 1 - query.top_k, 1))
+    return soften(torch.where(query.true, query.minimum.double(), torch.where(rest, level, z)), query.temperature)
 
 
 @teacher("logit-ladder")
-def logit_ladder(ask: Question) -> Tensor:
+def logit_ladder(query: Query) -> Tensor:
     """`v = min`; the others climb in equal logit steps by rank: `z_(r) = v + lambda r`, the worst at v. tau softens z'.
 
     lambda is set by S (`ladder_step`). With two classes there is no rank: the one other class keeps its logit.
 
-    >>> ask = Question(torch.tensor([[0.0, 0.0, 2.0]]), torch.tensor([[True, False, False]]))
-    >>> logit_ladder(ask).exp()  # 1 + e^2 = 1 + e^lambda
+    >>> query = Query(torch.tensor([[0.0, 0.0, 2.0]]), torch.tensor([[True, False, False]]))
+    >>> logit_ladder(query).exp()  # 1 + e^2 = 1 + e^lambda
     tensor([[0.1065, 0.1065, 0.7870]], dtype=torch.float64)
     """
-    z, low, rungs = ask.logits.double(), ask.minimum.double(), ask.logits.shape[1] - 1
+    z, low, rungs = query.logits.double(), query.minimum.double(), query.logits.shape[1] - 1
     if rungs > 1:
-        step = ladder_step(log_mass(z, ~ask.true) - low, rungs)
-        z = low + step * (rungs - 1 - places(z, ask.true))
-    return soften(torch.where(ask.true, low, z), ask.temperature)
+        step = ladder_step(log_mass(z, ~query.true) - low, rungs)
+        z = low + step * (rungs - 1 - places(z, query.true))
+    return soften(torch.where(query.true, low, z), query.temperature)
 
 
 @teacher("probability-ladder")
-def probability_ladder(ask: Question) -> Tensor:
+def probability_ladder(query: Query) -> Tensor:
     """`p_y = e^v / (e^v + S)`, `v = min`; the others climb in equal steps of probability: `q_r = p_y + r Delta`.
 
     `Delta = 2 (1 - (M + 1) p_y) / (M (M - 1))`, M = C - 1, clamped at 0. Built on the tempered logits `z / tau`, v and
     S included. With two classes the one other class has what is left, 1 - p_y.
 
-    >>> ask = Question(torch.tensor([[0.0, 0.0, 2.0, 1.0]]), torch.tensor([[True, False, False, False]]))
-    >>> probability_ladder(ask).exp()
+    >>> query = Query(torch.tensor([[0.0, 0.0, 2.0, 1.0]]), torch.tensor([[True, False, False, False]]))
+    >>> probability_ladder(query).exp()
     tensor([[0.0826, 0.0826, 0.5290, 0.3058]], dtype=torch.float64)
     """
-    z, rungs = ask.logits.double() / ask.temperature, ask.logits.shape[1] - 1
-    low = z.where(~ask.true, z.amin(dim=1, keepdim=True)).log_softmax(dim=1)
+    z, rungs = query.logits.double() / query.temperature, query.logits.shape[1] - 1
+    low = z.where(~query.true, z.amin(dim=1, keepdim=True)).log_softmax(dim=1)
     if rungs == 1:
         return low
     log_p = low.amin(dim=1, keepdim=True)
     delta = (2 * (1 - (rungs + 1) * log_p.exp()) / (rungs * (rungs - 1))).clamp(min=0)
-    rank = (rungs - 1 - places(z, ask.true)).clamp(min=0)
+    rank = (rungs - 1 - places(z, query.true)).clamp(min=0)
     return torch.logaddexp(log_p, (rank * delta).log())

@@ -21,7 +21,7 @@ from fedquit.errors import InputError, unknown
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class Query:
     """What a teacher is asked: finite logits [B, C], the mask of the true class [B, C], and the settings."""
 
     logits: Tensor
@@ -36,12 +36,12 @@ class Question:
         return self.logits.amin(dim=1, keepdim=True)
 
 
-Teacher = Callable[[Question], Tensor]
+Teacher = Callable[[Query], Tensor]
 TEACHERS: dict[str, Teacher] = {}
 
 
 def teacher(name: str) -> Callable[[Teacher], Teacher]:
-    """Register a function from a `Question` to log-probabilities [B, C] as the variant `name`.
+    """Register a function from a `Query` to log-probabilities [B, C] as the variant `name`.
 
     >>> "min" in TEACHERS
     True
@@ -91,7 +91,7 @@ def virtual_teacher(
     given = logits.detach()
     given = given.cpu() if given.device.type == "mps" else given  # Apple's GPU has no float64
     true = one_hot(labels.to(given.device, torch.int64), logits.shape[1]).bool()
-    return function(Question(given, true, temperature, value or 0.0, top_k)).to(logits)
+    return function(Query(given, true, temperature, value or 0.0, top_k)).to(logits)
 
 
 def _check_settings(variant: str, temperature: float, value: float | None, top_k: int) -> None:
@@ -128,51 +128,51 @@ def soften(logits: Tensor, temperature: float) -> Tensor:
 
 
 @teacher("min")
-def _minimum(ask: Question) -> Tensor:
+def _minimum(query: Query) -> Tensor:
     """`z'_y = min_c z_c`: a sample whose true class is lowest already is left exactly as it is. tau softens z'."""
-    return soften(ask.logits.where(~ask.true, ask.minimum), ask.temperature)
+    return soften(query.logits.where(~query.true, query.minimum), query.temperature)
 
 
 @teacher("fixed")
-def _fixed(ask: Question) -> Tensor:
+def _fixed(query: Query) -> Tensor:
     """`z'_y = value`, the same for every sample. tau softens z', the value included."""
-    return soften(ask.logits.masked_fill(ask.true, ask.value), ask.temperature)
+    return soften(query.logits.masked_fill(query.true, query.value), query.temperature)
 
 
 @teacher("entropy")
-def _entropy(ask: Question) -> Tensor:
+def _entropy(query: Query) -> Tensor:
     """`z'_y = sum_{c != y} q_c z_c`, `q = softmax(z / tau)` over c != y: the most uncertain p at this tau."""
-    others = ask.logits.masked_fill(ask.true, -math.inf)
+    others = query.logits.masked_fill(query.true, -math.inf)
     top = others.amax(dim=1, keepdim=True)
-    weights = soften(others, ask.temperature).exp()
-    level = top + (weights * (ask.logits - top)).sum(dim=1, keepdim=True)
-    return soften(ask.logits.where(~ask.true, level), ask.temperature)
+    weights = soften(others, query.temperature).exp()
+    level = top + (weights * (query.logits - top)).sum(dim=1, keepdim=True)
+    return soften(query.logits.where(~query.true, level), query.temperature)
 
 
 @teacher("incompetent")
-def _incompetent(ask: Question) -> Tensor:
+def _incompetent(query: Query) -> Tensor:
     """`p = 1/C`: knows nothing. tau changes nothing."""
-    return torch.full_like(ask.logits, -math.log(ask.logits.shape[1]))
+    return torch.full_like(query.logits, -math.log(query.logits.shape[1]))
 
 
 @teacher("softmax-shift")
-def _softmax_shift(ask: Question) -> Tensor:
+def _softmax_shift(query: Query) -> Tensor:
     """`p_y = 1/C`, its excess shared equally by the others, after tempering.
 
     Below chance the excess is negative and the others pay it. One that cannot pay goes to 0 and the rest are scaled
     to sum to 1 - 1/C, so `p_y` is 1/C in every row.
     """
-    classes = ask.logits.shape[1]
-    p = soften(ask.logits.double(), ask.temperature).exp()
-    excess = (p * ask.true).sum(dim=1, keepdim=True) - 1 / classes
-    others = (p + excess / (classes - 1)).clamp(min=0).masked_fill(ask.true, 0)
+    classes = query.logits.shape[1]
+    p = soften(query.logits.double(), query.temperature).exp()
+    excess = (p * query.true).sum(dim=1, keepdim=True) - 1 / classes
+    others = (p + excess / (classes - 1)).clamp(min=0).masked_fill(query.true, 0)
     others *= (1 - 1 / classes) / others.sum(dim=1, keepdim=True)
-    return others.masked_fill(ask.true, 1 / classes).log()
+    return others.masked_fill(query.true, 1 / classes).log()
 
 
 @teacher("softmax-zero")
-def _softmax_zero(ask: Question) -> Tensor:
+def _softmax_zero(query: Query) -> Tensor:
     """`p_y = 0` exactly (so -inf), its mass shared equally by the others, after tempering."""
-    log_p = soften(ask.logits.double(), ask.temperature)
-    share = log_p.masked_fill(~ask.true, -math.inf).amax(dim=1, keepdim=True) - math.log(log_p.shape[1] - 1)
-    return torch.logaddexp(log_p, share).masked_fill(ask.true, -math.inf)
+    log_p = soften(query.logits.double(), query.temperature)
+    share = log_p.masked_fill(~query.true, -math.inf).amax(dim=1, keepdim=True) - math.log(log_p.shape[1] - 1)
+    return torch.logaddexp(log_p, share).masked_fill(query.true, -math.inf)

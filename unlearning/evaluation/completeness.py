@@ -46,7 +46,7 @@ def iam(original: Array, shadows: Array, candidate: Array, *, steps: int = 100) 
     Args:
         original: probability of the true class [N] by the model before forgetting.
         shadows: the same [S, N], or [N], by models never trained on the samples.
-        candidate: the same [N] by the model to judge.
+        candidate: the same [N] by the model under test.
         steps: how many models on the way, both ends counted; at least 2.
 
     >>> original, shadow = torch.tensor([0.99, 0.97]), torch.tensor([0.6, 0.4])
@@ -74,7 +74,7 @@ def position(original: Array, without: Array, candidate: Array) -> float | None:
     Args:
         original: a score of each sample [N], such as `logit_confidence`, by the model before forgetting.
         without: the same by a retrained or shadow model, or the mean of several.
-        candidate: the same by the model to judge.
+        candidate: the same by the model under test.
 
     >>> position(torch.tensor([4.0, 2.0]), torch.tensor([0.0, 2.0]), torch.tensor([1.0, 9.0]))
     0.75

@@ -64,7 +64,7 @@ def likelihood_ratios(
     Args:
         shadows_in: logit confidences [S_in, N] of shadow models that had the sample; NaN where a model says nothing.
         shadows_out: the same [S_out, N] of models that never had it.
-        candidate: those of the model to judge [N].
+        candidate: those of the model under test [N].
         pooled: one variance over all samples (of the deviations from each sample's own mean) instead of one each; None:
             if a sample has fewer than `FEW` models on either side.
         variance_floor: no variance is taken to be smaller.

@@ -41,8 +41,8 @@ def relearn(
         lr: learning rate of plain SGD.
         batch_size: samples in a step.
         target_accuracy: the accuracy, 0..1, that counts as "back", such as the original model's.
-        max_steps: give up after so many steps.
-        check_every: measure after every so many steps; the answer is a multiple of it, or `max_steps`.
+        max_steps: give up after this number of steps.
+        check_every: number of steps between measurements; the answer is a multiple of it, or `max_steps`.
         seed: decides the order of the samples.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The verdict on a model that should have forgotten: is it told apart from one retrained without the data?
+"""The verdict on a model that should have forgotten: can it be distinguished from one retrained without the data?
 
 Two retrained models of different seeds differ as well, and every rate is measured on a sample. A candidate is
 consistent with retraining if it differs from retrained models by no more than they do from each other, or than chance
@@ -62,7 +62,7 @@ def fix_thresholds(references: Sequence[Rates], measures: Mapping[str, int]) -> 
     }
 
 
-def judge(
+def verdict_of(
     candidate: Rates,
     references: Sequence[Rates],
     num_forget: int,
@@ -70,21 +70,21 @@ def judge(
     *,
     measures: Mapping[str, int],
 ) -> Verdict:
-    """Judge a candidate against models retrained without the data.
+    """Compare a candidate with models retrained without the data.
 
     Args:
         candidate: its rates (0..1), by measure: accuracies, members called by an attack.
         references: the same for retrained models of different seeds; at least two for a verdict.
         num_forget: how many samples were to be forgotten.
-        minimum_samples: with fewer than this, nothing can be told.
-        measures: what to judge, and the number of samples each rate is a share of. One that the candidate or a
+        minimum_samples: with fewer than this, no verdict is possible.
+        measures: what to compare, and the number of samples each rate is a share of. One that the candidate or a
             reference lacks is left out, and the reason says so.
 
     Raises:
         InputError: a rate outside 0..1, or a sample count below 1.
 
     >>> references = [{"forget_accuracy": 0.70}, {"forget_accuracy": 0.72}]
-    >>> judge({"forget_accuracy": 0.99}, references, num_forget=400, measures={"forget_accuracy": 400}).reason
+    >>> verdict_of({"forget_accuracy": 0.99}, references, num_forget=400, measures={"forget_accuracy": 400}).reason
     'forget_accuracy is 0.2800 from retraining (at most 0.0628)'
     """
     _check(candidate, references, measures)

@@ -69,7 +69,7 @@ class Ascent(Method):
             check_positive("max_loss", self.max_loss)
 
     def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
-        """One question to the leavers."""
+        """One request to the forgotten clients."""
         return (Exchange("forget", outlook.leavers, passes=self.epochs),)
 
     def forget(self, model: nn.Module, samples: Samples, *, seed: int) -> list[float]:

@@ -94,7 +94,7 @@ class AuxiliaryHead(Method):
             check_count(field, getattr(self, field))
 
     def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
-        """One question to the leavers; only the classifier is gone through backwards."""
+        """One request to the forgotten clients; only the classifier is gone through backwards."""
         return (Exchange("forget", outlook.leavers, passes=self.epochs / 3),)
 
     def forget(self, model: nn.Module, samples: Samples, *, seed: int) -> list[float]:

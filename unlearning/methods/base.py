@@ -32,7 +32,7 @@ class Traits:
 
     Attributes:
         granularities: what can be forgotten, out of "client", "sample", "class".
-        runs_at: "server" (no device is asked anything), "device" (the leavers' are) or "federation" (others' are too).
+        runs_at: "server" (no device takes part), "device" (those that forget do) or "federation" (others do too).
         server_keeps: what the server must store for it, for people: "nothing", "initial model", "all updates", ...
         needs_device: whether the device that asks must be there when its request is served.
         secure_aggregation: whether training can stay under secure aggregation: no single update is read.
@@ -113,9 +113,9 @@ class Method:
     def serve(self, session: Session) -> StateDict:
         """Serve a request at the server, and return the model from which recovery starts.
 
-        Unless a method says otherwise the leavers forget, each from the same g, and the result is
+        Unless a method says otherwise the forgotten clients forget, each from the same g, and the result is
         `g + sum_u w_u (f_u - g)`, w_u being u's share of the forgotten samples. The shares add up to one, so this is
-        the mean of the f_u; one leaver's model replaces g bit for bit.
+        the mean of the f_u; one forgotten client's model replaces g bit for bit.
 
         Raises:
             InputError: the session lacks what the method needs.
@@ -124,15 +124,15 @@ class Method:
         return weighted_mean(session.ask("forget", session.leavers, session.current), session.leavers)
 
     def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...] | None:
-        """Return what `serve` will ask, call by call, before it asks; None: not known.
+        """Return an estimate of what `serve` will ask, call by call; None: there is none.
 
-        Where a method leaves `serve` as it is, that is one question to the leavers. One that overrides `serve` says
-        here what that asks, or its cost cannot be foretold (`fedquit plan`).
+        Optional, and used by `fedquit plan` alone, which says "not estimated" of a method without it. A method that
+        leaves `serve` as it is has one: a single request to each forgotten client.
         """
         return (Exchange("forget", outlook.leavers),) if type(self).serve is Method.serve else None
 
     def restart_round(self, outlook: Outlook) -> int:  # noqa: ARG002 - the interface
-        """Return the round that training goes on with after `serve`; asked only if `traits.restarts`."""
+        """Return the round that training continues with after `serve`; asked only if `traits.restarts`."""
         return 1
 
     def needs(self) -> Traits:
@@ -179,7 +179,7 @@ class Method:
 
         Args:
             model: the state that was sent, loaded; what it becomes is handed back.
-            samples: a leaver's samples to forget, or a stayer's own.
+            samples: a forgotten client's samples to forget, or a remaining client's own.
             seed: of this client's exercise.
             step: which procedure.
             config: the numbers that were sent along.
@@ -191,7 +191,7 @@ class Method:
         return self.forget(model, samples, seed=seed)
 
     def reach(self, num_examples: int) -> float | None:  # noqa: ARG002 - the interface
-        """Return how far `on_device` can move any one parameter on so many samples; None: nobody knows.
+        """Return how far `on_device` can move any one parameter, given the number of samples; None: unknown.
 
         It must hold for every device that follows the method: a server refuses what is beyond.
         """

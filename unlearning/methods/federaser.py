@@ -89,7 +89,7 @@ class FedEraser(Method):
         return replace(self.traits, history_interval=self.interval)
 
     def serve(self, session: Session) -> StateDict:
-        """Replay the kept rounds without the leavers.
+        """Replay the kept rounds without the forgotten clients.
 
         Raises:
             InputError: a round to replay was not kept, or no remaining client took part in any.
@@ -119,7 +119,7 @@ class FedEraser(Method):
         return state
 
     def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
-        """A short training of the stayers for each kept round after the first, of those who took part in it."""
+        """A short training for each saved round after the first, by the remaining clients that took part in it."""
         rounds = replayed(rounds_run(outlook.history), self.interval)[1:]
         clients = [tuple(c for c in outlook.stayers if c in outlook.history.participants(number)) for number in rounds]
         return tuple(Exchange("train", asked, config=("epochs",), passes=self.epochs) for asked in clients if asked)

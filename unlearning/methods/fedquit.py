@@ -31,7 +31,7 @@ from fedquit.unlearning.tensors.fitting import seeded, trainable
 from fedquit.unlearning.tensors.inference import logits
 
 TEACHER_BATCH = 256  # any size gives the same targets; this one is kind to small devices
-WATCHED = 256  # with lr "auto", so many of the samples to forget are looked at after each step
+WATCHED = 256  # with lr "auto", the number of samples to forget that are evaluated after each step
 
 
 BETA_1, BETA_2 = 0.9, 0.999
@@ -92,7 +92,7 @@ class FedQUIT(Method):
         tau_squared: multiply the loss by tau^2; off in the paper.
         optimizer: "adam" (betas .9 and .999, eps 1e-7) or "adamw" (the same, weight decay 4e-3). Keras adds eps before
             the bias correction, torch after it; only order-fixed replays show the difference.
-        clip: None computes KL exactly; 1e-7 repeats the paper's Keras loss, at the cost told in `distances.kl`.
+        clip: None computes KL exactly; 1e-7 repeats the paper's Keras loss, at the cost described in `distances.kl`.
         statistics: of batch normalisation. "global": the student keeps those of the global model, so that nobody gets
             the mean and the variance of the samples to forget. "local": they follow the samples, as in the paper.
 
@@ -148,7 +148,7 @@ class FedQUIT(Method):
         check_statistics(self.statistics)
 
     def serve(self, session: Session) -> StateDict:
-        """As `Method.serve`; with lr "auto" the leavers are told the loss on samples that the server holds.
+        """As `Method.serve`; with lr "auto" the forgotten clients get the loss on samples that the server holds.
 
         Raises:
             InputError: lr is "auto", and the server holds no samples.
@@ -164,9 +164,9 @@ class FedQUIT(Method):
         return weighted_mean(answers, session.leavers)
 
     def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
-        """One question to the leavers; the teacher goes through the samples once, forwards."""
-        told = ("unseen_loss",) if self.lr == "auto" else ()
-        return (Exchange("forget", outlook.leavers, config=told, passes=self.epochs + 1 / 3),)
+        """One request to the forgotten clients; the teacher goes through the samples once, forwards."""
+        config = ("unseen_loss",) if self.lr == "auto" else ()
+        return (Exchange("forget", outlook.leavers, config=config, passes=self.epochs + 1 / 3),)
 
     def on_device(
         self,

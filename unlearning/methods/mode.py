@@ -84,7 +84,7 @@ class MoDe(Method):
         check_positive("lr", self.lr)
 
     def serve(self, session: Session) -> StateDict:
-        """Degrade on the stayers, then have the leavers guided."""
+        """Degrade on the remaining clients, then have the forgotten clients guided."""
         if not session.stayers:
             raise InputError("mode: no client stays, so there is nobody to train the degradation model; use negate")
         state, seed = session.current, derive_seed(session.seed, "degradation model")
@@ -98,7 +98,7 @@ class MoDe(Method):
         return state
 
     def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
-        """The stayers train the degradation model, then the leavers are guided by it, which travels with the model."""
+        """The remaining clients train the degradation model; it then travels with the model and guides the others."""
         guide = Exchange("forget", outlook.leavers, step="guide", extra="state", passes=self.epochs + 1 / 3)
         return (Exchange("train", outlook.stayers),) * self.rounds + (guide,) * self.guidance_rounds
 

@@ -33,7 +33,7 @@ def unlearning_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the mean of `-log(1 - p_y/2)`, in nats, between 0 and log 2.
 
     Computed as `log 2 - log1p(1 - p_y)` with `1 - p_y` the sum of the other probabilities, so nothing is lost where p_y
-    is 1 but for rounding.
+    is 1 up to rounding.
 
     >>> unlearning_loss(torch.tensor([[100.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 0]))
     tensor(0.4904)
@@ -167,7 +167,7 @@ class Orthogonal(Method):
         return state
 
     def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
-        """In each round a gradient of every leaver, then one of every stayer."""
+        """In each round a gradient of every forgotten client, then one of every remaining client."""
         own = Exchange("forget", outlook.leavers, passes=1)
         return (own, Exchange("forget", outlook.stayers, step="gradient", passes=1)) * self.rounds
 

@@ -87,7 +87,7 @@ def _distance(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
 class ProjectedAscent(Method):
     """Climb the loss of the samples to forget inside a ball round the mean of the others (arXiv 2207.05521).
 
-    K is the number of clients in the last round. Several leavers at once are all taken out of w_ref; each climbs from
+    K is the number of clients in the last round. Several clients at once are all taken out of w_ref; each climbs from
     it, and the mean of what they hand back, by samples, is the new model.
 
     Attributes:
@@ -139,10 +139,10 @@ class ProjectedAscent(Method):
             raise InputError(f"stop_distance is {self.stop_distance!r}; it must be a finite number of at least 0")
 
     def serve(self, session: Session) -> StateDict:
-        """Take the leavers' last models out of the mean, and have each climb from there.
+        """Take the forgotten clients' last models out of the mean, and have each climb from there.
 
         Raises:
-            InputError: the last round was not kept, a leaver took no part in it, or nobody else did.
+            InputError: the last round was not kept, a forgotten client took no part in it, or nobody else did.
         """
         names = parameter_names(session.fresh(session.seed))
         last, clients = self._last_models(session, names)
@@ -160,12 +160,12 @@ class ProjectedAscent(Method):
         return mean.result()
 
     def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
-        """Each leaver is asked alone, as its own last model travels with the question."""
+        """Each forgotten client is asked alone, as its own last model travels with the question."""
         one = Exchange("forget", (), config=("radius",), extra="parameters", passes=self.epochs)
         return tuple(replace(one, clients=(client,)) for client in outlook.leavers)
 
     def _last_models(self, session: Session, names: frozenset[str]) -> tuple[dict[int, StateDict], int]:
-        """Return each leaver's model at the end of the last round, parameters only, and how many took part."""
+        """Return each forgotten client's model after the last round, parameters only, and how many took part."""
         way_out = "keep the last round's updates (set the method to projected-ascent from the start), or use ascent"
         rounds = session.history.rounds()
         if not rounds:
@@ -180,7 +180,9 @@ class ProjectedAscent(Method):
             models[client] = {name: own[name] for name in own if name in names}
         clients = len(session.history.participants(number))
         if clients <= len(models):
-            raise InputError(f"projected-ascent: nobody but the leavers took part in round {number}; use ascent")
+            raise InputError(
+                f"projected-ascent: nobody but the forgotten clients took part in round {number}; use ascent"
+            )
         return models, clients
 
     def on_device(

@@ -45,11 +45,11 @@ class PseudoAscent(Method):
         check_positive("scale", self.scale)
 
     def serve(self, session: Session) -> StateDict:
-        """Ask the leavers for one ordinary round, and step the other way."""
+        """Ask the forgotten clients for one ordinary round, and step the other way."""
         current = session.current
         trained = weighted_mean(session.ask("train", session.leavers, current), session.leavers)
         return moved(current, difference(trained, current, parameter_names(session.fresh(session.seed))), -self.scale)
 
     def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
-        """One ordinary round of the leavers."""
+        """One ordinary round of the forgotten clients."""
         return (Exchange("train", outlook.leavers),)

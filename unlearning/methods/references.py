@@ -1,7 +1,7 @@
 """The two ends every method is measured between: do nothing, and do everything again.
 
 Both run at the server and need no maths. The client (or the samples, or the class) is left out of every later round;
-they differ only in the model from which those rounds go on.
+they differ only in the model that those rounds start from.
 """
 
 from collections.abc import Collection
@@ -17,7 +17,7 @@ from fedquit.unlearning.tensors.arithmetic import StateDict
 @method
 @dataclass(frozen=True, slots=True)
 class Continue(Method):
-    """Leave the data out and go on from the model as it is: what forgetting costs nothing, and is worth nothing.
+    """The lower bound: exclude the data and keep training. Costs nothing and removes nothing.
 
     >>> Continue.traits.runs_at
     'server'
@@ -45,7 +45,7 @@ class Continue(Method):
 
 
 def rollback_round(history: Log, leavers: Collection[int]) -> int | None:
-    """Return the last kept round before whose start no leaver had taken part; None if there is none.
+    """Return the last kept round before whose start no forgotten client had taken part; None if there is none.
 
     Rounds that were not kept count as well: the log of who took part covers them all.
     """
@@ -62,8 +62,8 @@ def rollback_round(history: Log, leavers: Collection[int]) -> int | None:
 class Retrain(Method):
     """Train again without the data from the last checkpoint that never saw it: exact, and the dearest.
 
-    With no kept history that is the model before the first round. Exact means that no sample of the leavers was in any
-    step of the model; the rounds before the checkpoint are those that were run, with the leavers in the draw.
+    Without history that is the model before the first round. Exact means that no sample of the forgotten clients was in
+    any step of the model; the rounds before the checkpoint are those that were run, with those clients in the draw.
 
     >>> Retrain.traits.restarts, Retrain.traits.keeps_updates
     (True, False)

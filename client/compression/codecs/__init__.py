@@ -1,6 +1,6 @@
 """How models travel in fewer bytes: one file for each codec, and chains of them. Pure NumPy and PyTorch."""
 
-from fedquit.client.compression.codecs.chain import CODECS, Chain, Coded, chain_of, settings_of_codec
+from fedquit.client.compression.codecs.chain import CODECS, Chain, Compressed, chain_of, settings_of_codec
 from fedquit.client.compression.codecs.codec import Codec, Slot, Traits, slot_of
 from fedquit.client.compression.codecs.fp16 import FP16
 from fedquit.client.compression.codecs.int8 import Int8
@@ -15,7 +15,7 @@ __all__ = [
     "SVD",
     "Chain",
     "Codec",
-    "Coded",
+    "Compressed",
     "Int8",
     "Slot",
     "TopK",

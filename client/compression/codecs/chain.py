@@ -1,6 +1,6 @@
 """Codecs one after the other, such as `top-k+fp16+zstd`, on all arrays of a model, or on what became of them.
 
-What is coded of a matrix is its update: the model minus the one that came. A chain of exact codecs codes the model
+A matrix is compressed as its update: the model minus the one that came. A chain of exact codecs compresses the model
 itself, as a difference and a sum would round. What is no matrix of fractions passes through exact codecs alone.
 """
 
@@ -26,7 +26,7 @@ CODECS: dict[str, type[Codec]] = {cls.name: cls for cls in (TopK, SVD, FP16, Int
 
 
 @dataclass(frozen=True, slots=True)
-class Coded:
+class Compressed:
     """What became of a model.
 
     Attributes:
@@ -47,9 +47,9 @@ class Chain:
     """The codecs, in the order in which arrays pass them.
 
     >>> chain, model = chain_of("fp16+zstd"), {"w": np.full((2, 2), 0.1), "steps": np.array(7)}
-    >>> coded = chain.encode(model)
-    >>> got = chain.decode(coded.arrays, {name: slot_of(array) for name, array in model.items()})
-    >>> got["w"].round(4).tolist(), int(got["steps"]), 0 < coded.error < 2**-11
+    >>> compressed = chain.encode(model)
+    >>> got = chain.decode(compressed.arrays, {name: slot_of(array) for name, array in model.items()})
+    >>> got["w"].round(4).tolist(), int(got["steps"]), 0 < compressed.error < 2**-11
     ([[0.1, 0.1], [0.1, 0.1]], 7, True)
     """
 
@@ -70,12 +70,12 @@ class Chain:
         """Whether what is lost is to be added to the next update."""
         return any(isinstance(codec, TopK) and codec.feedback for codec in self.codecs)
 
-    def encode(self, model: Arrays, reference: Arrays | None = None, owed: Arrays | None = None) -> Coded:
+    def encode(self, model: Arrays, reference: Arrays | None = None, owed: Arrays | None = None) -> Compressed:
         """Return what travels in place of `model`, and what the other side makes of it.
 
         Args:
             model: names to arrays.
-            reference: the model that the other side has; None: none, so that the model itself is coded.
+            reference: the model that the other side has; None: none, so that the model itself is compressed.
             owed: what is added to the update of each matrix.
 
         Raises:
@@ -85,13 +85,13 @@ class Chain:
         _check_finite(target)
         arrays = {part: value for name, array in target.items() for part, value in self._parts(name, array).items()}
         if self.exact:
-            return Coded(arrays, dict(model), 0.0, {})
+            return Compressed(arrays, dict(model), 0.0, {})
         slots = {name: slot_of(array) for name, array in model.items()}
         got = self._taken(arrays, slots)
         lossy = [name for name, slot in slots.items() if slot.is_lossy]
         lost = {name: target[name] - got[name] for name in lossy}
         error = _norm(lost.values()), _norm(target[name] for name in lossy)
-        return Coded(arrays, self._summed(got, slots, reference), error[0] / error[1] if error[1] else 0.0, lost)
+        return Compressed(arrays, self._summed(got, slots, reference), error[0] / error[1] if error[1] else 0.0, lost)
 
     def decode(
         self, given: Mapping[str, bytes | NDArray[Any]], slots: Mapping[str, Slot], reference: Arrays | None = None
@@ -128,7 +128,7 @@ class Chain:
         return parts
 
     def _taken(self, given: Mapping[str, bytes | NDArray[Any]], slots: Mapping[str, Slot]) -> dict[str, NDArray[Any]]:
-        """Return what is coded of each array, from what came."""
+        """Decode each array from what came."""
         parcel = Parcel(given)
         got = {name: _taker(self._codecs_for(slot), parcel.take)(name, slot) for name, slot in slots.items()}
         parcel.check_empty()
@@ -172,8 +172,8 @@ def chain_of(text: str, settings: Mapping[str, Any] | None = None) -> Chain:
     stages = [cls.traits.stage for cls in classes]
     if any(later <= earlier for earlier, later in pairwise(stages)):
         raise InputError(f"compression '{text}': name at most one of top-k, svd, then of fp16, int8, then zstd")
-    told = settings or {}
-    return Chain(tuple(cls(**{key: told[key] for key in settings_of_codec(cls) if key in told}) for cls in classes))
+    values = settings or {}
+    return Chain(tuple(cls(**{key: values[key] for key in settings_of_codec(cls) if key in values}) for cls in classes))
 
 
 def _codec(name: str) -> type[Codec]:

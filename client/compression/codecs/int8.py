@@ -22,8 +22,8 @@ class Int8(Codec):
     A vector (the numbers that another codec has chosen) has one step.
 
     >>> import numpy as np
-    >>> coded = Int8().encode("w", np.array([[0.5, -1.27], [0.0, 0.0]], np.float32))
-    >>> coded["w/levels"].tolist(), coded["w/steps"].round(3).tolist()
+    >>> compressed = Int8().encode("w", np.array([[0.5, -1.27], [0.0, 0.0]], np.float32))
+    >>> compressed["w/levels"].tolist(), compressed["w/steps"].round(3).tolist()
     ([[50, -127], [0, 0]], [0.009999999776482582, 0.0])
     """
 
@@ -46,7 +46,7 @@ class Int8(Codec):
             return take(name, slot)
         steps = take(f"{name}/steps", Slot(slot.dtype, (_channels(slot.shape),)))
         if not (np.isfinite(steps) & (steps >= 0)).all():
-            raise InputError(f"'{name}/steps' holds what is no finite number of at least 0")
+            raise InputError(f"'{name}/steps' must be finite and non-negative")
         levels = take(f"{name}/levels", Slot("int8", slot.shape))
         rows = levels.reshape(len(steps), -1).astype(slot.dtype)
         with np.errstate(over="ignore"):

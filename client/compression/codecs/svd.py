@@ -25,8 +25,8 @@ class SVD(Codec):
         energy: the share of the squares that is kept; FedKD goes from 0.95 to 0.98 in the course of a run.
 
     >>> import numpy as np
-    >>> coded = SVD().encode("w", np.ones((4, 3, 2), np.float32))
-    >>> {name: array.shape for name, array in coded.items()}
+    >>> compressed = SVD().encode("w", np.ones((4, 3, 2), np.float32))
+    >>> {name: array.shape for name, array in compressed.items()}
     {'w/rank': (), 'w/left': (1, 4), 'w/right': (1, 6)}
     """
 

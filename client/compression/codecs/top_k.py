@@ -28,8 +28,8 @@ class TopK(Codec):
         feedback: whether what is left out is added to the device's next update; it then needs a device-folder.
 
     >>> import numpy as np
-    >>> coded = TopK(share=0.5).encode("w", np.array([[1.0, -3.0], [0.5, 2.0]]))
-    >>> coded["w/indices"].tolist(), coded["w/values"].tolist()
+    >>> compressed = TopK(share=0.5).encode("w", np.array([[1.0, -3.0], [0.5, 2.0]]))
+    >>> compressed["w/indices"].tolist(), compressed["w/values"].tolist()
     ([1, 3], [-3.0, 2.0])
     """
 

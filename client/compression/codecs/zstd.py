@@ -23,8 +23,8 @@ class Zstd(Codec):
         level: 1, quick, to 19, small.
 
     >>> import numpy as np
-    >>> coded = Zstd().encode("w", np.ones(1000, np.float32))
-    >>> coded["w"].dtype, len(coded["w"]) < 50
+    >>> compressed = Zstd().encode("w", np.ones(1000, np.float32))
+    >>> compressed["w"].dtype, len(compressed["w"]) < 50
     (dtype('uint8'), True)
     """
 
@@ -49,8 +49,8 @@ class Zstd(Codec):
         try:
             declared = zstandard.frame_content_size(frame)
             if declared != slot.nbytes:
-                told = "does not say how many" if declared < 0 else f"{declared:,}"
-                raise InputError(f"'{name}' holds other than {slot.nbytes:,} bytes: {told}")
+                count = "does not say how many" if declared < 0 else f"{declared:,}"
+                raise InputError(f"'{name}' holds other than {slot.nbytes:,} bytes: {count}")
             plain = zstandard.ZstdDecompressor().decompress(
                 frame, max_output_size=slot.nbytes, read_across_frames=False, allow_extra_data=False
             )

@@ -1,7 +1,7 @@
 """What every loader returns, and the checks all of them share.
 
 A loader turns its source into NumPy arrays; from there on one path checks shapes, types and labels, so a mistake in
-any source is told in the same words.
+any source is reported in the same words.
 """
 
 from collections.abc import Mapping

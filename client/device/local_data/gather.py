@@ -1,4 +1,4 @@
-"""A device's own data: read anew for every round, so that what was added or removed since is noticed."""
+"""A device's own data: read again for every round, so that what was added or removed since is noticed."""
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass

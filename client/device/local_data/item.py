@@ -31,7 +31,7 @@ class Item:
 
 
 class Source(Protocol):
-    """Data in one of the forms that a device may have it in; it is read anew every time."""
+    """Data in one of the forms that a device may have it in; it is read again every time."""
 
     def __len__(self) -> int:
         """Return how many samples there are at most."""

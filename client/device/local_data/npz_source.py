@@ -58,7 +58,7 @@ class Arrays:
         with _inner(self._path) as (file, size):
             version = npy.read_magic(file)
             if version not in HEADERS:
-                raise InputError(f"{self._path}: x is of .npy version {version}; write it anew with numpy.savez")
+                raise InputError(f"{self._path}: x is of .npy version {version}; write it again with numpy.savez")
             shape, fortran, dtype = HEADERS[version](file)
             if dtype.hasobject or not shape:
                 raise InputError(f"{self._path}: x is {dtype} {shape}, not one input per sample")

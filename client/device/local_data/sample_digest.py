@@ -60,10 +60,10 @@ def _hashed(stored: Stored, *label: str) -> bytes:
     return hashlib.sha256(line([kind, shape, *label]) + content).digest()
 
 
-def line(told: Sequence[object]) -> bytes:
+def line(values: Sequence[object]) -> bytes:
     r"""Return what a digest is taken over before the values.
 
     >>> line(["file", [4], "ill"])
     b'["file", [4], "ill"]\n'
     """
-    return (json.dumps(told) + "\n").encode()
+    return (json.dumps(values) + "\n").encode()

@@ -54,10 +54,10 @@ class Database:
             path.parent.mkdir(parents=True, exist_ok=True)
             if not path.exists():
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        with self._told():
+        with self._explained():
             self._connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None)
         try:
-            with self._told():
+            with self._explained():
                 self._connection.execute("PRAGMA journal_mode = WAL")
                 self._connection.execute("PRAGMA synchronous = FULL")
             self._upgrade()
@@ -82,7 +82,7 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Cursor]:
         """Yield a cursor within a transaction that is on the disk afterwards, or was never begun."""
-        with self._told(), closing(self._connection.cursor()) as cursor:
+        with self._explained(), closing(self._connection.cursor()) as cursor:
             cursor.execute("BEGIN IMMEDIATE")
             try:
                 yield cursor
@@ -91,13 +91,13 @@ class Database:
                 raise
             cursor.execute("COMMIT")
 
-    def read(self, question: str, *values: object) -> list[tuple]:  # type: ignore[type-arg]
+    def read(self, query: str, *values: object) -> list[tuple]:  # type: ignore[type-arg]
         """Return the rows that answer a question."""
-        with self._told():
-            return self._connection.execute(question, values).fetchall()
+        with self._explained():
+            return self._connection.execute(query, values).fetchall()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _explained(self) -> Iterator[None]:
         """Turn an error of SQLite into one line that names the file and the way out."""
         try:
             yield
@@ -110,5 +110,5 @@ class Database:
         except sqlite3.DatabaseError as error:
             raise FedquitError(
                 f"the record {self.path} is damaged ({error}); restore it from a copy: without it this device does not "
-                "know what it retired, and takes part no more"
+                "know what it retired, and no longer takes part"
             ) from error

@@ -83,7 +83,7 @@ class Ask:
         ask: its exact bytes since then.
         signature: over them.
         signed_at: Unix seconds.
-        signings: how often it was made anew, because the server did not say that it has it.
+        signings: how often it was signed again, because the server did not acknowledge it.
         refused: why the server did not take it, a code of docs/asking.md; "": it has not said.
     """
 
@@ -102,7 +102,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """What became of a model in a forget step, and what the server is told of it.
+    """The result of a forget step: the model, and what is reported of it to the server.
 
     Attributes:
         state: the model.

@@ -1,9 +1,9 @@
 """Which samples are worth imitating: a gate gives each sample's term of an objective a weight, without gradient.
 
-What is the papers' and what is ours. `speculative` follows SpecKD (arXiv 2510.24021), which judges the tokens of a
+What is the papers' and what is ours. `speculative` follows SpecKD (arXiv 2510.24021), which evaluates the tokens of a
 text; here a sample is what a token is there. Its values of k and beta were not to be had: k = 2 and beta = 0 are ours.
 `adaptive` follows AdaSPEC (arXiv 2510.19779), which compares with a draft model distilled beforehand; the reference
-here is the device's own model at the end of the last round that it took part in, the global model at first: that is
+here is the device's model at the end of the last round that it took part in, the global model at first: that is
 ours. The share .4 is the paper's. That a gate goes with any objective that has a term of each sample is ours too.
 """
 

@@ -66,18 +66,20 @@ class Gated(Objective):
         if self.teacher_mode not in MODES:
             raise unknown("teacher_mode", str(self.teacher_mode), MODES)
         if self.gate is not None and not callable(self.gate):
-            raise InputError(f"gate is {self.gate!r}; make one with make_gate, or set gate = NAME beside the objective")
+            raise InputError(
+                f"gate is {self.gate!r}; make one with make_gate, or set gate = NAME next to the objective"
+            )
 
     def needs(self) -> Traits:
         """See `Objective`: a gate that compares needs the previous model."""
         compares = self.gate is not None and self.gate.compares
         return replace(self.traits, keeps="previous model") if compares else self.traits
 
-    def reference(self, model: nn.Module, samples: Samples, told: LocalRound) -> Teacher | None:
+    def reference(self, model: nn.Module, samples: Samples, local_round: LocalRound) -> Teacher | None:
         """Return whom the gate compares with: the device's previous model; None if it is its first round."""
-        if self.gate is None or not self.gate.compares or told.kept is None:
+        if self.gate is None or not self.gate.compares or local_round.state is None:
             return None
-        return Teacher(filled(model, told.kept), samples)
+        return Teacher(filled(model, local_round.state), samples)
 
     def weights(self, student: Tensor, teacher: Tensor, batch: Batch, reference: Teacher | None) -> Tensor | None:
         """Return the gate's weights [B]; None: all alike."""
@@ -111,13 +113,13 @@ class Imitating(Gated):
         if self.reduction not in REDUCTIONS:
             raise unknown("reduction", str(self.reduction), REDUCTIONS)
 
-    def teacher(self, model: nn.Module, told: LocalRound) -> nn.Module | None:  # noqa: ARG002 - the interface
+    def teacher(self, model: nn.Module, local_round: LocalRound) -> nn.Module | None:  # noqa: ARG002 - the interface
         """Return whom to imitate, the global model unless overridden; None: nobody in this round."""
         return model
 
-    def asked(self, model: nn.Module, samples: Samples, told: LocalRound) -> Asked | None:
+    def asked(self, model: nn.Module, samples: Samples, local_round: LocalRound) -> Asked | None:
         """Return what the teacher says of a batch; None: nobody is imitated in this round."""
-        teacher = self.teacher(model, told)
+        teacher = self.teacher(model, local_round)
         return None if teacher is None else Teacher(teacher, samples, self.teacher_mode)
 
     def each(self, student: Tensor, teacher: Tensor, labels: Tensor, samples: Samples) -> Tensor:
@@ -128,12 +130,12 @@ class Imitating(Gated):
         """Return the loss made of cross-entropy and term."""
         return ce + self.weight * term
 
-    def loss(self, model: nn.Module, samples: Samples, told: LocalRound) -> Loss:
+    def loss(self, model: nn.Module, samples: Samples, local_round: LocalRound) -> Loss:
         """See `Objective`."""
-        asked = self.asked(model, samples, told)
+        asked = self.asked(model, samples, local_round)
         if asked is None:
             return cross_entropy
-        reference = self.reference(model, samples, told)
+        reference = self.reference(model, samples, local_round)
 
         def imitating(student: nn.Module, batch: Batch) -> Tensor:
             logits, (goal,) = student(batch.inputs), asked(batch)

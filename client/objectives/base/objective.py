@@ -1,9 +1,9 @@
-"""The plug-in interface: what a device minimises in a round, keeps, sends and gets; and where it is found by name.
+"""The plug-in interface: the loss of a local round, its state, what is sent and received; and the registry.
 
 An objective is a frozen, slotted dataclass on top of `Objective`. Its fields are its settings; `traits` say as data
 what it needs. One that exchanges whole models overrides `loss`, from the model that came and the device's samples to
-what is minimised on a batch; one that exchanges something else overrides `train`, which sees all that came and all that
-was kept, and says what is sent and what is kept. What the server sends beside the model is `broadcast`.
+the loss of a batch; one that exchanges something else overrides `train`, which gets all that came and the device's
+state, and returns what is sent and the new state. `broadcast` returns what the server sends along with the model.
 Another package adds one by an entry point in the group "fedquit.objectives"; it is loaded only when asked for.
 """
 
@@ -32,7 +32,7 @@ class Traits:
         summary: one line for people.
         paper: where it comes from; "" if nowhere in particular.
         down: what travels to a device in a round; `up`: from it: words in `TRAVELS`.
-        keeps: what a device keeps on its disk from one round to the next, a word in `KEEPS`.
+        keeps: the state on a device's disk from one round to the next, a word in `KEEPS`.
         shares: what the server has from round to round: one "model", or what each device has said last, "answers";
             then there is no global model.
         same_model: whether all devices must have the same architecture.
@@ -59,20 +59,20 @@ class Traits:
 
     @property
     def owns(self) -> bool:
-        """Whether a device has a model of its own, which it trains from round to round."""
+        """Whether a device has a personalised model, which it trains from round to round."""
         return self.keeps.startswith("own")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalRound:
-    """One device's round: how it trains, what came beside the model, and what it kept of the round before.
+    """One device's round: hyperparameters, what came along with the model, and the state of its last round.
 
     Attributes:
         seed: of the shuffle.
         lr: step size of SGD; `epochs`, `batch_size`, `momentum`, `weight_decay`: its other settings.
-        extra: what `Objective.broadcast` sent beside the model; None: nothing.
-        kept: what this device kept of the last round it took part in; None: this is its first.
-        shared: what `Sharing.down` sent, where a device trains a model of its own.
+        extra: the tensors that `Objective.broadcast` sent along with the model; None: none.
+        state: this device's state after the last round it took part in; None: this is its first.
+        shared: what `Sharing.down` sent, where a device trains a personalised model.
         mentee: a model of the kind that the federation shares, to be filled, where it is another than the device's own.
         progress: how far training is at the end of this round, from 0 to 1.
     """
@@ -84,14 +84,14 @@ class LocalRound:
     momentum: float = 0.0
     weight_decay: float = 0.0
     extra: StateDict | None = None
-    kept: StateDict | None = None
+    state: StateDict | None = None
     shared: StateDict = field(default_factory=dict)
     mentee: nn.Module | None = None
     progress: float = 0.0
 
 
 def progress(number: int, rounds: int) -> float:
-    """Return how far training is at the end of round `number` of so many; what follows training is at its end.
+    """Return the fraction of training that is done after round `number` of `rounds`; 1 in all phases after it.
 
     >>> progress(5, 20), progress(25, 20)
     (0.25, 1.0)
@@ -101,7 +101,7 @@ def progress(number: int, rounds: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What became of a round: the last epoch's mean loss, what is sent, what is kept for the next (None: nothing)."""
+    """The result of a round: the last epoch's mean loss, what is sent, the state for the next (None: none)."""
 
     loss: float
     send: StateDict
@@ -112,8 +112,8 @@ class Objective:
     """What every objective is: override the sides it has.
 
     >>> import torch
-    >>> samples, told = Samples(torch.ones(2, 1), torch.tensor([0, 1])), LocalRound(seed=0, lr=0.1)
-    >>> done = OBJECTIVES["fedavg"]().train(nn.Linear(1, 2), samples, told)
+    >>> samples, local_round = Samples(torch.ones(2, 1), torch.tensor([0, 1])), LocalRound(seed=0, lr=0.1)
+    >>> done = OBJECTIVES["fedavg"]().train(nn.Linear(1, 2), samples, local_round)
     >>> sorted(done.send), done.keep
     (['bias', 'weight'], None)
     """
@@ -135,12 +135,12 @@ class Objective:
         """
 
     def shaped(self, model: nn.Module) -> nn.Module:
-        """Return a device's own model as this objective trains it; it may be changed in place."""
+        """Return a device's personalised model as this objective trains it; it may be changed in place."""
         return model
 
-    def own_model(self, kept: StateDict) -> StateDict:
-        """Return the weights of a device's own model in what it kept."""
-        return kept
+    def own_model(self, state: StateDict) -> StateDict:
+        """Return the weights of a device's personalised model in its state."""
+        return state
 
     def sharing(self, model: nn.Module, classes: int) -> Sharing:  # noqa: ARG002 - the interface
         """Return the server's side: what is shared, and how.
@@ -154,13 +154,13 @@ class Objective:
     def broadcast(
         self,
         current: StateDict,  # noqa: ARG002 - the interface
-        kept: StateDict | None,  # noqa: ARG002
+        state: StateDict | None,  # noqa: ARG002
     ) -> tuple[StateDict | None, StateDict | None]:
-        """Return what the server sends beside the global model, and what it keeps for the next round; None: nothing.
+        """Return what the server sends along with the global model, and its state for the next round; None: nothing.
 
         Args:
             current: the global model at the start of the round.
-            kept: what this returned in the round before; None in the first round of a phase.
+            state: what this returned in the round before; None in the first round of a phase.
         """
         return None, None
 
@@ -168,23 +168,23 @@ class Objective:
         self,
         model: nn.Module,  # noqa: ARG002 - the interface
         samples: Samples,  # noqa: ARG002
-        told: LocalRound,  # noqa: ARG002
+        local_round: LocalRound,  # noqa: ARG002
     ) -> Loss:
         """Return what is minimised on a batch, made before the model moves: it is still the global one."""
         return cross_entropy
 
-    def train(self, model: nn.Module, samples: Samples, told: LocalRound) -> Done:
+    def train(self, model: nn.Module, samples: Samples, local_round: LocalRound) -> Done:
         """Carry out a round on the device: train `model`, which came from the server or is its own, in place."""
         value = fit(
             model,
             samples,
-            loss=self.loss(model, samples, told),
-            lr=told.lr,
-            epochs=told.epochs,
-            batch_size=told.batch_size,
-            momentum=told.momentum,
-            weight_decay=told.weight_decay,
-            seed=told.seed,
+            loss=self.loss(model, samples, local_round),
+            lr=local_round.lr,
+            epochs=local_round.epochs,
+            batch_size=local_round.batch_size,
+            momentum=local_round.momentum,
+            weight_decay=local_round.weight_decay,
+            seed=local_round.seed,
         )
         state = model.state_dict()
         return Done(value, state, state if self.needs().keeps == "previous model" else None)

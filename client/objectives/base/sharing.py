@@ -1,9 +1,9 @@
 """What the server shares with devices, for an objective: one model, unless it is what each of them said last.
 
 A `Sharing` is the server's side of an objective: what goes down to a device, what a reply must be before anything of it
-is read, and what becomes of it. Plain `Sharing` is one model to all and back. `Answers` keeps what every device said in
-the last round under the device's number, so that each can be sent what the others said, and one that leaves takes its
-part with it at once.
+is read, and what becomes of it. Plain `Sharing` is one model to all and back. `LatestReplies` keeps every device's
+last reply under the device's number, so that each can be sent what the others said, and one that leaves takes its part
+with it at once.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -38,7 +38,7 @@ class Sharing:
     """One model goes down, models come back, and their mean is the next one."""
 
     averages = True
-    """Whether the server makes a mean of the replies; if not, it keeps each under the number of who said it."""
+    """Whether the server averages the replies; if not, it stores each under the number of its client."""
 
     def down(self, shared: StateDict, client: int, news: StateDict | None) -> StateDict:  # noqa: ARG002 - the interface
         """Return what goes down to a client.
@@ -46,7 +46,7 @@ class Sharing:
         Args:
             shared: what is shared at the start of the round.
             client: to whom.
-            news: what `adopt` kept, if this client took part in the round before; else None.
+            news: what `adopt` returned for it, if this client took part in the round before; else None.
         """
         return shared
 
@@ -82,22 +82,22 @@ class Sharing:
         return shared
 
 
-class Answers(Sharing):
-    """What each device said in the last round is kept under its number, as `3/logits`."""
+class LatestReplies(Sharing):
+    """Each device's last reply is stored under the device's number, as `3/logits`."""
 
     averages = False
 
     def __init__(self, forms: Mapping[str, Form]) -> None:
         self.forms = forms
 
-    def told(self, answers: Mapping[int, StateDict], client: int) -> StateDict:
-        """Return what a client is told, given what each said; at least one did."""
+    def download(self, replies: Mapping[int, StateDict], client: int) -> StateDict:
+        """Return what is sent to a client, given the last replies; there is at least one."""
         raise NotImplementedError
 
     def down(self, shared: StateDict, client: int, news: StateDict | None) -> StateDict:  # noqa: ARG002
         """See `Sharing`; nothing where nobody has said anything."""
-        answers = by_client(shared)
-        return self.told(answers, client) if answers else {}
+        replies = by_client(shared)
+        return self.download(replies, client) if replies else {}
 
     def fits(self, claimed: Mapping[str, Shape], shared: StateDict) -> Mapping[str, Form]:  # noqa: ARG002
         """See `Sharing`."""
@@ -113,7 +113,7 @@ class Answers(Sharing):
     def without(self, shared: StateDict, clients: Collection[int]) -> StateDict:
         """See `Sharing`: those who leave take along what they said.
 
-        >>> sorted(Answers({}).without({"0/counts": torch.ones(1), "1/counts": torch.ones(1)}, {0}))
+        >>> sorted(LatestReplies({}).without({"0/counts": torch.ones(1), "1/counts": torch.ones(1)}, {0}))
         ['1/counts']
         """
         return {name: tensor for name, tensor in shared.items() if int(name.partition("/")[0]) not in clients}

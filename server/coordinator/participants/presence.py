@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from fedquit.server.coordinator.participants.time_to_answer import looked
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.ledger import FORGOTTEN, UNDER_WAY, Request
 from fedquit.strategies.grid.node_identity import Member as Node
@@ -17,16 +18,18 @@ class Presence:
         devices: that are enrolled, have not withdrawn, and whose key is not revoked.
         here: members that are connected, withdrawn ones included.
         owing: devices that must still drop what some request was about -> those requests.
+        leaving: devices that are to forget samples and have not yet: until then they train on nothing.
     """
 
     devices: frozenset[int] = frozenset()
     here: frozenset[int] = frozenset()
     owing: dict[int, tuple[Request, ...]] = field(default_factory=dict)
+    leaving: frozenset[int] = frozenset()
 
     @property
     def ready(self) -> tuple[int, ...]:
         """Those that can take part now."""
-        return tuple(sorted((self.devices & self.here) - self.owing.keys()))
+        return tuple(sorted((self.devices & self.here) - self.owing.keys() - self.leaving))
 
     def has(self, request: Request) -> bool:
         """Say whether the device that a request is about is connected; a class is no single device's."""
@@ -58,7 +61,10 @@ class Watch:
         self._strangers |= present.strangers
         devices = frozenset(member.number for member in members if member.status == "active")
         here = frozenset(member.client for member in present.members.values())
-        return Presence(devices, here, self._owing(devices))
+        looked(place)
+        waiting = place.ledger.requests(status="forgetting")
+        leaving = frozenset(request.subject for request in waiting if request.granularity == "sample")
+        return Presence(devices, here, self._owing(devices), leaving)
 
     def _owing(self, devices: frozenset[int]) -> dict[int, tuple[Request, ...]]:
         """Return which devices have not yet dropped what a request was about, as they were not there or did not answer.

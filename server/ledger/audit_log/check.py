@@ -18,7 +18,7 @@ Vouched = dict[str, tuple[str, int]]  # "table/key" -> digest, and the event tha
 def check(connection: Connection, seal: Seal | None, noted: tuple[int, str] | None = None) -> list[str]:
     """Return what is wrong, a line each; nothing if all is well.
 
-    `noted` are number and digest of an event as seen earlier: they show a log that was put back or made anew.
+    `noted` are number and digest of an event as seen earlier: they show a log that was put back or rewritten.
     """
     wrong: list[str] = []
     vouched: Vouched = {}
@@ -34,7 +34,7 @@ def check(connection: Connection, seal: Seal | None, noted: tuple[int, str] | No
         if noted is not None and noted[0] == number:
             seen = digest
     if noted is not None and noted[0] > 0 and seen != noted[1]:
-        wrong.append(f"event {noted[0]} is not the one that was noted: the log was put back or made anew")
+        wrong.append(f"event {noted[0]} is not the one that was noted: the log was restored from a copy or rewritten")
     wrong += _check_head(connection, seal, number, digest)
     for table in KEYS:
         wrong += _check_table(connection, table, vouched)

@@ -56,14 +56,14 @@ class Refusals:
         """
         reason = reason if len(reason) <= LONGEST_REASON else reason[: LONGEST_REASON - 1] + "…"
         size = len(canonical(facts))
-        told = facts if size <= LARGEST_FACTS else {"left_out_bytes": size}
+        logged = facts if size <= LARGEST_FACTS else {"left_out_bytes": size}
         with self._lock:
             entries = self._end_window(now)
             window = self._window = self._window or _Window(now)
             kind = (reason, member)
             if window.singly[kind] < FIRST and window.singly.total() < MOST:
                 window.singly[kind] += 1
-                return [*entries, ("turned-away", member, {**told, "reason": reason})]
+                return [*entries, ("turned-away", member, {**logged, "reason": reason})]
             if kind not in window.waiting and len(window.waiting) >= KINDS:
                 kind = ("other reasons", None)
             window.waiting[kind] += 1

@@ -66,7 +66,7 @@ def read_seal(path: Path) -> Ed25519Seal:
     except OSError as error:
         raise InputError(f"cannot read the key {path}: {error.strerror}") from None
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise InputError(f"{path} is no key in PEM (without a password)") from None
+        raise InputError(f"{path} is not a key in PEM (without a password)") from None
     if not isinstance(key, Ed25519PrivateKey | Ed25519PublicKey):
-        raise InputError(f"{path} is no Ed25519 key")
+        raise InputError(f"{path} is not an Ed25519 key")
     return Ed25519Seal(key)

@@ -78,7 +78,7 @@ def _parse(url: str) -> URL:
         backend = parsed.get_backend_name()
     except exc.ArgumentError:
         raise InputError(
-            f"'{url}' is no URL of a ledger; write sqlite:////path/ledger.db or postgresql+psycopg://user@host/name"
+            f"'{url}' is not a ledger URL; write sqlite:////path/ledger.db or postgresql+psycopg://user@host/name"
         ) from None
     drivers = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
     if backend not in drivers:

@@ -57,11 +57,11 @@ class Writing:
         Raises:
             InputError: the facts are no JSON, too long, or have a member "rows" of their own.
         """
-        told = dict(facts or {})
-        if "rows" in told:
+        logged = dict(facts or {})
+        if "rows" in logged:
             raise InputError(f"the facts of event '{kind}' may not have a member 'rows': the ledger writes it")
         digests = {f"{table}/{key}": row_digest(self.connection, table, key) for table, key in rows}
-        text = canonical({**told, "rows": digests} if digests else told)
+        text = canonical({**logged, "rows": digests} if digests else logged)
         if len(text) > LARGEST_FACTS:
             raise InputError(f"the facts of event '{kind}' have {len(text)} bytes; at most {LARGEST_FACTS}")
         fields: dict[str, Any] = {

@@ -32,7 +32,7 @@ def result(out: Path, cell: Cell) -> dict[str, Any]:
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise FedquitError(f"{path} cannot be read: {error}; remove it and go on with --resume") from None
+        raise FedquitError(f"{path} cannot be read: {error}; remove it and continue with --resume") from None
     return document
 
 

@@ -1,7 +1,8 @@
-"""The folder of a comparison: made for one comparison, gone on with as that, replaced only if it is one.
+"""A comparison's output folder: created for one comparison, resumed with the same settings only.
 
-plan.json      what the comparison was told
-compare.json   the results, for programs; report.md and the figures, for people
+plan.json      the settings of the comparison
+compare.json   the results of every run, for programs
+summary.json   those of the rows, from which report.md and the figures are made, for people
 seed-S/        the runs, see plan_cells.py
 """
 
@@ -23,15 +24,15 @@ LOCK = ".lock"
 
 @contextmanager
 def comparison_folder(
-    out: Path, told: dict[str, Any], *, resume: bool, overwrite: bool, replaying: Collection[str] = ()
+    out: Path, plan: dict[str, Any], *, resume: bool, overwrite: bool, replaying: Collection[str] = ()
 ) -> Iterator[None]:
-    """Hold the folder of a comparison that was `told` this, made, emptied or taken up again; see `check_folder`.
+    """Hold the folder of a comparison that was `plan` this, made, emptied or taken up again; see `check_folder`.
 
     Raises:
         InputError: it is another comparison's, or nobody said that it may be replaced; nothing was written.
         FedquitError: it cannot be written, or another process is at work in it.
     """
-    check_folder(out, told, resume=resume, overwrite=overwrite, replaying=replaying)
+    check_folder(out, plan, resume=resume, overwrite=overwrite, replaying=replaying)
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(out)
@@ -40,21 +41,21 @@ def comparison_folder(
         if not resume:
             with explained(out):
                 _empty(out)
-        write_json(out / PLAN, told)
+        write_json(out / PLAN, plan)
         yield
     finally:
         folder.release()
 
 
 def check_folder(
-    out: Path, told: dict[str, Any], *, resume: bool, overwrite: bool, replaying: Collection[str] = ()
+    out: Path, plan: dict[str, Any], *, resume: bool, overwrite: bool, replaying: Collection[str] = ()
 ) -> None:
-    """Check that a comparison may be carried out in `out`: one that is gone on with may have grown, not changed.
+    """Check that a comparison may be carried out in `out`: one that is resumed may have grown, not changed.
 
     Args:
         out: its folder.
-        told: what the comparison is told.
-        resume: it goes on.
+        plan: the settings of the comparison.
+        resume: continue it.
         overwrite: it may replace what is there.
         replaying: its rows that replay what training kept.
 
@@ -64,7 +65,7 @@ def check_folder(
     >>> check_folder(Path("runs/that/are/not/there"), {}, resume=False, overwrite=False)
     """
     if resume:
-        _check_same(out, told, replaying)
+        _check_same(out, plan, replaying)
     elif out.exists() and (not out.is_dir() or any(not _left_over(path) for path in out.iterdir())):
         if not overwrite:
             raise InputError(
@@ -79,7 +80,7 @@ def _left_over(path: Path) -> bool:
     return path.name == LOCK or path.name.endswith(".partial")
 
 
-def _check_same(out: Path, told: dict[str, Any], replaying: Collection[str]) -> None:
+def _check_same(out: Path, plan: dict[str, Any], replaying: Collection[str]) -> None:
     file = out / PLAN
     if not file.is_file():
         raise InputError(f"{out} is not the folder of a comparison (it has no {PLAN})")
@@ -87,16 +88,16 @@ def _check_same(out: Path, told: dict[str, Any], replaying: Collection[str]) -> 
         kept = current_document(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file} cannot be read: {error}") from None
-    difference = first_difference(kept, without_growth(kept, told))
+    difference = first_difference(kept, without_growth(kept, plan))
     if not difference:
-        _check_growth(out, kept, told, replaying)
+        _check_growth(out, kept, plan, replaying)
     if difference:
         key, before, now = difference
         raise InputError(f"{key}: the comparison in {out} has {before}, not {now}; it goes on as it began")
 
 
 def without_growth(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a comparison is told now, without the targets, seeds and methods that were added since `before`.
+    """Return the present config of a comparison, without the targets, seeds and methods that were added since `before`.
 
     >>> now = {"seeds": [1, 0], "methods": {"negate": {}, "mode": {}}}
     >>> without_growth({"seeds": [0], "methods": {"negate": {}}}, now)
@@ -111,10 +112,10 @@ def without_growth(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[st
     return found
 
 
-def _check_growth(out: Path, kept: Mapping[str, Any], told: Mapping[str, Any], replaying: Collection[str]) -> None:
+def _check_growth(out: Path, kept: Mapping[str, Any], plan: Mapping[str, Any], replaying: Collection[str]) -> None:
     """Refuse what was added and would replay rounds of a training that is over and kept them for nobody."""
     added = [name for name in replaying if name not in kept["methods"]]
-    if told["targets"] != kept["targets"]:
+    if plan["targets"] != kept["targets"]:
         added = list(replaying)
     if added:
         raise InputError(

@@ -28,7 +28,7 @@ class Cell:
         seed: of training.
         target: what is forgotten; empty for a base.
         row: name of the row; "" for a base and for references.
-        settings: what the run is told.
+        settings: of the run.
         phases: the phases to carry out; None for all.
         keep: what the rows' methods need of training.
         rounds: roughly how many it takes, to estimate time by.
@@ -54,8 +54,8 @@ def plan(comparison: Comparison, targets: Sequence[Target]) -> list[Cell]:
     """Return the runs of a comparison: the bases, then for each seed and target the references and the rows.
 
     >>> from fedquit.simulations.compare.config.read_config import make_comparison
-    >>> told = make_comparison({"targets": [3], "seeds": [0], "methods": {"negate": {}}})
-    >>> [cell.folder for cell in plan(told, [(3,)])]
+    >>> config = make_comparison({"targets": [3], "seeds": [0], "methods": {"negate": {}}})
+    >>> [cell.folder for cell in plan(config, [(3,)])]
     ['seed-0/base', 'seed-0/target-3/references', 'seed-0/target-3/negate']
     """
     bases = [_base(comparison, seed, targets[0]) for seed in comparison.seeds]
@@ -99,8 +99,8 @@ def needs(comparison: Comparison, target: Target) -> list[Traits]:
     """Return what the rows' methods need, such as what training must keep for them.
 
     >>> from fedquit.simulations.compare.config.read_config import make_comparison
-    >>> told = make_comparison({"targets": [3], "seeds": [0], "methods": {"federaser": {}}})
-    >>> [traits.history for traits in needs(told, (3,))]
+    >>> config = make_comparison({"targets": [3], "seeds": [0], "methods": {"federaser": {}}})
+    >>> [traits.history for traits in needs(config, (3,))]
     ['every']
     """
     runs = [row_run(comparison, comparison.seeds[0], target, row) for row in comparison.rows]
@@ -111,8 +111,8 @@ def replaying_rows(comparison: Comparison) -> list[str]:
     """Return the rows whose methods replay what training kept.
 
     >>> from fedquit.simulations.compare.config.read_config import make_comparison
-    >>> told = make_comparison({"targets": [3], "seeds": [0], "methods": {"federaser": {}, "negate": {}}})
-    >>> replaying_rows(told)
+    >>> config = make_comparison({"targets": [3], "seeds": [0], "methods": {"federaser": {}, "negate": {}}})
+    >>> replaying_rows(config)
     ['federaser']
     """
     example = comparison.targets[0] if comparison.targets else (0,)

@@ -1,7 +1,7 @@
 """Carry out the runs of a comparison, several at once, each in a process of its own.
 
-A run waits for the training that it starts from. One that fails, or whose process dies, is told of and the others go
-on; what was stopped goes on later from the round that it had reached.
+A run waits for the training that it starts from. One that fails, or whose process dies, is reported and the others
+continue; what was stopped resumes later from the round that it had reached.
 """
 
 import multiprocessing
@@ -25,7 +25,7 @@ PRELOAD = (
     "flwr_datasets.partitioner",
     "torch._dynamo",  # else the first optimiser of each process imports it, and its seconds count as the device's
 )
-DIED = "its process died, perhaps for lack of memory; go on with --resume and fewer --jobs"
+DIED = "its process died, perhaps for lack of memory; continue with --resume and fewer --jobs"
 
 Listener = Callable[[Mapping[str, Any]], None]
 

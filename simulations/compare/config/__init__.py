@@ -1,1 +1,1 @@
-"""What a comparison is told: its TOML file, read strictly and checked."""
+"""The config of a comparison: its TOML file, read strictly and checked."""

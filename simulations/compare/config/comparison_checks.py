@@ -15,14 +15,14 @@ def checked_targets(comparison: Comparison, *, with_data: bool = True) -> tuple[
 
     Args:
         comparison: which one.
-        with_data: read the data too; without, "all" classes cannot be told.
+        with_data: read the data too; without, "all" classes cannot be resolved.
 
     Raises:
         InputError: naming the file and what is wrong with it.
 
     >>> from fedquit.simulations.compare.config.read_config import make_comparison
-    >>> told = {"targets": "all", "seeds": [0], "settings": {"clients": 3}, "methods": {"negate": {}}}
-    >>> checked_targets(make_comparison(told))
+    >>> config = {"targets": "all", "seeds": [0], "settings": {"clients": 3}, "methods": {"negate": {}}}
+    >>> checked_targets(make_comparison(config))
     ((0,), (1,), (2,))
     """
     example = ((0,),) if comparison.targets is None else comparison.targets

@@ -1,4 +1,4 @@
-"""What a comparison is told: methods as rows, whom to forget, the seeds, and the settings that all rows share."""
+"""The config of a comparison: methods as rows, whom to forget, the seeds, and the settings that all rows share."""
 
 import re
 from collections.abc import Mapping
@@ -73,19 +73,38 @@ class Comparison:
 
     def document(self) -> dict[str, Any]:
         """Return what the file says with every default filled in, as JSON has it: equal for equal comparisons."""
-        example = self.targets[0] if self.targets else (0,)
-        shared = self.run_settings(example, self.seeds[0], {})
-        own = {row.name: self.run_settings(example, self.seeds[0], row_settings(row)) for row in self.rows}
+        shared, rows = self._run_configs()
         decided = {*DECIDED, *ROW_KEYS}
+        return {
+            **self._heads(),
+            "settings": {key: value for key, value in shared.items() if key not in decided},
+            "methods": {name: {key: config[key] for key in ROW_KEYS} for name, config in rows.items()},
+        }
+
+    def file(self) -> dict[str, Any]:
+        """Return what the file says and nothing else, as JSON has it: `make_comparison` reads it again."""
+        shared, rows = self._run_configs()
+        given = {row.name: {"method": row.method, **row.settings} for row in self.rows}
+        return {
+            **self._heads(),
+            "settings": {key: shared[key] for key in self.settings},
+            "methods": {name: {key: rows[name][key] for key in row} for name, row in given.items()},
+        }
+
+    def _heads(self) -> dict[str, Any]:
         return {
             "title": self.title,
             "targets": "all" if self.targets is None else [list(target) for target in self.targets],
             "seeds": list(self.seeds),
             "references": self.references,
             "budget": self.budget,
-            "settings": {key: value for key, value in shared.run_config().items() if key not in decided},
-            "methods": {name: {key: told.run_config()[key] for key in ROW_KEYS} for name, told in own.items()},
         }
+
+    def _run_configs(self) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        """Return the settings that all runs share, and by row those of its runs, for the first target and seed."""
+        example, seed = self.targets[0] if self.targets else (0,), self.seeds[0]
+        rows = {row.name: self.run_settings(example, seed, row_settings(row)).run_config() for row in self.rows}
+        return dict(self.run_settings(example, seed, {}).run_config()), {name: dict(row) for name, row in rows.items()}
 
     def run_settings(self, target: Target, seed: int, own: Mapping[str, Any], source: str = "settings") -> Settings:
         """Return the settings of one run; `own` come on top of those that all share.
@@ -94,10 +113,10 @@ class Comparison:
         adopts, unless the file says otherwise.
 
         Raises:
-            InputError: they cannot be, told as `source`'s mistake.
+            InputError: they cannot be; the error names `source`.
         """
         return Settings.read(
-            {**UNGUARDED, **self.settings, **told_target(self.granularity, target), "seed": seed, **own}, source
+            {**UNGUARDED, **self.settings, **target_settings(self.granularity, target), "seed": seed, **own}, source
         )
 
 
@@ -124,10 +143,10 @@ def row_settings(row: Row) -> dict[str, Any]:
     return {"method": row.method, **row.settings}
 
 
-def told_target(granularity: str, target: Target) -> dict[str, str]:
+def target_settings(granularity: str, target: Target) -> dict[str, str]:
     """Return the settings that name a target.
 
-    >>> told_target("client", (0, 3)), told_target("class", (1,))
+    >>> target_settings("client", (0, 3)), target_settings("class", (1,))
     ({'forget': '0,3'}, {'forget-class': '1'})
     """
     return {"forget-class" if granularity == "class" else "forget": ",".join(map(str, target))}

@@ -108,9 +108,9 @@ def _rows(given: Any, source: str) -> tuple[Row, ...]:
     rows: list[Row] = []
     for name, table in given.items():
         where = f"{source}: [methods.{name}]"
-        told = _table(table, where, ROW_KEYS)
-        _refuse_oracle(told, where)
-        row = Row(name, str(told.pop("method", name)), told)
+        settings = _table(table, where, ROW_KEYS)
+        _refuse_oracle(settings, where)
+        row = Row(name, str(settings.pop("method", name)), settings)
         if row.slug in ("", "references"):
             raise InputError(f"{where}: the name cannot be a folder's; use letters and digits, and not 'references'")
         twin = next((other.name for other in rows if other.slug == row.slug), None)

@@ -40,10 +40,10 @@ def verdicts(row: Document) -> str:
     '0 of 2 consistent, 1 failed'
     """
     found = row["verdicts"]
-    told = [f"{found.get(CONSISTENT, 0)} of {sum(found.values())} consistent"] if found else []
-    told += [f"{found[UNDETERMINED]} undetermined"] if UNDETERMINED in found else []
-    told += [f"{len(row['failed'])} failed"] if row["failed"] else []
-    return ", ".join(told)
+    parts = [f"{found.get(CONSISTENT, 0)} of {sum(found.values())} consistent"] if found else []
+    parts += [f"{found[UNDETERMINED]} undetermined"] if UNDETERMINED in found else []
+    parts += [f"{len(row['failed'])} failed"] if row["failed"] else []
+    return ", ".join(parts)
 
 
 def _mean(name: str, scale: float = 100.0, digits: int = 1) -> Shown:

@@ -3,26 +3,26 @@
 Every number and every name in it comes from the results; nothing is said about winners but who is on the Pareto front.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedquit.simulations.compare.cells.plan_cells import row_run
 from fedquit.simulations.compare.config.comparison_config import Comparison, Row, Target
 from fedquit.simulations.compare.report.columns import columns_of
-from fedquit.simulations.compare.report.comparison_table import escaped, failures, markdown
+from fedquit.simulations.compare.report.comparison_table import escaped, markdown
 from fedquit.simulations.compare.report.repeat_command import simulate_command
 
 Document = dict[str, Any]
 
 
-def make_report(comparison: Comparison, document: Document, figures: Mapping[str, str], command: str) -> str:
+def make_report(comparison: Comparison, document: Document, figures: Mapping[str, str]) -> str:
     """Return the report as Markdown.
 
     Args:
-        comparison: what was told.
-        document: its results.
+        comparison: what was compared.
+        document: its results, or their summary.
         figures: what each file beside the report shows.
-        command: the `fedquit compare` that it was made by.
     """
     rows = [*document["rows"], document["reference"]]
     targets = [tuple(target) for target in document["targets"]]
@@ -34,9 +34,10 @@ def make_report(comparison: Comparison, document: Document, figures: Mapping[str
         *_fronts(document),
         *(f"![{title}]({name})" for name, title in figures.items()),
         *_failed(document),
-        "Raw results, run by run: [compare.json](compare.json).",
+        "Results of each row: [summary.json](summary.json). `fedquit compare summary.json --report` makes this "
+        "report and its figures again. The results of each run are in `compare.json` in the folder of the comparison.",
         "## Repeat it",
-        f"All of it:\n\n```sh\n{command}\n```",
+        f"All of it:\n\n```sh\n{shlex.join(['fedquit', 'compare', comparison.source])}\n```",
         "One request of one row, by itself (it trains again, and retrains the models to compare with):",
         *(_commands(comparison, row, targets) for row in comparison.rows),
         _made_with(document["versions"]),
@@ -58,18 +59,18 @@ def name_target(granularity: str, target: Target) -> str:
 
 def _what(comparison: Comparison, targets: Sequence[Target]) -> str:
     """Say what was compared."""
-    told = row_run(comparison, comparison.seeds[0], targets[0], comparison.rows[0])
+    run = row_run(comparison, comparison.seeds[0], targets[0], comparison.rows[0])
     granularity, seeds = comparison.granularity, comparison.seeds
-    samples = f"{told.samples} training samples" if told.samples else "all training samples"
-    alpha = f" ({told.alpha:g})" if told.scheme == "dirichlet" else ""
-    share = f" ({100 * told.forget_share:g} % of them)" if granularity == "sample" and not told.forget_samples else ""
+    samples = f"{run.samples} training samples" if run.samples else "all training samples"
+    alpha = f" ({run.alpha:g})" if run.scheme == "dirichlet" else ""
+    share = f" ({100 * run.forget_share:g} % of them)" if granularity == "sample" and not run.forget_samples else ""
     lines = [
         f"Ways of forgetting: {len(comparison.rows)}, each asked by itself to forget "
         f"{'; '.join(name_target(granularity, target) for target in targets)}{share}; "
         f"training seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}; "
         f"{len(targets) * len(seeds)} runs a row.",
-        f"Data: {escaped(told.dataset)}, {samples}, {told.clients} clients, split {told.scheme}{alpha} with seed "
-        f"{told.split_seed}. Model: {escaped(told.model)}, untrained weights of seed {told.model_seed}, {told.rounds} "
+        f"Data: {escaped(run.dataset)}, {samples}, {run.clients} clients, split {run.scheme}{alpha} with seed "
+        f"{run.split_seed}. Model: {escaped(run.model)}, untrained weights of seed {run.model_seed}, {run.rounds} "
         f"rounds of training.",
         "Split and untrained model are the same throughout; with the same seed, all rows start from the same trained "
         f"model. Each request is compared with {comparison.references} "
@@ -100,8 +101,8 @@ def _fronts(document: Document) -> list[str]:
 
 
 def _failed(document: Document) -> list[str]:
-    reasons = failures(document)
-    return ["## What failed", "\n".join(f"- {escaped(reason)}" for reason in reasons)] if reasons else []
+    reasons = "\n".join(f"- {escaped(reason)}" for reason in document["failures"])
+    return ["## What failed", reasons] if reasons else []
 
 
 def _commands(comparison: Comparison, row: Row, targets: Sequence[Target]) -> str:

@@ -51,15 +51,5 @@ def print_results(document: Document) -> None:
     console.print(table)
     for cost, names in document["pareto_front"].items():
         console.print(f"On the Pareto front of gap against {cost}: {', '.join(names) or 'none'}")
-    for reason in failures(document):
+    for reason in document["failures"]:
         console.print(f"Failed: {reason}", soft_wrap=True)
-
-
-def failures(document: Document) -> list[str]:
-    """Return which cells failed and why, a line each.
-
-    >>> failures({"cells": [{"folder": "seed-0/target-3/mode", "failed": "its process died"}], "references": []})
-    ['seed-0/target-3/mode: its process died']
-    """
-    entries = [*document["references"], *document["cells"]]
-    return [f"{entry['folder']}: {entry['failed']}" for entry in entries if entry["failed"] is not None]

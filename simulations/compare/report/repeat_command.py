@@ -15,8 +15,8 @@ def simulate_command(settings: Settings) -> str:
     """
     default = Settings().run_config()
     always = {*ALWAYS, "forget-class" if settings.granularity == "class" else "forget"}
-    told = {key: value for key, value in settings.run_config().items() if key in always or value != default[key]}
-    return " ".join(["fedquit simulate", *(_flag(key, value) for key, value in told.items())])
+    given = {key: value for key, value in settings.run_config().items() if key in always or value != default[key]}
+    return " ".join(["fedquit simulate", *(_flag(key, value) for key, value in given.items())])
 
 
 def _flag(key: str, value: Scalar) -> str:

@@ -1,4 +1,7 @@
-"""The results of a comparison as one document, compare.json: what was told, every cell, and the rows made from them."""
+"""The results of a comparison: compare.json has the config, every run, and the rows made from them.
+
+summary.json is the part that the report and its figures are made from: all but the single runs.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +14,7 @@ from fedquit.simulations.compare.results.cell_measures import measure_references
 from fedquit.simulations.compare.results.row_statistics import aggregate, pareto_front, points
 
 SCHEMA_VERSION = 1
+RUN_BY_RUN = ("config", "cells", "references")  # what a summary does without
 REFERENCE = "retrained (reference)"
 COSTS = {"bytes": "bytes_share", "seconds": "seconds_share"}
 
@@ -23,7 +27,7 @@ def make_results(
     """Return the document of a comparison whose cells were carried out, as far as they could be.
 
     Args:
-        comparison: what was told.
+        comparison: its config.
         targets: one by one.
         cells: all of them.
         out: its folder.
@@ -39,6 +43,8 @@ def make_results(
     return {
         "schema_version": SCHEMA_VERSION,
         "title": comparison.title,
+        "source": comparison.source,
+        "file": comparison.file(),
         "config": comparison.document(),
         "targets": [list(target) for target in targets],
         "versions": _versions(cells, out),
@@ -48,7 +54,17 @@ def make_results(
         "cells": entries,
         "references": retrained,
         "failed": sum(is_failed(entry) for entry in [*entries, *retrained]),
+        "failures": [f"{entry['folder']}: {entry['failed']}" for entry in [*retrained, *entries] if is_failed(entry)],
     }
+
+
+def summary_of(document: Mapping[str, Any]) -> Document:
+    """Return the results without the single runs: all that the report and its figures show.
+
+    >>> summary_of({"rows": ["a row"], "cells": ["a run", "another"]})
+    {'rows': ['a row']}
+    """
+    return {key: value for key, value in document.items() if key not in RUN_BY_RUN}
 
 
 def is_failed(entry: Document) -> bool:

@@ -20,7 +20,7 @@ TOLD = tuple(key for key in keys_of(Part.REQUEST, Part.METHOD, Part.STOP_RULE) i
 @click.option("--energy", type=click.FloatRange(min=0), metavar="J/BYTE", help="joules for a byte [0.000216]")
 @click.option("--json", "as_json", is_flag=True, help="print the plan as JSON, and nothing else")
 def plan(run: Path, method: str, link: float | None, energy: float | None, as_json: bool, **given: Any) -> None:
-    """Foretell what a request would cost on the model trained in RUN, by each method, beside retraining.
+    """Estimate what a request on the model trained in RUN would cost by each method, compared with retraining.
 
     Nothing is sent and nothing is written. Bytes of messages are exact where they are determined; rounds of recovery
     until utility is back are not known before, so there are two sums.
@@ -34,9 +34,9 @@ def plan(run: Path, method: str, link: float | None, energy: float | None, as_js
     from fedquit.simulations.costs.plan.plan_table import print_plan
     from fedquit.simulations.costs.price import JOULES_PER_BYTE, Price
 
-    told = {name: value for name, value in given.items() if value is not None}
+    changed = {name: value for name, value in given.items() if value is not None}
     price = Price(link, JOULES_PER_BYTE if energy is None else energy)
-    document = make_plan(run, told, price, method=method)
+    document = make_plan(run, changed, price, method=method)
     if as_json:
         click.echo(json.dumps(document, indent=1, allow_nan=False))
     else:

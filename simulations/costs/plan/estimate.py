@@ -1,6 +1,6 @@
 """What a request will cost, before anything is sent: by what its method says it asks, and by what training showed.
 
-The payload of a message is determined, and foretold to the byte: a question of a method is built as
+The payload of a message is determined, and estimated to the byte: a request of a method is built as
 `strategies/rounds/exercise.py` builds it, and one of an ordinary round is that of the same round of training. Bytes on
 the wire can differ by a few, as numbers in it take more or fewer. Seconds are those of training, in proportion to the
 passes over the samples.
@@ -53,12 +53,12 @@ class AtServer:
 
 
 @dataclass(frozen=True)
-class Foretold:
+class Estimate:
     """A request of a run that has not been carried out.
 
     Args:
         path: folder of the run whose training it starts from.
-        settings: of that run, but for what is asked.
+        settings: of that run, except what is asked.
         request: which of the requests, from 0.
         seen: what training showed.
     """
@@ -87,7 +87,7 @@ class Foretold:
         return AtServer(case, history)
 
     def forget(self) -> Cost | None:
-        """Return what it costs until recovery begins; None: the method does not say."""
+        """Return what it costs until recovery begins; None: the method has no estimate."""
         exchanges = self.method.exchanges(self.outlook)
         return None if exchanges is None else sum(map(self._exchange, exchanges), Cost())
 
@@ -98,10 +98,10 @@ class Foretold:
         left = {client: len(kept) / len(whole) for client, (whole, kept) in enumerate(parts) if len(kept)}
         asked = num_sampled(len(left), self.settings.fraction)
         work = sum(self.seen.seconds_of(client) * share for client, share in left.items()) * asked / len(left)
-        told = self.seen.question(number)
+        request_size = self.seen.question(number)
         keeps = objective_of(self.settings).needs().keeps != "nothing" or compression_of(self.settings).keeps
         more = len(phase) - len("train") if keeps else 0
-        return self._cost(asked, Size(told.payload + more, told.wire + more), work)
+        return self._cost(asked, Size(request_size.payload + more, request_size.wire + more), work)
 
     def _exchange(self, exchange: Exchange) -> Cost:
         if not exchange.clients:
@@ -118,7 +118,7 @@ class Foretold:
             client=exchange.clients[0],
         )
         become_server_task(run_id=1)
-        told = weigh(
+        request_size = weigh(
             exchange.exercise,
             self.arrays,
             config,
@@ -126,7 +126,7 @@ class Foretold:
             number=self.settings.rounds,
             compression=compression_of(self.settings),
         )
-        return self._cost(len(exchange.clients), Size(told.payload, told.total()), self._work(exchange))
+        return self._cost(len(exchange.clients), Size(request_size.payload, request_size.total()), self._work(exchange))
 
     def _work(self, exchange: Exchange) -> float | None:
         """Return the devices' processor time for an exchange; None: the method does not say."""
@@ -140,14 +140,14 @@ class Foretold:
         times = [self.seen.seconds_of(c) * n / len(whole[c]) for c, n in zip(exchange.clients, shares, strict=True)]
         return sum(times) * passes / ordinary
 
-    def _cost(self, asked: int, told: Size, work: float | None) -> Cost:
-        """Return what it costs to ask so many clients this, for this much processor time."""
-        seen, pair = self.seen, told.wire + self.seen.answer.wire
+    def _cost(self, asked: int, request_size: Size, work: float | None) -> Cost:
+        """Return the cost of one request of this size to `asked` clients, for `work` processor seconds each."""
+        seen, pair = self.seen, request_size.wire + self.seen.answer.wire
         share = seen.round_seconds / seen.round_device_seconds if seen.round_device_seconds else 0.0
         return Cost(
             exchanges=1,
             messages=2 * asked,
-            payload_bytes_down=asked * told.payload,
+            payload_bytes_down=asked * request_size.payload,
             payload_bytes_up=asked * seen.answer.payload,
             wire_bytes=asked * pair,
             busiest_bytes=pair,

@@ -44,7 +44,7 @@ class Cost:
             _sum(self.seconds, other.seconds),
         )
 
-    def told(self, price: Price) -> dict[str, Any]:
+    def document(self, price: Price) -> dict[str, Any]:
         """Return it as a document, priced."""
         payload = self.payload_bytes_down + self.payload_bytes_up
         priced = price.of(self.wire_bytes, slowest=self.busiest_bytes)

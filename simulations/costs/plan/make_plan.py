@@ -1,4 +1,4 @@
-"""A plan: what each method would cost to serve a request, from what a run has shown, beside retraining.
+"""A plan: the estimated cost of each method for a request, from an observed run, compared with retraining.
 
 What the messages come to is exact where they are determined. How many rounds of recovery it takes until utility is back
 cannot be known before; then there are two sums, for the fewest rounds and for the most.
@@ -16,7 +16,7 @@ from fedquit.server.lifecycle.phases import nth
 from fedquit.server.lifecycle.training_history import Keep
 from fedquit.server.run.run_folder import RunFolder, read_settings, read_state
 from fedquit.settings import Settings
-from fedquit.simulations.costs.plan.estimate import Foretold
+from fedquit.simulations.costs.plan.estimate import Estimate
 from fedquit.simulations.costs.plan.estimated_cost import Cost
 from fedquit.simulations.costs.plan.observed_training import Seen, seen_in
 from fedquit.simulations.costs.price import Price
@@ -60,7 +60,7 @@ def make_plan(path: Path, given: Mapping[str, Any], price: Price, *, method: str
     plain = plan.settings("continue")
     return {
         "run": path.resolve().name,
-        "model": price.told(),
+        "model": price.document(),
         "exact_payload": plan.is_exact(plain),
         "requests": [
             {
@@ -94,84 +94,84 @@ class Plan:
         for key in self.given:
             if key in TRAINING:
                 raise InputError(f"{key} cannot be given: a plan starts from the training of {self.path}")
-        config, told = RunFolder(self.path).settings().run_config(), dict(self.given)
+        config, changed = RunFolder(self.path).settings().run_config(), dict(self.given)
         if config["method"] != method:
             config |= {"method": method, "teacher": "min", "method-settings": ""}
-        if told.get("granularity", config["granularity"]) != "class":
+        if changed.get("granularity", config["granularity"]) != "class":
             config["forget-class"] = ""
         if not named and method != "fedquit":
-            told.pop("teacher", None)
-        return Settings.read({**config, **told}, "plan")
+            changed.pop("teacher", None)
+        return Settings.read({**config, **changed}, "plan")
 
     def is_exact(self, settings: Settings) -> bool:
         """Say whether what travels has the sizes that it had in training.
 
         Not where a codec makes them depend on what is in a model, nor where recovery aggregates in another way or
-        devices clip, as they are told more then than a method tells them.
+        devices clip, as their config is then longer.
         """
-        coded = compression_of(settings) != Compression()
+        compressed = compression_of(settings) != Compression()
         alike = not (settings.recover_strategy or settings.dp)
-        return self.seen.exact and alike and (self.seen.steady or not coded)
+        return self.seen.exact and alike and (self.seen.steady or not compressed)
 
     def retraining(self, settings: Settings, request: int) -> Document:
         """Return who asks, and what it costs to train as many rounds again without what they ask to forget."""
-        foretold = Foretold(self.path, settings, request, self.seen)
-        rounds = [foretold.round("retrain", number) for number in range(1, settings.rounds + 1)]
-        whole = {"rounds": settings.rounds, **sum(rounds, Cost()).told(self.price)}
-        return {"request": request + 1, "leavers": list(foretold.outlook.leavers), "retraining": whole}
+        estimate = Estimate(self.path, settings, request, self.seen)
+        rounds = [estimate.round("retrain", number) for number in range(1, settings.rounds + 1)]
+        whole = {"rounds": settings.rounds, **sum(rounds, Cost()).document(self.price)}
+        return {"request": request + 1, "leavers": list(estimate.outlook.leavers), "retraining": whole}
 
     def method(self, settings: Settings, request: int) -> Document:
         """Return what it costs to serve a request by one method, or why that is not known."""
-        foretold = Foretold(self.path, settings, request, self.seen)
+        estimate = Estimate(self.path, settings, request, self.seen)
         try:
-            needs, forget = foretold.method.needs(), foretold.forget()
+            needs, forget = estimate.method.needs(), estimate.forget()
         except FedquitError as error:
             return {"known": False, "why": str(error)}
         except Exception as error:
-            if type(foretold.method).__module__.startswith("fedquit."):
+            if type(estimate.method).__module__.startswith("fedquit."):
                 raise
-            return {"known": False, "why": f"the method failed to say what it asks: {error!r}"}
+            return {"known": False, "why": f"not estimated: Method.exchanges failed: {error!r}"}
         if forget is None:
-            return {"known": False, "why": "the method does not say what it asks (Method.exchanges)"}
+            return {"known": False, "why": "not estimated: the method has no Method.exchanges, which is optional"}
         gone = needs.keeps_updates and not (self.path / "history").is_dir()
-        model_bytes = sum(array.nbytes for array in foretold.arrays.values())
+        model_bytes = sum(array.nbytes for array in estimate.arrays.values())
         return {
             "known": True,
             "can_be_served": not gone,
             "why": "the updates that it reads were not kept in this run, or are purged" if gone else "",
-            "forget": forget.told(self.price),
-            **self._recovery(foretold, forget, nth("recover", request)),
+            "forget": forget.document(self.price),
+            **self._recovery(estimate, forget, nth("recover", request)),
             "stored": {
                 "what": needs.server_keeps,
                 "bytes_at_most": Keep.of(needs).most_bytes(settings.rounds, settings.clients, model_bytes),
             },
         }
 
-    def _recovery(self, foretold: Foretold, forget: Cost, phase: str) -> Document:
+    def _recovery(self, estimate: Estimate, forget: Cost, phase: str) -> Document:
         """Return each round of recovery that there may be, and what it all comes to with the fewest and the most."""
-        count = _rounds(foretold, self.path, phase)
-        each = [foretold.round(phase, number) for number in range(1, count.at_most + 1)]
+        count = _rounds(estimate, self.path, phase)
+        each = [estimate.round(phase, number) for number in range(1, count.at_most + 1)]
         return {
-            "recover": {**asdict(count), "rounds": [cost.told(self.price) for cost in each]},
+            "recover": {**asdict(count), "rounds": [cost.document(self.price) for cost in each]},
             "total": {
-                "at_least": sum(each[: count.at_least], forget).told(self.price),
-                "at_most": sum(each, forget).told(self.price),
+                "at_least": sum(each[: count.at_least], forget).document(self.price),
+                "at_most": sum(each, forget).document(self.price),
             },
         }
 
 
-def _rounds(foretold: Foretold, path: Path, phase: str) -> Rounds:
+def _rounds(estimate: Estimate, path: Path, phase: str) -> Rounds:
     """Return how many rounds of recovery there will be: determined, as before in this run, or between bounds."""
-    settings, most = foretold.settings, foretold.settings.recover_rounds
-    if foretold.method.traits.restarts:
-        first = foretold.method.restart_round(foretold.outlook)
+    settings, most = estimate.settings, estimate.settings.recover_rounds
+    if estimate.method.traits.restarts:
+        first = estimate.method.restart_round(estimate.outlook)
         count = settings.rounds - first + 1
         return Rounds(count, count, f"training from round {first} on")
     if settings.recover == "budget":
         count, spent = 0, 0
         while count < most and (not count or not settings.recover_bytes or spent < settings.recover_bytes):
             count += 1
-            cost = foretold.round(phase, count)
+            cost = estimate.round(phase, count)
             spent += cost.payload_bytes_down + cost.payload_bytes_up
         return Rounds(count, count, "the budget")
     before = _before(path, settings)

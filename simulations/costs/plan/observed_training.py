@@ -1,4 +1,4 @@
-"""What the training of a run showed of messages and devices: the ground on which what comes next is foretold."""
+"""Observed message sizes and device times of a run's training: the basis of the estimates."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,12 +55,12 @@ def seen_in(path: Path) -> Seen:
     """Return what the training of the run in the folder `path` showed.
 
     Raises:
-        InputError: it is no run, has no account, or no round of training is finished.
+        InputError: it is no run, has no cost log, or no round of training is finished.
     """
     rounds = read_state(path).of("train")
     rows = [row for row in rows_of(path) if row.phase == "train"]
     if not rounds or not rows:
-        raise InputError(f"{path}: no round of training is accounted, so nothing can be foretold from it")
+        raise InputError(f"{path}: no round of training is in the cost log, so nothing can be estimated from it")
     return _seen(rows, median(r.seconds for r in rounds))
 
 
@@ -76,7 +76,7 @@ def _seen(rows: Iterable[Row], round_seconds: float) -> Seen:
             by_client[row.node].append(row.device_seconds)
             by_round[row.round] += row.device_seconds
     if not answers:
-        raise InputError("no answer of a device is accounted, so nothing can be foretold")
+        raise InputError("no answer of a device is in the cost log, so nothing can be estimated")
     return Seen(
         questions=[_one(questions[number]) for number in sorted(questions)],
         answer=_one(answers),

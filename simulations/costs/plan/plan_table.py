@@ -39,7 +39,7 @@ def _table(request: Document, link: float | None) -> Table:
         table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
     for name, found in request["methods"].items():
         if not found["known"]:
-            table.add_row(name, "not known")
+            table.add_row(name, "not estimated")
             continue
         recover, total = found["recover"], found["total"]
         rounds = _range(recover["at_least"], recover["at_most"], str)

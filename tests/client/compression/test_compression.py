@@ -79,11 +79,14 @@ def test_what_cannot_be_is_said_before_anything_runs() -> None:
     for wrong, message in [
         ({"compress-up": "int9"}, r"unknown codec 'int9' \(did you mean 'int8'\?\)"),
         ({"compress-down": "top-k"}, "compress-down: top-k leaves most of a model out"),
-        ({"compress-up": "fp16", "compress-settings": "share=0.1"}, "there is no codec to set share of"),
-        ({"compress-settings": "share=0.1"}, "there is no codec to set share of; set compress-up"),
+        ({"compress-up": "fp16", "compress-settings": "share=0.1"}, "share has no effect without a codec"),
+        ({"compress-settings": "share=0.1"}, "share has no effect without a codec; set compress-up"),
         ({"compress-up": "top-k", "compress-settings": "shares=0.1"}, r"unknown setting of compression 'shares'"),
         ({"compress-up": "top-k", "compress-settings": "share=2"}, "share is 2"),
-        ({"compress-up": "int8+zstd", "dp": "client-fixed"}, "compress-up: dp 'client-fixed' has clients clip"),
+        (
+            {"compress-up": "int8+zstd", "dp": "client-fixed"},
+            r"dp 'client-fixed' bounds the norm of client updates, but int8\+zstd is lossy",
+        ),
     ]:
         with pytest.raises(InputError, match=message):
             compression_of(Settings.read(wrong))

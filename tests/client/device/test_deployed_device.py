@@ -223,6 +223,7 @@ def test_what_was_forgotten_does_not_come_back_under_another_label(kit: Kit) -> 
 
 
 def test_what_was_marked_but_is_gone_before_it_is_forgotten_does_not_train_when_it_comes_back(kit: Kit) -> None:
+    trained_on(kit)
     mark(kit, 1)
     whole = kit.path(kit.data).read_bytes()
     change(kit, lambda x, y: (np.delete(x, 1, 0), np.delete(y, 1, 0)))
@@ -367,9 +368,9 @@ def test_what_one_request_retired_another_does_not_forget_again(kit: Kit) -> Non
     [
         ({}, "cannot serve request 5e5e5e5e5e5e: nothing was marked for it here; ask on the device"),
         ({"granularity": "sample"}, "nothing was marked for it here"),
-        ({"request": "../../x"}, "'../../x' is no id of a request"),
-        ({"request": ""}, "'' is no id of a request"),
-        ({"granularity": "class", "classes": "3"}, "'3' is no class of the federation; it has 0 to 2"),
+        ({"request": "../../x"}, "'../../x' is not a request id"),
+        ({"request": ""}, "'' is not a request id"),
+        ({"granularity": "class", "classes": "3"}, "'3' is not a class of the federation; it has 0 to 2"),
         ({"samples": "all"}, "unknown kind of samples 'all'"),
     ],
 )
@@ -471,7 +472,7 @@ def test_an_ask_that_the_server_will_not_take_keeps_no_device_from_training_for_
     assert "ask" in send(kit, "train").config_records
 
 
-@pytest.mark.parametrize(("code", "again"), [("too-many-samples", False), ("quota", True), ("stale", True)])
+@pytest.mark.parametrize(("code", "again"), [("nothing-contributed", False), ("quota", True), ("stale", True)])
 def test_an_ask_that_the_server_refuses_rides_again_only_where_that_may_pass(kit: Kit, code: str, again: bool) -> None:
     put(kit, 1)
     first = ridden(send(kit, "train"))

@@ -87,7 +87,7 @@ def test_a_device_that_is_ready_is_told_so(kit: Kit, address: str) -> None:
 
 
 SPOILT: dict[str, tuple[str, Any, str]] = {
-    "no kit": ("kit", lambda k: (k.folder / "device.toml").unlink(), "is no kit"),
+    "no kit": ("kit", lambda k: (k.folder / "device.toml").unlink(), "is not a kit"),
     "a file is gone": ("files", lambda k: (k.folder / "ca.crt").unlink(), "lacks ca.crt; ask the operator"),
     "others read the key": ("key", lambda k: (k.folder / "node.key").chmod(0o644), "chmod 600"),
     "no data": ("data", lambda k: (k.folder / "own.npz").unlink(), "no such file"),

@@ -86,7 +86,7 @@ def test_a_version_with_one_more_setting_finds_what_was_kept_before_it(tmp_path:
 
 @pytest.mark.parametrize("phase", ["../train", "a/b", "", "TRAIN", "."])
 def test_a_servers_word_never_leads_out_of_the_folder(tmp_path: Path, phase: str) -> None:
-    with pytest.raises(InputError, match="is no name of a phase"):
+    with pytest.raises(InputError, match="is not a phase name"):
         keep(Memory(tmp_path), phase, 0, 1)
 
 
@@ -139,7 +139,7 @@ def test_the_state_of_an_objective_with_shared_weights_is_kept_and_they_are_in_i
         "row",
         "second.bias",
     ]
-    make_objective("moon").train(Tied(), samples, LocalRound(seed=1, lr=0.1, kept=found))
+    make_objective("moon").train(Tied(), samples, LocalRound(seed=1, lr=0.1, state=found))
 
 
 def test_a_file_that_names_a_tensor_that_it_lacks_is_damaged() -> None:

@@ -43,7 +43,7 @@ from fedquit.unlearning.samples import Samples, shuffled_batches
 FEATURES, CLASSES = 5, 4
 BUILT_IN = ["fd", "fedavg", "fedgkd", "fedkd", "fedlmd", "fedntd", "fedproto", "fedprox", "kd", "moon"]
 IMITATING = ["fedgkd", "fedlmd", "fedntd", "kd"]
-TOLD = LocalRound(seed=3, lr=0.1, epochs=2, batch_size=6, momentum=0.5, weight_decay=0.01)
+ROUND = LocalRound(seed=3, lr=0.1, epochs=2, batch_size=6, momentum=0.5, weight_decay=0.01)
 
 pairs = st.tuples(st.integers(0, 10_000), st.sampled_from([0.1, 1.0, 30.0]), st.integers(2, 6), st.integers(1, 5))
 
@@ -74,10 +74,10 @@ def state(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def trained(name: str, told: LocalRound = TOLD, **own: Any) -> tuple[dict[str, Tensor], Done]:
+def trained(name: str, local_round: LocalRound = ROUND, **own: Any) -> tuple[dict[str, Tensor], Done]:
     model = net()
     with deterministic(7):
-        done = make_objective(name, **own).train(model, samples(), told)
+        done = make_objective(name, **own).train(model, samples(), local_round)
     return state(model), done
 
 
@@ -85,8 +85,8 @@ def same(one: Any, other: Any) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def told(**changed: Any) -> LocalRound:
-    return LocalRound(**{**{name: getattr(TOLD, name) for name in TOLD.__dataclass_fields__}, **changed})
+def local_round(**changed: Any) -> LocalRound:
+    return LocalRound(**{**{name: getattr(ROUND, name) for name in ROUND.__dataclass_fields__}, **changed})
 
 
 # What must be the same
@@ -101,7 +101,7 @@ def told(**changed: Any) -> LocalRound:
 )
 def test_fedavg_is_the_plain_loop_bit_for_bit(size: int, batch_size: int, momentum: float, decay: float) -> None:
     ours, theirs, data = net(), net(), samples(size)
-    now = told(batch_size=batch_size, momentum=momentum, weight_decay=decay)
+    now = local_round(batch_size=batch_size, momentum=momentum, weight_decay=decay)
     with deterministic(7):
         done = make_objective("fedavg").train(ours, data, now)
     with deterministic(7):
@@ -213,7 +213,7 @@ def test_a_majority_class_has_more_samples_than_the_mean_over_all_classes() -> N
 
 @pytest.mark.parametrize("name", IMITATING)
 def test_mean_is_batchmean_divided_by_the_classes_and_tau_squared_a_factor(name: str) -> None:
-    data, now = samples(), told(extra=state(net(2)) if name == "fedgkd" else None)
+    data, now = samples(), local_round(extra=state(net(2)) if name == "fedgkd" else None)
     batch = Batch(torch.arange(len(data)), *data.batch(slice(None)))
     student = net(1).eval()
 
@@ -328,7 +328,7 @@ def test_a_teacher_is_bit_for_bit_what_it_was_buffers_too(how: str, view: Any) -
 def test_a_teacher_asked_once_says_what_a_frozen_copy_says_batch_by_batch() -> None:
     model, data = net(), samples()
     frozen, teacher = copy.deepcopy(model).eval(), Teacher(model, data)
-    make_objective("fedavg").train(model, data, TOLD)  # the student moves on
+    make_objective("fedavg").train(model, data, ROUND)  # the student moves on
     for index in (torch.tensor([3, 0, 11]), torch.tensor([19])):
         with torch.no_grad():
             torch.testing.assert_close(teacher(Batch(index, *data.batch(index)))[0], frozen(data.inputs[index]))
@@ -347,7 +347,7 @@ def test_in_training_mode_a_teacher_normalises_by_the_batch() -> None:
 def test_what_came_and_what_was_kept_is_not_changed_by_a_round(name: str, how: str) -> None:
     extra, kept = state(net(1)), state(net(2))
     before = copy.deepcopy((extra, kept))
-    trained(name, told(extra=extra, kept=kept), teacher_mode=how)
+    trained(name, local_round(extra=extra, state=kept), teacher_mode=how)
     assert same(extra, before[0])
     assert same(kept, before[1])
 
@@ -369,7 +369,7 @@ def test_moon_keeps_its_model_and_moves_away_from_it() -> None:
     first, done = trained("moon")
     assert done.keep is not None
     assert same(done.keep, first)
-    assert not same(trained("moon", told(kept=state(net(4))))[0], first)
+    assert not same(trained("moon", local_round(state=state(net(4))))[0], first)
 
 
 # FedGKD's server
@@ -396,8 +396,8 @@ def test_the_server_sends_the_mean_of_the_last_models_of_the_phase() -> None:
 def test_fedgkd_of_one_model_is_distillation_from_the_global_one() -> None:
     extra, _ = FedGKD(models=1).broadcast(state(net()), {})
     assert extra is not None
-    ours = trained("fedgkd", told(extra=extra), weight=0.5)
-    theirs = trained("fedgkd", told(extra=state(net())), weight=0.5)
+    ours = trained("fedgkd", local_round(extra=extra), weight=0.5)
+    theirs = trained("fedgkd", local_round(extra=state(net())), weight=0.5)
     assert same(ours[0], theirs[0])
     assert not same(ours[0], trained("fedavg")[0])
 
@@ -407,7 +407,7 @@ def test_fedgkd_of_one_model_is_distillation_from_the_global_one() -> None:
 
 def test_a_gate_that_lets_all_through_changes_nothing() -> None:
     for name in ["kd", "fedntd", "moon"]:
-        now = told(kept=state(net(2)))
+        now = local_round(state=state(net(2)))
         plain = trained(name, now)
         for gate in (Speculative(top_k=CLASSES), Speculative(top_k=1, beta=1.0), Adaptive(share=1.0)):
             gated = trained(name, now, gate=gate)
@@ -462,7 +462,7 @@ def test_a_gate_that_compares_has_the_device_keep_its_previous_model() -> None:
     assert make_objective("kd", gate=Adaptive()).needs().keeps == "previous model"
     done = trained("kd", gate=Adaptive())[1]
     assert done.keep is not None
-    with_other = trained("kd", told(kept=state(net(3))), gate=Adaptive())[0]
+    with_other = trained("kd", local_round(state=state(net(3))), gate=Adaptive())[0]
     assert not same(with_other, trained("kd", gate=Adaptive())[0])
 
 
@@ -478,7 +478,7 @@ class Double(Objective):
 
     by: float
 
-    def loss(self, model: nn.Module, samples: Samples, told: LocalRound) -> Any:
+    def loss(self, model: nn.Module, samples: Samples, local_round: LocalRound) -> Any:
         return lambda student, batch: self.by * F.cross_entropy(student(batch.inputs), batch.labels)
 
 
@@ -559,6 +559,6 @@ def test_a_device_with_one_sample_trains_by_every_objective(name: str, how: str)
     own = {} if name in ("fedavg", "fedprox") else {"teacher_mode": how}
     model, start, one = net(), net(), samples(1)
     with deterministic(7):
-        make_objective(name, **own).train(model, one, told(extra=state(net(1)), kept=state(net(2))))
+        make_objective(name, **own).train(model, one, local_round(extra=state(net(1)), state=state(net(2))))
     assert any(not torch.equal(*pair) for pair in zip(model.parameters(), start.parameters(), strict=True))
     assert all(bool(value.isfinite().all()) for value in model.state_dict().values())

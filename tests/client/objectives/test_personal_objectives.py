@@ -40,7 +40,7 @@ def net(hidden: int = 8, seed: int = 0) -> nn.Sequential:
         )
 
 
-def told(**changed: Any) -> LocalRound:
+def local_round(**changed: Any) -> LocalRound:
     return LocalRound(**{"seed": 3, "lr": 0.1, "epochs": 2, "batch_size": 6, **changed})
 
 
@@ -62,19 +62,19 @@ def same(one: Any, other: Any) -> bool:
 @given(seed=st.integers(0, 10_000), devices=st.integers(2, 5), temperature=st.sampled_from([0.5, 1.0, 4.0]))
 def test_leaving_one_out_is_the_sum_less_ones_own_part(seed: int, devices: int, temperature: float) -> None:
     generator = torch.Generator().manual_seed(seed)
-    answers = {
+    replies = {
         client: {
             "logits": torch.randn(3, 3, generator=generator),
             "counts": torch.randint(1, 9, (3,), generator=generator),
         }
         for client in range(devices)
     }
-    total = torch.stack([said["logits"].double() for said in answers.values()]).sum(dim=0)
-    for client, said in answers.items():
+    total = torch.stack([said["logits"].double() for said in replies.values()]).sum(dim=0)
+    for client, said in replies.items():
         expected = (total - said["logits"].double()) / (devices - 1)  # the paper's equation
-        assert torch.allclose(leave_one_out(answers, client, 3).double(), expected, atol=1e-6)
-    assert torch.allclose(leave_one_out(answers, 99, 3).double(), total / devices, atol=1e-6)
-    z, goal = answers[0]["logits"], answers[1]["logits"]
+        assert torch.allclose(leave_one_out(replies, client, 3).double(), expected, atol=1e-6)
+    assert torch.allclose(leave_one_out(replies, 99, 3).double(), total / devices, atol=1e-6)
+    z, goal = replies[0]["logits"], replies[1]["logits"]
     p, q = (goal / temperature).softmax(dim=1), (z / temperature).softmax(dim=1)
     assert torch.allclose(class_kl(z, goal, temperature), (p * (p / q).log()).sum(dim=1), atol=1e-5)
 
@@ -99,7 +99,7 @@ def test_class_means_are_of_the_samples_of_each_class() -> None:
 
 
 def test_fd_sends_what_its_model_says_of_each_class_and_keeps_the_model() -> None:
-    model, done = trained("fd", told())
+    model, done = trained("fd", local_round())
     data = samples()
     with torch.no_grad():
         logits = model.eval()(data.inputs)
@@ -121,13 +121,13 @@ def test_fd_sends_what_its_model_says_of_each_class_and_keeps_the_model() -> Non
     ],
 )
 def test_without_anything_to_imitate_a_device_trains_as_if_alone(name: str, shared: dict[str, Tensor]) -> None:
-    alone, _ = trained("fedavg", told())
-    first, _ = trained(name, told())
-    later, _ = trained(name, told(shared=shared))
+    alone, _ = trained("fedavg", local_round())
+    first, _ = trained(name, local_round())
+    later, _ = trained(name, local_round(shared=shared))
     assert same(first.state_dict(), alone.state_dict())
     says_something = not any(tensor.isnan().any() for tensor in shared.values())
     assert same(later.state_dict(), alone.state_dict()) != says_something
-    weightless, _ = trained(name, told(shared=shared), weight=0)
+    weightless, _ = trained(name, local_round(shared=shared), weight=0)
     assert same(weightless.state_dict(), alone.state_dict())
 
 
@@ -160,7 +160,7 @@ def test_fedproto_sends_the_mean_features_of_its_classes() -> None:
     data = samples(classes=3)  # no sample of the fourth class
     model = net()
     with deterministic(7):
-        done = make_objective("fedproto").train(model, data, told())
+        done = make_objective("fedproto").train(model, data, local_round())
     with torch.no_grad():
         _, features = logits_and_features(model.eval(), data.inputs)
     assert done.send["prototypes"].shape == (3, 8)
@@ -246,7 +246,7 @@ def test_factors_that_would_be_larger_do_not_travel_nor_are_they_let_in() -> Non
 
 def round_of_fedkd(teacher: nn.Module, now: LocalRound, mentee: nn.Module) -> Done:
     with deterministic(7):
-        return FedKD().train(teacher, samples(), told(shared=now.shared, kept=now.kept, mentee=mentee))
+        return FedKD().train(teacher, samples(), local_round(shared=now.shared, state=now.state, mentee=mentee))
 
 
 def test_two_rounds_of_fedkd_have_device_and_server_at_the_same_mentee() -> None:
@@ -254,29 +254,29 @@ def test_two_rounds_of_fedkd_have_device_and_server_at_the_same_mentee() -> None
     sharing = objective.sharing(mentee, CLASSES)
     first = dict(mentee.state_dict())
     before = {name: tensor.clone() for name, tensor in first.items()}
-    done = round_of_fedkd(net(), told(shared=first), mentee)
+    done = round_of_fedkd(net(), local_round(shared=first), mentee)
     assert same(first, before), "what the server sent is as it was"
     assert done.keep is not None
     theirs = sharing.read(done.send, first, 20)
     second, news = sharing.adopt(first, theirs, 0.5)
     assert news is not None
     assert not same(second, first)
-    got = objective.received(told(shared=news, kept=done.keep), first)
+    got = objective.received(local_round(shared=news, state=done.keep), first)
     assert same(got, second), "what it changed by, added to what the device had, is what the server has"
     assert sum(t.numel() for t in news.values()) <= sum(t.numel() for t in second.values())
-    later = round_of_fedkd(net(), told(shared=news, kept=done.keep), mentee)
+    later = round_of_fedkd(net(), local_round(shared=news, state=done.keep), mentee)
     assert later.keep is not None
     assert same(
         {n: t for n, t in later.keep.items() if n.startswith("mentee/")}, {f"mentee/{n}": t for n, t in got.items()}
     )
     with pytest.raises(FedquitError, match=r"no longer has the mentee"):
-        objective.received(told(shared=news), first)
+        objective.received(local_round(shared=news), first)
 
 
 def test_the_teacher_is_trained_and_stays_on_the_device() -> None:
     mentee = net(hidden=6, seed=1)
     teacher = net()
-    done = round_of_fedkd(teacher, told(shared=mentee.state_dict()), mentee)
+    done = round_of_fedkd(teacher, local_round(shared=mentee.state_dict()), mentee)
     assert done.keep is not None
     assert same(FedKD().own_model(done.keep), teacher.state_dict())
     assert not same(teacher.state_dict(), net().state_dict())
@@ -306,10 +306,10 @@ def test_energy_grows_in_a_straight_line() -> None:
 def test_whom_a_device_learns_from_is_bit_for_bit_as_it_was(name: str, shared: dict[str, Tensor]) -> None:
     mentee = net(hidden=6, seed=1) if name == "fedkd" else None
     came = {key: tensor.clone() for key, tensor in shared.items()}
-    _, done = trained(name, told(shared=shared, mentee=mentee))
+    _, done = trained(name, local_round(shared=shared, mentee=mentee))
     assert done.keep is not None
     kept = {key: tensor.clone() for key, tensor in done.keep.items()}
-    trained(name, told(shared=shared, kept=kept, mentee=mentee))
+    trained(name, local_round(shared=shared, state=kept, mentee=mentee))
     assert same(shared, came)
     assert same(done.keep, kept)
     if mentee is not None:

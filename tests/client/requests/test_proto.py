@@ -32,8 +32,8 @@ def test_the_committed_stubs_are_what_the_proto_file_gives(tmp_path: Path, monke
 
 
 def test_the_stubs_were_made_by_versions_that_the_project_allows() -> None:
-    needed = re.search(r"GRPC_GENERATED_VERSION = '(\d+)\.(\d+)", Path(forget_pb2_grpc.__file__).read_text())
-    lowest = re.search(r'"grpcio>=(\d+)\.(\d+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    needed = re.search(r"GRPC_GENERATED_VERSION = '(\d+)\.(\d+)\.(\d+)", Path(forget_pb2_grpc.__file__).read_text())
+    lowest = re.search(r'"grpcio>=(\d+)\.(\d+)\.(\d+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert needed is not None
     assert lowest is not None
     assert tuple(map(int, needed.groups())) <= tuple(map(int, lowest.groups()))

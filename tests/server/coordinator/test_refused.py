@@ -233,7 +233,7 @@ FAR: dict[str, tuple[Spoil, str]] = {
         "at most 10 times",
     ),
 }
-NO_ANSWER: dict[str, tuple[Spoil, str]] = {
+NO_REPLY: dict[str, tuple[Spoil, str]] = {
     "an error": (lambda _reply: Error(2, "battery\nempty"), "battery empty"),
 }
 SABOTAGE: dict[str, Spoil] = {
@@ -243,7 +243,7 @@ SABOTAGE: dict[str, Spoil] = {
     "times 100": arrays(lambda model: {name: array * 100 for name, array in model.items()}),
     "one layer made noise": one(lambda array: np.random.default_rng(0).normal(size=array.shape).astype(array.dtype)),
 }
-BAD = NOT_A_MODEL | NOT_A_COUNT | NO_ANSWER
+BAD = NOT_A_MODEL | NOT_A_COUNT | NO_REPLY
 
 
 @pytest.mark.parametrize("what", BAD | FAR)

@@ -164,7 +164,9 @@ def test_a_log_that_was_put_back_shows_to_who_noted_its_head(tmp_path: Path) -> 
     ledger.close()
     old = Ledger.open(f"sqlite:///{tmp_path / 'old.db'}", seal=SEAL)
     assert old.check_chain() == []
-    assert old.check_chain(noted=noted) == ["event 2 is not the one that was noted: the log was put back or made anew"]
+    assert old.check_chain(noted=noted) == [
+        "event 2 is not the one that was noted: the log was restored from a copy or rewritten"
+    ]
     old.close()
 
 

@@ -142,14 +142,18 @@ def test_a_step_from_a_state_that_was_left_changes_nothing(open_ledger: Open, as
     assert other.request(id_).status == "forgetting"
 
 
-def test_one_request_at_a_time_is_under_way(ledger: Ledger, ask: Ask) -> None:
+def test_any_number_of_requests_forget_and_one_at_a_time_recovers(ledger: Ledger, ask: Ask) -> None:
     ledger.enrol("north", b"key")
     first, second = (ledger.take(ask(text=text))[0].id for text in ("one", "two"))
     move(ledger, first, "forgetting")
-    with pytest.raises(StateError, match=f"{second[:12]} must wait: request {first[:12]} is forgetting"):
-        move(ledger, second, "forgetting")
-    move(ledger, first, "recovering", "done")
-    move(ledger, second, "forgetting")
+    move(ledger, second, "forgetting", "recovering")
+    with pytest.raises(StateError, match=f"{first[:12]} must wait: request {second[:12]} is recovering"):
+        move(ledger, first, "recovering")
+    under_way = ledger.in_progress()
+    assert under_way is not None
+    assert under_way.id == second
+    move(ledger, second, "done")
+    move(ledger, first, "recovering")
 
 
 def test_what_a_step_writes_is_written_together_or_not_at_all(ledger: Ledger, ask: Ask, make_step: MakeStep) -> None:
@@ -330,7 +334,7 @@ def test_facts_that_cannot_be_told_are_refused(ledger: Ledger, facts: dict[str, 
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("ledger.db", "is no URL of a ledger"),
+        ("ledger.db", "is not a ledger URL"),
         ("mysql://host/name", "unknown database of a ledger 'mysql'"),
         ("sqlite://", "would be lost"),
         ("sqlite:////nowhere/at/all/ledger.db", "make its folder first"),

@@ -56,7 +56,7 @@ def test_a_sound_ledger_is_done_and_its_head_can_be_noted(folder: Path, run: Run
     code, out, _ = run("check", folder / "ledger.db", "--noted", noted.replace(":", ":0"), "--json")
     said = json.loads(out)
     assert (code, said["sound"], said["seal_checked"]) == (1, False, False)
-    assert said["wrong"] == ["event 2 is not the one that was noted: the log was put back or made anew"]
+    assert said["wrong"] == ["event 2 is not the one that was noted: the log was restored from a copy or rewritten"]
 
 
 def test_an_edited_ledger_fails_and_each_line_names_a_row(folder: Path, run: Run) -> None:
@@ -126,8 +126,8 @@ def test_a_mistake_is_one_line_that_names_it(folder: Path, run: Run, tmp_path_fa
         (["check", empty / "none.db"], "there is no ledger at"),
         (["check", "sqlite:///none.db"], "there is no ledger none.db"),
         (["check", folder, "--key", empty / "none.pub"], "cannot read the key"),
-        (["check", folder, "--key", folder / "ledger.db"], "is no key in PEM"),
-        (["check", folder, "--key", empty / "ec.pem"], "is no Ed25519 key"),
+        (["check", folder, "--key", folder / "ledger.db"], "is not a key in PEM"),
+        (["check", folder, "--key", empty / "ec.pem"], "is not an Ed25519 key"),
         (["check", folder, "--noted", "2"], "write NUMBER:DIGEST"),
         (["seal", empty, "--key", folder / "receipts.key"], "there is no ledger at"),
         (["seal", f"sqlite:///{empty}/new.db", "--key", folder / "receipts.key"], "there is no ledger"),

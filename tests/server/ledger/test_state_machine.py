@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from fedquit.errors import FedquitError
-from fedquit.server.ledger import ENDS, STATES, UNDER_WAY, Contribution, Ledger, NewRequest, StateError, Step
+from fedquit.server.ledger import ENDS, STATES, Contribution, Ledger, NewRequest, StateError, Step
 from fedquit.server.ledger.request_states import FOLLOWING
 
 TABLES = ("members", "requests", "steps", "contributions", "events", "head")
@@ -66,9 +66,9 @@ class Machine(RuleBasedStateMachine):
         subject, status = self.requests[id_]
         if data.draw(st.booleans()):
             of = status
-        others = any(state in UNDER_WAY for other, (_, state) in self.requests.items() if other != id_)
+        others = any(state == "recovering" for other, (_, state) in self.requests.items() if other != id_)
         fits = of == status and to in FOLLOWING[of] and not (of == to and of in ENDS)
-        if not fits or (of == "asked" and to in UNDER_WAY and others):
+        if not fits or (to == "recovering" and others):
             with pytest.raises(StateError):
                 self.ledger.advance(id_, of=of, to=to, kind=to)
             return

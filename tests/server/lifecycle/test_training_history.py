@@ -51,7 +51,7 @@ def carry_out(
     told = folder.settings()
     try:
         with InProcessGrid(told.clients, told.run_config()) as grid:
-            return Loop(MeteredGrid(grid), told, folder, listener).run(only)
+            return Loop(MeteredGrid(grid, patience=600), told, folder, listener).run(only)
     finally:
         folder.release()
 

@@ -105,7 +105,7 @@ def simulate(path: Path, settings: Settings) -> tuple[list[tuple[str, str]], Any
     folder = RunFolder.create(path, settings)
     try:
         with InProcessGrid(settings.clients, settings.run_config()) as engine:
-            state = SameSeeds(MeteredGrid(engine), settings, folder, hear).run()
+            state = SameSeeds(MeteredGrid(engine, patience=600), settings, folder, hear).run()
     finally:
         folder.release()
     return made, state.guard["forget"]["findings"]

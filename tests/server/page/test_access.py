@@ -14,13 +14,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from fedquit.client.device.join import free_port
 from fedquit.errors import InputError
 from fedquit.server.federation import Federation
 from fedquit.server.page.access import COOKIE, Access, read_token
 from fedquit.server.provision.federation_plan import read_plan
 from fedquit.server.provision.provision import provision
 from fedquit.supervisor import listens
-from tests.e2e.test_flower import free_port
 
 TOLD = """
 name = "clinics"

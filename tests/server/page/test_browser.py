@@ -53,17 +53,23 @@ CONTRAST = """() => {  // the least of the page, as WCAG 2.2 defines it
 FOCUS = "[document.activeElement.getAttribute('href'), getComputedStyle(document.activeElement).outlineWidth]"
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Find it before a deployment is rehearsed, which takes a while and would be for nothing."""
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:
         reason = "no Chromium is installed; on Debian: apt-get install chromium"
         if os.environ.get("CI") == "true":
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
         ours = ["--no-sandbox", "--disable-dev-shm-usage"]  # containers; it opens our own pages and nothing else
-        browser = playwright.chromium.launch(executable_path=found, args=ours)
+        browser = playwright.chromium.launch(executable_path=chromium, args=ours)
         yield browser
         browser.close()
 

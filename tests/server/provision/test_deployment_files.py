@@ -2,27 +2,27 @@
 
 import datetime
 import http.server
-import os
-import shutil
 import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
 import yaml
 
+from fedquit.client.device.join import free_port
 from fedquit.server.federation import Federation
 from fedquit.server.provision import deployment_files
 from fedquit.server.provision.certificates import make_authority, make_server_certificate
 from fedquit.server.provision.federation_plan import read_plan
 from fedquit.server.provision.provision import provision
+from fedquit.strategies.flower_internals import CHUNK_SIZE
 from fedquit.supervisor import listens
-from tests.e2e.test_flower import free_port
+from tests.harness.processes import Withheld, program
 from tests.harness.waiting import STILL, until
 
 CONTROL = ["/v1/control/start-run", "/v1/runtime/x", "/", "/v1/fleet/../control/x", "/v1/fleet/..%2fcontrol/x"]
@@ -32,8 +32,10 @@ class SuperLink(http.server.BaseHTTPRequestHandler):
     """Says which path it was asked for, and how much it was sent."""
 
     protocol_version = "HTTP/1.1"
+    begun: ClassVar[list[str]] = []
 
     def do_POST(self) -> None:
+        self.begun.append(self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         said = f"{self.path} {len(body)}".encode()
         self.send_response(200)
@@ -59,13 +61,6 @@ def superlink(folder: Path, port: int) -> Iterator[None]:
         server.server_close()
 
 
-def program(name: str) -> str:
-    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
-    if found is None:
-        pytest.skip(f"{name} is not installed{'; on Debian: apt-get install nginx-light' if name == 'nginx' else ''}")
-    return found
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     now = datetime.datetime.now(datetime.UTC)
@@ -78,27 +73,49 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_nginx_passes_on_the_fleet_api_alone_and_large_bodies_whole(folder: Path) -> None:
+@contextmanager
+def proxied(folder: Path, **server: int) -> Iterator[int]:
+    """Run nginx, as configured, before a SuperLink that only counts; yield the port of devices."""
     nginx = program("nginx")
-    federation = Federation.model_validate(
-        {"name": "clinics", "server": {"fleet-port": free_port(), "superlink-port": free_port()}}
-    )
+    ports = {"fleet-port": free_port(), "superlink-port": free_port()}
+    federation = Federation.model_validate({"name": "clinics", "server": {**ports, **server}})
     (folder / "nginx.conf").write_text(deployment_files.nginx(federation, folder))
+    SuperLink.begun.clear()
     with superlink(folder, federation.server.superlink_port):
         proxy = subprocess.Popen([nginx, "-c", folder / "nginx.conf", "-e", folder / "error.log"])
         try:
             until(lambda: listens(federation.server.fleet_port), "proxy")
-            address = f"https://localhost:{federation.server.fleet_port}"
-            with httpx.Client(verify=ssl.create_default_context(cafile=str(folder / "ca.crt"))) as device:
-                body = bytes(12_000_000)
-                assert device.post(f"{address}/v1/fleet/push-object", content=body, timeout=STILL).text == (
-                    f"/v1/fleet/push-object {len(body)}"
-                )
-                assert [device.post(address + path).status_code for path in CONTROL] == [404] * len(CONTROL)
-                assert device.post(f"{address}/v1/fleet/x", content=bytes(70_000_000), timeout=STILL).status_code == 413
+            yield federation.server.fleet_port
         finally:
             proxy.terminate()
             proxy.wait(STILL)
+
+
+def test_nginx_passes_on_the_fleet_api_alone_and_whole_chunks(folder: Path) -> None:
+    with proxied(folder) as port, httpx.Client(verify=ssl.create_default_context(cafile=folder / "ca.crt")) as device:
+        address = f"https://localhost:{port}"
+        body = bytes(CHUNK_SIZE + 1_000_000)
+        assert device.post(f"{address}/v1/fleet/push-object", content=body, timeout=STILL).text == (
+            f"/v1/fleet/push-object {len(body)}"
+        )
+        assert [device.post(address + path).status_code for path in CONTROL] == [404] * len(CONTROL)
+        assert device.post(f"{address}/v1/fleet/x", content=bytes(9_000_000), timeout=STILL).status_code == 413
+
+
+def test_a_body_that_is_withheld_never_reaches_the_superlink(folder: Path) -> None:
+    with proxied(folder) as port:
+        strangers = [Withheld(port, 5_000_000, folder / "ca.crt") for _ in range(5)]
+        assert Withheld(port, 60_000_000, folder / "ca.crt").status() == 413
+        assert SuperLink.begun == []
+        assert strangers[0].complete() == 200
+        assert len(SuperLink.begun) == 1
+
+
+def test_one_address_holds_no_more_connections_than_the_setting_says(folder: Path) -> None:
+    with proxied(folder, **{"connections-per-address": 3}) as port:
+        held = [Withheld(port, 100_000, folder / "ca.crt") for _ in range(3)]
+        assert Withheld(port, 100_000, folder / "ca.crt").status() == 503
+        assert held[0].complete() == 200
 
 
 def test_the_container_is_given_the_servers_folder_and_serves_it(tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ from click.testing import CliRunner
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from fedquit.client.device.join import free_port
 from fedquit.errors import InputError
 from fedquit.server.ledger import Ledger
 from fedquit.server.ledger.audit_log.seal import read_seal
 from fedquit.server.provision.doctor_command import doctor
 from fedquit.server.provision.federation_plan import read_plan
 from fedquit.server.provision.provision import provision
-from tests.e2e.test_flower import free_port
 
 TOLD = """
 name = "clinics"
@@ -54,6 +54,8 @@ def test_a_server_that_was_just_made_is_well(out: Path) -> None:
     assert not wrong
     assert code == (1 if found["proxy"]["state"] == "wrong" else 0)
     assert found["ledger"]["text"] == "whole; 2 devices"
+    if found["proxy"]["state"] == "ok":
+        assert found["proxy"]["text"].endswith("256 connections of one address: 128 devices behind one router")
 
 
 def test_each_thing_that_is_wrong_is_named_with_the_way_out(out: Path) -> None:

@@ -218,7 +218,7 @@ def test_no_authority_is_made_silently_where_there_was_one(tmp_path: Path) -> No
     for gone in ((), ("server.pem",), ("server.pem", "ca.crt")):
         for name in gone:
             (out / "server" / name).unlink(missing_ok=True)
-        with pytest.raises(InputError, match=r"is away.*put it back for a moment, or give --new-authority"):
+        with pytest.raises(InputError, match=r"is missing.*put it back for a moment, or give --new-authority"):
             carry_out(read_plan(told(tmp_path, moved)), out)
     assert not list(out.rglob("ca.key"))
     (out / "server/ca.crt").write_bytes(trusted)

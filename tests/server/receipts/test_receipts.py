@@ -24,8 +24,9 @@ from fedquit.errors import FedquitError
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Contribution, Ledger, NewRequest, Step
 from fedquit.server.ledger.model_lineage import descendants
+from fedquit.server.lifecycle.model_store import Models
 from fedquit.server.provision.certificates import public_pem
-from fedquit.server.receipts.make_receipt import Outcome, make_receipt, remove_models
+from fedquit.server.receipts.make_receipt import Outcome, make_receipt
 
 KEY, ASKER, NOW = Ed25519PrivateKey.generate(), new_key(), 1_800_000_000.0
 FEDERATION = Federation(name="clinics")
@@ -317,10 +318,10 @@ def test_a_receipt_that_says_exact_of_a_model_that_descends_from_the_data_cannot
             make_receipt(ledger, request, federation=FEDERATION, key=KEY, outcome=outcome, now=NOW + 60)
 
 
-def test_models_that_contained_the_data_are_removed_and_named(tmp_path: Path) -> None:
+def test_models_are_removed_by_name_as_far_as_they_are_there(tmp_path: Path) -> None:
     (tmp_path / f"{model(1)}.safetensors").write_bytes(b"")
     (tmp_path / f"{model(9)}.safetensors").write_bytes(b"")
-    assert remove_models(tmp_path, [model(1), model(2)]) == [model(1)]
+    Models(tmp_path).remove([model(1), model(2)])
     assert [path.stem for path in tmp_path.iterdir()] == [model(9)]
 
 

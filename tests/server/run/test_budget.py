@@ -43,7 +43,7 @@ def carry_out(path: Path, stop_at: int | None = None, **changed: Any) -> tuple[S
 
     try:
         with InProcessGrid(settings.clients, settings.run_config()) as grid:
-            return Loop(MeteredGrid(grid), settings, folder, heard).run(), events
+            return Loop(MeteredGrid(grid, patience=600), settings, folder, heard).run(), events
     finally:
         folder.release()
 

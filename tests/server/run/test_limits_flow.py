@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 from flwr.app import Array, ArrayRecord, Message
 
+from fedquit.client.data.build_data_and_model import split
 from fedquit.errors import InputError
+from fedquit.server.federation import LIMITS as LIMITS_OF_DEPLOYMENTS
 from fedquit.server.run.loop import Loop
 from fedquit.server.run.run_folder import RunFolder
 from fedquit.server.run.run_state import State
 from fedquit.settings import Settings
 from fedquit.simulations.engine.inprocess import FIRST_NODE_ID, InProcessGrid
 from fedquit.strategies.grid.metered_grid import MeteredGrid
+from fedquit.strategies.guard.client_weights import believed, capped
 
 LIAR = 3
 SMALL: dict[str, Any] = {
@@ -59,7 +62,7 @@ def carry_out(
     folder = RunFolder.open(path) if (path / "settings.json").exists() else RunFolder.create(path, settings)
     try:
         with engine(settings.clients, settings.run_config()) as grid:
-            return Loop(MeteredGrid(grid), folder.settings(), folder, listener).run()
+            return Loop(MeteredGrid(grid, patience=600), folder.settings(), folder, listener).run()
     finally:
         folder.release()
 
@@ -108,5 +111,17 @@ def test_killed_anywhere_a_bounded_run_ends_with_the_same_models(tmp_path: Path)
 def test_limits_that_do_not_fit_the_run_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="clip-steps: dp = server-fixed clips steps by itself"):
         Settings.read({**SMALL, "dp": "server-fixed", "clip-steps": 1.5})
-    with pytest.raises(InputError, match="weight-cap: there are no models to make one of"):
+    with pytest.raises(InputError, match="weight-cap: objective 'fd' has no models to aggregate"):
         carry_out(tmp_path, objective="fd", weight_cap=2.0, method="continue")
+
+
+@pytest.mark.parametrize(("clients", "alpha", "most"), [(4, 0.1, 0.07), (4, 0.3, 0.0), (5, 0.1, 0.0), (10, 0.1, 0.01)])
+def test_the_cap_of_deployments_hardly_moves_the_weights_of_honest_splits(
+    clients: int, alpha: float, most: float
+) -> None:
+    for seed in range(10):
+        settings = Settings.read({"clients": clients, "scheme": "dirichlet", "alpha": alpha, "seed": seed})
+        counts = {client: len(part) for client, part in enumerate(split(settings.key()))}
+        weights = capped(believed(counts, counts), float(LIMITS_OF_DEPLOYMENTS["weight-cap"]))
+        shares = [(counts[c] / sum(counts.values()), weights[c] / sum(weights.values())) for c in counts]
+        assert sum(abs(plain - bounded) for plain, bounded in shares) / 2 <= most + 1e-9

@@ -97,7 +97,7 @@ def carry_out(small: Small) -> CarryOut:
         folder = RunFolder.open(path) if begun else RunFolder.create(path, settings)
         try:
             with engine(settings.clients, settings.run_config()) as grid:
-                return Loop(MeteredGrid(grid), folder.settings(), folder, listener).run()
+                return Loop(MeteredGrid(grid, patience=600), folder.settings(), folder, listener).run()
         finally:
             folder.release()
 
@@ -325,4 +325,4 @@ def test_too_few_clients_are_told_before_anything_is_sent(tmp_path: Path, small:
     settings = small(clients=4, forget=3)
     folder = RunFolder.create(tmp_path / "run", settings)
     with InProcessGrid(3, small(clients=3).run_config()) as grid, pytest.raises(InputError, match="4 are needed, 3"):
-        Loop(MeteredGrid(grid), settings, folder, lambda _event: None)
+        Loop(MeteredGrid(grid, patience=600), settings, folder, lambda _event: None)

@@ -49,7 +49,7 @@ def carry_out(
     config = {**settings.run_config(), "device-folder": str(path / devices) if devices else ""}
     try:
         with engine(settings.clients, config) as grid:
-            return Loop(MeteredGrid(grid), folder.settings(), folder, listener).run()
+            return Loop(MeteredGrid(grid, patience=600), folder.settings(), folder, listener).run()
     finally:
         folder.release()
 
@@ -177,9 +177,9 @@ def test_killed_anywhere_it_ends_where_it_would_have(tmp_path: Path, chosen: dic
 
 
 def test_an_objective_that_keeps_something_says_where_to_put_it(tmp_path: Path) -> None:
-    with pytest.raises(FedquitError, match=r"objective 'moon' keeps something on the device .* set device-folder"):
+    with pytest.raises(FedquitError, match=r"objective 'moon' needs state on the device .* set device-folder"):
         carry_out(tmp_path / "moon", devices="", objective="moon")
-    with pytest.raises(FedquitError, match=r"compress-up 'top-k' keeps something on the device .* set device-folder"):
+    with pytest.raises(FedquitError, match=r"compress-up 'top-k' needs state on the device .* set device-folder"):
         carry_out(tmp_path / "top-k", devices="", compress_up="top-k")
 
 
@@ -191,10 +191,10 @@ def test_the_settings_of_a_run_name_objective_and_gate() -> None:
     )
     assert chosen == make_objective("kd", weight=0.5, gate=Adaptive(share=0.5))
     for wrong, message in [
-        ({"objective": "fedavg", "gate": "adaptive"}, "objective 'fedavg' has no term of each sample"),
+        ({"objective": "fedavg", "gate": "adaptive"}, "objective 'fedavg' has no per-sample distillation loss to gate"),
         ({"gate": "narrow"}, "unknown gate 'narrow'; known: speculative, adaptive"),
         ({"objective": "kd", "gate": "adaptive", "gate_settings": "k=1"}, "unknown setting of gate 'adaptive' 'k'"),
-        ({"gate_settings": "share=1"}, "there is no gate to set share of"),
+        ({"gate_settings": "share=1"}, "gate-settings: share has no effect without a gate"),
         ({"objective": "kd", "gate": "adaptive", "gate_settings": "share=0"}, "share is 0"),
     ]:
         with pytest.raises(InputError, match=message):

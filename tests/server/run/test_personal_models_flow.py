@@ -262,8 +262,8 @@ def test_a_malformed_prototype_reply_is_refused_and_named(tmp_path: Path, bad: s
         ({**PROTOTYPES, "objective-settings": ""}, r"'mlp' and 'cnn' .* prototypes \[1, 200\] and \[1, 512\]"),
         ({**PROTOTYPES, "objective-settings": "features=-1"}, "features is -1"),
         ({**MIXED, "models": "mlp,cmn"}, "unknown model 'cmn'"),
-        ({**MIXED, "strategy": "fedmedian"}, "strategy: there are no models to make one of with objective 'fd'"),
-        ({**MIXED, **NOISE}, "dp: there are no models to make one of"),
+        ({**MIXED, "strategy": "fedmedian"}, "strategy: objective 'fd' has no models to aggregate"),
+        ({**MIXED, **NOISE}, "dp: objective 'fd' has no models to aggregate"),
     ],
     ids=str,
 )
@@ -275,7 +275,7 @@ def test_what_cannot_be_is_refused_before_anything_runs(wrong: dict[str, Any], m
 
 
 def test_training_of_another_run_cannot_be_taken_over(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--start goes on from the training of another run"):
+    with pytest.raises(InputError, match="--start continues from another run's training"):
         run_simulation({**SMALL, **MIXED}, out=tmp_path / "b", start=tmp_path / "a", workers=1)
 
 
@@ -340,5 +340,5 @@ def test_where_no_device_answers_the_run_stops_and_says_so(tmp_path: Path) -> No
                     reply.content.metric_records["metrics"]["holdout_accuracy"] = 7.0
                 yield reply
 
-    with pytest.raises(FedquitError, match="train round 1: no device says what its model is worth"):
+    with pytest.raises(FedquitError, match="train round 1: no device reported metrics of its model"):
         carry_out(tmp_path, engine=Silent, **MIXED)

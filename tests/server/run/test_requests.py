@@ -104,7 +104,7 @@ class Watched:
                     if len(events) - 1 == stop_at:
                         raise Stop
 
-                return Loop(MeteredGrid(spy), settings, folder, heard).run(), events
+                return Loop(MeteredGrid(spy, patience=600), settings, folder, heard).run(), events
         finally:
             folder.release()
 

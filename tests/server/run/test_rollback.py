@@ -56,7 +56,7 @@ def carry_out(path: Path, **changed: Any) -> tuple[State, Log]:
         def heard(event: Mapping[str, Any]) -> None:
             log.phase = event["phase"] if event["event"] == "phase" else log.phase
 
-        state = Loop(MeteredGrid(log), folder.settings(), folder, heard).run()
+        state = Loop(MeteredGrid(log, patience=600), folder.settings(), folder, heard).run()
     folder.release()
     return state, log
 

@@ -73,7 +73,7 @@ def carry_out(
     folder = RunFolder.open(path) if begun else RunFolder.create(path, settings)
     try:
         with engine(settings.clients, settings.run_config(), workers=1) as grid:
-            return Loop(MeteredGrid(grid), folder.settings(), folder, listener).run()
+            return Loop(MeteredGrid(grid, patience=600), folder.settings(), folder, listener).run()
     finally:
         folder.release()
 

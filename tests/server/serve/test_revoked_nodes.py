@@ -1,47 +1,14 @@
 """A device whose key is revoked is let in by Flower no more: a real SuperLink, registered and unregistered nodes."""
 
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.ledger.audit_log.seal import read_seal
-from fedquit.server.provision.federation_plan import read_plan
-from fedquit.server.provision.provision import provision
 from fedquit.server.serve.serve import Run
 from fedquit.server.serve.superlink import Flower
-from fedquit.supervisor import listens
-from tests.e2e.test_flower import BIN, free_port
-
-TOLD = 'name = "clinics"\n[server]\nsuperlink-port = {}\n[[device]]\nname = "north"\n[[device]]\nname = "south"\n'
-
-
-@pytest.fixture
-def flower(tmp_path: Path) -> Iterator[Flower]:
-    port = free_port()
-    (tmp_path / "federation.toml").write_text(TOLD.format(port))
-    provision(read_plan(tmp_path / "federation.toml"), tmp_path / "out")
-    folder = tmp_path / "out" / "server"
-    flower = Flower(folder, Federation.read(folder))
-    flower.prepare()
-    command = [str(BIN / "flower-superlink"), *flower.superlink()[1:]]
-    with (tmp_path / "superlink.log").open("wb") as log:
-        process = subprocess.Popen(command, env=flower.environment(), stdout=log, stderr=log)
-        try:
-            until = time.monotonic() + 120
-            while not listens(port):
-                assert time.monotonic() < until, (tmp_path / "superlink.log").read_text()
-                time.sleep(0.2)
-            yield flower
-        finally:
-            process.terminate()
-            process.wait(60)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="SuperLinks are tried on Linux")

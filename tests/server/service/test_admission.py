@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fedquit.client.requests.keys import PrivateKey, fingerprint, new_key, public_der, sign
 from fedquit.client.requests.proto.forget_pb2 import Ask
 from fedquit.client.requests.signed_request import PREFIX, Signed, make_ask
+from fedquit.server.federation import Federation
 from fedquit.server.ledger import Request
 from fedquit.server.service.admission import Rules, admit, decide
 from fedquit.server.service.refusal import RefusalError
@@ -172,10 +173,21 @@ def test_an_operator_cannot_ask_for_what_there_is_not(world: Any) -> None:
 def test_only_what_was_contributed_can_be_forgotten(world: Any) -> None:
     late = new_key()
     world.ledger.enrol("late", public_der(late))
-    fifty = [bytes([number]) * 32 for number in range(51)]
     assert refused(world, asked(late)) == "nothing-contributed"
-    assert refused(world, asked(world.keys["south"], "sample", samples=fifty)) == "too-many-samples"
-    assert admit(world.ledger, asked(world.keys["south"], "sample", samples=fifty[:50]), RULES, now=NOW)
+    assert refused(world, asked(late, "sample", samples=[DIGEST])) == "nothing-contributed"
+    assert admit(world.ledger, asked(world.keys["south"], "sample", samples=[DIGEST]), RULES, now=NOW)
+
+
+def test_a_device_can_ask_about_more_samples_than_the_server_believes_it_to_have(world: Any) -> None:
+    many = [number.to_bytes(32) for number in range(500)]
+    assert admit(world.ledger, asked(world.keys["south"], "sample", samples=many), RULES, now=NOW)
+
+
+def test_a_class_that_the_model_does_not_have_cannot_be_asked_for(world: Any) -> None:
+    told = Federation(name="clinics", training={"classes": "ill,well", "input-shape": [1, 8, 8]})
+    operator = world.keys["operator"]
+    assert refused(world, asked(operator, "class", classes=[1, 2]), rules=Rules.of(told)) == "unknown-class"
+    assert admit(world.ledger, asked(operator, "class", classes=[1]), Rules.of(told), now=NOW)
 
 
 def test_an_ask_is_decided_without_reading_every_round_that_ever_was(

@@ -18,7 +18,7 @@ from fedquit.settings import Settings
 from fedquit.simulations.audit.audit import audit
 from fedquit.simulations.audit.audited_model import read_model
 from fedquit.simulations.audit.command import audit as command
-from fedquit.simulations.audit.shadow_models import Shadow, answers_without
+from fedquit.simulations.audit.shadow_models import Shadow, outputs_without
 from fedquit.simulations.simulate.run_simulation import run_simulation
 from fedquit.unlearning.evaluation.measures import (
     accuracy,
@@ -58,14 +58,14 @@ def run(finished: tuple[Path, Document]) -> Path:
 @pytest.fixture(scope="module")
 def whole(run: Path) -> Document:
     """The recovered model of the run, judged with all that can be given, its shadows aside."""
-    return judged(run, "recovered", original="original")
+    return audited(run, "recovered", original="original")
 
 
 def file(run: Path, stage: str) -> Path:
     return run / "models" / f"{stage}.safetensors"
 
 
-def judged(
+def audited(
     run: Path,
     model: str,
     references: tuple[str, ...] = ("retrained", "retrained-1"),
@@ -107,7 +107,7 @@ def test_the_measures_are_those_of_the_runs_report(finished: tuple[Path, Documen
 def test_the_document_is_json_and_says_what_it_could_not_measure(run: Path, whole: Document) -> None:
     assert json.loads(json.dumps(whole, allow_nan=False)) == whole
     assert set(whole["not_measured"]) == {"u_lira", "completeness.from_shadows"}
-    bare = judged(run, "recovered", ("retrained",))
+    bare = audited(run, "recovered", ("retrained",))
     assert set(bare["not_measured"]) == {"relearn", "completeness", "u_lira"}
     assert bare["relearn"] is bare["completeness"] is bare["u_lira"] is bare["original"] is None
     assert bare["verdict"]["outcome"] == "undetermined"
@@ -115,7 +115,7 @@ def test_the_document_is_json_and_says_what_it_could_not_measure(run: Path, whol
 
 
 def test_equal_models_have_no_gap_and_no_distance(run: Path) -> None:
-    document = judged(run, "retrained", ("retrained",))
+    document = audited(run, "retrained", ("retrained",))
     assert document["gaps"] == {"forget_accuracy": 0, "retain_accuracy": 0, "test_accuracy": 0}
     assert document["tow"] == 1
     for parts in document["distances"].values():
@@ -150,13 +150,13 @@ def test_groups_are_counted_by_class_and_by_client(run: Path, whole: Document) -
 def test_the_svc_share_is_the_measures_own(run: Path, whole: Document) -> None:
     settings = RunFolder(run).settings()
     sets, (model, _) = sets_of(settings), read_model(file(run, "recovered"), settings)
-    answers = [(predict(model, samples), samples.labels) for samples in (sets.retain, sets.test, sets.forget)]
-    assert whole["model"]["attacks"]["svc"]["member_rate"] == pytest.approx(1 - svc_attack(*answers))
-    assert whole["model"]["test_accuracy"] == accuracy(*answers[1])
+    outputs = [(predict(model, samples), samples.labels) for samples in (sets.retain, sets.test, sets.forget)]
+    assert whole["model"]["attacks"]["svc"]["member_rate"] == pytest.approx(1 - svc_attack(*outputs))
+    assert whole["model"]["test_accuracy"] == accuracy(*outputs[1])
 
 
 def test_the_original_is_where_completeness_and_relearning_begin(run: Path) -> None:
-    document = judged(run, "original", original="original")
+    document = audited(run, "original", original="original")
     completeness = document["completeness"]
     assert completeness["model"] == completeness["original"]
     assert completeness["from_shadows"] is None
@@ -181,7 +181,7 @@ def test_a_reference_is_placed_by_the_others_never_by_itself(run: Path, whole: D
 
 
 def test_an_audit_repeated_says_the_same(run: Path, whole: Document) -> None:
-    assert judged(run, "recovered", original="original") == whole
+    assert audited(run, "recovered", original="original") == whole
 
 
 def write_shadows(run: Path, folder: Path, inside: str, outside: str) -> Path:
@@ -200,7 +200,7 @@ def write_shadows(run: Path, folder: Path, inside: str, outside: str) -> Path:
 
 def test_u_lira_tells_the_original_from_retrained_models(run: Path, tmp_path: Path) -> None:
     shadows = write_shadows(run, tmp_path, "original", "retrained")
-    found = judged(run, "original", shadows_file=shadows)["u_lira"]
+    found = audited(run, "original", shadows_file=shadows)["u_lira"]
     size = len(sets_of(RunFolder(run).settings()).forget)
     assert (found["samples"], found["shadow_models"]) == (size, 4)
     assert found["auc"] > 0.8
@@ -215,17 +215,17 @@ def test_u_lira_judges_only_samples_that_enough_shadows_know(run: Path, tmp_path
     listed = json.loads(path.read_text())
     listed["models"][0]["in"] = listed["models"][0]["in"][:40]
     path.write_text(json.dumps(listed))
-    assert judged(run, "original", shadows_file=path)["u_lira"]["samples"] == 40
+    assert audited(run, "original", shadows_file=path)["u_lira"]["samples"] == 40
     listed["models"][0]["in"] = []
     path.write_text(json.dumps(listed))
-    document = judged(run, "original", shadows_file=path)
+    document = audited(run, "original", shadows_file=path)
     assert document["u_lira"] is None
     assert "no sample to forget" in document["not_measured"]["u_lira"]
 
 
 def test_completeness_by_shadows_takes_for_each_sample_those_that_never_had_it(run: Path, tmp_path: Path) -> None:
     path = write_shadows(run, tmp_path, "original", "retrained")
-    found = judged(run, "recovered", original="original", shadows_file=path)["completeness"]["from_shadows"]
+    found = audited(run, "recovered", original="original", shadows_file=path)["completeness"]["from_shadows"]
     settings = RunFolder(run).settings()
     forget = sets_of(settings).forget
 
@@ -246,7 +246,7 @@ def test_without_a_model_that_never_had_a_sample_completeness_by_shadows_is_not_
     path = write_shadows(run, tmp_path, "original", "retrained")
     listed = [{**model, "out": []} for model in json.loads(path.read_text())["models"]]
     path.write_text(json.dumps({"models": listed}))
-    document = judged(run, "recovered", original="original", shadows_file=path)
+    document = audited(run, "recovered", original="original", shadows_file=path)
     assert document["completeness"]["from_shadows"] is None
     assert "no sample to forget is 'out'" in document["not_measured"]["completeness.from_shadows"]
 
@@ -255,14 +255,14 @@ def test_the_model_before_is_no_shadow_of_its_own(run: Path, tmp_path: Path) -> 
     path = tmp_path / "shadows.json"
     path.write_text(json.dumps({"models": [{"file": str(file(run, "original")), "in": [], "out": [0]}]}))
     with pytest.raises(InputError, match="cannot be its own shadow"):
-        judged(run, "recovered", original="original", shadows_file=path)
+        audited(run, "recovered", original="original", shadows_file=path)
 
 
 def test_the_kind_of_shadows_is_repeated_where_it_was_said(run: Path, tmp_path: Path) -> None:
     path = write_shadows(run, tmp_path, "original", "retrained")
-    assert judged(run, "original", shadows_file=path)["u_lira"]["kind"] is None
+    assert audited(run, "original", shadows_file=path)["u_lira"]["kind"] is None
     path.write_text(json.dumps({"kind": "plain", **json.loads(path.read_text())}))
-    assert judged(run, "original", shadows_file=path)["u_lira"]["kind"] == "plain"
+    assert audited(run, "original", shadows_file=path)["u_lira"]["kind"] == "plain"
 
 
 def test_each_sample_is_held_against_all_models_that_never_had_it_and_no_other() -> None:
@@ -275,7 +275,7 @@ def test_each_sample_is_held_against_all_models_that_never_had_it_and_no_other()
     def said(file: Path) -> torch.Tensor:
         return 100 * int(file.name) + torch.arange(9)  # says which model and which sample it is
 
-    without, known = answers_without(shadows, said, [*samples, 5])
+    without, known = outputs_without(shadows, said, [*samples, 5])
     assert known.tolist() == [True] * 8 + [False]
     assert without.shape == (2, 8)
     for place, sample in enumerate(samples):
@@ -299,21 +299,21 @@ def test_a_list_of_shadows_that_is_wrong_is_refused(run: Path, tmp_path: Path, t
     path = tmp_path / "shadows.json"
     path.write_text(text)
     with pytest.raises(InputError, match=complaint):
-        judged(run, "recovered", shadows_file=path)
+        audited(run, "recovered", shadows_file=path)
 
 
 def test_what_is_judged_cannot_be_its_own_shadow(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "shadows.json"
     path.write_text(json.dumps({"models": [{"file": str(file(run, "retrained")), "in": [], "out": [0]}]}))
     with pytest.raises(InputError, match="cannot be its own shadow"):
-        judged(run, "recovered", shadows_file=path)
+        audited(run, "recovered", shadows_file=path)
 
 
 def test_the_same_reference_twice_is_no_noise_floor(run: Path) -> None:
     with pytest.raises(InputError, match="are the same model"):
-        judged(run, "recovered", ("retrained", "retrained"))
+        audited(run, "recovered", ("retrained", "retrained"))
     with pytest.raises(InputError, match="at least one --reference"):
-        judged(run, "recovered", ())
+        audited(run, "recovered", ())
 
 
 def spoiled(run: Path, target: Path, how: str) -> Path:

@@ -319,7 +319,7 @@ def test_one_that_dies_is_told_of_and_the_others_are_kept(run: Path, four: Docum
 
 
 def test_u_lira_is_reported_from_shadows_that_were_made(run: Path, four: Document) -> None:
-    found = judged(run, run / "models" / "recovered.safetensors")["u_lira"]
+    found = audited(run, run / "models" / "recovered.safetensors")["u_lira"]
     assert (found["samples"], found["shadow_models"]) == (len(numbered(RunFolder(run).settings())), 4)
     assert found["kind"] == "u-lira"
     assert 0 < found["auc"] < 1
@@ -329,13 +329,13 @@ def test_u_lira_is_reported_from_shadows_that_were_made(run: Path, four: Documen
 
 def test_a_shadow_is_not_what_is_judged(run: Path, four: Document) -> None:
     with pytest.raises(InputError, match="cannot be its own shadow"):
-        judged(run, run / "shadows" / "shadow-2.safetensors")
+        audited(run, run / "shadows" / "shadow-2.safetensors")
     report = json.loads((run / "report.json").read_text())
     of_run = {stage["model_sha256"] for stage in [*report["stages"].values(), *report["references"]] if stage}
     assert not of_run & {entry["sha256"] for entry in four["models"]}
 
 
-def judged(run: Path, model: Path) -> Document:
+def audited(run: Path, model: Path) -> Document:
     return audit(
         model,
         reference_files=[run / "models" / "retrained.safetensors", run / "models" / "retrained-1.safetensors"],
@@ -362,7 +362,7 @@ def test_shadows_of_something_else_are_neither_gone_on_with_nor_replaced(
     with pytest.raises(InputError, match="are for other samples to forget"):
         make(run, 2, out=copy)
     (copy / "shadows.json").write_text("{")
-    with pytest.raises(InputError, match="cannot be gone on with"):
+    with pytest.raises(InputError, match="cannot be resumed"):
         make(run, 2, out=copy)
     assert make(run, 2, out=copy, overwrite=True)["models"] == four["models"][:2]
     assert not (copy / "shadow-3").exists()

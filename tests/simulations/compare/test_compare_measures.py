@@ -186,8 +186,7 @@ def results(rows: list[Document]) -> Document:
         "reference": aggregate(REFERENCE, [{"measures": measured, "failed": None}]),
         "targets": [[0]],
         "pareto_front": {"bytes": [row["name"] for row in rows[:1]], "seconds": []},
-        "cells": [],
-        "references": [],
+        "failures": [],
         "versions": {"torch": "2"},
     }
 
@@ -212,9 +211,9 @@ def test_a_row_that_failed_everywhere_is_shown_as_failed_and_drawn_nowhere(tmp_p
     assert set(points([*rows_of(1), failed], "bytes_share")) == {"row $ | 0"}
     document = results([failed])
     assert draw_all(tmp_path, document) == {}
-    document["cells"] = [{"folder": "seed-0/target-0/broken", "failed": "its process died"}]
+    document["failures"] = ["seed-0/target-0/broken: its process died"]
     comparison = make_comparison({"targets": [0], "seeds": [0], "methods": {"broken": {"method": "negate"}}})
-    assert "- seed-0/target-0/broken: its process died" in make_report(comparison, document, {}, "fedquit compare x")
+    assert "- seed-0/target-0/broken: its process died" in make_report(comparison, document, {})
 
 
 def test_the_table_is_whole_and_its_numbers_are_the_rows() -> None:
@@ -231,10 +230,11 @@ def test_the_table_is_whole_and_its_numbers_are_the_rows() -> None:
 def test_the_report_tells_what_was_compared_and_how_to_repeat_each_run() -> None:
     methods = {"row $ | 0": {"method": "negate"}}
     comparison = make_comparison(
-        {"title": "A <b>", "targets": [0, [1, 2]], "seeds": [3], "budget": 2, "methods": methods, "references": 4}
+        {"title": "A <b>", "targets": [0, [1, 2]], "seeds": [3], "budget": 2, "methods": methods, "references": 4},
+        "a.toml",
     )
     document = {**results(rows_of(1)), "targets": [[0], [1, 2]]}
-    text = make_report(comparison, document, {"gap.png": "A gap"}, "fedquit compare a.toml")
+    text = make_report(comparison, document, {"gap.png": "A gap"})
     assert text.startswith("# A \\<b\\>\n")
     assert "client 0; clients 1 and 2 at once" in text
     assert "4 models retrained" in text
@@ -242,7 +242,7 @@ def test_the_report_tells_what_was_compared_and_how_to_repeat_each_run() -> None
     assert "![A gap](gap.png)" in text
     assert "On the Pareto front of forget gap against bytes: row $ \\| 0." in text
     assert "```sh\nfedquit compare a.toml\n```" in text
-    flags = "--recover-rounds 2 --budget 2 --references 4 --seed 3 --split-seed 0 --model-seed 0"
+    flags = "--guard adopt --recover-rounds 2 --budget 2 --references 4 --seed 3 --split-seed 0 --model-seed 0"
     assert f"fedquit simulate --forget 0 --method negate {flags}\n" in text
     assert f"fedquit simulate --forget 1,2 --method negate {flags}\n" in text
     for column in COLUMNS:
@@ -257,6 +257,10 @@ def test_a_cell_that_was_not_carried_out_is_told_as_failed(tmp_path: Path) -> No
     document = make_results(comparison, [(0,)], cells, tmp_path, {"seed-0/target-0/references": "no\nroom"})
     assert document["failed"] == 2
     assert document["references"][0]["failed"] == "no room"
+    assert document["failures"] == [
+        "seed-0/target-0/references: no room",
+        "seed-0/target-0/negate: it was not carried out",
+    ]
     assert document["cells"][0]["failed"] == "it was not carried out"
     assert document["cells"][0]["measures"] is None
 

@@ -17,11 +17,11 @@ from fedquit.settings import Settings
 from fedquit.strategies.cost_log.cost_log import Costs
 from fedquit.strategies.cost_log.cost_rows import Row, read_rows
 from fedquit.strategies.cost_log.flower_objects import Part
-from fedquit.strategies.cost_log.message_size import Wire
+from fedquit.strategies.cost_log.message_size import MessageSize
 
 Run = Callable[..., tuple[int, str, str]]
 PHASES = {"train": (3, (0, 1, 2)), "forget": (1, (0,)), "recover": (1, (1, 2)), "retrain": (3, (1, 2))}
-WIRE = Wire(100, (Part((1,), (900,)),))
+WIRE = MessageSize(100, (Part((1,), (900,)),))
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def run(run: Run) -> Run:
     return partial(run, "costs")
 
 
-def account(run: Run, *arguments: object) -> dict[str, Any]:
+def costs(run: Run, *arguments: object) -> dict[str, Any]:
     code, out, err = run(*arguments, "--json")
     assert code == 0, err
     found: dict[str, Any] = json.loads(out)
@@ -57,7 +57,7 @@ def account(run: Run, *arguments: object) -> dict[str, Any]:
 
 
 def test_sums_of_phases_rounds_and_nodes_are_those_of_the_rows(run: Run, folder: Path) -> None:
-    found = account(run, folder)
+    found = costs(run, folder)
     assert list(found["phases"]) == list(PHASES), "and nothing after the checkpoint"
     for phase, (count, nodes) in PHASES.items():
         messages, cost = 2 * count * len(nodes), found["phases"][phase]
@@ -78,18 +78,18 @@ def test_sums_of_phases_rounds_and_nodes_are_those_of_the_rows(run: Run, folder:
 
 
 def test_the_papers_factor_is_retraining_over_forgetting_and_recovery(run: Run, folder: Path) -> None:
-    (request,) = account(run, folder)["requests"]
+    (request,) = costs(run, folder)["requests"]
     assert request["cost"]["wire_bytes"] == 6000
     assert request["retraining_costs_times"]["wire_bytes"] == 2.0
     assert request["retraining_costs_times"]["rounds"] == 1.5
 
 
 def test_a_link_makes_seconds_of_the_busiest_node_and_energy_is_that_of_all(run: Run, folder: Path) -> None:
-    priced = account(run, folder, "--link", 0.016, "--energy", 0.01)["phases"]["train"]
+    priced = costs(run, folder, "--link", 0.016, "--energy", 0.01)["phases"]["train"]
     assert priced["link_seconds"] == pytest.approx(3 * 1.0)
     assert priced["one_link_seconds"] == pytest.approx(9 * 1.0)
     assert priced["joules"] == pytest.approx(180.0)
-    assert account(run, folder)["phases"]["train"]["link_seconds"] is None
+    assert costs(run, folder)["phases"]["train"]["link_seconds"] is None
 
 
 def test_csv_and_parquet_hold_every_row_of_the_checkpoint_and_its_run(run: Run, folder: Path, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_prometheus_text_has_the_sums_and_nothing_else(run: Run, folder: Path) -
         for family in text_string_to_metric_families(out)
         for sample in family.samples
     }
-    phases = account(run, folder)["phases"]
+    phases = costs(run, folder)["phases"]
     for phase, cost in phases.items():
         for way in ("down", "up"):
             for kind in ("payload", "wire", "deduplicated"):
@@ -129,7 +129,7 @@ def test_prometheus_text_has_the_sums_and_nothing_else(run: Run, folder: Path) -
 def test_people_get_a_table_and_figures(run: Run, folder: Path, tmp_path: Path) -> None:
     code, out, _ = run(folder, "--figures", tmp_path / "new" / "figures", "--link", 10)
     assert code == 0
-    for word in ("train", "retrain", "deduplicated", "Retraining costs so many times", "10 Mbit/s"):
+    for word in ("train", "retrain", "deduplicated", "Cost of retraining, as a multiple of", "10 Mbit/s"):
         assert word in " ".join(out.split())
     for name in ("bytes.png", "bytes-cumulative.png"):
         assert (tmp_path / "new" / "figures" / name).read_bytes().startswith(b"\x89PNG")
@@ -138,7 +138,7 @@ def test_people_get_a_table_and_figures(run: Run, folder: Path, tmp_path: Path) 
 def test_rows_that_do_not_sum_to_the_rounds_are_told(run: Run, folder: Path) -> None:
     text = (folder / "state.json").read_text()
     (folder / "state.json").write_text(text.replace('"bytes_down": 1600', '"bytes_down": 1601', 1))
-    assert account(run, folder)["incomplete"] == ["recover"]
+    assert costs(run, folder)["incomplete"] == ["recover"]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_rows_that_do_not_sum_to_the_rounds_are_told(run: Run, folder: Path) -> 
         (["{run}", "--json", "--prometheus"], "exclude each other"),
         (["{run}", "--csv", "{run}/costs.csv"], "is the account itself"),
         (["{run}", "--link", "0"], "--link"),
-        (["{bare}"], "has no account"),
+        (["{bare}"], "has no cost log"),
     ],
 )
 def test_a_mistake_gets_one_line_and_harms_nothing(

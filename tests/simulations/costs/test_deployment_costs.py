@@ -105,4 +105,4 @@ def test_a_server_that_has_trained_nothing_says_so(run: Run, tmp_path: Path) -> 
     made = rehearse(tmp_path / "made", {})
     code, _, err = run(made.server)
     assert code == 4
-    assert err.strip().endswith("has no account: no round has begun")
+    assert err.strip().endswith("has no cost log: no round has begun")

@@ -69,10 +69,10 @@ def carry_out(trained: Path, out: Path, given: dict[str, Any], keys: dict[str, A
     return accounted(out)
 
 
-def check(foretold: dict[str, Any], found: Counter[str]) -> None:
+def check(estimate: dict[str, Any], found: Counter[str]) -> None:
     for key in ("messages", "payload_bytes_down", "payload_bytes_up"):
-        assert foretold[key] == found[key], key
-    assert foretold["wire_bytes"] == pytest.approx(found["wire_bytes"], abs=12 * found["messages"])
+        assert estimate[key] == found[key], key
+    assert estimate["wire_bytes"] == pytest.approx(found["wire_bytes"], abs=12 * found["messages"])
 
 
 CASES: list[dict[str, Any]] = [
@@ -97,18 +97,18 @@ def test_the_payload_of_forgetting_and_of_each_recovery_round_is_foretold_exactl
     assert plan["exact_payload"] is True
     found = carry_out(trained, tmp_path / "run", given, {})
     for request in plan["requests"]:
-        foretold, suffix = request["methods"][case["method"]], "" if request["request"] == 1 else "-2"
-        assert foretold["can_be_served"], foretold
+        estimate, suffix = request["methods"][case["method"]], "" if request["request"] == 1 else "-2"
+        assert estimate["can_be_served"], estimate
         forget = Counter[str]()
         for (phase, _), sums in found.items():
             if phase == f"forget{suffix}":
                 forget.update(sums)
-        check(foretold["forget"], forget)
+        check(estimate["forget"], forget)
         rounds = [sums for (phase, _), sums in found.items() if phase == f"recover{suffix}"]
-        assert foretold["recover"]["at_least"] == foretold["recover"]["at_most"] == len(rounds)
-        for one, sums in zip(foretold["recover"]["rounds"], rounds, strict=True):
+        assert estimate["recover"]["at_least"] == estimate["recover"]["at_most"] == len(rounds)
+        for one, sums in zip(estimate["recover"]["rounds"], rounds, strict=True):
             check(one, sums)
-        whole = foretold["total"]["at_most"]
+        whole = estimate["total"]["at_most"]
         assert whole["payload_bytes"] == sum(
             sums[f"payload_bytes_{way}"] for sums in (forget, *rounds) for way in ("down", "up")
         )
@@ -147,10 +147,10 @@ def test_a_plan_knows_how_models_are_coded_and_when_their_sizes_depend_on_them(
     plan = make_plan(trained, {key: given[key] for key in ("forget", "recover", "recover-rounds")}, Price())
     assert plan["exact_payload"] is exact
     found = carry_out(trained, tmp_path / "run", given, codecs)
-    foretold = plan["requests"][0]["methods"]["fedquit"]
+    estimate = plan["requests"][0]["methods"]["fedquit"]
     for one, sums in (
-        (foretold["forget"], found["forget", 1]),
-        *((foretold["recover"]["rounds"][number - 1], found["recover", number]) for number in (1, 2)),
+        (estimate["forget"], found["forget", 1]),
+        *((estimate["recover"]["rounds"][number - 1], found["recover", number]) for number in (1, 2)),
     ):
         if exact:
             check(one, sums)
@@ -179,7 +179,7 @@ def test_a_plan_writes_nothing(trained: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
 
 
-def test_a_method_that_does_not_say_what_it_asks_is_not_known_and_the_others_are(
+def test_a_method_without_an_estimate_is_not_estimated_and_the_others_are(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @dataclass(frozen=True, slots=True)
@@ -199,7 +199,7 @@ def test_a_method_that_does_not_say_what_it_asks_is_not_known_and_the_others_are
     monkeypatch.setitem(METHODS, "strange", Strange)
     monkeypatch.setitem(METHODS, "broken", Broken)
     methods = make_plan(trained, {"forget": "3"}, Price())["requests"][0]["methods"]
-    assert "does not say" in methods["strange"]["why"]
+    assert methods["strange"]["why"].startswith("not estimated: ")
     assert "KeyError((3,))" in methods["broken"]["why"]
     assert {name for name in METHODS if not methods[name]["known"]} == {"strange", "broken"}
 

@@ -93,7 +93,7 @@ def test_any_number_of_workers_gives_the_same_model_bit_for_bit() -> None:
     for workers in (1, 2):
         with InProcessGrid(3, settings.run_config(), workers=workers) as grid:
             arrays: Any = start
-            strategy = Train(MeteredGrid(grid), seed=4)
+            strategy = Train(MeteredGrid(grid, patience=600), seed=4)
             for number in (1, 2):
                 arrays, _ = strategy.round(number, arrays, {"lr": 0.1})
         models.append({name: array.tobytes() for name, array in arrays.items()})

@@ -211,7 +211,7 @@ def _flags() -> list[str]:
 
 
 def test_a_run_goes_on_only_as_it_began(finished: tuple[Path, dict[str, Any]]) -> None:
-    with pytest.raises(InputError, match=r"lr: the run in .* has 0\.1, not 0\.5; it goes on as it began"):
+    with pytest.raises(InputError, match=r"lr: the run in .* has 0\.1, not 0\.5; a run resumes with its own settings"):
         run_simulation({"lr": 0.5}, out=finished[0], resume=True)
 
 

@@ -123,6 +123,20 @@ def test_a_method_of_another_package_is_listed_and_runs_on_the_devices_in_worker
         torch.testing.assert_close(unlearned[name], 0.25 * value + 0.25)
 
 
+def test_a_method_of_another_package_needs_no_estimate_to_be_planned_or_served(tmp_path: Path) -> None:
+    env, out = install(tmp_path, HALVE, "theirs:Halve"), tmp_path / "run"
+    settings = ("--method", "their-name", "--method-settings", f"trace={tmp_path / 'trace'}", "--guard", "adopt")
+    assert "exchanges" not in HALVE
+    assert fedquit(env, "simulate", *FLAGS, *settings, "--workers", "1", "--out", str(out)).returncode == 0
+    plan = [sys.executable, "-m", "fedquit", "plan", str(out), "--forget", "1"]
+    shown = subprocess.run(plan, env=env, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"^ *their-name +not estimated *$", shown, re.MULTILINE), shown
+    assert "their-name: not estimated: the method has no Method.exchanges, which is optional" in shown
+    methods = json.loads(fedquit(env, "plan", str(out), "--forget", "1").stdout)["requests"][0]["methods"]
+    assert not methods["their-name"]["known"]
+    assert methods["fedquit"]["known"]
+
+
 def test_a_broken_method_is_said_in_one_line_without_a_traceback(tmp_path: Path) -> None:
     env = install(tmp_path, BROKEN["server fails"][0])
     ran = fedquit(env, "simulate", *FLAGS, "--method", "their-name", "--workers", "1", "--out", str(tmp_path / "run"))

@@ -11,11 +11,11 @@ from fedquit.errors import InputError
 from fedquit.strategies.cost_log.cost_log import MOST_TAIL, Costs, Traffic
 from fedquit.strategies.cost_log.cost_rows import HEADER, Direction, Row, read_rows
 from fedquit.strategies.cost_log.flower_objects import Part
-from fedquit.strategies.cost_log.message_size import Wire
+from fedquit.strategies.cost_log.message_size import MessageSize
 
 
-def wire(fixed: int, objects: dict[int, int]) -> Wire:
-    return Wire(fixed, (Part(tuple(objects), tuple(objects.values())),))
+def wire(fixed: int, objects: dict[int, int]) -> MessageSize:
+    return MessageSize(fixed, (Part(tuple(objects), tuple(objects.values())),))
 
 
 def fill(costs: Costs, rounds: range, nodes: int = 4, phase: str = "train") -> None:

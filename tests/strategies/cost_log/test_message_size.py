@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fedquit.strategies.cost_log import message_size as wire_module
 from fedquit.strategies.cost_log.flower_objects import measure
-from fedquit.strategies.cost_log.message_size import WIDEST_ID, Wire, measured
+from fedquit.strategies.cost_log.message_size import WIDEST_ID, MessageSize, measured
 from fedquit.strategies.flower_internals import CHUNK_SIZE, become_server_task
 
 RANDOM = np.random.default_rng(7)
@@ -36,11 +36,11 @@ CONTENTS: dict[str, Callable[[], RecordDict]] = {
 }
 
 
-def wire_of(message: Message) -> Wire:
+def wire_of(message: Message) -> MessageSize:
     return next(measured([message]))
 
 
-def objects_of(wire: Wire) -> dict[int, int]:
+def objects_of(wire: MessageSize) -> dict[int, int]:
     return {name: size for part in wire.parts for name, size in zip(part.ids, part.sizes, strict=True)}
 
 

@@ -176,9 +176,9 @@ def test_a_message_without_a_model_and_a_run_without_compression_are_left_as_the
     from fedquit.strategies.grid.compressed import Exchange
 
     bare = Message(RecordDict(), 7, "train")
-    assert Exchange(Compression(UP, DOWN), {}).question(bare) is bare
+    assert Exchange(Compression(UP, DOWN), {}).request(bare) is bare
     full = Message(RecordDict({"arrays": record_of(START)}), 7, "train")
-    assert Exchange(Compression(), {}).question(full) is full
+    assert Exchange(Compression(), {}).request(full) is full
 
 
 def test_rows_of_a_run_begun_before_there_was_compression_are_read(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The account: every byte that travels, to the client it travelled to or from."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
 
 from fedquit.errors import FedquitError
 from fedquit.simulations.engine.inprocess import InProcessGrid
@@ -205,8 +207,6 @@ def test_evaluation_is_a_phase_of_its_own(connect: Connect, answer: Any) -> None
 
 
 def test_a_node_that_cannot_say_who_it_is_is_told_as_one_error() -> None:
-    from flwr.clientapp import ClientApp
-
     empty, silent = ClientApp(), ClientApp()
 
     @empty.query()
@@ -215,4 +215,36 @@ def test_a_node_that_cannot_say_who_it_is_is_told_as_one_error() -> None:
 
     for app in (empty, silent):
         with InProcessGrid(2, {}, client_app=app) as grid, pytest.raises(FedquitError, match="could not join"):
-            MeteredGrid(grid)
+            MeteredGrid(grid, patience=600)
+
+
+@pytest.mark.parametrize("patience", [None, math.inf, math.nan, 0.0, -1.0, "60"])
+def test_a_grid_cannot_be_told_to_wait_for_ever(patience: Any) -> None:
+    grid: Any = MeteredGrid
+    with InProcessGrid(1, {}, client_app=ClientApp()) as beneath:
+        with pytest.raises(TypeError, match="patience"):
+            grid(beneath, {})
+        with pytest.raises(ValueError, match="wait for ever"):
+            grid(beneath, {}, patience=patience)
+        told = grid(beneath, {}, patience=60)
+        with pytest.raises(ValueError, match="wait for ever"):
+            told.patience = patience
+        assert told.patience == 60
+        if patience is not None:
+            with pytest.raises(ValueError, match="wait for ever"):
+                list(told.send_and_receive([], timeout=patience))
+
+
+@pytest.mark.parametrize("timeout", [None, 5.0])
+def test_every_exchange_has_a_limit(timeout: float | None) -> None:
+    limits = list[float | None]()
+
+    class Limits(InProcessGrid):
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+            limits.append(timeout)
+            return super().send_and_receive(messages, timeout=timeout)
+
+    with Limits(1, {}, client_app=ClientApp()) as beneath:
+        grid = MeteredGrid(beneath, {}, patience=60)
+        assert list(grid.send_and_receive([], timeout=timeout)) == []
+    assert limits == [timeout or 60]

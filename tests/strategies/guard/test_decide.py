@@ -16,6 +16,7 @@ CURRENT = {"a": torch.zeros(4), "b": torch.ones(4)}
 USUAL = Recent([1.0, 1.2, 0.8], [0.1] * 3, [{"a": torch.full((4,), 0.5), "b": torch.full((4,), 0.01)}] * 3)
 ACROSS = torch.tensor([1.0, -1.0, 1.0, -1.0])
 NAMES = {"a", "b"}
+POLICY = Policy()
 POLICIES = ("adopt", "clip", "blend", "refuse")
 
 
@@ -161,3 +162,12 @@ def test_a_plug_in_that_says_nothing_of_its_step_is_compared_like_fedquit() -> N
     assert (plain.step, plain.keeps_accuracy) == ("result", True)
     with pytest.raises(ValueError, match="step 'nothing' is for methods that run at the server"):
         Traits(frozenset({"client"}), "federation", "nothing", True, True, "theirs", step="nothing")
+
+
+def test_what_is_told_of_a_model_is_short_however_many_of_its_layers_are_wrong() -> None:
+    layers = [f"features.block{number}.norm" for number in range(500)]
+    current = {f"{layer}.{part}": torch.ones(2) for layer in layers for part in ("running_mean", "running_var")}
+    for value in (1e9, -1.0):
+        decision = admit_model({name: value * ones for name, ones in current.items()}, current, USUAL, Bounds(), POLICY)
+        assert decision.verdict == "refuse"
+        assert len(str(decision.document())) < 10_000

@@ -15,6 +15,7 @@ from fedquit.simulations.engine.inprocess import InProcessGrid
 from fedquit.strategies.grid.metered_grid import MeteredGrid
 from fedquit.strategies.guard.client_weights import HALF, believed, capped
 from fedquit.strategies.guard.round_screen import LEFT_OUT, WORK, Limits, Screen, Verdict
+from fedquit.strategies.rounds.reply import Made, Reply
 from fedquit.strategies.rounds.train import Train
 
 Connect = Callable[..., MeteredGrid]
@@ -221,3 +222,21 @@ def test_a_client_is_believed_as_much_as_it_showed_and_as_the_others_have() -> N
     assert believed({0: 500}, {}) == {0: 500}
     assert believed({0: 500}, {0: 100}) == {0: 200}
     assert believed({0: 500, 1: 10, 2: 20}, {0: 500}) == {0: 150, 1: 10, 2: 20}
+
+
+def test_who_is_left_out_has_no_say_in_how_many_samples_the_others_have(tmp_path: Path) -> None:
+    def counted(said: dict[int, int]) -> dict[int, int]:
+        """Return how many samples those count for that are in a round which the liar ruins."""
+
+        def make(replies: Iterable[Reply], _on_reply: Any) -> Made:
+            counts = {reply.client: reply.num_examples for reply in replies}
+            return Made({"w": np.array(LIAR in counts)}, None, tuple(counts), 0.0, 1, 0.0)
+
+        limits = Limits(tmp_path / "replies", 3.0, look=lambda arrays: Verdict("useless" if arrays["w"] else ""))
+        with Screen(limits, START, {"w"}) as screen:
+            made = screen.settle([Reply(c, START, n, {}) for c, n in said.items()], make, 1, lambda *_: None).made
+            assert made is not None
+            return {reply.client: reply.num_examples for reply in screen.replies(made.used)}
+
+    honest = {0: 1000, 1: 2, 2: 10}
+    assert counted({**honest, LIAR: 1}) == counted(honest)

@@ -331,6 +331,14 @@ def test_a_step_that_ends_in_infinity_is_an_error_and_no_model() -> None:
         carry_out(rule, opened(sent), replies_to(sent, seed=0))
 
 
+def test_a_model_beyond_what_its_dtype_holds_is_an_error_and_no_model() -> None:
+    sent = {"w": np.zeros(1, np.float32), "n": np.array(0)}
+    rule = make_rule("fedavgm", server_momentum=0.5)
+    assert rule.model_of({"w": np.array([3e38]), "n": np.array(2.6)}, sent) == {"w": np.float32(3e38), "n": 3}
+    with pytest.raises(FedquitError, match="'fedavgm': 'w' holds NaN or infinity; try smaller settings"):
+        rule.model_of({"w": np.array([1e39]), "n": np.array(0.0)}, sent)
+
+
 @pytest.mark.parametrize("name", [*SETTINGS, *PRIVACY])
 def test_shared_generators_and_flowers_log_are_left_as_they_were(name: str, caplog: pytest.LogCaptureFixture) -> None:
     random.seed(5)
@@ -349,7 +357,7 @@ def test_shared_generators_and_flowers_log_are_left_as_they_were(name: str, capl
 def test_fedprox_tells_devices_how_strongly_to_hold_on_and_takes_the_mean() -> None:
     sent = started()
     rule, replies = make_rule("fedprox", proximal_mu=0.25), replies_to(sent, seed=1)
-    assert rule.begin(opened(sent)).told == {"proximal-mu": 0.25}
+    assert rule.begin(opened(sent)).config == {"proximal-mu": 0.25}
     new, _ = carry_out(rule, opened(sent), replies)
     mean, _ = carry_out(make_rule("fedavg"), opened(sent), replies)
     assert all(new[key].tobytes() == mean[key].tobytes() for key in sent)
@@ -460,7 +468,7 @@ def test_flowers_own_adaptive_norm_still_runs_away_from_its_goal() -> None:
 def test_a_step_that_was_to_be_clipped_on_the_device_and_was_not_is_refused() -> None:
     sent = started()
     aggregate = any_rule("client-fixed").begin(opened(sent))
-    assert aggregate.told == {"clipping_norm": 1.0}
+    assert aggregate.config == {"clipping_norm": 1.0}
     aggregate.add(0, step_by(sent, 1.0, 0), 1, {})
     with pytest.raises(BadReplyError, match=r"its step has norm 1.01; it was to be clipped to 1"):
         aggregate.add(1, step_by(sent, 1.01, 0), 1, {})
@@ -470,7 +478,7 @@ def test_an_adaptive_norm_that_devices_clip_to_is_the_one_kept() -> None:
     sent = started()
     opening = opened(sent, kept={"clipping-norm": np.array(0.5)})
     aggregate = any_rule("client-adaptive").begin(opening)
-    assert aggregate.told == {"clipping_norm": 0.5}
+    assert aggregate.config == {"clipping_norm": 0.5}
     with pytest.raises(BadReplyError, match=r"clipped to 0.5"):
         aggregate.add(0, step_by(sent, 0.6, 0), 1, {"norm_bit": 0})
     with pytest.raises(BadReplyError, match="does not say whether it clipped"):

@@ -396,7 +396,7 @@ def test_what_history_lacks_is_said_with_the_way_out() -> None:
     absent = replace(kept, updates={k: v for k, v in kept.updates.items() if k[1] != 0})
     with pytest.raises(InputError, match=r"client 0 took no part in round 6; use ascent"):
         serve("projected-ascent", history=absent)
-    with pytest.raises(InputError, match=r"nobody but the leavers took part in round 6"):
+    with pytest.raises(InputError, match=r"nobody but the forgotten clients took part in round 6"):
         serve("projected-ascent", history=replace(kept, log={**kept.log, 6: (0,)}))
     with pytest.raises(InputError, match="mode: no client stays"):
         serve("mode", leavers=(0, 1, 2, 3))

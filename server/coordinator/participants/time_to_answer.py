@@ -1,0 +1,58 @@
+"""How long the device of a request is still waited for; time in which no coordinator looked is not charged to it.
+
+Each look at the devices sets the time of the file `LOOKED`. A coordinator that starts finds there since when nobody
+looked, and notes that in the log for each request that waits. After a crash of the process alone that is a moment.
+"""
+
+import os
+
+from fedquit.files import explained
+from fedquit.server.coordinator.workplace import Workplace
+from fedquit.server.ledger import Request
+
+LOOKED = ".coordinator.looked"
+"""File in the server's folder; its time is that of the last look at the devices."""
+AWAY = "server-away"
+SHORT = 10.0
+"""Seconds between two coordinators that are not worth a word."""
+
+
+def looked(place: Workplace) -> None:
+    """Remember that the devices were looked at now. It takes no space, so it can be done on a full disk."""
+    path, now = place.folder / LOOKED, place.clock()
+    with explained(path):
+        path.touch()
+        os.utime(path, (now, now))
+
+
+def note_outage(place: Workplace) -> None:
+    """Note for each request that waits for how long nobody looked; to be called before the first look."""
+    now, last = place.clock(), _last_look(place)
+    for request in place.ledger.requests(status="forgetting"):
+        seconds = now - max(last, request.changed_at)
+        if seconds > SHORT:
+            place.note(AWAY, request=request.id, member=request.subject, facts={"seconds": seconds})
+
+
+def _last_look(place: Workplace) -> float:
+    """Return when the devices were last looked at, or else (a folder that was restored) when something happened."""
+    path = place.folder / LOOKED
+    if path.exists():
+        return path.stat().st_mtime
+    number, _ = place.ledger.head()
+    return max((event.at for event in place.ledger.events(after=number - 1)), default=0.0)
+
+
+def time_left(place: Workplace, request: Request) -> float:
+    """Return for how many more seconds the device of a request is waited for; below 0: not any more."""
+    left = request.changed_at + place.federation.forgetting.device_timeout - place.clock()
+    if left > 0:
+        return left
+    away = [event for event in place.ledger.events(request=request.id) if event.kind == AWAY]
+    return left + sum(float(event.facts["seconds"]) for event in away if event.at >= request.changed_at)
+
+
+def time_to_answer(place: Workplace, request: Request) -> float:
+    """Return how many seconds a device that is asked now is given: one that is there at the end, those of a round."""
+    told = place.federation
+    return max(time_left(place, request), min(told.schedule.round_timeout, told.forgetting.device_timeout))
