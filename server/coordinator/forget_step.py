@@ -2,8 +2,8 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from numpy.typing import NDArray
@@ -18,13 +18,13 @@ from fedquit.server.coordinator.training_rounds import Training
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.ledger import FORGOTTEN, Contribution, Request, Step, UnreachableError
 from fedquit.server.ledger.model_lineage import check_exact
+from fedquit.server.lifecycle.forget_and_admit import ForgetResult, Guard, forget_and_admit
 from fedquit.server.lifecycle.grid_session import Case, Config, GridSession, served
 from fedquit.server.lifecycle.model_store import Arrays
 from fedquit.server.lifecycle.observed_rounds import recent_rounds
-from fedquit.server.lifecycle.round_evaluation import tensors_of
 from fedquit.settings import Part, Settings, keys_of
-from fedquit.strategies.guard.decide import Policy, admit_model, check_answer
-from fedquit.strategies.guard.step_checks import Bounds, Recent, bounds_of
+from fedquit.strategies.guard.decide import Policy
+from fedquit.strategies.guard.step_checks import Recent, bounds_of
 from fedquit.strategies.rounds.evaluate import measure
 from fedquit.strategies.rounds.exercise import ask
 from fedquit.unlearning.methods.base import Method
@@ -75,13 +75,11 @@ class Forgetting:
         gone = self.training.gone_classes()
         reference = self.judge.measure(_arrays(current), presence, keeping, gone)
         place.grid.patience, self.asked_at = time_to_answer(place, request), place.clock()
-        session, new = self._served(request, plan, method, presence, current, number)
-        place.reached("forgetting: replies")
-        revoked = [member for member in sorted(session.answered) if place.ledger.member(member).status == "revoked"]
-        if revoked:
-            raise AwayError(f"the key of member {revoked[0]} was revoked while it forgot")
-        new = self._past_guard(request, method, session, new, current)
-        round_number = self._restarted(method, session) if method.traits.restarts else place.rounds_trained()
+        session, done = self._forgotten(request, plan, method, presence, current, number)
+        if done.arrays is None:
+            raise RefusedModelError(f"the guard refused the model: {done.decision.reason if done.decision else ''}")
+        new, restart = done.arrays, done.restart_round
+        round_number = place.rounds_trained() if restart is None else self._round_of(restart)
         place.grid.patience = place.federation.schedule.round_timeout
         try:
             measures = self.judge.measure(new, presence, keeping, gone)
@@ -152,40 +150,63 @@ class Forgetting:
         place.grid.costs.sync()
         return sorted(m for m, refused in heard.items() if refused is None or NOTHING_HELD in refused)
 
-    def _served(
+    def _forgotten(
         self, request: Request, plan: Settings, method: Method, presence: Presence, current: StateDict, number: int
-    ) -> tuple[GridSession, Arrays]:
-        """Have the method serve the request; whatever stops it, a bug of ours included, leaves the way to the next."""
-        session: GridSession | None = None
+    ) -> tuple[GridSession, ForgetResult]:
+        """Have the method serve the request, its model held aside until the guard has looked at it."""
+        place, name = self.place, ""
+        with _blaming(method):
+            counts = self._counts(request, plan, method, presence)
+            guard = self._guard(request, method, counts)
+            session = self._session(request, plan, presence, current, number, counts, guard)
+
+        def serve(method: Method, session: GridSession) -> Arrays:
+            with _blaming(method):
+                return self._served(request, method, session)
+
+        def hold(new: Arrays) -> None:
+            nonlocal name
+            place.reached("forgetting: replies")
+            revoked = [member for member in sorted(session.answered) if place.ledger.member(member).status == "revoked"]
+            if revoked:
+                raise AwayError(f"the key of member {revoked[0]} was revoked while it forgot")
+            name = place.quarantine.save(new)
+            place.reached("forgetting: quarantined")
+
+        done = forget_and_admit(method, session, guard, serve=serve, hold=hold)
+        document = done.decision.document() if done.decision else {}
+        facts = {"model": name, "method": method.name, "policy": guard.policy.guard, **document}
+        place.note("quarantined", request=request.id, member=request.subject, facts=facts)
+        place.reached("forgetting: decided")
+        return session, done
+
+    def _served(self, request: Request, method: Method, session: GridSession) -> Arrays:
+        """Have the method serve the request.
+
+        Raises:
+            NothingToForgetError: the device that asked says so.
+        """
         try:
-            session = self._session(request, plan, method, presence, current, number)
-            return session, served(method, session)
+            return served(method, session)
         except NoAnswerError as error:
-            own = [why for why in session.reasons if why.startswith(f"client {request.subject}:")] if session else []
+            own = [why for why in session.reasons if why.startswith(f"client {request.subject}:")]
             if request.granularity == "sample" and any(NOTHING_TO_FORGET in why for why in own):
                 raise NothingToForgetError(own[-1]) from error
             raise
-        except (NothingToForgetError, UnreachableError):
-            raise
-        except FedquitError as error:
-            raise CannotForgetError(str(error)) from error
-        except Exception as error:
-            raise CannotForgetError(f"method '{method.name}' failed: {error!r}") from error
 
     def _session(
         self,
         request: Request,
         plan: Settings,
-        method: Method,
         presence: Presence,
         current: StateDict,
         number: int,
+        counts: Mapping[int, int],
+        guard: Guard,
     ) -> GridSession:
         place = self.place
-        counts = self._counts(request, plan, method, presence)
         leavers = tuple(sorted(counts))
         stayers = tuple(member for member in presence.ready if member not in leavers)
-        bounds, recent = self._bounds(request, method, counts), self._recent()
         case = Case(
             leavers=leavers,
             stayers=stayers,
@@ -203,7 +224,7 @@ class Forgetting:
             history=self.past.session_history(),
             lr=place.lr(place.rounds_trained() + 1),
             on_reply=self.training.on_reply("forget", number, request.id),
-            check=partial(check_answer, recent=recent, bounds=bounds, policy=self._policy),
+            check=guard.check,
         )
 
     def _counts(self, request: Request, plan: Settings, method: Method, presence: Presence) -> dict[int, int]:
@@ -283,51 +304,39 @@ class Forgetting:
             **{key: str(config[key]) for key in keys_of(Part.METHOD)},
         }
 
-    def _restarted(self, method: Method, session: GridSession) -> int:
-        """Return how many rounds the model has been trained for that a method went back to."""
-        number = method.restart_round(session)
+    def _round_of(self, number: int) -> int:
+        """Return how many rounds the model has been trained for that step `number` began with."""
         steps = self.place.ledger.steps(after=number - 1)
         return steps[0].round - 1 if number > 1 and steps else 0
 
-    def _past_guard(
-        self, request: Request, method: Method, session: GridSession, new: Arrays, current: StateDict
-    ) -> Arrays:
-        """Hold a method's model aside, have the guard look at it, and return what may be adopted.
-
-        Raises:
-            RefusedModelError: nothing of it.
-        """
-        place, gone = self.place, self.training.gone_classes()
-        name = place.quarantine.save(new)
-        place.reached("forgetting: quarantined")
-        decision = admit_model(
-            tensors_of(new),
-            current,
+    def _guard(self, request: Request, method: Method, counts: Mapping[int, int]) -> Guard:
+        policy, gone = self.place.federation.forgetting, self.training.gone_classes()
+        bounds = bounds_of(method, self.place.names, counts.values(), request.classes)
+        return Guard(
             self._recent(),
-            self._bounds(request, method, {member: session.num_examples[member] for member in session.leavers}),
-            self._policy,
+            bounds,
+            Policy(policy.guard, policy.blend),
             lambda state: self.judge.accuracy(_arrays(state), gone),
         )
-        facts = {"model": name, "method": method.name, "policy": self._policy.guard, **decision.document()}
-        place.note("quarantined", request=request.id, member=request.subject, facts=facts)
-        place.reached("forgetting: decided")
-        if decision.state is None:
-            raise RefusedModelError(f"the guard refused the model: {decision.reason}")
-        return _arrays({key: decision.state[key] for key in place.order})
-
-    @property
-    def _policy(self) -> Policy:
-        told = self.place.federation.forgetting
-        return Policy(told.guard, told.blend)
-
-    def _bounds(self, request: Request, method: Method, counts: Mapping[int, int]) -> Bounds:
-        return bounds_of(method, self.place.names, counts.values(), request.classes)
 
     def _recent(self) -> Recent:
         place, steps = self.place, self.past.recent()
         models = ((place.state(step.model_before), place.state(step.model_after)) for step in steps)
         every = [step.measures for step in place.ledger.steps()]
         return recent_rounds([step.measures for step in steps], every, models, place.order)
+
+
+@contextmanager
+def _blaming(method: Method) -> Iterator[None]:
+    """Have whatever stops a method, a bug of ours included, leave the way to the next one."""
+    try:
+        yield
+    except (NoAnswerError, NothingToForgetError, UnreachableError):
+        raise
+    except FedquitError as error:
+        raise CannotForgetError(str(error)) from error
+    except Exception as error:
+        raise CannotForgetError(f"method '{method.name}' failed: {error!r}") from error
 
 
 def _told_by(session: GridSession) -> dict[str, float]:

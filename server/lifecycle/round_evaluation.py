@@ -36,7 +36,7 @@ def accuracy_of(model: nn.Module, samples: Samples) -> Accuracy:
     return Accuracy(evaluate(model, samples)[1], classes)
 
 
-class Judge:
+class HeldOut:
     """Measure models on the held-out samples and on D_f."""
 
     def __init__(self, settings: Settings) -> None:

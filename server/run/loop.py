@@ -9,7 +9,6 @@ anywhere ends with the model it would have ended with.
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -24,13 +23,14 @@ from fedquit.client.training.build_method import method_of
 from fedquit.client.training.build_objective import objective_of
 from fedquit.errors import FedquitError, InputError
 from fedquit.server.lifecycle.build_rules import rules_of
-from fedquit.server.lifecycle.grid_session import Case, GridSession, served, simulated_case
+from fedquit.server.lifecycle.forget_and_admit import Guard, forget_and_admit
+from fedquit.server.lifecycle.grid_session import Case, GridSession, simulated_case
 from fedquit.server.lifecycle.objective_travel import arrays_from
 from fedquit.server.lifecycle.observed_rounds import NORM, SPREAD, WINDOW, ObservedRound, recent_rounds, round_limits
 from fedquit.server.lifecycle.personal_reports import Devices, measures_by_client
 from fedquit.server.lifecycle.phases import Phase, nth, phases
 from fedquit.server.lifecycle.recovery_plan import RecoveryPlan, stop_rule
-from fedquit.server.lifecycle.round_evaluation import Judge, tensors_of
+from fedquit.server.lifecycle.round_evaluation import HeldOut, tensors_of
 from fedquit.server.lifecycle.train_round import Arrays, Ears, Kept, Order, correction, train_round
 from fedquit.server.lifecycle.training_history import History, Keep, check_room
 from fedquit.server.lifecycle.usable_models import usable
@@ -40,7 +40,7 @@ from fedquit.settings import Settings
 from fedquit.strategies.cost_log.cost_log import Costs
 from fedquit.strategies.cost_log.cost_rows import DIRECTIONS
 from fedquit.strategies.grid.metered_grid import MeteredGrid
-from fedquit.strategies.guard.decide import Policy, admit_model, check_answer
+from fedquit.strategies.guard.decide import Policy
 from fedquit.strategies.guard.round_screen import Limits
 from fedquit.strategies.guard.step_checks import Bounds, Recent, bounds_of
 from fedquit.strategies.rounds.train import Correct
@@ -77,7 +77,7 @@ class Loop:
         self.sharing = self._sharing()
         self.devices = Devices(grid, settings, self._on_reply("evaluate"))
         is_global = self.traits.shares == "model"
-        self.judge = Judge(settings) if is_global else None
+        self.evaluator = HeldOut(settings) if is_global else None
         self.names = parameter_names(empty_model(settings.key())) if is_global else frozenset[str]()
         self.grid.costs, self.grid.compression = Costs(folder.costs_file), compression_of(settings)
         clients = sorted(member.client for member in self.grid.members.values())
@@ -188,9 +188,9 @@ class Loop:
 
     def _accuracy(self, stage: str) -> float:
         """Return the held-out accuracy of a stage: of its model, or the mean over what devices said of theirs."""
-        if self.judge is None:
+        if self.evaluator is None:
             return mean_of(measures_by_client(self.state.devices[stage]))["holdout_accuracy"]
-        return self.judge(self.folder.load_model(self.state.models[stage]))["holdout_accuracy"]
+        return self.evaluator(self.folder.load_model(self.state.models[stage]))["holdout_accuracy"]
 
     def _rounds_left(self, phase: Phase) -> int:
         """Return how many more rounds the budget has bytes for, at the bytes of the last round of recovery."""
@@ -318,7 +318,7 @@ class Loop:
         started, number = time.perf_counter(), self._reached(phase.after)
         self.grid.begin(phase.name, number)
         case = self.case(phase, number)
-        recent, bounds = self._recent(phase), self._bounds(phase, case)
+        guard = self._guard(phase, case)
         session = GridSession(
             self.grid,
             self.settings,
@@ -328,16 +328,15 @@ class Loop:
             history=self.history,
             lr=self._lr(number + 1),
             on_reply=self._on_reply(phase.name),
-            check=partial(check_answer, recent=recent, bounds=bounds, policy=self.policy),
+            check=None if guard is None else guard.check,
         )
         try:
-            new = served(self.method, session)
+            done = forget_and_admit(self.method, session, guard)
         except NoAnswerError as error:
             raise FedquitError(f"{error}; --resume asks again") from error
-        reached = self.method.restart_round(session) - 1 if self.method.traits.restarts else number
         finished = Round(
             phase.name,
-            reached,
+            number if done.restart_round is None else done.restart_round - 1,
             exchanges=session.exchanges,
             participants=tuple(sorted(session.answered)),
             refused=len(session.reasons),
@@ -345,26 +344,24 @@ class Loop:
             seconds=time.perf_counter() - started,
             device_seconds=session.device_seconds,
         )
-        admitted = self._past_guard(phase, session.current, new, recent, bounds)
-        if admitted is None:
+        if done.decision is not None:
+            document = done.decision.document()
+            self.state = self.state.with_guard(phase.name, phase.after, document)
+            self._tell("guard", phase=phase.name, method=self.method.name, **document)
+        if done.arrays is None:
             self._refuse(phase, finished, number)
         else:
-            self._checkpoint(phase, admitted, finished, number)
+            self._checkpoint(phase, done.arrays, finished, number)
 
     def case(self, phase: Phase, number: int) -> Case:
         """Return whom the request of a phase is about, after so many rounds."""
         return simulated_case(self.settings, phase.requests - 1, phase.name, number)
 
-    def _past_guard(
-        self, phase: Phase, current: StateDict, new: Arrays, recent: Recent, bounds: Bounds
-    ) -> Arrays | None:
-        """Return what the guard adopts of a method's model; None: nothing. Where no model is shared there is none."""
-        if self.judge is None:
-            return new
-        decision = admit_model(tensors_of(new), current, recent, bounds, self.policy, self.judge.accuracy)
-        self.state = self.state.with_guard(phase.name, phase.after, decision.document())
-        self._tell("guard", phase=phase.name, method=self.method.name, **decision.document())
-        return None if decision.state is None else arrays_from({name: decision.state[name] for name in new})
+    def _guard(self, phase: Phase, case: Case) -> Guard | None:
+        """Return the guard of a request; None: no model is shared that it could look at."""
+        if self.evaluator is None:
+            return None
+        return Guard(self._recent(phase), self._bounds(phase, case), self.policy, self.evaluator.accuracy)
 
     def _refuse(self, phase: Phase, finished: Round, accounted: int) -> None:
         """End a request whose model the guard refused; what it cost counts, and the model stays what it was."""
@@ -379,7 +376,7 @@ class Loop:
     def _is_watched(self, phase: Phase) -> bool:
         """Say whether the guard may compare the model of a request with the rounds of a phase."""
         before_another = phase.kind == "recover" and phase.requests < self.settings.num_requests
-        return self.judge is not None and (phase.kind == "train" or before_another)
+        return self.evaluator is not None and (phase.kind == "train" or before_another)
 
     def _bounds(self, phase: Phase, case: Case) -> Bounds:
         asked = self.settings.forget_class[phase.requests - 1] if self.settings.forget_class else ()
@@ -408,7 +405,7 @@ class Loop:
 
     def _measures(self, phase: Phase, new: Arrays, number: int) -> dict[str, float]:
         """Return the accuracies after a round: of the global model, or the mean over devices of their own."""
-        return self.devices.round(phase, number) if self.judge is None else self.judge(new)
+        return self.devices.round(phase, number) if self.evaluator is None else self.evaluator(new)
 
     def _checkpoint(self, phase: Phase, new: Arrays, finished: Round, accounted: int, kept: Kept | None = None) -> None:
         """Measure a new model, add what the messages of round `accounted` cost, and make both durable."""

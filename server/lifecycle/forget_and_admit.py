@@ -1,0 +1,92 @@
+"""The step that forgets, the same in a simulation and a deployment: session, method, guard, new model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fedquit.server.lifecycle.grid_session import GridSession, served
+from fedquit.server.lifecycle.model_store import Arrays
+from fedquit.server.lifecycle.objective_travel import arrays_from
+from fedquit.server.lifecycle.round_evaluation import tensors_of
+from fedquit.strategies.guard.decide import Decision, Evaluate, Policy, admit_model, check_answer
+from fedquit.strategies.guard.step_checks import Bounds, Recent
+from fedquit.unlearning.methods.base import Method
+from fedquit.unlearning.tensors.arithmetic import StateDict
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """All that the guard needs for one request.
+
+    Attributes:
+        recent: what recent rounds show.
+        bounds: how far off the method's model may be.
+        policy: what is done with it if it is further off.
+        evaluate: gives the accuracy of a model on the server's own data, if it has any.
+    """
+
+    recent: Recent
+    bounds: Bounds
+    policy: Policy
+    evaluate: Evaluate | None = None
+
+    def check(self, new: StateDict, sent: StateDict, *, training: bool) -> None:
+        """Refuse what one device hands back, see `check_answer`.
+
+        Raises:
+            BadReplyError: saying what is off.
+        """
+        check_answer(new, sent, self.recent, self.bounds, self.policy, training=training)
+
+    def admit(self, new: Arrays, current: StateDict) -> Decision:
+        """Decide what becomes of a method's model, see `admit_model`."""
+        return admit_model(tensors_of(new), current, self.recent, self.bounds, self.policy, self.evaluate)
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetResult:
+    """What came of a forget step.
+
+    Attributes:
+        arrays: the model to go on with, entries in the order of the layers; None: the guard refused it.
+        decision: the guard's; None: no model is shared, and nobody looked.
+        restart_round: the round that training goes on with, for a method that goes back to an earlier model.
+    """
+
+    arrays: Arrays | None
+    decision: Decision | None = None
+    restart_round: int | None = None
+
+
+Serve = Callable[[Method, GridSession], Arrays]
+
+
+def forget_and_admit(
+    method: Method,
+    session: GridSession,
+    guard: Guard | None,
+    *,
+    serve: Serve = served,
+    hold: Callable[[Arrays], None] = lambda _new: None,
+) -> ForgetResult:
+    """Have a method serve a request, and the guard decide about its model.
+
+    Args:
+        method: that serves the request.
+        session: of the request; afterwards it knows who answered, and what that cost.
+        guard: decides; None: there is no model to look at.
+        serve: has the method serve the request: `served`, with a driver's own errors around it.
+        hold: given the method's model before the guard looks at it, to keep it aside; what it raises ends the step.
+
+    Raises:
+        NoAnswerError: a device that is needed did not answer.
+        FedquitError: the method cannot do it.
+    """
+    new = serve(method, session)
+    restart = method.restart_round(session) if method.traits.restarts else None
+    hold(new)
+    if guard is None:
+        return ForgetResult(new, None, restart)
+    decision = guard.admit(new, session.current)
+    state = decision.state
+    admitted = None if state is None else arrays_from({name: state[name] for name in session.current})
+    return ForgetResult(admitted, decision, restart)
