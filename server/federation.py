@@ -169,8 +169,8 @@ class Federation(Table):
             for key in self.training:
                 if key.replace("_", "-") in keys_of(scope):
                     raise InputError(f"{FILE}: [training] {key}: belongs to {scope}; remove it here")
-        told = self.forgetting.model_dump(by_alias=True)
-        forgetting = {key: told[key] for key in keys_of(Scope.FORGETTING)}
+        values = self.forgetting.model_dump(by_alias=True)
+        forgetting = {key: values[key] for key in keys_of(Scope.FORGETTING)}
         given = {key.replace("_", "-") for key in self.training}
         limits = {key: value for key, value in LIMITS.items() if key not in given}
         if self.training.get("dp"):  # which clips by itself

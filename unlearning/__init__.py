@@ -14,14 +14,14 @@ from fedquit.unlearning.methods.projected_ascent import ProjectedAscent
 from fedquit.unlearning.methods.pseudo_ascent import PseudoAscent
 from fedquit.unlearning.methods.references import Continue, Retrain
 from fedquit.unlearning.samples import Samples
-from fedquit.unlearning.session import Answer, History, Session
+from fedquit.unlearning.session import ClientReply, History, Session
 
 __all__ = [
     "METHODS",
     "TEACHERS",
-    "Answer",
     "Ascent",
     "AuxiliaryHead",
+    "ClientReply",
     "Continue",
     "FedEraser",
     "FedQUIT",

@@ -54,12 +54,12 @@ class Outlook(Protocol):
     """What is known of a request before it is served; every `session.Session` is one."""
 
     @property
-    def leavers(self) -> tuple[int, ...]:
+    def forgotten(self) -> tuple[int, ...]:
         """The clients with something to forget, in order."""
         ...
 
     @property
-    def stayers(self) -> tuple[int, ...]:
+    def remaining(self) -> tuple[int, ...]:
         """The clients that take part and have nothing to forget, in order."""
         ...
 

@@ -14,12 +14,12 @@ from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.tensors.arithmetic import StateDict, StateMean
 
 
-class NoAnswerError(FedquitError):
+class NoReplyError(FedquitError):
     """A required client sent no reply, or the guard refused it; the client can be asked again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ClientReply:
     """The reply of one client.
 
     Attributes:
@@ -69,12 +69,12 @@ class Session(Protocol):
         ...
 
     @property
-    def leavers(self) -> tuple[int, ...]:
+    def forgotten(self) -> tuple[int, ...]:
         """The clients with something to forget, in order; at the granularities of samples and class they stay."""
         ...
 
     @property
-    def stayers(self) -> tuple[int, ...]:
+    def remaining(self) -> tuple[int, ...]:
         """The clients that take part and have nothing to forget, in order."""
         ...
 
@@ -107,7 +107,7 @@ class Session(Protocol):
         """Return a newly initialised model of the federation's kind; the same seed gives the same one."""
         ...
 
-    def ask(
+    def run(
         self,
         exercise: str,
         clients: Sequence[int],
@@ -116,7 +116,7 @@ class Session(Protocol):
         step: str = "forget",
         extra: StateDict | None = None,
         **config: float,
-    ) -> Iterator[Answer]:
+    ) -> Iterator[ClientReply]:
         """Have clients carry out an exercise on a model, and yield the replies as they come, in any order.
 
         Nothing is sent before the replies are iterated. A client that is gone or whose reply the guard refuses is
@@ -136,37 +136,37 @@ class Session(Protocol):
         ...
 
 
-def weighted_mean(answers: Iterable[Answer], required: Collection[int] = ()) -> dict[str, Tensor]:
+def weighted_mean(replies: Iterable[ClientReply], required: Collection[int] = ()) -> dict[str, Tensor]:
     """Return the mean of the replies' models by number of samples, folded as they come.
 
     The sums are exact, so the order of arrival changes no bit; see `arithmetic.StateMean`.
 
     Args:
-        answers: as `Session.ask` yields them.
+        replies: as `Session.ask` yields them.
         required: clients that must be among them.
 
     Raises:
-        NoAnswerError: one that is required did not come.
+        NoReplyError: one that is required did not come.
         FedquitError: none came.
 
     >>> import torch
     >>> one, two = ({"w": torch.tensor([value])} for value in (1.0, 4.0))
-    >>> weighted_mean([Answer(0, one, 2, {}), Answer(1, two, 1, {})])
+    >>> weighted_mean([ClientReply(0, one, 2, {}), ClientReply(1, two, 1, {})])
     {'w': tensor([2.])}
     """
     mean, came = StateMean(), set()
-    for answer in answers:
-        mean.add(answer.state, answer.num_examples)
-        came.add(answer.client)
-    check_answered(came, required)
+    for reply in replies:
+        mean.add(reply.state, reply.num_examples)
+        came.add(reply.client)
+    check_replied(came, required)
     return mean.result()
 
 
-def check_answered(came: Collection[int], required: Collection[int]) -> None:
+def check_replied(came: Collection[int], required: Collection[int]) -> None:
     """Refuse to go on without a client that is required.
 
-    >>> check_answered({0, 1}, [0])
+    >>> check_replied({0, 1}, [0])
     """
     missing = sorted(set(required) - set(came))
     if missing:
-        raise NoAnswerError(f"no usable answer came from client(s) {', '.join(map(str, missing))}")
+        raise NoReplyError(f"no usable answer came from client(s) {', '.join(map(str, missing))}")

@@ -65,10 +65,10 @@ def askers(settings: Settings, request: int) -> tuple[int, ...]:
     return tuple(client for client, part in enumerate(to_forget(settings.key(), request)) if len(part))
 
 
-def leavers(settings: Settings, requests: int) -> tuple[int, ...]:
+def forgotten_clients(settings: Settings, requests: int) -> tuple[int, ...]:
     """Return the clients of which nothing remains after `requests` requests: they no longer take part.
 
-    >>> leavers(Settings(clients=4, forget="1;3"), 2)
+    >>> forgotten_clients(Settings(clients=4, forget="1;3"), 2)
     (1, 3)
     """
     return tuple(client for client, part in enumerate(to_keep(settings.key(), requests)) if not len(part))

@@ -9,7 +9,7 @@ names and who is connected; so a coordinator that was killed anywhere goes on wh
 import math
 
 from fedquit.errors import FedquitError
-from fedquit.server.coordinator.model_evaluation import Judge
+from fedquit.server.coordinator.model_evaluation import Evaluator
 from fedquit.server.coordinator.participants.catching_up import CatchingUp
 from fedquit.server.coordinator.participants.presence import Presence, Watch
 from fedquit.server.coordinator.participants.time_to_answer import note_outage
@@ -38,9 +38,9 @@ class Coordinator:
     def __init__(self, place: Workplace) -> None:
         self.place = place
         self.past = Past(place, methods(place.federation))
-        self.judge = Judge(place)
-        self.training = Training(place, self.past, self.judge)
-        self.answering = Answering(place, self.past, self.judge, self.training)
+        self.evaluator = Evaluator(place)
+        self.training = Training(place, self.past, self.evaluator)
+        self.answering = Answering(place, self.past, self.evaluator, self.training)
         self.catching_up = CatchingUp(place, self.answering.forgetting)
         self._watch = Watch(place)
         self._not_before = -math.inf

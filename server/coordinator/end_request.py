@@ -120,7 +120,7 @@ class Ending:
         remains = erase_messages(place.folder / DATABASE) if forgot else None
         messages = remains.facts() if remains else {}
         place.reached("recovering: purged")
-        told = place.federation.forgetting
+        forgetting = place.federation.forgetting
         outcome = Outcome(
             unlearned=forgot.model_after if forgot else model,
             model=model,
@@ -130,7 +130,7 @@ class Ending:
             fallback=self._why_fallback(request),
             measures=measures,
             verdict=f"{stopped.reason}; {NOT_COMPARED}",
-            thresholds={"tolerance": told.tolerance, "patience": float(told.patience)},
+            thresholds={"tolerance": forgetting.tolerance, "patience": float(forgetting.patience)},
             purged=gone,
             kept={place.initial: "made before any data was seen"},
             messages=messages,

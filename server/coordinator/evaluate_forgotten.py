@@ -16,13 +16,13 @@ def verify(place: Workplace, training: Training, request: Request) -> tuple[dict
     number = place.next_number() - 1
     place.grid.begin("recover", number)
     place.grid.patience = place.federation.schedule.round_timeout
-    told: dict[str, int | float | str] = {"samples": "forget", "request": request.id, **training.told()}
-    told["granularity"] = request.granularity
+    config: dict[str, int | float | str] = {"samples": "forget", "request": request.id, **training.config()}
+    config["granularity"] = request.granularity
     arrays = place.models.load(place.current())
     before = place.grid.costs.of("evaluate")
     heard = training.on_reply("evaluate", number, request.id)
     measures: dict[str, float] = {}
-    for _, _, metrics in measure(place.grid, [request.subject], arrays, told, heard):
+    for _, _, metrics in measure(place.grid, [request.subject], arrays, config, heard):
         measures = {f"forget_{name}": metrics[name] for name in ("loss", "accuracy") if name in metrics}
     place.grid.costs.sync()
     after = place.grid.costs.of("evaluate")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedquit.client.device.deployed_device import DROP, NOTHING_TO_FORGET, REPORTED
 from fedquit.errors import FedquitError
-from fedquit.server.coordinator.model_evaluation import NOTHING_HELD, Judge, UnusableModelError
+from fedquit.server.coordinator.model_evaluation import NOTHING_HELD, Evaluator, UnusableModelError
 from fedquit.server.coordinator.participants.presence import Presence
 from fedquit.server.coordinator.participants.time_to_answer import time_to_answer
 from fedquit.server.coordinator.retention import Past
@@ -26,9 +26,9 @@ from fedquit.settings import Part, Settings, keys_of
 from fedquit.strategies.guard.decide import Policy
 from fedquit.strategies.guard.step_checks import Recent, bounds_of
 from fedquit.strategies.rounds.evaluate import measure
-from fedquit.strategies.rounds.exercise import ask
+from fedquit.strategies.rounds.exercise import run_exercise
 from fedquit.unlearning.methods.base import Method
-from fedquit.unlearning.session import NoAnswerError
+from fedquit.unlearning.session import NoReplyError
 from fedquit.unlearning.tensors.arithmetic import StateDict
 
 
@@ -44,15 +44,15 @@ class NothingToForgetError(FedquitError):
     """Whoever may hold what a request is about has answered that there is nothing."""
 
 
-class AwayError(NoAnswerError):
+class AwayError(NoReplyError):
     """Nobody who may take part holds any of it, and somebody who is not here may."""
 
 
 class Forgetting:
     """Carries out the forget step of requests at one workplace."""
 
-    def __init__(self, place: Workplace, past: Past, judge: Judge, training: Training) -> None:
-        self.place, self.past, self.judge, self.training = place, past, judge, training
+    def __init__(self, place: Workplace, past: Past, evaluator: Evaluator, training: Training) -> None:
+        self.place, self.past, self.evaluator, self.training = place, past, evaluator, training
         self._empty = defaultdict[str, set[int]](set)  # request -> who has answered that it holds nothing of it
         self.asked_at = 0.0  # when the devices were last asked to forget
 
@@ -60,7 +60,7 @@ class Forgetting:
         """Have a method forget, and commit what came of it.
 
         Raises:
-            NoAnswerError: a device that is needed did not answer.
+            NoReplyError: a device that is needed did not answer.
             RefusedModelError: the guard refused its model.
             CannotForgetError: the method cannot do it.
             NothingToForgetError: there is nothing to forget.
@@ -71,9 +71,9 @@ class Forgetting:
         current = place.state(before)
         place.grid.begin("forget", number, presence.left_out)
         place.grid.patience = place.federation.schedule.round_timeout
-        keeping: Config = {"samples": "keep", **self.training.told()}
+        keeping: Config = {"samples": "keep", **self.training.config()}
         gone = self.training.gone_classes()
-        reference = self.judge.measure(_arrays(current), presence, keeping, gone)
+        reference = self.evaluator.measure(_arrays(current), presence, keeping, gone)
         place.grid.patience, self.asked_at = time_to_answer(place, request), place.clock()
         session, done = self._forgotten(request, plan, method, presence, current, number)
         if done.arrays is None:
@@ -82,7 +82,7 @@ class Forgetting:
         round_number = place.rounds_trained() if restart is None else self._round_of(restart)
         place.grid.patience = place.federation.schedule.round_timeout
         try:
-            measures = self.judge.measure(new, presence, keeping, gone)
+            measures = self.evaluator.measure(new, presence, keeping, gone)
         except UnusableModelError as error:
             raise CannotForgetError(str(error)) from error
         model = place.models.save(new)
@@ -90,7 +90,7 @@ class Forgetting:
         if method.traits.restarts:
             self._check_restart(request, model)
         place.grid.costs.sync()
-        traffic, judging = place.grid.costs.of("forget", number), place.grid.costs.of("evaluate", number)
+        traffic, evaluation_traffic = place.grid.costs.of("forget", number), place.grid.costs.of("evaluate", number)
         step = Step(
             number=number,
             phase="forget",
@@ -105,12 +105,12 @@ class Forgetting:
             refused=len(session.reasons),
             seconds=time.perf_counter() - started,
             device_seconds=session.device_seconds,
-            bytes_down=traffic.down + judging.down,
-            bytes_up=traffic.up + judging.up,
+            bytes_down=traffic.down + evaluation_traffic.down,
+            bytes_up=traffic.up + evaluation_traffic.up,
             measures={
                 **{f"{name}_before": value for name, value in reference.items()},
                 **{f"{name}_after": value for name, value in measures.items()},
-                **_told_by(session),
+                **_measures_by_method(session),
             },
             at=place.clock(),
         )
@@ -138,7 +138,7 @@ class Forgetting:
             heard[member] = refused
             listen(member, refused)
 
-        for _ in ask(
+        for _ in run_exercise(
             place.grid,
             "forget",
             members,
@@ -188,7 +188,7 @@ class Forgetting:
         """
         try:
             return served(method, session)
-        except NoAnswerError as error:
+        except NoReplyError as error:
             own = [why for why in session.reasons if why.startswith(f"client {request.subject}:")]
             if request.granularity == "sample" and any(NOTHING_TO_FORGET in why for why in own):
                 raise NothingToForgetError(own[-1]) from error
@@ -205,15 +205,15 @@ class Forgetting:
         guard: Guard,
     ) -> GridSession:
         place = self.place
-        leavers = tuple(sorted(counts))
-        stayers = tuple(member for member in presence.ready if member not in leavers)
+        forgotten = tuple(sorted(counts))
+        remaining = tuple(member for member in presence.ready if member not in forgotten)
         case = Case(
-            leavers=leavers,
-            stayers=stayers,
-            num_examples={**{member: self.past.size(member) for member in stayers}, **counts},
+            forgotten=forgotten,
+            remaining=remaining,
+            num_examples={**{member: self.past.size(member) for member in remaining}, **counts},
             seeds=place.seeds(request),
             config=self._config(request, plan),
-            proxy=lambda: self.judge.trusted,
+            proxy=lambda: self.evaluator.trusted,
         )
         return GridSession(
             place.grid,
@@ -263,10 +263,10 @@ class Forgetting:
             if refused and NOTHING_HELD in refused:
                 none.add(member)
 
-        told = {"samples": "forget", **self._config(request, plan)}
+        config = {"samples": "forget", **self._config(request, plan)}
         arrays = self.place.models.load(self.place.current())
         asked = [member for member in presence.ready if member not in none]
-        answers = measure(self.place.grid, asked, arrays, told, hear)
+        answers = measure(self.place.grid, asked, arrays, config, hear)
         return {member: min(count, self.past.size(member)) for member, count, _ in answers}
 
     def without(self, request: Request) -> set[int]:
@@ -297,7 +297,7 @@ class Forgetting:
         """Return what devices are told of a request: what it is about, and how to forget."""
         config = plan.run_config()
         return {
-            **self.training.told(),
+            **self.training.config(),
             "request": request.id,
             "granularity": request.granularity,
             "classes": ",".join(map(str, request.classes)),
@@ -316,7 +316,7 @@ class Forgetting:
             self._recent(),
             bounds,
             Policy(policy.guard, policy.blend),
-            lambda state: self.judge.accuracy(_arrays(state), gone),
+            lambda state: self.evaluator.accuracy(_arrays(state), gone),
         )
 
     def _recent(self) -> Recent:
@@ -331,7 +331,7 @@ def _blaming(method: Method) -> Iterator[None]:
     """Have whatever stops a method, a bug of ours included, leave the way to the next one."""
     try:
         yield
-    except (NoAnswerError, NothingToForgetError, UnreachableError):
+    except (NoReplyError, NothingToForgetError, UnreachableError):
         raise
     except FedquitError as error:
         raise CannotForgetError(str(error)) from error
@@ -339,7 +339,7 @@ def _blaming(method: Method) -> Iterator[None]:
         raise CannotForgetError(f"method '{method.name}' failed: {error!r}") from error
 
 
-def _told_by(session: GridSession) -> dict[str, float]:
+def _measures_by_method(session: GridSession) -> dict[str, float]:
     """Return what the devices say of the samples that were forgotten, weighted by how many those were.
 
     What has another name is nobody's figure: a device could fill the log with it.

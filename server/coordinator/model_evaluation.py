@@ -46,7 +46,7 @@ def trusted_samples(folder: Path, federation: Federation) -> Samples | None:
 
 
 @dataclass(frozen=True)
-class Judge:
+class Evaluator:
     """Measures models for one workplace."""
 
     place: Workplace
@@ -68,7 +68,7 @@ class Judge:
         return accuracy_of(model_with(self.place.settings, tensors_of(arrays)), samples)
 
     def measure(
-        self, arrays: Arrays, presence: Presence, told: Mapping[str, float | str], gone: Collection[int] = ()
+        self, arrays: Arrays, presence: Presence, config: Mapping[str, float | str], gone: Collection[int] = ()
     ) -> dict[str, float]:
         """Return `accuracy`, and `loss` in nats: on trusted data, or on the devices' own, weighted by their samples.
 
@@ -77,7 +77,7 @@ class Judge:
         Args:
             arrays: the model.
             presence: who is there.
-            told: what devices are told.
+            config: what devices are told.
             gone: classes that were forgotten.
 
         Raises:
@@ -90,7 +90,7 @@ class Judge:
                 raise UnusableModelError("the model's loss on trusted data is not a finite number")
             return {"accuracy": accuracy, "loss": loss}
         said, counts = dict[int, dict[str, float]](), dict[int, int]()
-        for member, count, metrics in measure(self.place.grid, presence.ready, arrays, told, self._hear):
+        for member, count, metrics in measure(self.place.grid, presence.ready, arrays, config, self._hear):
             if "accuracy" in metrics:
                 said[member], counts[member] = metrics, count
         return _mean(said, self._weights(counts))

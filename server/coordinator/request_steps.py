@@ -27,7 +27,7 @@ from fedquit.server.coordinator.forget_step import (
     NothingToForgetError,
     RefusedModelError,
 )
-from fedquit.server.coordinator.model_evaluation import Judge
+from fedquit.server.coordinator.model_evaluation import Evaluator
 from fedquit.server.coordinator.participants.presence import BEGUN, Presence
 from fedquit.server.coordinator.participants.time_to_answer import time_left
 from fedquit.server.coordinator.policy import chain, methods_left, next_of, plan_of
@@ -39,7 +39,7 @@ from fedquit.server.ledger.model_lineage import forget_step, recovery
 from fedquit.server.lifecycle.recovery_plan import RecoveryPlan, stop_rule
 from fedquit.server.lifecycle.train_round import correction
 from fedquit.unlearning.methods.base import Method
-from fedquit.unlearning.session import NoAnswerError
+from fedquit.unlearning.session import NoReplyError
 from fedquit.unlearning.stop_rules import Stopped
 
 ATTEMPTS = 3
@@ -53,9 +53,9 @@ REST = 9.0
 class Answering:
     """Serves requests at one workplace."""
 
-    def __init__(self, place: Workplace, past: Past, judge: Judge, training: Training) -> None:
-        self.place, self.past, self.judge, self.training = place, past, judge, training
-        self.forgetting = Forgetting(place, past, judge, training)
+    def __init__(self, place: Workplace, past: Past, evaluator: Evaluator, training: Training) -> None:
+        self.place, self.past, self.evaluator, self.training = place, past, evaluator, training
+        self.forgetting = Forgetting(place, past, evaluator, training)
         self.ending = Ending(place, past, training)
         self._failures = Counter[str]()
         self._not_before: dict[str, float] = {}
@@ -161,7 +161,7 @@ class Answering:
             return self._refuse(request, str(nothing))
         except RefusedModelError as refusal:
             return self._fall_back(request, str(refusal), presence, refused=True, answered=method.traits.needs_device)
-        except NoAnswerError as reason:
+        except NoReplyError as reason:
             answered = not isinstance(reason, AwayError)
             late = time_left(place, request) <= 0
             self._failures[request.id] += answered
@@ -287,8 +287,8 @@ class Answering:
             return Stopped(f"the deadline cut recovery short after {len(rounds)} round(s)", reached=False)
         patience = self.place.federation.forgetting.device_timeout
         if self.place.clock() - self._stuck.get(request.id, self.place.clock()) >= patience:
-            told = f"no round of recovery could be carried out for {patience:.0f} s, after {len(rounds)} round(s)"
-            return Stopped(told, reached=False)
+            reason = f"no round of recovery could be carried out for {patience:.0f} s, after {len(rounds)} round(s)"
+            return Stopped(reason, reached=False)
         policy, lost = self.place.federation.forgetting, self._rounds_lost(request, forgot)
         plan = RecoveryPlan("utility", policy.recover_rounds, 0, policy.tolerance, policy.patience, lost)
         rule = stop_rule(plan, forgot.measures.get("accuracy_before"))

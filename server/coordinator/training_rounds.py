@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 from fedquit.client.requests.signed_request import Signed
 from fedquit.errors import FedquitError
-from fedquit.server.coordinator.model_evaluation import Judge
+from fedquit.server.coordinator.model_evaluation import Evaluator
 from fedquit.server.coordinator.participants.excluded_devices import FOUND, kept_out
 from fedquit.server.coordinator.participants.presence import Presence
 from fedquit.server.coordinator.participants.unused_replies import noted
@@ -15,7 +15,7 @@ from fedquit.server.ledger import ENDS, FORGOTTEN, UNDER_WAY, Contribution, Requ
 from fedquit.server.lifecycle.model_store import Arrays
 from fedquit.server.lifecycle.observed_rounds import WINDOW, ObservedRound, round_limits
 from fedquit.server.lifecycle.round_evaluation import tensors_of
-from fedquit.server.lifecycle.train_round import Ears, Order, Trained, train_round
+from fedquit.server.lifecycle.train_round import Callbacks, Order, Trained, train_round
 from fedquit.strategies.cost_log.cost_rows import DIRECTIONS
 from fedquit.strategies.guard.round_screen import Limits
 from fedquit.strategies.rounds.train import Correct
@@ -29,12 +29,12 @@ LISTED = 50
 class Training:
     """Carries rounds out and commits them."""
 
-    def __init__(self, place: Workplace, past: Past, judge: Judge) -> None:
-        self.place, self.past, self.judge = place, past, judge
+    def __init__(self, place: Workplace, past: Past, evaluator: Evaluator) -> None:
+        self.place, self.past, self.evaluator = place, past, evaluator
         self._answers: dict[str, str] = {}
         shutil.rmtree(place.folder / REPLIES, ignore_errors=True)  # of a round in which a coordinator was killed
 
-    def told(self) -> dict[str, float | str]:
+    def config(self) -> dict[str, float | str]:
         """Return what every device is told in every message: how many requests are begun, and which are known.
 
         And what became of asks that rode in replies, by their ids: a code of a refusal, or "taken".
@@ -67,18 +67,18 @@ class Training:
         rule = place.rules.recovery if request else place.rules.training
         place.grid.begin(phase, number, presence.left_out | kept_out(place, presence, rule.needs(), phase))
         place.grid.patience = place.federation.schedule.round_timeout
-        kept, nth = place.kept(phase, request.id if request else None)
+        round_state, nth = place.round_state(phase, request.id if request else None)
         observed = self._observed(phase, number, arrays)
         done = train_round(
             place.grid,
             self._order(phase, number, nth, round_number, request),
             arrays,
-            kept,
+            round_state,
             objective=place.objective,
             rule=rule,
             names=place.names,
             correct=correct,
-            ears=Ears(self.on_reply(phase, number), observed.take, self._on_ask),
+            callbacks=Callbacks(self.on_reply(phase, number), observed.take, self._on_ask),
             limits=self._limits(phase, number, arrays),
         )
         place.reached(f"{phase}: replies")
@@ -107,13 +107,13 @@ class Training:
                 request=request.id if request else None,
                 facts={"phase": phase, "step": number, "reason": done.off[:500]},
             )
-        if request or self.judge.trusted is not None:
-            told = {"samples": "keep", **self.told()}
-            measures |= self.judge.measure(done.arrays, presence, told, self.gone_classes())
-        place.keep(number, done.kept, nth)
+        if request or self.evaluator.trusted is not None:
+            config = {"samples": "keep", **self.config()}
+            measures |= self.evaluator.measure(done.arrays, presence, config, self.gone_classes())
+        place.keep(number, done.state, nth)
         model = place.models.save(done.arrays) if done.adopted else before
         place.reached(f"{phase}: model written")
-        traffic, judging = place.grid.costs.of(phase, number), place.grid.costs.of("evaluate", number)
+        traffic, evaluation_traffic = place.grid.costs.of(phase, number), place.grid.costs.of("evaluate", number)
         place.grid.costs.sync()
         step = Step(
             number=number,
@@ -126,8 +126,8 @@ class Training:
             refused=done.refused,
             seconds=done.seconds,
             device_seconds=done.device_seconds,
-            bytes_down=traffic.down + judging.down,
-            bytes_up=traffic.up + judging.up,
+            bytes_down=traffic.down + evaluation_traffic.down,
+            bytes_up=traffic.up + evaluation_traffic.up,
             measures=measures,
             at=place.clock(),
         )
@@ -147,7 +147,7 @@ class Training:
             place.folder / REPLIES,
             [step.measures for step in recent],
             self.past.sizes(),
-            self.judge.look(arrays, self.gone_classes()),
+            self.evaluator.look(arrays, self.gone_classes()),
             lambda member, facts: place.note(
                 "reply-bounded", member=member, facts={"phase": phase, "step": number, **facts}
             ),
@@ -162,7 +162,7 @@ class Training:
             nth=nth,
             seed=seed,
             lr=place.lr(round_number),
-            config={"phase": phase, "samples": "keep", **self.told()},
+            config={"phase": phase, "samples": "keep", **self.config()},
             fraction=place.settings.fraction,
         )
 

@@ -23,7 +23,7 @@ from fedquit.server.lifecycle.build_rules import named_rules
 from fedquit.server.lifecycle.model_store import Arrays, Models
 from fedquit.server.lifecycle.request_seeds import RequestSeeds
 from fedquit.server.lifecycle.round_evaluation import tensors_of
-from fedquit.server.lifecycle.train_round import Kept
+from fedquit.server.lifecycle.train_round import RoundState
 from fedquit.server.receipts.receipt_maker import NoReceipts, Receipts
 from fedquit.strategies.cost_log.cost_log import Costs
 from fedquit.strategies.grid.metered_grid import MeteredGrid
@@ -147,27 +147,27 @@ class Workplace:
 
     # What is kept beside the model from one round of a phase to the next
 
-    def kept(self, phase: str, request: str | None) -> tuple[Kept, int]:
+    def round_state(self, phase: str, request: str | None) -> tuple[RoundState, int]:
         """Return what the last round kept for the next one of its phase, and which of them the next one is."""
         last = self.ledger.last_step()
         path = self._kept_file(last) if last else None
         if last is None or path is None or (last.phase, last.request) != (phase, request) or not path.exists():
-            return Kept(), 1
+            return RoundState(), 1
         content = arrays_in(path.read_bytes(), path)
         found = {
             part: {key.partition("/")[2]: array for key, array in content.items() if key.startswith(f"{part}/")}
             for part in ("beside", "moments")
             if part in content
         }
-        return Kept(found.get("beside"), found.get("moments")), int(content["nth"]) + 1
+        return RoundState(found.get("beside"), found.get("moments")), int(content["nth"]) + 1
 
-    def keep(self, number: int, kept: Kept, nth: int) -> None:
+    def keep(self, number: int, round_state: RoundState, nth: int) -> None:
         """Write down what step `number` keeps; what a killed attempt at it wrote is replaced.
 
         Something empty is not nothing: an objective may keep that a first round is over.
         """
         flat: dict[str, NDArray[Any]] = {}
-        for part, arrays in (("beside", kept.beside), ("moments", kept.moments)):
+        for part, arrays in (("beside", round_state.objective_state), ("moments", round_state.optimizer_state)):
             if arrays is not None:
                 flat |= {part: np.array(True), **{f"{part}/{name}": array for name, array in arrays.items()}}
         if flat:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from fedquit.client.data.build_data_and_model import empty_model
-from fedquit.client.data.forget_sets import leavers
+from fedquit.client.data.forget_sets import forgotten_clients
 from fedquit.client.training.build_method import method_of
 from fedquit.client.training.build_objective import objective_of
 from fedquit.errors import InputError
@@ -121,7 +121,7 @@ def _check_private(settings: Settings) -> None:
 
 def _check_size(rule: Rule, phase: Phase, settings: Settings) -> None:
     """Refuse a strategy that needs more replies than clients are asked in the rounds of a phase."""
-    left = settings.clients - len(leavers(settings, phase.requests))
+    left = settings.clients - len(forgotten_clients(settings, phase.requests))
     asked = num_sampled(left, settings.fraction)
     if asked < rule.needs():
         raise InputError(

@@ -7,7 +7,7 @@ from fedquit.server.lifecycle.grid_session import GridSession, served
 from fedquit.server.lifecycle.model_store import Arrays
 from fedquit.server.lifecycle.objective_travel import arrays_from
 from fedquit.server.lifecycle.round_evaluation import tensors_of
-from fedquit.strategies.guard.decide import Decision, Evaluate, Policy, admit_model, check_answer
+from fedquit.strategies.guard.decide import Decision, Evaluate, Policy, admit_model, check_reply
 from fedquit.strategies.guard.step_checks import Bounds, Recent
 from fedquit.unlearning.methods.base import Method
 from fedquit.unlearning.tensors.arithmetic import StateDict
@@ -30,12 +30,12 @@ class Guard:
     evaluate: Evaluate | None = None
 
     def check(self, new: StateDict, sent: StateDict, *, training: bool) -> None:
-        """Refuse what one device hands back, see `check_answer`.
+        """Refuse what one device hands back, see `check_reply`.
 
         Raises:
             BadReplyError: saying what is off.
         """
-        check_answer(new, sent, self.recent, self.bounds, self.policy, training=training)
+        check_reply(new, sent, self.recent, self.bounds, self.policy, training=training)
 
     def admit(self, new: Arrays, current: StateDict) -> Decision:
         """Decide what becomes of a method's model, see `admit_model`."""
@@ -78,7 +78,7 @@ def forget_and_admit(
         hold: given the method's model before the guard looks at it, to keep it aside; what it raises ends the step.
 
     Raises:
-        NoAnswerError: a device that is needed did not answer.
+        NoReplyError: a device that is needed did not answer.
         FedquitError: the method cannot do it.
     """
     new = serve(method, session)

@@ -9,17 +9,17 @@ from torch import nn
 
 from fedquit.client.data.build_data_and_model import form_of, initial_model
 from fedquit.client.data.evaluation_sets import sets_of
-from fedquit.client.data.forget_sets import askers, leavers, to_forget, to_keep
+from fedquit.client.data.forget_sets import askers, forgotten_clients, to_forget, to_keep
 from fedquit.errors import FedquitError
 from fedquit.server.lifecycle.request_seeds import RequestSeeds
 from fedquit.server.lifecycle.round_evaluation import tensors_of
 from fedquit.settings import Settings
 from fedquit.strategies.grid.metered_grid import MeteredGrid
-from fedquit.strategies.rounds.exercise import ask
+from fedquit.strategies.rounds.exercise import run_exercise
 from fedquit.strategies.rounds.train import OnReply, Reply
 from fedquit.unlearning.methods.base import Method
 from fedquit.unlearning.samples import Samples
-from fedquit.unlearning.session import Answer, History, NoAnswerError
+from fedquit.unlearning.session import ClientReply, History, NoReplyError
 from fedquit.unlearning.tensors.arithmetic import StateDict, check_usable
 
 Config = Mapping[str, float | str]
@@ -30,15 +30,15 @@ class Case:
     """Whom a request is about, its seeds, and what devices are sent of it.
 
     Attributes:
-        leavers: the clients with something to forget; `stayers`: those that take part and have nothing to forget.
+        forgotten: the clients with something to forget; `remaining`: those that take part and have nothing to forget.
         num_examples: samples to forget of each leaver, samples of each stayer.
         seeds: of the method and of devices' exercises.
         config: what every device is sent.
         proxy: gives the samples that the server itself holds.
     """
 
-    leavers: tuple[int, ...]
-    stayers: tuple[int, ...]
+    forgotten: tuple[int, ...]
+    remaining: tuple[int, ...]
     num_examples: Mapping[int, int]
     seeds: RequestSeeds
     config: Config
@@ -48,11 +48,11 @@ class Case:
 def simulated_case(settings: Settings, request: int, phase: str, number: int) -> Case:
     """Return request `request` of a simulation, from 0, which has been trained for `number` rounds."""
     leaving, key = askers(settings, request), settings.key()
-    left = {*leaving, *leavers(settings, request)}
+    left = {*leaving, *forgotten_clients(settings, request)}
     parts = zip(to_forget(key, request), to_keep(key, request + 1), strict=True)
     return Case(
-        leavers=leaving,
-        stayers=tuple(client for client in range(settings.clients) if client not in left),
+        forgotten=leaving,
+        remaining=tuple(client for client in range(settings.clients) if client not in left),
         num_examples={client: len(gone) or len(kept) for client, (gone, kept) in enumerate(parts)},
         seeds=RequestSeeds.of_phase(settings.seed, request, phase, number),
         config={"requests": request + 1},
@@ -60,17 +60,17 @@ def simulated_case(settings: Settings, request: int, phase: str, number: int) ->
     )
 
 
-def question(
+def exercise_config(
     case: Case, exercise: str, step: str, config: Mapping[str, float], *, lr: float, exchanges: int, client: int
 ) -> dict[str, float | str]:
     """Return what a client is sent besides the model: what the method says, which samples, and a seed of its own.
 
     >>> case = Case((3,), (0,), {}, RequestSeeds(1, lambda exchanges, client: 7, 1), {"requests": 1})
-    >>> question(case, "train", "forget", {"epochs": 2}, lr=0.1, exchanges=0, client=0)
+    >>> exercise_config(case, "train", "forget", {"epochs": 2}, lr=0.1, exchanges=0, client=0)
     {'lr': 0.1, 'epochs': 2, 'requests': 1, 'samples': 'keep', 'seed': 7}
     """
     common: dict[str, float | str] = {"lr": lr, **config} if exercise == "train" else {**config, "step": step}
-    samples = "forget" if client in case.leavers else "keep"
+    samples = "forget" if client in case.forgotten else "keep"
     return {**common, **case.config, "samples": samples, "seed": case.seeds.exercise(exchanges, client)}
 
 
@@ -107,8 +107,8 @@ class GridSession:
         check: Callable[..., None] | None = None,
     ) -> None:
         self.initial, self.current, self.history = initial, current, history
-        self.seed, self.leavers, self.stayers, self.num_examples = (
-            case.seeds.method, case.leavers, case.stayers, case.num_examples,
+        self.seed, self.forgotten, self.remaining, self.num_examples = (
+            case.seeds.method, case.forgotten, case.remaining, case.num_examples,
         )  # fmt: skip
         self.exchanges, self.loss, self.device_seconds = 0, 0.0, 0.0
         self.reasons: list[str] = []
@@ -130,7 +130,7 @@ class GridSession:
         """See `Session`."""
         return initial_model(self._settings, seed)
 
-    def ask(
+    def run(
         self,
         exercise: str,
         clients: Sequence[int],
@@ -139,13 +139,13 @@ class GridSession:
         step: str = "forget",
         extra: StateDict | None = None,
         **config: float,
-    ) -> Iterator[Answer]:
+    ) -> Iterator[ClientReply]:
         """See `Session`."""
         if not clients:
             return
         self.exchanges += 1
-        told = {
-            client: question(
+        configs = {
+            client: exercise_config(
                 self._case, exercise, step, config, lr=self._lr, exchanges=self.exchanges - 1, client=client
             )
             for client in clients
@@ -158,7 +158,9 @@ class GridSession:
             if self._check is not None:
                 self._check(tensors_of(reply.arrays), state, training=exercise == "train")
 
-        for reply in ask(self._grid, exercise, clients, arrays, told, extra=more, on_reply=self._told, check=check):
+        for reply in run_exercise(
+            self._grid, exercise, clients, arrays, configs, extra=more, on_reply=self._hear, check=check
+        ):
             self.answered[reply.client] = Reply(
                 reply.client, {}, reply.num_examples, reply.metrics, reply.samples_digest
             )
@@ -167,9 +169,9 @@ class GridSession:
             weight += reply.num_examples
             self.loss = losses / weight
             believed = min(reply.num_examples, self.num_examples[reply.client])
-            yield Answer(reply.client, tensors_of(reply.arrays), believed, reply.metrics)
+            yield ClientReply(reply.client, tensors_of(reply.arrays), believed, reply.metrics)
 
-    def _told(self, client: int, refused: str | None) -> None:
+    def _hear(self, client: int, refused: str | None) -> None:
         if refused is not None:
             self.reasons.append(f"client {client}: {refused}")
         self._on_reply(client, refused)
@@ -179,15 +181,15 @@ def served(method: Method, session: GridSession) -> dict[str, NDArray[Any]]:
     """Have the method serve the request, and let only a usable model through.
 
     Raises:
-        NoAnswerError: a device that is needed did not answer.
+        NoReplyError: a device that is needed did not answer.
         FedquitError: what the method did or returned cannot be used.
     """
     name = method.name
     try:
         state = method.serve(session)
         check_usable(state, session.current)
-    except NoAnswerError as error:
-        raise NoAnswerError(f"{error} ({'; '.join(session.reasons)})") from error
+    except NoReplyError as error:
+        raise NoReplyError(f"{error} ({'; '.join(session.reasons)})") from error
     except FedquitError as error:
         raise type(error)(str(error) if name in str(error) else f"method '{name}': {error}") from error
     except Exception as error:

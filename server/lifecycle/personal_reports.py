@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from fedquit.client.data.forget_sets import leavers
+from fedquit.client.data.forget_sets import forgotten_clients
 from fedquit.client.personal.personal_evaluation import Measures, checked_measures, mean_of
 from fedquit.client.personal.personal_models import models_of
 from fedquit.errors import FedquitError, InputError
@@ -34,7 +34,7 @@ class Devices:
     def __init__(self, grid: MeteredGrid, settings: Settings, on_refused: OnReply) -> None:
         self._grid, self._settings, self._on_refused = grid, settings, on_refused
 
-    def told(self, phase: Phase) -> dict[str, float | str]:
+    def config(self, phase: Phase) -> dict[str, float | str]:
         """Return what a device must know to find its own model, or to begin one."""
         return {"phase": phase.line, "model-seed": self._settings.seed_of_model + phase.reference}
 
@@ -52,11 +52,11 @@ class Devices:
         }
 
     def _ask(self, phase: Phase, number: int, *, stage: bool) -> Mapping[int, OwnModel]:
-        gone = leavers(self._settings, self._settings.num_requests)
+        gone = forgotten_clients(self._settings, self._settings.num_requests)
         stay = [client for client in range(self._settings.clients) if client not in gone]
         config = {"server-round": number + 1, "requests": phase.requests, "seed": 0, "stage": int(stage)}
         read = partial(_read, stage=stage)
-        said = poll(self._grid, stay, {**self.told(phase), **config}, read, self._on_refused)
+        said = poll(self._grid, stay, {**self.config(phase), **config}, read, self._on_refused)
         if not said:
             raise FedquitError(f"{phase.name} round {number}: no device reported metrics of its model")
         return said

@@ -25,15 +25,16 @@ Config = Mapping[str, float | str]
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class RoundState:
     """What the server keeps beside the model from one round of a phase to the next.
 
     Attributes:
-        beside: for the objective, as `Objective.broadcast` says; `moments`: for the rule, as `Aggregate.result` says.
+        objective_state: for the objective, as `Objective.broadcast` says.
+        optimizer_state: for the rule, as `Aggregate.result` says.
     """
 
-    beside: Arrays | None = None
-    moments: Arrays | None = None
+    objective_state: Arrays | None = None
+    optimizer_state: Arrays | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class Trained:
     """
 
     arrays: Arrays
-    kept: Kept
+    state: RoundState
     taken: Mapping[int, tuple[int, str]]
     refused: int
     loss: float
@@ -90,7 +91,7 @@ class Trained:
 
 
 @dataclass(frozen=True, slots=True)
-class Ears:
+class Callbacks:
     """Who is told what of a round's replies: every one, those that are used, and those that carry an ask."""
 
     on_reply: OnReply = lambda _client, _reason: None
@@ -102,13 +103,13 @@ def train_round(
     grid: MeteredGrid,
     order: Order,
     arrays: Arrays,
-    kept: Kept,
+    state: RoundState,
     *,
     objective: Objective,
     rule: Rule,
     names: frozenset[str],
     correct: Correct | None = None,
-    ears: Ears | None = None,
+    callbacks: Callbacks | None = None,
     sharing: Sharing | None = None,
     limits: Limits | None = None,
 ) -> Trained:
@@ -118,53 +119,53 @@ def train_round(
         grid: already told which phase and round its messages count to, and who is left out.
         order: what the round is to be.
         arrays: the global model, or what else is shared.
-        kept: of the phase's round before.
+        state: of the phase's round before.
         objective: what devices minimise; it may send more than the model.
         rule: what makes one model of the replies.
         names: the model's entries that are parameters, not buffers.
         correct: from a client's model and the global one to what goes into the mean.
-        ears: who is told of the replies.
+        callbacks: who is told of the replies.
         sharing: what is shared and how, where devices train models of their own; None: the global model.
         limits: how much one reply may do; None: replies are added as they come.
 
     Raises:
         FedquitError: too few replies can be used, or they make no model.
     """
-    started, taken, ears = time.perf_counter(), dict[int, tuple[int, str]](), ears or Ears()
+    started, taken, callbacks = time.perf_counter(), dict[int, tuple[int, str]](), callbacks or Callbacks()
 
     def take(reply: Reply) -> None:
         taken[reply.client] = (reply.num_examples, reply.samples_digest)
-        ears.on_taken(reply)
+        callbacks.on_taken(reply)
 
     averages = sharing is None or sharing.averages
     strategy = Train(
         grid,
         seed=order.seed,
         fraction=order.fraction,
-        on_reply=ears.on_reply,
+        on_reply=callbacks.on_reply,
         on_taken=take,
-        on_ask=ears.on_ask,
+        on_ask=callbacks.on_ask,
         correct=correct,
-        begin=_opener(rule, order, names, kept.moments) if averages else _apart,
+        begin=_opener(rule, order, names, state.optimizer_state) if averages else _apart,
         needs=rule.needs(),
         parameters=names if sharing is None else None,
         screen=None if limits is None else lambda sent: Screen(limits, sent, names),
     )
     config = {"lr": order.lr, **order.config}
     if sharing is None:
-        before = None if kept.beside is None else tensors_of(kept.beside)
+        before = None if state.objective_state is None else tensors_of(state.objective_state)
         extra, keep = objective.broadcast(tensors_of(arrays), before)
         new, metrics = strategy.round(order.number, arrays, config, _arrays(extra))
-        beside = _arrays(keep)
+        objective_state = _arrays(keep)
     else:
-        shared = Shared(sharing, arrays, kept.beside, order.before)
+        shared = Shared(sharing, arrays, state.objective_state, order.before)
         made, metrics = strategy.round(order.number, arrays, config, travel=shared)
-        new, beside = shared.adopt(made, order.progress)
+        new, objective_state = shared.adopt(made, order.progress)
     settled = strategy.settled or Settled(None)
     adopted = strategy.settled is None or settled.made is not None
     return Trained(
         arrays=new,
-        kept=Kept(beside, strategy.kept) if adopted else kept,
+        state=RoundState(objective_state, strategy.state) if adopted else state,
         taken=dict(sorted(taken.items())),
         refused=int(metrics["refused"]),
         loss=metrics["loss"],
@@ -206,7 +207,7 @@ def correction(
 
 
 def _opener(
-    rule: Rule, order: Order, names: frozenset[str], moments: Arrays | None
+    rule: Rule, order: Order, names: frozenset[str], optimizer_state: Arrays | None
 ) -> Callable[[Arrays, int], Aggregate]:
     """Return what begins the rule's round with what it kept of the phase's last one."""
 
@@ -218,7 +219,7 @@ def _opener(
             asked=asked,
             lr=order.lr,
             seed=derive_seed(order.seed, "rule", order.phase, order.number),
-            kept=moments,
+            state=optimizer_state,
         )
         return rule.begin(opening)
 

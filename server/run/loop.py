@@ -15,7 +15,7 @@ from typing import Any
 from fedquit.client.compression.build_compression import compression_of
 from fedquit.client.data.build_data_and_model import empty_model, form_of, initial_model
 from fedquit.client.data.evaluation_sets import sets_of
-from fedquit.client.data.forget_sets import askers, leavers
+from fedquit.client.data.forget_sets import askers, forgotten_clients
 from fedquit.client.objectives import Sharing, progress
 from fedquit.client.personal.personal_evaluation import mean_of
 from fedquit.client.personal.personal_models import own_model
@@ -31,7 +31,7 @@ from fedquit.server.lifecycle.personal_reports import Devices, measures_by_clien
 from fedquit.server.lifecycle.phases import Phase, nth, phases
 from fedquit.server.lifecycle.recovery_plan import RecoveryPlan, stop_rule
 from fedquit.server.lifecycle.round_evaluation import HeldOut, tensors_of
-from fedquit.server.lifecycle.train_round import Arrays, Ears, Kept, Order, correction, train_round
+from fedquit.server.lifecycle.train_round import Arrays, Callbacks, Order, RoundState, correction, train_round
 from fedquit.server.lifecycle.training_history import History, Keep, check_room
 from fedquit.server.lifecycle.usable_models import usable
 from fedquit.server.run.run_folder import RunFolder
@@ -44,7 +44,7 @@ from fedquit.strategies.guard.decide import Policy
 from fedquit.strategies.guard.round_screen import Limits
 from fedquit.strategies.guard.step_checks import Bounds, Recent, bounds_of
 from fedquit.strategies.rounds.train import Correct
-from fedquit.unlearning.session import NoAnswerError
+from fedquit.unlearning.session import NoReplyError
 from fedquit.unlearning.stop_rules import Budget, StopRule
 from fedquit.unlearning.tensors.arithmetic import StateDict, parameter_names
 
@@ -172,10 +172,12 @@ class Loop:
 
     def _plan(self, phase: Phase) -> RecoveryPlan:
         """Return what recovery is to reach; after a method that restarts, as many rounds as the model had."""
-        told = self.settings
+        settings = self.settings
         if self.method.traits.restarts:
-            return RecoveryPlan("budget", told.rounds - self._reached(phase.after))
-        return RecoveryPlan(told.recover, told.recover_rounds, told.recover_bytes, told.tolerance, told.patience)
+            return RecoveryPlan("budget", settings.rounds - self._reached(phase.after))
+        return RecoveryPlan(
+            settings.recover, settings.recover_rounds, settings.recover_bytes, settings.tolerance, settings.patience
+        )
 
     def _reference(self, phase: Phase, plan: RecoveryPlan) -> float | None:
         """Return the accuracy to reach; None: the plan asks for none."""
@@ -222,20 +224,20 @@ class Loop:
             self.history.begin(number, sent)
         history = self.history if keeps and self.history.keep.updates(number) else None
         observed = ObservedRound(sent, self.names, history=history, number=number, norms=self._is_watched(phase))
-        self.grid.begin(phase.name, number, leavers(self.settings, phase.requests))
-        beside, moments = (
+        self.grid.begin(phase.name, number, forgotten_clients(self.settings, phase.requests))
+        objective_state, optimizer_state = (
             self.folder.load_model(name) if name else None for name in (self.state.beside, self.state.moments)
         )
         done = train_round(
             self.grid,
             self.order(phase, number),
             arrays,
-            Kept(beside, moments),
+            RoundState(objective_state, optimizer_state),
             objective=self.objective,
             rule=self.rules.of(phase),
             names=self.names,
             correct=correct,
-            ears=Ears(self._on_reply(phase.name), observed.take),
+            callbacks=Callbacks(self._on_reply(phase.name), observed.take),
             sharing=self.sharing if self.traits.owns else None,
             limits=self._limits(arrays),
         )
@@ -255,7 +257,7 @@ class Loop:
         )
         if not done.adopted:
             self._tell("not-adopted", phase=phase.name, round=number, reason=done.off)
-        self._checkpoint(phase, done.arrays, finished, number, done.kept)
+        self._checkpoint(phase, done.arrays, finished, number, done.state)
         if keeps:
             self._log[number] = finished.participants
             self.history.end(number)
@@ -278,7 +280,7 @@ class Loop:
         """Return what a round is to be; devices hear of the phase only where they keep something between rounds."""
         config: dict[str, float | str] = {"requests": phase.requests}
         if self.traits.owns:
-            config |= self.devices.told(phase)
+            config |= self.devices.config(phase)
         elif self.traits.keeps != "nothing" or self.grid.compression.keeps:
             config["phase"] = phase.name
         done = self.state.of(phase.name)
@@ -332,7 +334,7 @@ class Loop:
         )
         try:
             done = forget_and_admit(self.method, session, guard)
-        except NoAnswerError as error:
+        except NoReplyError as error:
             raise FedquitError(f"{error}; --resume asks again") from error
         finished = Round(
             phase.name,
@@ -380,7 +382,7 @@ class Loop:
 
     def _bounds(self, phase: Phase, case: Case) -> Bounds:
         asked = self.settings.forget_class[phase.requests - 1] if self.settings.forget_class else ()
-        return bounds_of(self.method, self.names, [case.num_examples[client] for client in case.leavers], asked)
+        return bounds_of(self.method, self.names, [case.num_examples[client] for client in case.forgotten], asked)
 
     def _recent(self, phase: Phase) -> Recent:
         """Return what the guard compares the model of a request with: the last rounds of the phase before it."""
@@ -407,7 +409,9 @@ class Loop:
         """Return the accuracies after a round: of the global model, or the mean over devices of their own."""
         return self.devices.round(phase, number) if self.evaluator is None else self.evaluator(new)
 
-    def _checkpoint(self, phase: Phase, new: Arrays, finished: Round, accounted: int, kept: Kept | None = None) -> None:
+    def _checkpoint(
+        self, phase: Phase, new: Arrays, finished: Round, accounted: int, round_state: RoundState | None = None
+    ) -> None:
         """Measure a new model, add what the messages of round `accounted` cost, and make both durable."""
         traffic = self.grid.costs.of(finished.phase, accounted)
         errors = {way: self.grid.compression_error(way) for way in DIRECTIONS}
@@ -419,10 +423,10 @@ class Loop:
             compression_error_down=errors["down"],
             compression_error_up=errors["up"],
         )
-        told = (kept.beside, kept.moments) if kept else ()
-        beside = (None if arrays is None else self.folder.save_model(arrays) for arrays in told)
+        parts = (round_state.objective_state, round_state.optimizer_state) if round_state else ()
+        objective_state = (None if arrays is None else self.folder.save_model(arrays) for arrays in parts)
         before = self.state.current or self.state.models[phase.start]
-        state = self.state.with_round(finished, self.folder.save_model(new), *beside)
+        state = self.state.with_round(finished, self.folder.save_model(new), *objective_state)
         if self._is_watched(phase):
             state = state.with_recent(phase.name, before, WINDOW)
         event = {
@@ -454,13 +458,13 @@ class Loop:
         return size
 
     def _on_reply(self, phase: str) -> Callable[[int, str | None], None]:
-        def told(client: int, refused: str | None) -> None:
+        def on_reply(client: int, refused: str | None) -> None:
             if refused:
                 self._tell("refused", phase=phase, client=client, reason=refused)
             else:
                 self.listener({"event": "reply", "phase": phase, "client": client})
 
-        return told
+        return on_reply
 
 
 def _bytes(rounds: Collection[Round]) -> int:

@@ -116,7 +116,7 @@ def admit_model(
     return Decision("refuse", all_findings) if lost else Decision(decision.verdict, all_findings, decision.state)
 
 
-def check_answer(
+def check_reply(
     new: StateDict, sent: StateDict, recent: Recent, bounds: Bounds, policy: Policy, *, training: bool
 ) -> None:
     """Refuse what one device hands back, where a method's result itself is too far off to be compared.

@@ -15,7 +15,7 @@ from fedquit.unlearning.tensors.exact_mean import bounds_of
 ACTIONS = {"train": str(MessageType.TRAIN), "forget": "train.forget"}
 
 
-def ask(
+def run_exercise(
     grid: MeteredGrid,
     exercise: str,
     clients: Sequence[int],

@@ -31,14 +31,14 @@ class Made:
 
     Attributes:
         arrays: the new model.
-        kept: the rule's state for the next round; None: none.
+        state: the rule's state for the next round; None: none.
         used: the clients whose replies are in it.
         loss: their mean training loss, nats; `weight`: the sum of their weights.
         seconds: of processor time, over all of them.
     """
 
     arrays: Arrays
-    kept: Arrays | None
+    state: Arrays | None
     used: tuple[int, ...]
     loss: float
     weight: int

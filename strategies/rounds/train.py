@@ -74,7 +74,7 @@ class Train(FedAvg):
             they come, and none is held.
 
     Attributes:
-        kept: the rule's state for the next round, after a round; None: none.
+        state: the rule's state for the next round, after a round; None: none.
         settled: what the screen made of the last round.
     """
 
@@ -101,7 +101,7 @@ class Train(FedAvg):
         self.correct = correct
         self.begin, self.needs = begin, needs
         self.parameters, self.screen = parameters, screen
-        self.kept: Arrays | None = None
+        self.state: Arrays | None = None
         self.settled: Settled | None = None
         self._asked = 0
         self._sent: ArrayRecord | None = None
@@ -194,12 +194,12 @@ class Train(FedAvg):
         good = self._good(replies, on_reply)
         made = self._streamed(good, on_reply) if self.screen is None else self._screened(good, on_reply)
         if made is None:
-            self.kept = None
+            self.state = None
             summary = {"loss": 0.0, "num-examples": 0, "clients": 0}
             return self._sent, MetricRecord({**summary, "refused": len(refused), "device-seconds": 0.0})
         if len(made.used) < self.needs:
             raise FedquitError(f"{self.grid.phase} round {server_round}: {self._too_few(len(made.used), refused)}")
-        self.kept = made.kept
+        self.state = made.state
         summary = {"loss": made.loss, "num-examples": made.weight, "clients": len(made.used)}
         spent = {"refused": len(refused), "device-seconds": made.seconds}
         return record_of(made.arrays), MetricRecord({**summary, **spent})
@@ -261,9 +261,9 @@ class Train(FedAvg):
             on_taken(reply)
         if len(used) < self.needs:
             return Made({}, None, tuple(used), 0.0, 0, 0.0)
-        made, kept = aggregate.result()
+        made, state = aggregate.result()
         new = {name: np.asarray(array) for name, array in made.items()}  # a counter may come as a bare number
-        return Made(new, kept, tuple(used), math.fsum(losses) / sum(weights), sum(weights), math.fsum(seconds))
+        return Made(new, state, tuple(used), math.fsum(losses) / sum(weights), sum(weights), math.fsum(seconds))
 
     @property
     def _record(self) -> ArrayRecord:

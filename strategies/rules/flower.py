@@ -50,7 +50,7 @@ class FlowerRule(Rule):
             config = _configured(self._made(opening, opening.asked, []), opening.number, {})
         return {key: value for key, value in config.items() if key != "server-round"}  # type: ignore[misc]
 
-    def restore(self, strategy: Any, kept: Arrays, names: Sequence[str]) -> None:
+    def restore(self, strategy: Any, state: Arrays, names: Sequence[str]) -> None:
         """Put what was kept of the round before into Flower's object; `names` are the arrays it will be shown."""
 
     def to_keep(self, strategy: Any, names: Sequence[str]) -> Arrays | None:  # noqa: ARG002 - the interface
@@ -59,8 +59,8 @@ class FlowerRule(Rule):
 
     def _made(self, opening: Opening, replies: int, names: Sequence[str]) -> Strategy:
         strategy = self.strategy(opening, replies)
-        if opening.kept is not None:
-            self.restore(strategy, opening.kept, names)
+        if opening.state is not None:
+            self.restore(strategy, opening.state, names)
         return strategy
 
     def carry_out(
@@ -90,9 +90,9 @@ class FlowerRule(Rule):
                 raise FedquitError(f"strategy '{self.name}': {error}") from error
         if record is None:
             raise FedquitError(f"strategy '{self.name}' made no model of {len(replies)} replies")
-        new, kept = {name: array.numpy() for name, array in record.items()}, self.to_keep(strategy, list(shown))
-        self._check_finite({**new, **(kept or {})})
-        return new, kept
+        new, state = {name: array.numpy() for name, array in record.items()}, self.to_keep(strategy, list(shown))
+        self._check_finite({**new, **(state or {})})
+        return new, state
 
     def model_of(self, arrays: Arrays, sent: Arrays) -> Arrays:
         """Return `as_sent`: what Flower computed in more digits may be beyond what the dtypes that are sent hold.
@@ -132,8 +132,8 @@ class Stepped:
         opening, mean = self._opening, self._mean.result()
         moving = {name: mean[name] for name in opening.sent if name in opening.parameters}
         shown = {name: opening.sent[name] for name in moving}
-        new, kept = self._rule.carry_out(opening, shown, [(moving, {"num-examples": 1})])
-        return self._rule.model_of({**mean, **new}, opening.sent), kept
+        new, state = self._rule.carry_out(opening, shown, [(moving, {"num-examples": 1})])
+        return self._rule.model_of({**mean, **new}, opening.sent), state
 
 
 class Gathered:
@@ -161,11 +161,11 @@ class Gathered:
             for arrays, count, metrics in replies
         ]
         shown = {name: rule.hand(opening.sent[name], opening.sent[name]) for name in seen}
-        made, kept = rule.carry_out(opening, shown, handed)
+        made, state = rule.carry_out(opening, shown, handed)
         new = {name: rule.take(made[name], opening.sent[name]) for name in seen}
         left = [name for name in opening.sent if name not in new]
         rest = rule.rest([({name: arrays[name] for name in left}, count) for arrays, count, _ in replies])
-        return rule.model_of({**new, **rest}, opening.sent), kept
+        return rule.model_of({**new, **rest}, opening.sent), state
 
 
 class SingleReplies(FlowerRule):

@@ -50,9 +50,9 @@ class FedAvgM(ServerOptimiser):
         check_fraction("server-momentum", self.server_momentum)
         check_positive("server-learning-rate", self.server_learning_rate)
 
-    def restore(self, strategy: Any, kept: Arrays, names: Sequence[str]) -> None:
+    def restore(self, strategy: Any, state: Arrays, names: Sequence[str]) -> None:
         """See `FlowerRule`."""
-        strategy.momentum_vector = [kept[f"momentum/{name}"] for name in names]
+        strategy.momentum_vector = [state[f"momentum/{name}"] for name in names]
 
     def to_keep(self, strategy: Any, names: Sequence[str]) -> Arrays | None:
         """See `FlowerRule`."""
@@ -66,10 +66,10 @@ class Adaptive(ServerOptimiser):
 
     __slots__ = ()
 
-    def restore(self, strategy: Any, kept: Arrays, names: Sequence[str]) -> None:
+    def restore(self, strategy: Any, state: Arrays, names: Sequence[str]) -> None:
         """See `FlowerRule`."""
-        strategy.m_t = {name: kept[f"m/{name}"] for name in names}
-        strategy.v_t = {name: kept[f"v/{name}"] for name in names}
+        strategy.m_t = {name: state[f"m/{name}"] for name in names}
+        strategy.v_t = {name: state[f"v/{name}"] for name in names}
 
     def to_keep(self, strategy: Any, names: Sequence[str]) -> Arrays | None:
         """See `FlowerRule`."""

@@ -150,11 +150,11 @@ class ServerAdaptive(Private):
 
     def clips_to(self, opening: Opening) -> float:
         """See `Private`."""
-        return self.initial_clipping_norm if opening.kept is None else float(opening.kept[NORM])
+        return self.initial_clipping_norm if opening.state is None else float(opening.state[NORM])
 
-    def restore(self, strategy: Any, kept: Arrays, names: Sequence[str]) -> None:  # noqa: ARG002 - the interface
+    def restore(self, strategy: Any, state: Arrays, names: Sequence[str]) -> None:  # noqa: ARG002 - the interface
         """See `FlowerRule`."""
-        strategy.clipping_norm = float(kept[NORM])
+        strategy.clipping_norm = float(state[NORM])
 
     def to_keep(self, strategy: Any, names: Sequence[str]) -> Arrays | None:  # noqa: ARG002 - the interface
         """See `FlowerRule`."""

@@ -36,7 +36,7 @@ class Opening:
         asked: how many clients are asked.
         lr: the devices' learning rate in this round.
         seed: of the round's noise.
-        kept: the state that `Aggregate.result` returned in the round before; None: none yet.
+        state: the state that `Aggregate.result` returned in the round before; None: none yet.
     """
 
     sent: Arrays
@@ -45,7 +45,7 @@ class Opening:
     asked: int = 1
     lr: float = 0.1
     seed: int = 0
-    kept: Arrays | None = None
+    state: Arrays | None = None
 
 
 class Rule:

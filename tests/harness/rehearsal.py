@@ -224,7 +224,7 @@ def told(tables: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         "name": "rehearsal",
         "training": {**SETTINGS, **tables.get("training", {})},
         "schedule": {"every": 3600, "min-clients": 2, **tables.get("schedule", {})},
-        # Whether so small a model gets back to its accuracy is chance; where it matters a test says how near it must be.
+        # Whether so small a model gets back to its accuracy is chance; tests say how near where it matters.
         "forgetting": {"recover-rounds": 2, "tolerance": 0.99, **tables.get("forgetting", {})},
     }
 

@@ -20,14 +20,14 @@ from fedquit.client.training.sgd import deterministic, fit
 from fedquit.errors import FedquitError
 from fedquit.server.lifecycle.round_evaluation import accuracy_of
 from fedquit.settings import Settings
-from fedquit.strategies.guard.decide import Decision, Policy, admit_model, check_answer
+from fedquit.strategies.guard.decide import Decision, Policy, admit_model, check_reply
 from fedquit.strategies.guard.reply_checks import BadReplyError
 from fedquit.strategies.guard.step_checks import Accuracy, Recent, bounds_of, longest_of
 from fedquit.unlearning.methods.base import Method, make_method
 from fedquit.unlearning.methods.fedquit import FedQUIT
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.seeds import derive_seed
-from fedquit.unlearning.session import Answer
+from fedquit.unlearning.session import ClientReply
 from fedquit.unlearning.tensors.arithmetic import StateDict, StateMean, difference, moved, norm, parameter_names
 
 SEED = 5
@@ -356,12 +356,12 @@ class Session:
         return self.trained.initial
 
     @property
-    def leavers(self) -> tuple[int, ...]:
+    def forgotten(self) -> tuple[int, ...]:
         """The device that asks."""
         return (self.asker,)
 
     @property
-    def stayers(self) -> tuple[int, ...]:
+    def remaining(self) -> tuple[int, ...]:
         """All others."""
         return tuple(device for device in range(len(self.trained.shares)) if device != self.asker)
 
@@ -379,7 +379,7 @@ class Session:
         """Return an untrained model."""
         return initial_model(Settings.read({"model": self.trained.setting.model}), seed)
 
-    def ask(
+    def run(
         self,
         exercise: str,
         clients: Sequence[int],
@@ -388,7 +388,7 @@ class Session:
         step: str = "forget",
         extra: StateDict | None = None,
         **config: float,
-    ) -> Iterator[Answer]:
+    ) -> Iterator[ClientReply]:
         """Have devices do it, or lie; what the guard refuses is missing."""
         self.calls += 1
         for device in clients:
@@ -406,7 +406,7 @@ class Session:
                 self.check(new, state, training=exercise == "train")
             except BadReplyError:
                 continue
-            yield Answer(device, new, len(samples), {})
+            yield ClientReply(device, new, len(samples), {})
 
 
 def _random(state: StateDict, seed: int) -> dict[str, Tensor]:
@@ -452,7 +452,7 @@ def _served(trained: Trained, device: int, method: Method, liars: frozenset[int]
     bounds, policy, current = bounds_of(method, trained.names, [len(trained.shares[device])]), Policy(), trained.state
 
     def check(new: StateDict, sent: StateDict, *, training: bool) -> None:
-        check_answer(new, sent, trained.recent, bounds, policy, training=training)
+        check_reply(new, sent, trained.recent, bounds, policy, training=training)
 
     try:
         state = method.serve(Session(trained, method, device, liars, check))

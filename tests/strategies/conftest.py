@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from fedquit.simulations.engine.inprocess import InProcessGrid
 from fedquit.strategies.grid.metered_grid import MeteredGrid
 
-Answer = Callable[[int, Message], RecordDict]
+ClientReply = Callable[[int, Message], RecordDict]
 
 
-def hand_made_app(answer: Answer, sizes: Sequence[int], numbering: Sequence[int]) -> ClientApp:
+def hand_made_app(answer: ClientReply, sizes: Sequence[int], numbering: Sequence[int]) -> ClientApp:
     app = ClientApp()
 
     def client_of(context: Context) -> int:
@@ -43,7 +43,7 @@ def connect() -> Iterator[Callable[..., MeteredGrid]]:
     grids = []
 
     def connected(
-        answer: Answer,
+        answer: ClientReply,
         sizes: Sequence[int] = (10, 20, 30),
         numbering: Sequence[int] | None = None,
         engine: type[InProcessGrid] = InProcessGrid,

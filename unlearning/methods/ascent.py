@@ -70,7 +70,7 @@ class Ascent(Method):
 
     def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
         """One request to the forgotten clients."""
-        return (Exchange("forget", outlook.leavers, passes=self.epochs),)
+        return (Exchange("forget", outlook.forgotten, passes=self.epochs),)
 
     def forget(self, model: nn.Module, samples: Samples, *, seed: int) -> list[float]:
         """Climb in place; return the mean cross-entropy of each epoch that was begun."""

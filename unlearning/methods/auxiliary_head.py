@@ -95,7 +95,7 @@ class AuxiliaryHead(Method):
 
     def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
         """One request to the forgotten clients; only the classifier is gone through backwards."""
-        return (Exchange("forget", outlook.leavers, passes=self.epochs / 3),)
+        return (Exchange("forget", outlook.forgotten, passes=self.epochs / 3),)
 
     def forget(self, model: nn.Module, samples: Samples, *, seed: int) -> list[float]:
         """Replace the classifier in place; return the auxiliary classifier's mean loss of each epoch."""

@@ -121,7 +121,7 @@ class Method:
             InputError: the session lacks what the method needs.
             FedquitError: a client that is needed did not answer.
         """
-        return weighted_mean(session.ask("forget", session.leavers, session.current), session.leavers)
+        return weighted_mean(session.run("forget", session.forgotten, session.current), session.forgotten)
 
     def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...] | None:
         """Return an estimate of what `serve` will ask, call by call; None: there is none.
@@ -129,7 +129,7 @@ class Method:
         Optional, and used by `fedquit plan` alone, which says "not estimated" of a method without it. A method that
         leaves `serve` as it is has one: a single request to each forgotten client.
         """
-        return (Exchange("forget", outlook.leavers),) if type(self).serve is Method.serve else None
+        return (Exchange("forget", outlook.forgotten),) if type(self).serve is Method.serve else None
 
     def restart_round(self, outlook: Outlook) -> int:  # noqa: ARG002 - the interface
         """Return the round that training continues with after `serve`; asked only if `traits.restarts`."""

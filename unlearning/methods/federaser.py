@@ -105,7 +105,7 @@ class FedEraser(Method):
         state, names = session.history.model(1), parameter_names(session.fresh(session.seed))
         replay = 0
         for number in rounds:
-            clients = [c for c in session.stayers if session.history.update(number, c) is not None]
+            clients = [c for c in session.remaining if session.history.update(number, c) is not None]
             if clients:
                 replay += 1
                 first = number == 1
@@ -121,7 +121,9 @@ class FedEraser(Method):
     def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
         """A short training for each saved round after the first, by the remaining clients that took part in it."""
         rounds = replayed(rounds_run(outlook.history), self.interval)[1:]
-        clients = [tuple(c for c in outlook.stayers if c in outlook.history.participants(number)) for number in rounds]
+        clients = [
+            tuple(c for c in outlook.remaining if c in outlook.history.participants(number)) for number in rounds
+        ]
         return tuple(Exchange("train", asked, config=("epochs",), passes=self.epochs) for asked in clients if asked)
 
     def _first(self, session: Session, state: StateDict, clients: Sequence[int]) -> StateDict:
@@ -136,12 +138,12 @@ class FedEraser(Method):
         self, session: Session, state: StateDict, number: int, clients: Sequence[int], names: frozenset[str]
     ) -> StateDict:
         updates, buffers = StateMean(), StateMean()
-        for answer in session.ask("train", clients, state, epochs=self.epochs):
-            stored = session.history.update(number, answer.client)
+        for reply in session.run("train", clients, state, epochs=self.epochs):
+            stored = session.history.update(number, reply.client)
             if stored is None:
-                raise FedquitError(f"federaser: client {answer.client} answered, but was not asked")
-            fresh = difference(answer.state, state, names)
+                raise FedquitError(f"federaser: client {reply.client} answered, but was not asked")
+            fresh = difference(reply.state, state, names)
             kept = {name: value for name, value in stored.items() if name in names}
-            updates.add(calibrated(kept, fresh), answer.num_examples)
-            buffers.add({n: v for n, v in answer.state.items() if n not in names}, answer.num_examples)
+            updates.add(calibrated(kept, fresh), reply.num_examples)
+            buffers.add({n: v for n, v in reply.state.items() if n not in names}, reply.num_examples)
         return {**moved(state, updates.result()), **buffers.result()}

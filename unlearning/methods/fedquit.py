@@ -160,13 +160,13 @@ class FedQUIT(Method):
         model = session.fresh(session.seed)
         model.load_state_dict(dict(session.current))
         unseen = mean_loss(model, session.proxy)
-        answers = session.ask("forget", session.leavers, session.current, unseen_loss=unseen)
-        return weighted_mean(answers, session.leavers)
+        replies = session.run("forget", session.forgotten, session.current, unseen_loss=unseen)
+        return weighted_mean(replies, session.forgotten)
 
     def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
         """One request to the forgotten clients; the teacher goes through the samples once, forwards."""
         config = ("unseen_loss",) if self.lr == "auto" else ()
-        return (Exchange("forget", outlook.leavers, config=config, passes=self.epochs + 1 / 3),)
+        return (Exchange("forget", outlook.forgotten, config=config, passes=self.epochs + 1 / 3),)
 
     def on_device(
         self,
@@ -248,10 +248,10 @@ class FedQUIT(Method):
         >>> FedQUIT(teacher="incompetent").targets(nn.Linear(2, 4), samples).exp()
         tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
         """
-        answers = torch.split(logits(model, samples, TEACHER_BATCH), TEACHER_BATCH)
-        pairs = zip(answers, torch.split(samples.labels, TEACHER_BATCH), strict=True)
+        replies = torch.split(logits(model, samples, TEACHER_BATCH), TEACHER_BATCH)
+        pairs = zip(replies, torch.split(samples.labels, TEACHER_BATCH), strict=True)
         settings = (self.teacher, self.temperature, self.value, self.top_k)
-        return torch.cat([virtual_teacher(answer, labels, *settings) for answer, labels in pairs])
+        return torch.cat([virtual_teacher(reply, labels, *settings) for reply, labels in pairs])
 
     def _epoch(
         self,
@@ -289,8 +289,8 @@ def mean_loss(model: nn.Module, samples: Samples) -> float:
     >>> round(mean_loss(nn.Identity(), Samples(torch.zeros(1, 2), torch.tensor([0]))), 4)
     0.6931
     """
-    answers = logits(model, samples, TEACHER_BATCH)
-    return float(F.cross_entropy(answers, samples.labels.to(answers.device)))
+    replies = logits(model, samples, TEACHER_BATCH)
+    return float(F.cross_entropy(replies, samples.labels.to(replies.device)))
 
 
 def _some(samples: Samples, most: int, seed: int) -> Samples:

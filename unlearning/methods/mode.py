@@ -85,22 +85,22 @@ class MoDe(Method):
 
     def serve(self, session: Session) -> StateDict:
         """Degrade on the remaining clients, then have the forgotten clients guided."""
-        if not session.stayers:
+        if not session.remaining:
             raise InputError("mode: no client stays, so there is nobody to train the degradation model; use negate")
         state, seed = session.current, derive_seed(session.seed, "degradation model")
         degradation: StateDict = session.fresh(seed).state_dict()
         for _ in range(self.rounds):
-            degradation = weighted_mean(session.ask("train", session.stayers, degradation))
+            degradation = weighted_mean(session.run("train", session.remaining, degradation))
             state = degraded(state, degradation, self.keep)
         for _ in range(self.guidance_rounds):
-            answers = session.ask("forget", session.leavers, state, step="guide", extra=degradation)
-            state = weighted_mean(answers, session.leavers)
+            replies = session.run("forget", session.forgotten, state, step="guide", extra=degradation)
+            state = weighted_mean(replies, session.forgotten)
         return state
 
     def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
         """The remaining clients train the degradation model; it then travels with the model and guides the others."""
-        guide = Exchange("forget", outlook.leavers, step="guide", extra="state", passes=self.epochs + 1 / 3)
-        return (Exchange("train", outlook.stayers),) * self.rounds + (guide,) * self.guidance_rounds
+        guide = Exchange("forget", outlook.forgotten, step="guide", extra="state", passes=self.epochs + 1 / 3)
+        return (Exchange("train", outlook.remaining),) * self.rounds + (guide,) * self.guidance_rounds
 
     def on_device(
         self,

@@ -20,7 +20,7 @@ from fedquit.errors import unknown
 from fedquit.unlearning.exchanges import Exchange, Outlook
 from fedquit.unlearning.methods.base import Method, Traits, method
 from fedquit.unlearning.samples import Samples
-from fedquit.unlearning.session import Answer, Session, check_answered
+from fedquit.unlearning.session import ClientReply, Session, check_replied
 from fedquit.unlearning.setting_checks import check_count, check_positive
 from fedquit.unlearning.tensors.arithmetic import StateDict, StateMean, difference, moved, parameter_names
 from fedquit.unlearning.tensors.fitting import Loss, full_gradient, trainable
@@ -168,8 +168,8 @@ class Orthogonal(Method):
 
     def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
         """In each round a gradient of every forgotten client, then one of every remaining client."""
-        own = Exchange("forget", outlook.leavers, passes=1)
-        return (own, Exchange("forget", outlook.stayers, step="gradient", passes=1)) * self.rounds
+        own = Exchange("forget", outlook.forgotten, passes=1)
+        return (own, Exchange("forget", outlook.remaining, step="gradient", passes=1)) * self.rounds
 
     def corrected(
         self,
@@ -188,18 +188,18 @@ class Orthogonal(Method):
 
     def _own(self, session: Session, state: StateDict, names: frozenset[str]) -> dict[str, Tensor]:
         mean, came = StateMean(), set()
-        for answer in session.ask("forget", session.leavers, state, step="forget"):
-            mean.add(difference(state, answer.state, names), answer.num_examples)
-            came.add(answer.client)
-        check_answered(came, session.leavers)
+        for reply in session.run("forget", session.forgotten, state, step="forget"):
+            mean.add(difference(state, reply.state, names), reply.num_examples)
+            came.add(reply.client)
+        check_replied(came, session.forgotten)
         return mean.result()
 
     def _others(self, session: Session, state: StateDict, names: frozenset[str]) -> list[dict[str, Tensor]]:
-        def client(answer: Answer) -> int:
-            return answer.client
+        def client(reply: ClientReply) -> int:
+            return reply.client
 
-        answers = sorted(session.ask("forget", session.stayers, state, step="gradient"), key=client)
-        return [difference(state, answer.state, names) for answer in answers]
+        replies = sorted(session.run("forget", session.remaining, state, step="gradient"), key=client)
+        return [difference(state, reply.state, names) for reply in replies]
 
     def on_device(
         self,

@@ -24,7 +24,7 @@ from fedquit.unlearning.methods.ascent import climbing
 from fedquit.unlearning.methods.base import Method, Traits, method
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.seeds import derive_seed
-from fedquit.unlearning.session import Session, check_answered
+from fedquit.unlearning.session import Session, check_replied
 from fedquit.unlearning.setting_checks import check_count, check_positive, is_number
 from fedquit.unlearning.tensors.arithmetic import StateDict, StateMean, difference, moved, norm, parameter_names
 from fedquit.unlearning.tensors.fitting import descend, trainable
@@ -153,16 +153,16 @@ class ProjectedAscent(Method):
             distances.append(norm(difference(start, fresh, names)))
         limit, mean, came = radius(distances, self.projection), StateMean(), set()
         for client, own in last.items():
-            for answer in session.ask("forget", [client], start, extra=own, radius=limit):
-                mean.add(answer.state, answer.num_examples)
-                came.add(answer.client)
-        check_answered(came, session.leavers)
+            for reply in session.run("forget", [client], start, extra=own, radius=limit):
+                mean.add(reply.state, reply.num_examples)
+                came.add(reply.client)
+        check_replied(came, session.forgotten)
         return mean.result()
 
     def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
         """Each forgotten client is asked alone, as its own last model travels with the question."""
         one = Exchange("forget", (), config=("radius",), extra="parameters", passes=self.epochs)
-        return tuple(replace(one, clients=(client,)) for client in outlook.leavers)
+        return tuple(replace(one, clients=(client,)) for client in outlook.forgotten)
 
     def _last_models(self, session: Session, names: frozenset[str]) -> tuple[dict[int, StateDict], int]:
         """Return each forgotten client's model after the last round, parameters only, and how many took part."""
@@ -172,7 +172,7 @@ class ProjectedAscent(Method):
             raise InputError(f"projected-ascent: the last round's updates were not kept; {way_out}")
         number, models = rounds[-1], dict[int, StateDict]()
         before = session.history.model(number)
-        for client in session.leavers:
+        for client in session.forgotten:
             update = session.history.update(number, client)
             if update is None:
                 raise InputError(f"projected-ascent: client {client} took no part in round {number}; use ascent")

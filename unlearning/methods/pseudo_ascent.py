@@ -47,9 +47,9 @@ class PseudoAscent(Method):
     def serve(self, session: Session) -> StateDict:
         """Ask the forgotten clients for one ordinary round, and step the other way."""
         current = session.current
-        trained = weighted_mean(session.ask("train", session.leavers, current), session.leavers)
+        trained = weighted_mean(session.run("train", session.forgotten, current), session.forgotten)
         return moved(current, difference(trained, current, parameter_names(session.fresh(session.seed))), -self.scale)
 
     def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
         """One ordinary round of the forgotten clients."""
-        return (Exchange("train", outlook.leavers),)
+        return (Exchange("train", outlook.forgotten),)

@@ -44,14 +44,14 @@ class Continue(Method):
         return ()
 
 
-def rollback_round(history: Log, leavers: Collection[int]) -> int | None:
+def rollback_round(history: Log, forgotten: Collection[int]) -> int | None:
     """Return the last kept round before whose start no forgotten client had taken part; None if there is none.
 
     Rounds that were not kept count as well: the log of who took part covers them all.
     """
     clean, seen = None, 1
     for number in history.rounds():
-        if any(set(leavers) & set(history.participants(earlier)) for earlier in range(seen, number)):
+        if any(set(forgotten) & set(history.participants(earlier)) for earlier in range(seen, number)):
             break
         clean, seen = number, number
     return clean
@@ -85,7 +85,7 @@ class Retrain(Method):
 
     def serve(self, session: Session) -> StateDict:
         """Return the checkpoint, or the model before the first round."""
-        number = rollback_round(session.history, session.leavers)
+        number = rollback_round(session.history, session.forgotten)
         return session.initial if number is None else session.history.model(number)
 
     def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:  # noqa: ARG002 - the interface
@@ -94,4 +94,4 @@ class Retrain(Method):
 
     def restart_round(self, outlook: Outlook) -> int:
         """Return the round that the checkpoint stands before; 1 with no history."""
-        return rollback_round(outlook.history, outlook.leavers) or 1
+        return rollback_round(outlook.history, outlook.forgotten) or 1

@@ -88,6 +88,8 @@ class Watch:
 
 def dropped(place: Workplace, request: Request) -> set[int]:
     """Return the devices that have dropped what a request is about: they said so, or answered its forget step."""
-    told = {e.member for e in place.ledger.events(request=request.id) if e.kind == "dropped" and e.member is not None}
+    members = {
+        e.member for e in place.ledger.events(request=request.id) if e.kind == "dropped" and e.member is not None
+    }
     steps = place.ledger.steps(request=request.id, phase="forget")
-    return told | {given.member for step in steps for given in step.contributions}
+    return members | {given.member for step in steps for given in step.contributions}

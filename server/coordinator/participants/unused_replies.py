@@ -9,12 +9,12 @@ from fedquit.strategies.rounds.train import OnReply
 def noted(place: Workplace, phase: str, number: int, request: str | None = None) -> OnReply:
     """Return what names in the audit log every reply that is not used, and every device that did not answer."""
 
-    def told(member: int, refused: str | None) -> None:
+    def on_reply(member: int, refused: str | None) -> None:
         if refused:
             facts = {"phase": phase, "step": number, "reason": refused[:500]}
             place.note(kind_of(refused), request=request, member=member, facts=facts)
 
-    return told
+    return on_reply
 
 
 def kind_of(refused: str) -> str:

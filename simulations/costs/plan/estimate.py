@@ -19,7 +19,7 @@ from fedquit.client.data.build_data_and_model import empty_model, split
 from fedquit.client.data.forget_sets import to_forget, to_keep
 from fedquit.client.training.build_method import method_of
 from fedquit.client.training.build_objective import objective_of
-from fedquit.server.lifecycle.grid_session import Case, question, simulated_case
+from fedquit.server.lifecycle.grid_session import Case, exercise_config, simulated_case
 from fedquit.server.lifecycle.phases import nth
 from fedquit.server.lifecycle.training_history import History, Keep
 from fedquit.server.run.run_folder import RunFolder, read_state
@@ -42,14 +42,14 @@ class AtServer:
     history: History
 
     @property
-    def leavers(self) -> tuple[int, ...]:
+    def forgotten(self) -> tuple[int, ...]:
         """See `Outlook`."""
-        return self.case.leavers
+        return self.case.forgotten
 
     @property
-    def stayers(self) -> tuple[int, ...]:
+    def remaining(self) -> tuple[int, ...]:
         """See `Outlook`."""
-        return self.case.stayers
+        return self.case.remaining
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Estimate:
         left = {client: len(kept) / len(whole) for client, (whole, kept) in enumerate(parts) if len(kept)}
         asked = num_sampled(len(left), self.settings.fraction)
         work = sum(self.seen.seconds_of(client) * share for client, share in left.items()) * asked / len(left)
-        request_size = self.seen.question(number)
+        request_size = self.seen.request_size(number)
         keeps = objective_of(self.settings).needs().keeps != "nothing" or compression_of(self.settings).keeps
         more = len(phase) - len("train") if keeps else 0
         return self._cost(asked, Size(request_size.payload + more, request_size.wire + more), work)
@@ -108,7 +108,7 @@ class Estimate:
             return Cost()
         names = parameter_names(empty_model(self.settings.key())) if exchange.extra == "parameters" else self.arrays
         extra = None if exchange.extra == "nothing" else {name: self.arrays[name] + 1 for name in names}
-        config = question(
+        config = exercise_config(
             self.outlook.case,
             exchange.exercise,
             exchange.step,
@@ -142,13 +142,13 @@ class Estimate:
 
     def _cost(self, asked: int, request_size: Size, work: float | None) -> Cost:
         """Return the cost of one request of this size to `asked` clients, for `work` processor seconds each."""
-        seen, pair = self.seen, request_size.wire + self.seen.answer.wire
+        seen, pair = self.seen, request_size.wire + self.seen.reply.wire
         share = seen.round_seconds / seen.round_device_seconds if seen.round_device_seconds else 0.0
         return Cost(
             exchanges=1,
             messages=2 * asked,
             payload_bytes_down=asked * request_size.payload,
-            payload_bytes_up=asked * seen.answer.payload,
+            payload_bytes_up=asked * seen.reply.payload,
             wire_bytes=asked * pair,
             busiest_bytes=pair,
             device_seconds=work,

@@ -118,7 +118,7 @@ class Plan:
         estimate = Estimate(self.path, settings, request, self.seen)
         rounds = [estimate.round("retrain", number) for number in range(1, settings.rounds + 1)]
         whole = {"rounds": settings.rounds, **sum(rounds, Cost()).document(self.price)}
-        return {"request": request + 1, "leavers": list(estimate.outlook.leavers), "retraining": whole}
+        return {"request": request + 1, "leavers": list(estimate.outlook.forgotten), "retraining": whole}
 
     def method(self, settings: Settings, request: int) -> Document:
         """Return what it costs to serve a request by one method, or why that is not known."""

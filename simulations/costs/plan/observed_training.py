@@ -25,8 +25,8 @@ class Seen:
     """What training showed.
 
     Attributes:
-        questions: a question of each of its rounds, in order.
-        answer: an answer.
+        requests: a question of each of its rounds, in order.
+        reply: an answer.
         exact: whether all questions of a round, and all answers, had the same payload.
         steady: whether questions of different rounds had, too.
         device_seconds: a client's processor time for a round, the median over its rounds.
@@ -34,17 +34,17 @@ class Seen:
         round_seconds: of a round on the server's clock, the median.
     """
 
-    questions: Sequence[Size]
-    answer: Size
+    requests: Sequence[Size]
+    reply: Size
     exact: bool
     steady: bool
     device_seconds: Mapping[int, float]
     round_device_seconds: float
     round_seconds: float
 
-    def question(self, number: int) -> Size:
+    def request_size(self, number: int) -> Size:
         """Return a question of round `number` of a phase, from 1; after the last one seen, rounds are like that."""
-        return self.questions[min(number, len(self.questions)) - 1]
+        return self.requests[min(number, len(self.requests)) - 1]
 
     def seconds_of(self, client: int) -> float:
         """Return a client's processor time for a round; that of the others where it took part in none."""
@@ -65,23 +65,23 @@ def seen_in(path: Path) -> Seen:
 
 
 def _seen(rows: Iterable[Row], round_seconds: float) -> Seen:
-    questions, answers = defaultdict[int, list[Size]](list), list[Size]()
+    requests, replies = defaultdict[int, list[Size]](list), list[Size]()
     by_client, by_round = defaultdict[int, list[float]](list), defaultdict[int, float](float)
     for row in rows:
         size = Size(row.payload_bytes, row.wire_bytes)
         if row.direction == "down":
-            questions[row.round].append(size)
+            requests[row.round].append(size)
         else:
-            answers.append(size)
+            replies.append(size)
             by_client[row.node].append(row.device_seconds)
             by_round[row.round] += row.device_seconds
-    if not answers:
+    if not replies:
         raise InputError("no answer of a device is in the cost log, so nothing can be estimated")
     return Seen(
-        questions=[_one(questions[number]) for number in sorted(questions)],
-        answer=_one(answers),
-        exact=all(len({size.payload for size in sizes}) == 1 for sizes in (*questions.values(), answers)),
-        steady=len({size.payload for sizes in questions.values() for size in sizes}) == 1,
+        requests=[_one(requests[number]) for number in sorted(requests)],
+        reply=_one(replies),
+        exact=all(len({size.payload for size in sizes}) == 1 for sizes in (*requests.values(), replies)),
+        steady=len({size.payload for sizes in requests.values() for size in sizes}) == 1,
         device_seconds={client: median(seconds) for client, seconds in by_client.items()},
         round_device_seconds=median(by_round.values()),
         round_seconds=round_seconds,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedquit.client.data.build_data_and_model import dataset_of, split
-from fedquit.client.data.forget_sets import askers, leavers, to_forget, to_keep
+from fedquit.client.data.forget_sets import askers, forgotten_clients, to_forget, to_keep
 from fedquit.errors import InputError
 from fedquit.settings import Settings
 
@@ -33,15 +33,15 @@ def test_what_is_forgotten_and_what_is_kept_are_all_that_a_client_has() -> None:
 
 def test_a_client_that_leaves_keeps_nothing_and_the_others_keep_all() -> None:
     asked = settings(forget="1,3")
-    assert askers(asked, 0) == leavers(asked, 1) == (1, 3)
-    assert leavers(asked, 0) == ()
+    assert askers(asked, 0) == forgotten_clients(asked, 1) == (1, 3)
+    assert forgotten_clients(asked, 0) == ()
 
 
 def test_a_share_of_the_samples_is_drawn_by_the_seed_and_the_client_stays() -> None:
     half = settings(granularity="sample", forget="2", forget_share=0.5)
     gone = to_forget(half.key(), 0)[2]
     assert len(gone) == round(len(split(half.key())[2]) / 2)
-    assert (askers(half, 0), leavers(half, 1)) == ((2,), ())
+    assert (askers(half, 0), forgotten_clients(half, 1)) == ((2,), ())
     assert np.array_equal(gone, to_forget(half.model_copy().key(), 0)[2])
     other = half.model_copy(update={"forget_share": 0.1})
     assert len(to_forget(other.key(), 0)[2]) < len(gone)
@@ -140,7 +140,7 @@ def test_a_later_request_is_about_what_the_earlier_ones_left() -> None:
 
 def test_clients_leave_with_their_own_request() -> None:
     asked = settings(forget="1;3")
-    assert [leavers(asked, n) for n in range(3)] == [(), (1,), (1, 3)]
+    assert [forgotten_clients(asked, n) for n in range(3)] == [(), (1,), (1, 3)]
 
 
 def test_what_is_asked_for_does_not_depend_on_the_training_seed_where_the_split_has_its_own() -> None:

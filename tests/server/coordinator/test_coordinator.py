@@ -346,7 +346,7 @@ def test_of_an_ask_that_nobody_proves_to_have_made_nothing_is_said(make: Make) -
     with rehearsal.place(grid_of(rehearsal)) as place:
         training = Coordinator(place).training
         training._on_ask(2, ask, b"forged")
-        assert training.told()["answers"] == ""
+        assert training.config()["answers"] == ""
 
 
 def test_where_the_device_is_gone_the_next_method_of_the_policy_forgets_after_the_timeout(make: Make) -> None:

@@ -115,7 +115,7 @@ def test_an_ask_of_a_revoked_key_is_not_taken_out_of_anybodys_reply(make: Make) 
     with rehearsal.place(rehearsal.grid()) as place:
         training = Coordinator(place).training
         training._on_ask(2, signed.ask, signed.signature)
-        assert training.told()["answers"] == f"{signed.id}:revoked"
+        assert training.config()["answers"] == f"{signed.id}:revoked"
         assert place.ledger.requests() == []
 
 

@@ -1,4 +1,4 @@
-"""Retraining from the last model that never saw the leavers: bit for bit that model, and without them from there on."""
+"""Retraining from the last model that never saw the forgotten clients: bit for bit that model, and without them from there on."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping

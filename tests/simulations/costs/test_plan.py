@@ -194,7 +194,7 @@ def test_a_method_without_an_estimate_is_not_estimated_and_the_others_are(
         name: ClassVar[str] = "broken"
 
         def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
-            raise KeyError(outlook.leavers)
+            raise KeyError(outlook.forgotten)
 
     monkeypatch.setitem(METHODS, "strange", Strange)
     monkeypatch.setitem(METHODS, "broken", Broken)

@@ -39,7 +39,7 @@ TRAITS = Traits(frozenset({"client"}), "federation", "nothing", True, True, "sca
 HALVE = '''
 @dataclass(frozen=True, slots=True)
 class Halve(Method):
-    """The leavers scale their model, and the others add a constant: two steps, each with a number sent along."""
+    """The forgotten clients scale their model, and the others add a constant: two steps, each with a number sent along."""
 
     name: ClassVar[str] = "their-name"
     traits: ClassVar[Traits] = TRAITS
@@ -47,8 +47,8 @@ class Halve(Method):
     trace: str = ""
 
     def serve(self, session: Session) -> StateDict:
-        state = weighted_mean(session.ask("forget", session.leavers, session.current), session.leavers)
-        answers = list(session.ask("forget", session.stayers, state, step="add", extra=session.initial, amount=0.25))
+        state = weighted_mean(session.run("forget", session.forgotten, session.current), session.forgotten)
+        answers = list(session.run("forget", session.remaining, state, step="add", extra=session.initial, amount=0.25))
         return weighted_mean(answers)
 
     def on_device(self, model, samples, *, seed, step="forget", config=None, extra=None):

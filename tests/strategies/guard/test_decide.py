@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedquit.strategies.guard.decide import Decision, Policy, admit_model, check_answer
+from fedquit.strategies.guard.decide import Decision, Policy, admit_model, check_reply
 from fedquit.strategies.guard.reply_checks import BadReplyError
 from fedquit.strategies.guard.step_checks import Accuracy, Bounds, Recent, bounds_of
 from fedquit.unlearning.methods.base import Traits, all_methods, make_method
@@ -141,11 +141,11 @@ def test_where_the_result_is_not_compared_each_answer_is(training: bool) -> None
         return {**sent, "a": sent["a"] + size / 2 * ACROSS}
 
     most = 16.0 if training else 8.0  # training from anew may move as far as the first rounds did
-    check_answer(answer(most - 0.1), sent, recent, bounds, refuse, training=training)
+    check_reply(answer(most - 0.1), sent, recent, bounds, refuse, training=training)
     with pytest.raises(BadReplyError, match="length of the step"):
-        check_answer(answer(most + 0.1), sent, recent, bounds, refuse, training=training)
-    check_answer(answer(most + 0.1), sent, recent, bounds, Policy("adopt"), training=training)
-    check_answer(answer(most + 0.1), sent, recent, Bounds(parameters=NAMES), refuse, training=training)
+        check_reply(answer(most + 0.1), sent, recent, bounds, refuse, training=training)
+    check_reply(answer(most + 0.1), sent, recent, bounds, Policy("adopt"), training=training)
+    check_reply(answer(most + 0.1), sent, recent, Bounds(parameters=NAMES), refuse, training=training)
 
 
 def test_bounds_come_from_what_a_method_says_of_itself() -> None:

@@ -15,7 +15,7 @@ from fedquit.server.lifecycle.grid_session import GridSession, simulated_case
 from fedquit.settings import Settings
 from fedquit.simulations.engine.inprocess import InProcessGrid
 from fedquit.strategies.grid.metered_grid import MeteredGrid
-from fedquit.strategies.rounds.exercise import ask
+from fedquit.strategies.rounds.exercise import run_exercise
 from fedquit.strategies.rounds.train import arrays_of
 from fedquit.unlearning.methods.base import METHODS
 from fedquit.unlearning.seeds import derive_seed
@@ -134,7 +134,7 @@ def test_a_bad_answer_never_reaches_the_model_and_is_told(
     heard: Heard = {}
     grid = connect(one_bad)
     configs = {client: {"seed": client} for client in range(3)}
-    replies = list(ask(grid, "forget", [0, 1, 2], START, configs, on_reply=heard.__setitem__))
+    replies = list(run_exercise(grid, "forget", [0, 1, 2], START, configs, on_reply=heard.__setitem__))
     assert sorted(reply.client for reply in replies) == [0, 2]
     assert heard[0] is heard[2] is None
     assert re.search(said, str(heard[1])), heard[1]
@@ -151,7 +151,7 @@ def test_each_exercise_of_each_client_has_a_seed_of_its_own(connect: Connect, an
 
     asked = session(connect(spy), "0,1")
     for _ in range(2):
-        list(asked.ask("forget", (0, 1), asked.current))
+        list(asked.run("forget", (0, 1), asked.current))
     assert sorted(seeds) == sorted((c, derive_seed(0, "forget", n, c)) for n in (3, 4) for c in (0, 1))
     assert len({seed for _, seed in seeds}) == 4
 
@@ -167,8 +167,8 @@ def test_an_ordinary_round_gets_the_schedules_rate_unless_the_method_says_otherw
         return answer(client, message)
 
     asked = session(connect(spy), "0")
-    list(asked.ask("train", (2,), asked.current))
-    list(asked.ask("train", (2,), asked.current, lr=0.5, epochs=3))
+    list(asked.run("train", (2,), asked.current))
+    list(asked.run("train", (2,), asked.current, lr=0.5, epochs=3))
     assert told == [("train", "keep", 0.25, None), ("train", "keep", 0.5, 3)]
 
 
@@ -177,7 +177,7 @@ def test_what_travels_is_accounted_to_the_request_extra_tensors_too(connect: Con
     for extra in (None, {"more": torch.zeros(1000)}):
         grid = connect(answer)
         asked = session(grid, "0")
-        list(asked.ask("forget", (0,), asked.current, extra=extra))
+        list(asked.run("forget", (0,), asked.current, extra=extra))
         assert asked.exchanges == 1
         spent.append(grid.costs.of("forget", 3).down)
     assert 4000 <= spent[1] - spent[0] < 4400
@@ -186,10 +186,10 @@ def test_what_travels_is_accounted_to_the_request_extra_tensors_too(connect: Con
 def test_asking_nobody_sends_nothing(connect: Connect, answer: Answering) -> None:
     grid = connect(answer)
     asked = session(grid, "0")
-    assert list(asked.ask("forget", (), asked.current)) == []
+    assert list(asked.run("forget", (), asked.current)) == []
     assert (asked.exchanges, grid.costs.of("forget", 3).down) == (0, 0)
 
 
 def test_a_device_that_is_not_connected_is_named(connect: Connect, answer: Answering) -> None:
     with pytest.raises(FedquitError, match="client 7 is not connected"):
-        list(ask(connect(answer), "forget", [7], START, {7: {}}))
+        list(run_exercise(connect(answer), "forget", [7], START, {7: {}}))

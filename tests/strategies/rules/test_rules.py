@@ -70,17 +70,17 @@ def carry_out(rule: Rule, opening: Opening, replies: Replies, order: list[int] |
     for client in order or range(len(replies)):
         arrays, count, metrics = replies[client]
         aggregate.add(client, arrays, count, metrics)
-    new, kept = aggregate.result()
-    return dict(new), kept
+    new, state = aggregate.result()
+    return dict(new), state
 
 
 def rounds(rule: Rule, number: int = 3) -> list[Arrays]:
     """Return the models of some rounds; what is kept goes through a file between them, as in a run."""
-    models, kept = [started()], None
+    models, state = [started()], None
     for count in range(1, number + 1):
         sent = models[-1]
-        new, moments = carry_out(rule, opened(sent, number=count, kept=kept), replies_to(sent, seed=count))
-        kept = None if moments is None else dict(sorted(load(save(dict(moments))).items()))
+        new, moments = carry_out(rule, opened(sent, number=count, state=state), replies_to(sent, seed=count))
+        state = None if moments is None else dict(sorted(load(save(dict(moments))).items()))
         models.append(new)
     return models[1:]
 
@@ -449,13 +449,13 @@ def test_the_noise_follows_from_the_rounds_seed() -> None:
 @pytest.mark.parametrize("name", ["server-adaptive", "client-adaptive"])
 @pytest.mark.parametrize(("clipped", "moves"), [(1, 1), (0, -1)])
 def test_the_norm_grows_when_too_many_are_clipped_and_shrinks_when_too_few(name: str, clipped: int, moves: int) -> None:
-    sent, kept = started(), None
+    sent, state = started(), None
     norms = [1.0]
     for number in (1, 2, 3):
         size = norms[-1] if name == "client-adaptive" else norms[-1] * (2 if clipped else 0.5)
         replies: Replies = [(step_by(sent, size, client), 1, {"norm_bit": clipped}) for client in range(5)]
-        _, kept = carry_out(any_rule(name, noise=0), opened(sent, number=number, kept=kept), replies)
-        norms.append(float(kept["clipping-norm"]))
+        _, state = carry_out(any_rule(name, noise=0), opened(sent, number=number, state=state), replies)
+        norms.append(float(state["clipping-norm"]))
     assert norms == pytest.approx([np.exp(0.2 * 0.5 * moves * number) for number in range(4)])
 
 
@@ -476,7 +476,7 @@ def test_a_step_that_was_to_be_clipped_on_the_device_and_was_not_is_refused() ->
 
 def test_an_adaptive_norm_that_devices_clip_to_is_the_one_kept() -> None:
     sent = started()
-    opening = opened(sent, kept={"clipping-norm": np.array(0.5)})
+    opening = opened(sent, state={"clipping-norm": np.array(0.5)})
     aggregate = any_rule("client-adaptive").begin(opening)
     assert aggregate.config == {"clipping_norm": 0.5}
     with pytest.raises(BadReplyError, match=r"clipped to 0.5"):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedquit.errors import FedquitError, InputError
-from fedquit.unlearning import METHODS, Answer, Method, Samples, Session, make_method
+from fedquit.unlearning import METHODS, ClientReply, Method, Samples, Session, make_method
 from fedquit.unlearning.exchanges import Exchange
 from fedquit.unlearning.methods.references import rollback_round
 from fedquit.unlearning.seeds import derive_seed
@@ -100,7 +100,7 @@ class FakeSession:
     current: StateDict
     initial: StateDict
     history: History
-    leavers: tuple[int, ...] = (0,)
+    forgotten: tuple[int, ...] = (0,)
     seed: int = 7
     proxy: Samples | None = None
     input_shape: tuple[int, ...] = (4,)
@@ -108,8 +108,8 @@ class FakeSession:
     asked: list[tuple[str, tuple[int, ...], dict[str, float]]] = field(default_factory=list)
 
     @property
-    def stayers(self) -> tuple[int, ...]:
-        return tuple(c for c in range(CLIENTS) if c not in self.leavers)
+    def remaining(self) -> tuple[int, ...]:
+        return tuple(c for c in range(CLIENTS) if c not in self.forgotten)
 
     @property
     def num_examples(self) -> Mapping[int, int]:
@@ -118,7 +118,7 @@ class FakeSession:
     def fresh(self, seed: int) -> nn.Module:
         return fresh(seed)
 
-    def ask(
+    def run(
         self,
         exercise: str,
         clients: Sequence[int],
@@ -127,7 +127,7 @@ class FakeSession:
         step: str = "forget",
         extra: StateDict | None = None,
         **config: float,
-    ) -> Iterator[Answer]:
+    ) -> Iterator[ClientReply]:
         self.asked.append((step if exercise == "forget" else exercise, tuple(clients), config))
         call = len(self.asked)
         for client in sorted(clients, key=lambda c: derive_seed(call, c)):  # some order of arrival
@@ -142,7 +142,7 @@ class FakeSession:
                 losses = self.method.on_device(model, samples, seed=seed, step=step, config=config, extra=extra)
                 assert losses
                 new = copy.deepcopy(model.state_dict())
-            yield Answer(client, new, len(samples), {})
+            yield ClientReply(client, new, len(samples), {})
 
 
 @cache
@@ -154,7 +154,7 @@ def trained() -> tuple[StateDict, Kept]:
         kept.models[number], kept.log[number] = state, tuple(new)
         for client, model in new.items():
             kept.updates[number, client] = {name: model[name] - state[name] for name in state}
-        state = weighted_mean(Answer(c, model, len(samples_of(c)), {}) for c, model in new.items())
+        state = weighted_mean(ClientReply(c, model, len(samples_of(c)), {}) for c, model in new.items())
     return state, kept
 
 
@@ -190,14 +190,14 @@ class Listening(FakeSession):
 
     heard: list[Exchange] = field(default_factory=list)
 
-    def ask(self, exercise: str, clients: Sequence[int], state: StateDict, **rest: Any) -> Iterator[Answer]:
+    def run(self, exercise: str, clients: Sequence[int], state: StateDict, **rest: Any) -> Iterator[ClientReply]:
         extra = rest.get("extra")
         kind = "nothing" if extra is None else "state" if extra.keys() == state.keys() else "parameters"
         if kind == "parameters":
             assert (extra or {}).keys() == parameter_names(fresh(0))
         told = tuple(name for name in rest if name not in ("step", "extra"))
         self.heard.append(Exchange(exercise, tuple(clients), rest.get("step", "forget"), told, kind))
-        yield from super().ask(exercise, clients, state, **rest)
+        yield from super().run(exercise, clients, state, **rest)
 
 
 FORETOLD: list[tuple[str, dict[str, Any]]] = [
@@ -210,19 +210,19 @@ FORETOLD: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("leavers", [(0,), (0, 2)])
+@pytest.mark.parametrize("forgotten", [(0,), (0, 2)])
 @pytest.mark.parametrize(("name", "settings"), FORETOLD, ids=str)
 def test_what_a_method_says_it_will_ask_is_what_it_asks(
-    name: str, settings: dict[str, Any], leavers: tuple[int, ...]
+    name: str, settings: dict[str, Any], forgotten: tuple[int, ...]
 ) -> None:
     method = make_method(name, **settings)
     state, kept = trained()
     log = {number: clients if number != 5 else (0, 3) for number, clients in kept.log.items()}
     updates = {key: value for key, value in kept.updates.items() if key[1] in log[key[0]]}
     history = Kept(kept.models, updates, log)
-    listening = Listening(method, state, kept.models[1], history, leavers=leavers, proxy=samples_of(3))
-    if name == "projected-ascent":  # it needs the leavers in the last round
-        assert set(leavers) <= set(log[ROUNDS])
+    listening = Listening(method, state, kept.models[1], history, forgotten=forgotten, proxy=samples_of(3))
+    if name == "projected-ascent":  # it needs the forgotten clients in the last round
+        assert set(forgotten) <= set(log[ROUNDS])
     foretold = method.exchanges(listening)
     method.serve(listening)
     assert foretold is not None
@@ -232,7 +232,7 @@ def test_what_a_method_says_it_will_ask_is_what_it_asks(
 def test_what_a_method_asks_that_does_not_say_it_is_not_known() -> None:
     class Silent(Method):
         def serve(self, session: Session) -> StateDict:
-            return weighted_mean(session.ask("train", session.stayers, session.current))
+            return weighted_mean(session.run("train", session.remaining, session.current))
 
     class Plain(Method):
         pass
@@ -243,7 +243,7 @@ def test_what_a_method_asks_that_does_not_say_it_is_not_known() -> None:
 
 def test_the_fake_session_is_one() -> None:
     ready: Session = session(make_method("continue"))
-    assert ready.stayers == (1, 2, 3)
+    assert ready.remaining == (1, 2, 3)
     assert loss_of(ready.current, 0) < 0.3, "the leaver's samples are learned, so there is something to forget"
 
 
@@ -272,7 +272,7 @@ def test_methods_that_ask_the_others_keep_what_they_know(name: str) -> None:
 @pytest.mark.parametrize("name", SERVED)
 def test_several_leavers_at_once(name: str) -> None:
     assert "client" in METHODS[name].traits.granularities
-    result = serve(name, leavers=(0, 2))
+    result = serve(name, forgotten=(0, 2))
     assert all(bool(value.isfinite().all()) for value in result.values())
     if name not in ("continue", "negate", "retrain"):  # those do not depend on who leaves
         assert not same(result, serve(name))
@@ -323,7 +323,7 @@ def test_one_leaver_replaces_the_model_and_several_are_weighed_by_samples(name: 
         return model.state_dict()
 
     assert same(method.serve(session(method)), student(0))
-    both, n = method.serve(session(method, leavers=(0, 2))), {c: len(samples_of(c)) for c in (0, 2)}
+    both, n = method.serve(session(method, forgotten=(0, 2))), {c: len(samples_of(c)) for c in (0, 2)}
     for key, g in parameters(state).items():
         shift = sum(n[c] / sum(n.values()) * (student(c)[key].double() - g) for c in n)
         torch.testing.assert_close(both[key].double(), g + shift, rtol=1e-6, atol=1e-6)
@@ -375,8 +375,8 @@ def test_federaser_survives_updates_of_zero() -> None:
     assert all(torch.equal(result[n], kept.models[1][n]) for n in parameters(state)), "zero length: nothing moves"
 
     class Still(FakeSession):
-        def ask(self, exercise: str, clients: Sequence[int], state: StateDict, **_: Any) -> Iterator[Answer]:
-            return (Answer(client, state, 1, {}) for client in clients)
+        def run(self, exercise: str, clients: Sequence[int], state: StateDict, **_: Any) -> Iterator[ClientReply]:
+            return (ClientReply(client, state, 1, {}) for client in clients)
 
     method = make_method("federaser")
     result = method.serve(Still(method, state, kept.models[1], kept))
@@ -399,7 +399,7 @@ def test_what_history_lacks_is_said_with_the_way_out() -> None:
     with pytest.raises(InputError, match=r"nobody but the forgotten clients took part in round 6"):
         serve("projected-ascent", history=replace(kept, log={**kept.log, 6: (0,)}))
     with pytest.raises(InputError, match="mode: no client stays"):
-        serve("mode", leavers=(0, 1, 2, 3))
+        serve("mode", forgotten=(0, 1, 2, 3))
 
 
 def test_projected_ascent_ends_inside_its_ball() -> None:
@@ -510,7 +510,7 @@ def test_retrain_starts_from_the_last_model_that_never_saw_the_leaver() -> None:
     late = replace(kept, log={n: (1, 2) if n < 4 else (0, 1, 2, 3) for n in kept.log})
     assert same(serve("retrain", history=late), kept.models[4])
     assert method.restart_round(session(method, history=late)) == 4
-    assert same(serve("retrain", history=late, leavers=(0, 1)), kept.models[1])
+    assert same(serve("retrain", history=late, forgotten=(0, 1)), kept.models[1])
     assert same(serve("retrain", history=Kept()), kept.models[1]), "nothing kept: the initial model"
     assert method.restart_round(session(method, history=Kept())) == 1
 
