@@ -1,4 +1,4 @@
-"""Retraining from the last model that never saw the forgotten clients: bit for bit that model, and without them from there on."""
+"""Retraining from the last model without the forgotten clients: that model bit for bit, and without them from there."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping

@@ -39,7 +39,7 @@ TRAITS = Traits(frozenset({"client"}), "federation", "nothing", True, True, "sca
 HALVE = '''
 @dataclass(frozen=True, slots=True)
 class Halve(Method):
-    """The forgotten clients scale their model, and the others add a constant: two steps, each with a number sent along."""
+    """Forgotten clients scale their model, and the others add a constant: two steps, each with a number sent along."""
 
     name: ClassVar[str] = "their-name"
     traits: ClassVar[Traits] = TRAITS
