@@ -18,8 +18,7 @@ from fedquit.server.coordinator.participants.unused_replies import noted
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.federation import Federation
 from fedquit.server.lifecycle.model_store import Arrays
-from fedquit.server.lifecycle.round_evaluation import accuracy_of, tensors_of
-from fedquit.server.lifecycle.usable_models import usable
+from fedquit.server.lifecycle.round_evaluation import accuracy_of, tensors_of, usable
 from fedquit.strategies.guard.client_weights import believed, capped
 from fedquit.strategies.guard.round_screen import Verdict
 from fedquit.strategies.guard.step_checks import Accuracy

@@ -30,10 +30,9 @@ from fedquit.server.lifecycle.observed_rounds import NORM, SPREAD, WINDOW, Obser
 from fedquit.server.lifecycle.personal_reports import Devices, measures_by_client
 from fedquit.server.lifecycle.phases import Phase, nth, phases
 from fedquit.server.lifecycle.recovery_plan import RecoveryPlan, stop_rule
-from fedquit.server.lifecycle.round_evaluation import HeldOut, tensors_of
+from fedquit.server.lifecycle.round_evaluation import HeldOut, tensors_of, usable
 from fedquit.server.lifecycle.train_round import Arrays, Callbacks, Order, RoundState, correction, train_round
 from fedquit.server.lifecycle.training_history import History, Keep, check_room
-from fedquit.server.lifecycle.usable_models import usable
 from fedquit.server.run.run_folder import RunFolder
 from fedquit.server.run.run_state import Round, State
 from fedquit.settings import Settings
