@@ -16,6 +16,11 @@ class Compression:
     down: Chain | None = None
 
     @property
+    def exact(self) -> bool:
+        """Whether what arrives is what was sent, in both directions."""
+        return all(chain is None or chain.exact for chain in (self.up, self.down))
+
+    @property
     def keeps(self) -> bool:
         """Whether devices keep what was lost of an update, for the next."""
         return self.up is not None and self.up.keeps

@@ -311,7 +311,9 @@ class Forgetting:
 
     def _guard(self, request: Request, method: Method, counts: Mapping[int, int]) -> Guard:
         policy, gone = self.place.federation.forgetting, self.training.gone_classes()
-        bounds = bounds_of(method, self.place.names, counts.values(), request.classes)
+        bounds = bounds_of(
+            method, self.place.names, counts.values(), request.classes, exact=self.place.grid.compression.exact
+        )
         return Guard(
             self._recent(),
             bounds,

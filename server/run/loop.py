@@ -381,7 +381,8 @@ class Loop:
 
     def _bounds(self, phase: Phase, case: Case) -> Bounds:
         asked = self.settings.forget_class[phase.requests - 1] if self.settings.forget_class else ()
-        return bounds_of(self.method, self.names, [case.num_examples[client] for client in case.forgotten], asked)
+        sizes = [case.num_examples[client] for client in case.forgotten]
+        return bounds_of(self.method, self.names, sizes, asked, exact=self.grid.compression.exact)
 
     def _recent(self, phase: Phase) -> Recent:
         """Return what the guard compares the model of a request with: the last rounds of the phase before it."""

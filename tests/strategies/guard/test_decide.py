@@ -157,6 +157,10 @@ def test_bounds_come_from_what_a_method_says_of_itself() -> None:
     assert bounds_of(make_method("fedquit", optimizer="adamw"), NAMES, [40]).reach is None
 
 
+def test_no_reach_is_known_where_models_travel_with_loss() -> None:
+    assert bounds_of(make_method("fedquit"), NAMES, [40], exact=False).reach is None
+
+
 def test_a_plug_in_that_says_nothing_of_its_step_is_compared_like_fedquit() -> None:
     plain = Traits(frozenset({"client"}), "federation", "nothing", True, True, "theirs")
     assert (plain.step, plain.keeps_accuracy) == ("result", True)
