@@ -25,7 +25,7 @@ from fedquit.client.device.join import free_port
 from fedquit.client.models.model_file import arrays_in
 from fedquit.errors import FedquitError
 from fedquit.server.federation import Federation
-from fedquit.server.ledger import Ledger
+from fedquit.server.ledger import ENDS, FORGOTTEN, Ledger
 from fedquit.server.message_store import DATABASE
 from tests.harness.processes import BIN
 from tests.harness.waiting import MOST, STILL, files, until
@@ -185,14 +185,14 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
 
 
 def served(deployment: Deployment, request_id: str) -> Mapping[str, Any]:
-    """Wait until a request is done; fetch its receipt, verify it without the server, and return what it says."""
+    """Wait until what a request is about is forgotten, recovered or not; verify its receipt offline, and return it."""
 
     def over() -> Any:
         request = deployment.request(request_id)
-        return request if request.status in ("done", "failed", "refused") else None
+        return request if request.status in ENDS else None
 
     request = deployment.until(over, "end of the request")
-    assert request.status == "done", f"{request.reason}\n{deployment.logs()}"
+    assert request.status in FORGOTTEN, f"{request.reason}\n{deployment.logs()}"
     receipt = deployment.root / f"{request_id[:8]}.json"
     fedquit("receipt", deployment.kits["ada"], request_id, "-o", receipt)
     model = deployment.server / "models" / f"{request.model_after}.safetensors"

@@ -90,11 +90,9 @@ def prepare(folder: Path, *, sample: bool = False, gone: bool = False, recovers:
         folder: where to.
         sample: a fifth of the device's samples is to be forgotten, not all.
         gone: the device is not connected any more.
-        recovers: the first round of recovery reaches its goal; else none does. By chance it may or may not: keys are
-            new each time, and with them what is random in forgetting.
+        recovers: the first round of recovery reaches its goal; else none does.
     """
-    goal = {"tolerance": 0.99} if recovers else {"patience": NEVER}
-    rehearsal = rehearse(folder, {"forgetting": goal})
+    rehearsal = rehearse(folder, {} if recovers else {"forgetting": {"patience": NEVER}})
     rehearsal.run(rehearsal.grid(), rounds=BEFORE)
     samples = rehearsal.digests(ASKER) if sample else ()
     rehearsal.ask(rehearsal.signed(ASKER, samples[: len(samples) // 5]))
