@@ -73,8 +73,8 @@ class World:
 
 
 def begun(folder: Path, tables: dict[str, dict[str, Any]]) -> World:
-    """Make a deployment that has trained for two rounds."""
-    rehearsal = rehearse(folder, tables, samples=400)
+    """Make a deployment that has trained for two rounds; its device may ask as often as there are lies."""
+    rehearsal = rehearse(folder, {"asking": {"open-per-key": 1000}, **tables}, samples=400)
     grid = LyingGrid(rehearsal.kits(), rehearsal.federation.settings().run_config(), "fedquit.client.app:app")
     world = World(rehearsal, grid)
     world.carry_on("", set(), lambda reply: reply, rounds=2)
