@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.python import asgi
 
 from fedquit.server.federation import Federation
+from fedquit.server.page.access import Access
 from fedquit.server.page.routes import make_page
 from tests.harness.rehearsal import Rehearsal
 
@@ -20,6 +22,8 @@ ENDPOINTS = (
     "/metrics",
     "/healthz",
 )
+ACCESS = Access(frozenset({asgi.HOST}))
+"""The page answers to the name by which schemathesis calls it."""
 QUICK = settings(
     max_examples=40,
     deadline=None,
@@ -32,7 +36,7 @@ QUICK = settings(
 
 @pytest.fixture(scope="module")
 def described(deployment: Rehearsal) -> Any:
-    page = make_page(deployment.server, deployment.federation, clock=deployment.clock)
+    page = make_page(deployment.server, deployment.federation, access=ACCESS, clock=deployment.clock)
     return schemathesis.openapi.from_asgi("/openapi.json", page)
 
 
@@ -68,7 +72,8 @@ def test_so_it_is_of_what_is_there(described: Any, deployment: Rehearsal, path: 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
 def test_so_it_is_where_the_ledger_is_lost(tmp_path: Path, path: str) -> None:
-    lost = schemathesis.openapi.from_asgi("/openapi.json", make_page(tmp_path / "none", Federation(name="clinics")))
+    page = make_page(tmp_path / "none", Federation(name="clinics"), access=ACCESS)
+    lost = schemathesis.openapi.from_asgi("/openapi.json", page)
     answer = (
         lost[path]["GET"]
         .Case(path_parameters={"request_id": "0" * 64})
