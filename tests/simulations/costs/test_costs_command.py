@@ -146,7 +146,7 @@ def test_rows_that_do_not_sum_to_the_rounds_are_told(run: Run, folder: Path) -> 
     [
         (["nowhere"], "is not the folder of a run"),
         (["{run}", "--json", "--prometheus"], "exclude each other"),
-        (["{run}", "--csv", "{run}/costs.csv"], "is the account itself"),
+        (["{run}", "--csv", "{run}/costs.csv"], "is the cost log itself"),
         (["{run}", "--link", "0"], "--link"),
         (["{bare}"], "has no cost log"),
     ],
