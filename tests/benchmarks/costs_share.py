@@ -26,7 +26,7 @@ from fedquit.simulations.simulate.run_simulation import run_simulation
 from fedquit.strategies.cost_log.cost_log import Costs
 from fedquit.strategies.grid.metered_grid import MeteredGrid
 
-CALLS = ((MeteredGrid, "_account_questions"), (MeteredGrid, "_account_answer"), (Costs, "settle"), (Costs, "sync"))
+CALLS = ((MeteredGrid, "_log_requests"), (MeteredGrid, "_log_reply"), (Costs, "settle"), (Costs, "sync"))
 CLOCKS: Mapping[str, Callable[[], float]] = {"processor": time.process_time, "wall": time.perf_counter}
 
 
