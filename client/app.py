@@ -20,7 +20,7 @@ from fedquit.client.compression.build_compression import Compression, compressio
 from fedquit.client.compression.device_side import compress_model, memory_for, read_model
 from fedquit.client.data.build_data_and_model import empty_model
 from fedquit.client.device.deployed_device import deployed_device, deployed_settings, memory_of
-from fedquit.client.device.device import NOTHING, Config, Device, SimulatedDevice, StateDict, simulated_device
+from fedquit.client.device.device import NOTHING, Device, ReceivedConfig, SimulatedDevice, simulated_device
 from fedquit.client.device.memory import Memory
 from fedquit.client.device.record import Forgotten
 from fedquit.client.kit import Kit
@@ -34,6 +34,7 @@ from fedquit.client.training.without_compiler import spare_the_compiler
 from fedquit.errors import InputError
 from fedquit.settings import Settings
 from fedquit.unlearning.samples import Samples
+from fedquit.unlearning.tensors.convert import StateDict
 
 spare_the_compiler()
 
@@ -274,7 +275,10 @@ class Work:
 
 
 def _reply(
-    message: Message, device: Device, records: Mapping[str, ArrayRecord | MetricRecord], config: Config = NOTHING
+    message: Message,
+    device: Device,
+    records: Mapping[str, ArrayRecord | MetricRecord],
+    config: ReceivedConfig = NOTHING,
 ) -> Message:
     """Return a reply of these records and what the device adds to them."""
     added = {name: ConfigRecord(dict(record)) for name, record in device.adds(config).items()}

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from fedquit.errors import FedquitError
 from fedquit.unlearning.samples import Samples
-from fedquit.unlearning.tensors.arithmetic import StateDict, StateMean
+from fedquit.unlearning.tensors.arithmetic import StateMean
+from fedquit.unlearning.tensors.convert import StateDict
 
 
 class NoReplyError(FedquitError):

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from fedquit.client.compression.codecs import Chain, Compressed, slot_of
-from fedquit.client.compression.codecs.codec import Arrays
 from fedquit.client.data.build_data_and_model import empty_model
 from fedquit.client.device.memory import Memory
 from fedquit.errors import InputError
 from fedquit.settings import Settings
+from fedquit.unlearning.tensors.convert import Arrays, arrays_of
 
 OWED = "-owed"
 
@@ -90,8 +90,6 @@ def compress_model(
     place = f"{config['phase']}{OWED}", int(config.get("requests", 0)), int(config["server-round"])
     memory.forget_before(place[1])
     owed = memory.recall(*place)
-    compressed = chain.encode(
-        model, received, None if owed is None else {name: old.numpy() for name, old in owed.items()}
-    )
+    compressed = chain.encode(model, received, None if owed is None else arrays_of(owed))
     memory.keep({name: torch.from_numpy(lost) for name, lost in compressed.owed.items()}, *place)
     return compressed

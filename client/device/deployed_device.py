@@ -18,7 +18,7 @@ import filelock
 from torch import nn
 
 from fedquit.client.data.build_data_and_model import configured_form, initial_model
-from fedquit.client.device.device import NOTHING, Config, StateDict
+from fedquit.client.device.device import NOTHING, ReceivedConfig
 from fedquit.client.device.local_data.gather import Gathered, Keep, gather
 from fedquit.client.device.local_data.sample_content import Content
 from fedquit.client.device.local_data.sample_digest import set_digest
@@ -32,6 +32,7 @@ from fedquit.client.training.sgd import deterministic, evaluate
 from fedquit.errors import FedquitError, InputError, unknown
 from fedquit.settings import Part, Scalar, Settings, keys_of
 from fedquit.unlearning.samples import Samples
+from fedquit.unlearning.tensors.convert import StateDict
 
 LONGEST = 3600.0  # seconds to wait for the message before this one
 NOTHING_TO_FORGET = "there is nothing to forget"
@@ -70,7 +71,7 @@ class DeployedDevice:
         return memory_of(self.kit, self.settings)
 
     @contextmanager
-    def at_work(self, exercise: str, config: Config) -> Iterator[None]:
+    def at_work(self, exercise: str, config: ReceivedConfig) -> Iterator[None]:
         """See `Device`; one message at a time, and what the server says it has is dropped first."""
         self._exercise = exercise
         with closing(self._record):
@@ -84,7 +85,7 @@ class DeployedDevice:
             except filelock.Timeout:
                 raise FedquitError(f"the message before this one has been at work for {LONGEST:.0f} s") from None
 
-    def _hear(self, config: Config) -> None:
+    def _hear(self, config: ReceivedConfig) -> None:
         """Drop the asks that the server says it has, and keep why it refused others."""
         answers = _answers(config)
         self._record.taken([*_ids(config, "taken"), *(ask for ask, answer in answers.items() if answer == "taken")])
@@ -94,7 +95,7 @@ class DeployedDevice:
         """See `Device`."""
         return {"number": self.kit.number, "num-examples": len(self._gather(self._record.keeps()))}
 
-    def samples(self, config: Config = NOTHING) -> Samples:
+    def samples(self, config: ReceivedConfig = NOTHING) -> Samples:
         """Return what is left of the device's data, or with `samples` = "forget" what `request` is about.
 
         Raises:
@@ -122,7 +123,7 @@ class DeployedDevice:
         model.load_state_dict(state)
         return model
 
-    def trained(self, config: Config, sent: StateDict) -> None:
+    def trained(self, config: ReceivedConfig, sent: StateDict) -> None:
         """See `Device`; the round is in the record before the server learns of it."""
         self._record.trained(
             Round(
@@ -140,7 +141,7 @@ class DeployedDevice:
         )
 
     def forget(
-        self, config: Config, model: nn.Module, extra: StateDict | None, carry_out: Callable[[], Forgotten]
+        self, config: ReceivedConfig, model: nn.Module, extra: StateDict | None, carry_out: Callable[[], Forgotten]
     ) -> Forgotten:
         """See `Device`, and this module for the order."""
         if not self._is_about_request(config):  # another's request: this device helps with what it keeps
@@ -160,14 +161,14 @@ class DeployedDevice:
         replies.keep(mark.request, exercise, done)
         return done
 
-    def adds(self, config: Config) -> Mapping[str, Mapping[str, str | bytes]]:
+    def adds(self, config: ReceivedConfig) -> Mapping[str, Mapping[str, str | bytes]]:
         """Return the digest of the samples that the reply is about, and an ask that waits to ride in it."""
         if self._exercise == "forget" and self._is_about_request(config):
             return {"config": {"samples-digest": self._digest_of(self._mark(config))}}
         digest = {"config": {"samples-digest": set_digest(self._digests)}} if self._digests else {}
         return {**digest, **riding_ask(self.kit, self._record)}
 
-    def _is_about_request(self, config: Config) -> bool:
+    def _is_about_request(self, config: ReceivedConfig) -> bool:
         """Say whether a message is about the samples of a request, as forget messages are unless they say otherwise."""
         which = config.get("samples", "forget" if self._exercise == "forget" else "keep")
         if which not in ("keep", "forget"):
@@ -196,7 +197,7 @@ class DeployedDevice:
         self._record.taken([mark.request])
         shutil.rmtree(_memory_folder(self.kit), ignore_errors=True)
 
-    def _mark(self, config: Config) -> Mark:
+    def _mark(self, config: ReceivedConfig) -> Mark:
         """Return what the request of a message is about.
 
         Raises:
@@ -272,7 +273,7 @@ class DeployedDevice:
         return measures
 
 
-def deployed_device(folder: Path, run_config: Mapping[str, Scalar], run: str, config: Config) -> DeployedDevice:
+def deployed_device(folder: Path, run_config: Mapping[str, Scalar], run: str, config: ReceivedConfig) -> DeployedDevice:
     """Return the device of the kit in `folder`, in a run of Flower's.
 
     Args:
@@ -284,7 +285,7 @@ def deployed_device(folder: Path, run_config: Mapping[str, Scalar], run: str, co
     return DeployedDevice(Kit.read(folder), deployed_settings(run_config, config), run)
 
 
-def deployed_settings(run_config: Mapping[str, Scalar], config: Config) -> Settings:
+def deployed_settings(run_config: Mapping[str, Scalar], config: ReceivedConfig) -> Settings:
     """Return the run's settings, with those of this message in their place."""
     late: dict[str, Any] = {key: config[key] for key in TOLD_LATE if key in config}
     return Settings.from_run_config({**run_config, **late})
@@ -299,17 +300,17 @@ def _memory_folder(kit: Kit) -> Path:
     return kit.path(kit.record).parent / "memory"
 
 
-def _ids(config: Config, key: str) -> list[str]:
+def _ids(config: ReceivedConfig, key: str) -> list[str]:
     return [each for each in str(config.get(key, "")).split(",") if re.fullmatch("[0-9a-f]{1,64}", each)]
 
 
-def _answers(config: Config) -> dict[str, str]:
+def _answers(config: ReceivedConfig) -> dict[str, str]:
     """Return what the server says became of asks, a code by the id."""
     pairs = (each.split(":") for each in str(config.get("answers", "")).split(","))
     return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and re.fullmatch("[a-z-]{1,40}", pair[1])}
 
 
-def _exercise(config: Config, received: str, extra: StateDict | None) -> str:
+def _exercise(config: ReceivedConfig, received: str, extra: StateDict | None) -> str:
     """Return what tells the exercises of one request apart: the models that came, the step and the seed."""
     parts = [received, model_hash(extra or {}), str(config.get("step", "forget")), str(config.get("seed"))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

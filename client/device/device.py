@@ -26,10 +26,11 @@ from fedquit.client.training.build_objective import objective_of
 from fedquit.errors import unknown
 from fedquit.settings import Key, Scalar, Settings, settings_of
 from fedquit.unlearning.samples import Samples
+from fedquit.unlearning.tensors.convert import StateDict
 
-StateDict = Mapping[str, torch.Tensor]
-Config = Mapping[str, Any]
-NOTHING: Config = MappingProxyType({})
+ReceivedConfig = Mapping[str, Any]
+"""The config of a message as it came: any text, number, bytes or list under any name."""
+NOTHING: ReceivedConfig = MappingProxyType({})
 
 
 class Device(Protocol):
@@ -45,7 +46,7 @@ class Device(Protocol):
         """Its state from round to round; None: it was given no folder."""
         ...
 
-    def at_work(self, exercise: str, config: Config) -> AbstractContextManager[object]:
+    def at_work(self, exercise: str, config: ReceivedConfig) -> AbstractContextManager[object]:
         """Return the context of one message: "query", "train", "forget" or "evaluate".
 
         Raises:
@@ -57,7 +58,7 @@ class Device(Protocol):
         """Return what it says of itself, and how many samples it has."""
         ...
 
-    def samples(self, config: Config = NOTHING) -> Samples:
+    def samples(self, config: ReceivedConfig = NOTHING) -> Samples:
         """Return the samples that a message is about."""
         ...
 
@@ -73,12 +74,12 @@ class Device(Protocol):
         """Return a model of the kind that devices share with the weights of `state`."""
         ...
 
-    def trained(self, config: Config, sent: StateDict) -> None:
+    def trained(self, config: ReceivedConfig, sent: StateDict) -> None:
         """Take note of a round before its model is sent."""
         ...
 
     def forget(
-        self, config: Config, model: nn.Module, extra: StateDict | None, carry_out: Callable[[], Forgotten]
+        self, config: ReceivedConfig, model: nn.Module, extra: StateDict | None, carry_out: Callable[[], Forgotten]
     ) -> Forgotten:
         """Carry out a forget step, or answer what it answered before.
 
@@ -90,7 +91,7 @@ class Device(Protocol):
         """
         ...
 
-    def adds(self, config: Config) -> Mapping[str, Mapping[str, str | bytes]]:
+    def adds(self, config: ReceivedConfig) -> Mapping[str, Mapping[str, str | bytes]]:
         """Return what its reply contains besides the model and the metrics: records by name."""
         ...
 
@@ -109,7 +110,7 @@ class SimulatedDevice:
         folder = self.folder or self.settings.device_folder
         return Memory.of(Path(folder).expanduser(), self.settings, self.partition_id) if folder else None
 
-    def at_work(self, exercise: str, config: Config) -> AbstractContextManager[object]:
+    def at_work(self, exercise: str, config: ReceivedConfig) -> AbstractContextManager[object]:
         """See `Device`; a forget message deletes the state saved before it."""
         if exercise == "forget" and self.memory is not None:
             self.memory.forget_before(self.kept_since(int(config.get("requests", 0))))
@@ -123,7 +124,7 @@ class SimulatedDevice:
             "num-examples": len(self.samples()),
         }
 
-    def samples(self, config: Config = NOTHING) -> Samples:
+    def samples(self, config: ReceivedConfig = NOTHING) -> Samples:
         """Return samples of this device: `samples` is "keep" or "forget", `requests` how many are in force.
 
         "keep": what remains after `requests` requests. "forget": what the last of them is about.
@@ -152,17 +153,17 @@ class SimulatedDevice:
         model.load_state_dict(state)
         return model
 
-    def trained(self, config: Config, sent: StateDict) -> None:
+    def trained(self, config: ReceivedConfig, sent: StateDict) -> None:
         """See `Device`; a simulation's own files say it all."""
 
     def forget(
-        self, config: Config, model: nn.Module, extra: StateDict | None, carry_out: Callable[[], Forgotten]
+        self, config: ReceivedConfig, model: nn.Module, extra: StateDict | None, carry_out: Callable[[], Forgotten]
     ) -> Forgotten:
         """See `Device`."""
         del config, model, extra
         return carry_out()
 
-    def adds(self, config: Config) -> Mapping[str, Mapping[str, str | bytes]]:
+    def adds(self, config: ReceivedConfig) -> Mapping[str, Mapping[str, str | bytes]]:
         """See `Device`."""
         del config
         return {}

@@ -15,17 +15,11 @@ from torch import Tensor, nn
 from fedquit.client.objectives.base.frozen_teacher import said_of_all
 from fedquit.client.objectives.base.imitation import Asked, Imitating
 from fedquit.client.objectives.base.objective import Done, LocalRound, Traits, objective
-from fedquit.client.objectives.base.sharing import (
-    Form,
-    LatestReplies,
-    StateDict,
-    class_counts,
-    class_means,
-    mean_by_class,
-)
+from fedquit.client.objectives.base.sharing import Form, LatestReplies, class_counts, class_means, mean_by_class
 from fedquit.client.training.sgd import Batch
 from fedquit.unlearning.distillation.distances import kl_each
 from fedquit.unlearning.samples import Samples
+from fedquit.unlearning.tensors.convert import StateDict
 
 
 def class_kl(student: Tensor, class_logits: Tensor, temperature: float = 1.0) -> Tensor:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from fedquit.client.objectives.base.imitation import Imitating, filled
 from fedquit.client.objectives.base.objective import LocalRound, Traits, objective
-from fedquit.client.objectives.base.sharing import StateDict
 from fedquit.client.objectives.kd import soft_kl
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.setting_checks import check_count
 from fedquit.unlearning.tensors.arithmetic import StateMean
+from fedquit.unlearning.tensors.convert import StateDict
 
 ITSELF = "itself"
 

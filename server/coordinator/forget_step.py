@@ -4,9 +4,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
-
-from numpy.typing import NDArray
 
 from fedquit.client.device.deployed_device import DROP, NOTHING_TO_FORGET, REPORTED
 from fedquit.errors import FedquitError
@@ -19,17 +16,17 @@ from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.ledger import FORGOTTEN, Contribution, Request, Step, UnreachableError
 from fedquit.server.ledger.model_lineage import check_exact
 from fedquit.server.lifecycle.forget_and_admit import ForgetResult, Guard, forget_and_admit
-from fedquit.server.lifecycle.grid_session import Case, Config, GridSession, served
-from fedquit.server.lifecycle.model_store import Arrays
+from fedquit.server.lifecycle.grid_session import Case, GridSession, served
 from fedquit.server.lifecycle.observed_rounds import recent_rounds
 from fedquit.settings import Part, Settings, keys_of
 from fedquit.strategies.guard.decide import Policy
 from fedquit.strategies.guard.step_checks import Recent, bounds_of
+from fedquit.strategies.rounds.aggregate import Config
 from fedquit.strategies.rounds.evaluate import measure
 from fedquit.strategies.rounds.exercise import run_exercise
 from fedquit.unlearning.methods.base import Method
 from fedquit.unlearning.session import NoReplyError
-from fedquit.unlearning.tensors.arithmetic import StateDict
+from fedquit.unlearning.tensors.convert import Arrays, StateDict, arrays_of
 
 
 class RefusedModelError(FedquitError):
@@ -73,7 +70,7 @@ class Forgetting:
         place.grid.patience = place.federation.schedule.round_timeout
         keeping: Config = {"samples": "keep", **self.training.config()}
         gone = self.training.gone_classes()
-        reference = self.evaluator.measure(_arrays(current), presence, keeping, gone)
+        reference = self.evaluator.measure(arrays_of(current), presence, keeping, gone)
         place.grid.patience, self.asked_at = time_to_answer(place, request), place.clock()
         session, done = self._forgotten(request, plan, method, presence, current, number)
         if done.arrays is None:
@@ -318,7 +315,7 @@ class Forgetting:
             self._recent(),
             bounds,
             Policy(policy.guard, policy.blend),
-            lambda state: self.evaluator.accuracy(_arrays(state), gone),
+            lambda state: self.evaluator.accuracy(arrays_of(state), gone),
         )
 
     def _recent(self) -> Recent:
@@ -354,7 +351,3 @@ def _measures_by_method(session: GridSession) -> dict[str, float]:
                 sums[name] = sums.get(name, 0.0) + value * reply.num_examples
                 weights[name] = weights.get(name, 0) + reply.num_examples
     return {name.replace("-", "_"): value / weights[name] for name, value in sums.items()}
-
-
-def _arrays(state: StateDict) -> dict[str, NDArray[Any]]:
-    return {name: tensor.numpy() for name, tensor in state.items()}

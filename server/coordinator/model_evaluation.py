@@ -17,13 +17,13 @@ from fedquit.server.coordinator.participants.presence import Presence
 from fedquit.server.coordinator.participants.unused_replies import noted
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.federation import Federation
-from fedquit.server.lifecycle.model_store import Arrays
-from fedquit.server.lifecycle.round_evaluation import accuracy_of, tensors_of, usable
+from fedquit.server.lifecycle.round_evaluation import accuracy_of, usable
 from fedquit.strategies.guard.client_weights import believed, capped
 from fedquit.strategies.guard.round_screen import Verdict
 from fedquit.strategies.guard.step_checks import Accuracy
 from fedquit.strategies.rounds.evaluate import measure
 from fedquit.unlearning.samples import Samples
+from fedquit.unlearning.tensors.convert import Arrays, tensors_of
 
 NOTHING_HELD = "has no samples"
 """In the reason of a device that holds nothing of what it is asked about; see

@@ -18,7 +18,7 @@ from fedquit.server.lifecycle.observed_rounds import WINDOW
 from fedquit.server.lifecycle.training_history import History, Keep
 from fedquit.strategies.guard.sizes import believed_size
 from fedquit.unlearning.methods.base import Method
-from fedquit.unlearning.tensors.arithmetic import StateDict
+from fedquit.unlearning.tensors.convert import StateDict
 
 
 class Past:

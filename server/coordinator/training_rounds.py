@@ -12,13 +12,12 @@ from fedquit.server.coordinator.participants.unused_replies import noted
 from fedquit.server.coordinator.retention import Past
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.ledger import ENDS, FORGOTTEN, UNDER_WAY, Contribution, Request, Step
-from fedquit.server.lifecycle.model_store import Arrays
 from fedquit.server.lifecycle.observed_rounds import WINDOW, ObservedRound, round_limits
-from fedquit.server.lifecycle.round_evaluation import tensors_of
 from fedquit.server.lifecycle.train_round import Callbacks, Order, Trained, train_round
 from fedquit.strategies.cost_log.cost_rows import DIRECTIONS
 from fedquit.strategies.guard.round_screen import Limits
 from fedquit.strategies.rounds.train import Correct
+from fedquit.unlearning.tensors.convert import Arrays, tensors_of
 
 REPLIES = "replies"
 """Folder of a round's replies while they come."""

@@ -20,14 +20,14 @@ from fedquit.files import explained, write_whole
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger, Request, Step
 from fedquit.server.lifecycle.build_rules import named_rules
-from fedquit.server.lifecycle.model_store import Arrays, Models
+from fedquit.server.lifecycle.model_store import Models
 from fedquit.server.lifecycle.request_seeds import RequestSeeds
-from fedquit.server.lifecycle.round_evaluation import tensors_of
 from fedquit.server.lifecycle.train_round import RoundState
 from fedquit.server.receipts.receipt_maker import NoReceipts, Receipts
 from fedquit.strategies.cost_log.cost_log import Costs
 from fedquit.strategies.grid.metered_grid import MeteredGrid
-from fedquit.unlearning.tensors.arithmetic import StateDict, parameter_names
+from fedquit.unlearning.tensors.arithmetic import parameter_names
+from fedquit.unlearning.tensors.convert import Arrays, StateDict, arrays_of, tensors_of
 
 Admit = Callable[[bytes, bytes], str]
 Reached = Callable[[str], None]
@@ -186,7 +186,7 @@ class Workplace:
 
     def _initial(self) -> Arrays:
         model = initial_model(self.settings, self.settings.seed_of_model)
-        return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+        return arrays_of(model.state_dict())
 
 
 def mend_rows(path: Path) -> None:

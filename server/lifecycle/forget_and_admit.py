@@ -4,13 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fedquit.server.lifecycle.grid_session import GridSession, served
-from fedquit.server.lifecycle.model_store import Arrays
-from fedquit.server.lifecycle.objective_travel import arrays_from
-from fedquit.server.lifecycle.round_evaluation import tensors_of
 from fedquit.strategies.guard.decide import Decision, Evaluate, Policy, admit_model, check_reply
 from fedquit.strategies.guard.step_checks import Bounds, Recent
 from fedquit.unlearning.methods.base import Method
-from fedquit.unlearning.tensors.arithmetic import StateDict
+from fedquit.unlearning.tensors.convert import Arrays, StateDict, arrays_of, tensors_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,5 +85,5 @@ def forget_and_admit(
         return ForgetResult(new, None, restart)
     decision = guard.admit(new, session.current)
     state = decision.state
-    admitted = None if state is None else arrays_from({name: state[name] for name in session.current})
+    admitted = None if state is None else arrays_of({name: state[name] for name in session.current})
     return ForgetResult(admitted, decision, restart)

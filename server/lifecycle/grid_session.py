@@ -12,17 +12,16 @@ from fedquit.client.data.evaluation_sets import sets_of
 from fedquit.client.data.forget_sets import askers, forgotten_clients, to_forget, to_keep
 from fedquit.errors import FedquitError
 from fedquit.server.lifecycle.request_seeds import RequestSeeds
-from fedquit.server.lifecycle.round_evaluation import tensors_of
 from fedquit.settings import Settings
 from fedquit.strategies.grid.metered_grid import MeteredGrid
+from fedquit.strategies.rounds.aggregate import Config
 from fedquit.strategies.rounds.exercise import run_exercise
-from fedquit.strategies.rounds.train import OnReply, Reply
+from fedquit.strategies.rounds.reply import OnReply, Reply
 from fedquit.unlearning.methods.base import Method
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.session import ClientReply, History, NoReplyError
-from fedquit.unlearning.tensors.arithmetic import StateDict, check_usable
-
-Config = Mapping[str, float | str]
+from fedquit.unlearning.tensors.arithmetic import check_usable
+from fedquit.unlearning.tensors.convert import StateDict, arrays_of, tensors_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +149,9 @@ class GridSession:
             )
             for client in clients
         }
-        more = None if extra is None else {name: tensor.numpy() for name, tensor in extra.items()}
+        more = None if extra is None else arrays_of(extra)
         losses = weight = 0.0
-        arrays = {name: tensor.numpy() for name, tensor in state.items()}
+        arrays = arrays_of(state)
 
         def check(reply: Reply) -> None:
             if self._check is not None:
@@ -196,4 +195,4 @@ def served(method: Method, session: GridSession) -> dict[str, NDArray[Any]]:
         if type(method).__module__.startswith("fedquit."):
             raise
         raise FedquitError(f"method '{name}' failed: {error!r}") from error
-    return {key: tensor.numpy() for key, tensor in state.items()}
+    return arrays_of(state)

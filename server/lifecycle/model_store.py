@@ -1,7 +1,7 @@
 """Models on disk, each named by the SHA-256 of its file."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from fedquit.client.models.model_file import arrays_in, model_bytes
 from fedquit.errors import FedquitError
 from fedquit.files import explained, write_whole
+from fedquit.unlearning.tensors.convert import Arrays
 
-Arrays = Mapping[str, NDArray[Any]]
 SUFFIX = ".safetensors"
 
 

@@ -9,11 +9,9 @@ from typing import Any
 from fedquit.client.objectives import Form, Sharing
 from fedquit.client.training.sgd import deterministic
 from fedquit.errors import InputError
-from fedquit.server.lifecycle.round_evaluation import tensors_of
+from fedquit.strategies.grid.array_record import record_of
 from fedquit.strategies.guard.reply_checks import BadReplyError
-from fedquit.strategies.rounds.aggregate import Arrays
-from fedquit.strategies.rounds.train import record_of
-from fedquit.unlearning.tensors.arithmetic import StateDict
+from fedquit.unlearning.tensors.convert import Arrays, StateDict, arrays_of, tensors_of
 
 
 class Shared:
@@ -36,7 +34,7 @@ class Shared:
         """See `Travel`; what several are sent is made once."""
         sent = self._sharing.down(self._state, client, self._news if client in self._holders else None)
         if id(sent) not in self._records:
-            self._records[id(sent)] = sent, record_of(arrays_from(sent))  # held, so that its id stays its own
+            self._records[id(sent)] = sent, record_of(arrays_of(sent))  # held, so that its id stays its own
         return self._records[id(sent)][1]
 
     def expected(self, claimed: Mapping[str, tuple[int, ...]]) -> Mapping[str, Form]:
@@ -47,7 +45,7 @@ class Shared:
         """See `Travel`."""
         try:
             with deterministic(0):
-                return arrays_from(self._sharing.read(tensors_of(arrays), self._state, num_examples))
+                return arrays_of(self._sharing.read(tensors_of(arrays), self._state, num_examples))
         except InputError as reason:
             raise BadReplyError(str(reason)) from None
 
@@ -55,9 +53,4 @@ class Shared:
         """Return what is shared after the round, and what is kept for those that have what was shared in it."""
         with deterministic(0):
             state, news = self._sharing.adopt(self._state, tensors_of(new), progress)
-        return arrays_from(state), None if news is None else arrays_from(news)
-
-
-def arrays_from(state: StateDict) -> dict[str, Any]:
-    """Return tensors as arrays."""
-    return {name: tensor.numpy() for name, tensor in state.items()}
+        return arrays_of(state), None if news is None else arrays_of(news)

@@ -8,14 +8,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from fedquit.server.lifecycle.round_evaluation import tensors_of
 from fedquit.server.lifecycle.training_history import History
 from fedquit.settings import Settings
 from fedquit.strategies.guard.round_screen import Limits, Verdict, usual_of
 from fedquit.strategies.guard.step_checks import Recent, longest_of
-from fedquit.strategies.rounds.aggregate import Arrays
 from fedquit.strategies.rounds.reply import Reply
-from fedquit.unlearning.tensors.arithmetic import StateDict, difference, norm, update_of
+from fedquit.unlearning.tensors.arithmetic import difference, norm, update_of
+from fedquit.unlearning.tensors.convert import Arrays, StateDict, tensors_of
 
 WINDOW = 6
 """Rounds before that the guard compares with, and that say how long a client's step usually is."""

@@ -16,7 +16,7 @@ from fedquit.settings import Settings
 from fedquit.strategies.grid.metered_grid import MeteredGrid
 from fedquit.strategies.guard.reply_checks import BadReplyError
 from fedquit.strategies.rounds.evaluate_personal import OwnModel, poll
-from fedquit.strategies.rounds.train import OnReply
+from fedquit.strategies.rounds.reply import OnReply
 
 Said = dict[str, dict[str, Any]]
 """Client -> the name of its model, its SHA-256, and its measures."""

@@ -18,21 +18,10 @@ from fedquit.settings import Settings
 from fedquit.strategies.guard.round_screen import Verdict
 from fedquit.strategies.guard.step_checks import Accuracy
 from fedquit.unlearning.samples import Samples
+from fedquit.unlearning.tensors.convert import Arrays, load_arrays, tensors_of
 
-Arrays = Mapping[str, NDArray[Any]]
 PROBES = 16
 """Inputs of noise on which every model must give finite logits."""
-
-
-def load_arrays(model: nn.Module, arrays: Mapping[str, NDArray[Any]]) -> nn.Module:
-    """Fill `model` with `arrays` and return it."""
-    model.load_state_dict(tensors_of(arrays))
-    return model
-
-
-def tensors_of(arrays: Mapping[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
-    """Return `arrays` as tensors of their own."""
-    return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
 
 def accuracy_of(model: nn.Module, samples: Samples) -> Accuracy:

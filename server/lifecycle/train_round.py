@@ -3,25 +3,19 @@
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-from numpy.typing import NDArray
 
 from fedquit.client.objectives import Objective, Sharing
 from fedquit.server.lifecycle.objective_travel import Shared
-from fedquit.server.lifecycle.round_evaluation import tensors_of
 from fedquit.strategies.grid.metered_grid import MeteredGrid
 from fedquit.strategies.guard.round_screen import Limits, Screen, Settled
-from fedquit.strategies.rounds.aggregate import Aggregate
-from fedquit.strategies.rounds.train import Correct, OnAsk, OnReply, Reply, Train
+from fedquit.strategies.rounds.aggregate import Aggregate, Config
+from fedquit.strategies.rounds.reply import OnReply, Reply
+from fedquit.strategies.rounds.train import Correct, OnAsk, Train
 from fedquit.strategies.rounds.travel import Apart
 from fedquit.strategies.rules import Opening, Rule
 from fedquit.unlearning.methods.base import Method
 from fedquit.unlearning.seeds import derive_seed
-from fedquit.unlearning.tensors.arithmetic import StateDict
-
-Arrays = Mapping[str, NDArray[Any]]
-Config = Mapping[str, float | str]
+from fedquit.unlearning.tensors.convert import Arrays, StateDict, arrays_of, tensors_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +149,8 @@ def train_round(
     if sharing is None:
         before = None if state.objective_state is None else tensors_of(state.objective_state)
         extra, keep = objective.broadcast(tensors_of(arrays), before)
-        new, metrics = strategy.round(order.number, arrays, config, _arrays(extra))
-        objective_state = _arrays(keep)
+        new, metrics = strategy.round(order.number, arrays, config, None if extra is None else arrays_of(extra))
+        objective_state: Arrays | None = None if keep is None else arrays_of(keep)
     else:
         shared = Shared(sharing, arrays, state.objective_state, order.before)
         made, metrics = strategy.round(order.number, arrays, config, travel=shared)
@@ -201,7 +195,7 @@ def correction(
 
     def correct(sent: Arrays, current: Arrays) -> Arrays:
         new = method.corrected(tensors_of(sent), tensors_of(current), before=met, unlearned=began, parameters=names)
-        return {name: tensor.numpy() for name, tensor in new.items()}
+        return arrays_of(new)
 
     return correct
 
@@ -224,7 +218,3 @@ def _opener(
         return rule.begin(opening)
 
     return begin
-
-
-def _arrays(state: StateDict | None) -> Arrays | None:
-    return None if state is None else {name: tensor.numpy() for name, tensor in state.items()}

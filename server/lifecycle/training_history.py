@@ -20,7 +20,7 @@ from fedquit.errors import FedquitError, InputError
 from fedquit.files import explained, write_whole
 from fedquit.settings import Settings
 from fedquit.unlearning.methods.base import Traits
-from fedquit.unlearning.tensors.arithmetic import StateDict
+from fedquit.unlearning.tensors.convert import StateDict
 
 MODEL = "model.safetensors"
 

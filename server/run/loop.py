@@ -25,13 +25,12 @@ from fedquit.errors import FedquitError, InputError
 from fedquit.server.lifecycle.build_rules import rules_of
 from fedquit.server.lifecycle.forget_and_admit import Guard, forget_and_admit
 from fedquit.server.lifecycle.grid_session import Case, GridSession, simulated_case
-from fedquit.server.lifecycle.objective_travel import arrays_from
 from fedquit.server.lifecycle.observed_rounds import NORM, SPREAD, WINDOW, ObservedRound, recent_rounds, round_limits
 from fedquit.server.lifecycle.personal_reports import Devices, measures_by_client
 from fedquit.server.lifecycle.phases import Phase, nth, phases
 from fedquit.server.lifecycle.recovery_plan import RecoveryPlan, stop_rule
-from fedquit.server.lifecycle.round_evaluation import HeldOut, tensors_of, usable
-from fedquit.server.lifecycle.train_round import Arrays, Callbacks, Order, RoundState, correction, train_round
+from fedquit.server.lifecycle.round_evaluation import HeldOut, usable
+from fedquit.server.lifecycle.train_round import Callbacks, Order, RoundState, correction, train_round
 from fedquit.server.lifecycle.training_history import History, Keep, check_room
 from fedquit.server.run.run_folder import RunFolder
 from fedquit.server.run.run_state import Round, State
@@ -45,7 +44,8 @@ from fedquit.strategies.guard.step_checks import Bounds, Recent, bounds_of
 from fedquit.strategies.rounds.train import Correct
 from fedquit.unlearning.session import NoReplyError
 from fedquit.unlearning.stop_rules import Budget, StopRule
-from fedquit.unlearning.tensors.arithmetic import StateDict, parameter_names
+from fedquit.unlearning.tensors.arithmetic import parameter_names
+from fedquit.unlearning.tensors.convert import Arrays, StateDict, arrays_of, tensors_of
 
 Listener = Callable[[Mapping[str, Any]], None]
 
@@ -138,7 +138,7 @@ class Loop:
         weights: StateDict = {}
         if self.traits.shares == "model":
             weights = initial_model(self.settings, self.settings.seed_of_model + phase.reference).state_dict()
-        self.state = self.state.with_model(phase.start, self.folder.save_model(arrays_from(weights)))
+        self.state = self.state.with_model(phase.start, self.folder.save_model(arrays_of(weights)))
 
     def _rounds(self, phase: Phase) -> None:
         """Train until the phase's rule says stop, from the round it has reached."""

@@ -19,9 +19,10 @@ import filelock
 
 from fedquit.errors import FedquitError, InputError
 from fedquit.files import explained, write_json
-from fedquit.server.lifecycle.model_store import Arrays, Models
+from fedquit.server.lifecycle.model_store import Models
 from fedquit.server.run.run_state import State
 from fedquit.settings import UNSAID, Settings
+from fedquit.unlearning.tensors.convert import Arrays
 
 
 class RunFolder:

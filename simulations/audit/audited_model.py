@@ -12,9 +12,9 @@ from fedquit.client.data.evaluation_sets import Sets
 from fedquit.client.models.model_file import arrays_in
 from fedquit.client.training.evaluate_model import Document, Outputs, measure, outputs_of
 from fedquit.errors import FedquitError, InputError
-from fedquit.server.lifecycle.round_evaluation import load_arrays
 from fedquit.settings import Settings
 from fedquit.unlearning.evaluation.measures import logit_confidence, svc_attack
+from fedquit.unlearning.tensors.convert import load_arrays
 
 SVC_SAMPLES = 2000  # of each kind; a support vector machine takes time in their square
 

@@ -23,11 +23,11 @@ from fedquit.errors import FedquitError
 from fedquit.files import explained, write_json
 from fedquit.server.lifecycle.personal_reports import measures_by_client
 from fedquit.server.lifecycle.phases import nth, phases, reference_name
-from fedquit.server.lifecycle.round_evaluation import load_arrays
 from fedquit.server.run.run_folder import RunFolder
 from fedquit.server.run.run_state import State
 from fedquit.settings import Settings
 from fedquit.simulations.simulate.verdict_of_run import sample_counts, verdict
+from fedquit.unlearning.tensors.convert import load_arrays
 
 SCHEMA_VERSION = 2
 STAGES = ("original", "unlearned", "recovered", "later", "retrained")

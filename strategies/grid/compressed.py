@@ -7,12 +7,13 @@ error reply that says why; so it is refused where all bad replies are, and the r
 from copy import copy
 from typing import Any
 
-from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
+from flwr.app import ArrayRecord, Error, Message, RecordDict
 from numpy.typing import NDArray
 
 from fedquit.client.compression.build_compression import Compression
 from fedquit.client.compression.codecs import Slot, slot_of
 from fedquit.errors import InputError
+from fedquit.strategies.grid.array_record import arrays_of_record, record_of
 
 MODEL = "arrays"
 """The record that holds a model; others travel as they are."""
@@ -62,25 +63,21 @@ class Exchange:
             return Message(Error(CANNOT_DECODE, str(reason)), reply_to=asked)
         self._errors.setdefault("up", []).extend(_said(reply))
         decoded = copy(reply)
-        decoded.content = RecordDict({**reply.content, name: _record(model)})
+        decoded.content = RecordDict({**reply.content, name: record_of(model)})
         return decoded
 
     def _compress(self, record: ArrayRecord) -> ArrayRecord:
         """Return a model compressed, and remember what devices decode from it."""
-        model, chain = {name: array.numpy() for name, array in record.items()}, self._compression.down
+        model, chain = arrays_of_record(record), self._compression.down
         slots = {name: slot_of(array) for name, array in model.items()}
         if chain is None:
             self._got[id(record)] = model, slots
             return record
         compressed = chain.encode(model)
-        travels = _record(compressed.arrays)
+        travels = record_of(compressed.arrays)
         self._got[id(travels)] = compressed.received, slots
         self._errors.setdefault("down", []).append(compressed.error)
         return travels
-
-
-def _record(arrays: dict[str, NDArray[Any]]) -> ArrayRecord:
-    return ArrayRecord({name: Array(array) for name, array in arrays.items()})
 
 
 def _said(reply: Message) -> list[float]:

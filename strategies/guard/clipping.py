@@ -14,7 +14,7 @@ from statistics import median
 
 import numpy as np
 
-from fedquit.strategies.rounds.aggregate import Arrays
+from fedquit.unlearning.tensors.convert import Arrays
 
 QUANTILE = 0.75
 FEW = 3

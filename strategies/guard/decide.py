@@ -18,7 +18,8 @@ from fedquit.strategies.guard.buffers import check_buffers
 from fedquit.strategies.guard.finding import Finding, broken
 from fedquit.strategies.guard.reply_checks import BadReplyError
 from fedquit.strategies.guard.step_checks import Accuracy, Bounds, Recent, accuracy_findings, step_findings
-from fedquit.unlearning.tensors.arithmetic import StateDict, check_usable, difference, moved
+from fedquit.unlearning.tensors.arithmetic import check_usable, difference, moved
+from fedquit.unlearning.tensors.convert import StateDict
 
 LISTED = 20
 """Findings that a document lists, those that do not hold first: a model of many layers can be wrong in each."""

@@ -22,9 +22,9 @@ from fedquit.strategies.guard.buffers import check_buffers
 from fedquit.strategies.guard.client_weights import believed, capped
 from fedquit.strategies.guard.clipping import clipped, groups_of, length, most, next_usual
 from fedquit.strategies.guard.reply_checks import BadReplyError
-from fedquit.strategies.rounds.aggregate import Arrays
 from fedquit.strategies.rounds.held_replies import Held
 from fedquit.strategies.rounds.reply import Made, OnReply, Reply
+from fedquit.unlearning.tensors.convert import Arrays
 
 USUAL = "usual_"
 LEFT_OUT = "left out: "

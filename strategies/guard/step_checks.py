@@ -24,7 +24,8 @@ from torch import Tensor
 
 from fedquit.strategies.guard.finding import Finding
 from fedquit.unlearning.methods.base import Method
-from fedquit.unlearning.tensors.arithmetic import StateDict, difference, norm
+from fedquit.unlearning.tensors.arithmetic import difference, norm
+from fedquit.unlearning.tensors.convert import StateDict
 
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
 SMALL = 0.01  # a layer that recent rounds hardly moved may move by this share of its own length

@@ -1,13 +1,11 @@
 """What turns the replies of one round into the new model: the seam between the messages and any aggregation rule."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
-from numpy.typing import NDArray
-
+from fedquit.unlearning.tensors.convert import Arrays
 from fedquit.unlearning.tensors.exact_mean import ExactMean
 
-Arrays = Mapping[str, NDArray[Any]]
 Config = Mapping[str, float | str]
 
 

@@ -7,7 +7,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
 from fedquit.strategies.grid.metered_grid import MeteredGrid
 from fedquit.strategies.guard.reply_checks import SHA256, BadReplyError, checked_content, checked_metrics
-from fedquit.strategies.rounds.train import OnReply
+from fedquit.strategies.rounds.reply import OnReply
 
 ACTION = f"{MessageType.EVALUATE}.own"
 Read = Callable[[int, Mapping[str, float]], dict[str, float]]

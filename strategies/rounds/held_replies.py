@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from fedquit.files import explained
-from fedquit.strategies.rounds.aggregate import Arrays
+from fedquit.unlearning.tensors.convert import Arrays
 
 
 class Held:

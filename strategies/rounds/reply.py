@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from fedquit.strategies.rounds.aggregate import Arrays
+from fedquit.unlearning.tensors.convert import Arrays
 
 OnReply = Callable[[int, str | None], None]
 

@@ -7,16 +7,15 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
-from numpy.typing import NDArray
 
 from fedquit.errors import FedquitError
 from fedquit.strategies.cost_log.cost_log import Costs
+from fedquit.strategies.grid.array_record import arrays_of_record, record_of
 from fedquit.strategies.grid.metered_grid import MeteredGrid
 from fedquit.strategies.guard.buffers import check_buffers
 from fedquit.strategies.guard.reply_checks import (
@@ -29,23 +28,11 @@ from fedquit.strategies.guard.reply_checks import (
     samples_digest_in,
 )
 from fedquit.strategies.guard.round_screen import Screen, Settled, refuse_buffers
-from fedquit.strategies.rounds.aggregate import Aggregate, Arrays, Config, Mean
+from fedquit.strategies.rounds.aggregate import Aggregate, Config, Mean
 from fedquit.strategies.rounds.reply import Made, OnReply, Reply
 from fedquit.strategies.rounds.travel import OneModel, Travel
 from fedquit.unlearning.seeds import derive_seed
-
-__all__ = [
-    "Arrays",
-    "Config",
-    "Correct",
-    "OnReply",
-    "Reply",
-    "Train",
-    "arrays_of",
-    "checked",
-    "num_sampled",
-    "record_of",
-]
+from fedquit.unlearning.tensors.convert import Arrays
 
 OnAsk = Callable[[int, bytes, bytes], None]
 Correct = Callable[[Arrays, Arrays], Arrays]
@@ -152,7 +139,9 @@ class Train(FedAvg):
         record, metrics = self.aggregate_train(number, self.grid.send_and_receive(messages))
         if record is None or metrics is None:
             raise FedquitError(f"{self.grid.phase} round {number}: no new model")
-        return arrays_of(record), {name: float(value) for name, value in metrics.items() if not isinstance(value, list)}
+        return arrays_of_record(record), {
+            name: float(value) for name, value in metrics.items() if not isinstance(value, list)
+        }
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -161,7 +150,7 @@ class Train(FedAvg):
         del grid
         nodes, messages = self.sample(server_round), []
         self._sent, self._asked = arrays, len(nodes)
-        rule_config = self.begin(arrays_of(arrays), len(nodes)).config
+        rule_config = self.begin(arrays_of_record(arrays), len(nodes)).config
         travel = self._travel or OneModel(arrays)
         for node in nodes:
             client = self.grid.members[node].client
@@ -206,7 +195,7 @@ class Train(FedAvg):
 
     def _good(self, replies: Iterable[Message], on_reply: OnReply) -> Iterator[Reply]:
         """Yield the replies that are in order by themselves, as they come."""
-        travel, sent = self._travel or OneModel(self._record), arrays_of(self._record)
+        travel, sent = self._travel or OneModel(self._record), arrays_of_record(self._record)
         for reply in checked(replies, travel.expected, self.grid, on_reply, self.on_ask):
             try:
                 arrays = travel.read(reply.arrays, reply.num_examples)
@@ -229,7 +218,7 @@ class Train(FedAvg):
     def _screened(self, replies: Iterable[Reply], on_reply: OnReply) -> Made | None:
         """Hold replies until all have come, and make of them a model that can be used; None: they make none."""
         assert self.screen is not None  # noqa: S101 - for the types
-        with self.screen(arrays_of(self._record)) as screen:
+        with self.screen(arrays_of_record(self._record)) as screen:
             settled = screen.settle(replies, self._make, self.needs, on_reply)
             self.settled, made = settled, settled.made
             if made is not None and len(made.used) >= self.needs:
@@ -244,7 +233,7 @@ class Train(FedAvg):
         Raises:
             FedquitError: they make none, though there are enough.
         """
-        aggregate, sent = self.begin(arrays_of(self._record), self._asked), arrays_of(self._record)
+        aggregate, sent = self.begin(arrays_of_record(self._record), self._asked), arrays_of_record(self._record)
         losses, weights, seconds, used = list[float](), list[int](), list[float](), list[int]()
         for reply in replies:
             weight = reply.weight or reply.num_examples
@@ -311,13 +300,3 @@ def checked(
             on_refused(client, str(reason))
         else:
             yield Reply(client, arrays, count, metrics, samples_digest_in(reply))
-
-
-def arrays_of(record: ArrayRecord) -> dict[str, NDArray[Any]]:
-    """Return Flower's record as arrays."""
-    return {name: array.numpy() for name, array in record.items()}
-
-
-def record_of(arrays: Arrays) -> ArrayRecord:
-    """Return arrays as Flower's record, names in order."""
-    return ArrayRecord({name: Array(np.asarray(arrays[name], order="C")) for name in arrays})

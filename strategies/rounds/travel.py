@@ -6,7 +6,8 @@ from typing import Protocol
 from flwr.app import ArrayRecord
 
 from fedquit.strategies.guard.reply_checks import Forms, Shape
-from fedquit.strategies.rounds.aggregate import Arrays, Config
+from fedquit.strategies.rounds.aggregate import Config
+from fedquit.unlearning.tensors.convert import Arrays
 
 
 class Travel(Protocol):

@@ -8,7 +8,6 @@ import numpy as np
 from flwr.serverapp import strategy as flower
 
 from fedquit.strategies.guard.reply_checks import BadReplyError
-from fedquit.strategies.rounds.aggregate import Arrays
 from fedquit.strategies.rules.flower import (
     FLOWER_SHOWN_ONE_NODE,
     LARGEST_NORM,
@@ -19,6 +18,7 @@ from fedquit.strategies.rules.flower import (
 )
 from fedquit.strategies.rules.rule import Opening, Traits
 from fedquit.unlearning.setting_checks import check_at_least_zero
+from fedquit.unlearning.tensors.convert import Arrays
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,15 +15,17 @@ from dataclasses import asdict
 from typing import Any, ClassVar, cast
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.exception import AggregationError, InconsistentMessageReplies
 from flwr.serverapp.strategy import Strategy
 
 from fedquit.errors import FedquitError
+from fedquit.strategies.grid.array_record import arrays_of_record, record_of
 from fedquit.strategies.guard.reply_checks import BadReplyError
-from fedquit.strategies.rounds.aggregate import Aggregate, Arrays, Config
+from fedquit.strategies.rounds.aggregate import Aggregate, Config
 from fedquit.strategies.rules.rule import Opening, Rule
+from fedquit.unlearning.tensors.convert import Arrays
 from fedquit.unlearning.tensors.exact_mean import ExactMean
 
 FLOWER_SHOWN_ONE_NODE = {"fraction_train": 1.0, "min_train_nodes": 1, "min_available_nodes": 1}
@@ -90,7 +92,7 @@ class FlowerRule(Rule):
                 raise FedquitError(f"strategy '{self.name}': {error}") from error
         if record is None:
             raise FedquitError(f"strategy '{self.name}' made no model of {len(replies)} replies")
-        new, state = {name: array.numpy() for name, array in record.items()}, self.to_keep(strategy, list(shown))
+        new, state = arrays_of_record(record), self.to_keep(strategy, list(shown))
         self._check_finite({**new, **(state or {})})
         return new, state
 
@@ -240,7 +242,7 @@ def norm(arrays: Arrays, minus: Arrays | None = None) -> float:
 
 def _configured(strategy: Strategy, number: int, shown: Arrays) -> ConfigRecord:
     """Have Flower configure a round for one node, and return the config; whom to ask is not Flower's to choose."""
-    messages = list(strategy.configure_train(number, _record(shown), ConfigRecord(), cast(Grid, _OneNode())))
+    messages = list(strategy.configure_train(number, record_of(shown), ConfigRecord(), cast(Grid, _OneNode())))
     return next(iter(messages[0].content.config_records.values()))
 
 
@@ -252,12 +254,8 @@ class _OneNode:
 
 
 def _message(arrays: Arrays, metrics: Metrics) -> Message:
-    content = RecordDict({"arrays": _record(arrays), "metrics": MetricRecord(dict(metrics))})
+    content = RecordDict({"arrays": record_of(arrays), "metrics": MetricRecord(dict(metrics))})
     return Message(content, 1, MessageType.TRAIN)
-
-
-def _record(arrays: Arrays) -> ArrayRecord:
-    return ArrayRecord({name: Array(np.array(array, order="C")) for name, array in arrays.items()})
 
 
 @contextmanager

@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 from flwr.serverapp import strategy as flower
 
-from fedquit.strategies.rounds.aggregate import Aggregate, Arrays
+from fedquit.strategies.rounds.aggregate import Aggregate
 from fedquit.strategies.rules.flower import FlowerRule, Stepped
 from fedquit.strategies.rules.rule import Opening, Traits
 from fedquit.unlearning.setting_checks import check_fraction, check_positive
+from fedquit.unlearning.tensors.convert import Arrays
 
 
 class ServerOptimiser(FlowerRule):

@@ -19,10 +19,10 @@ from fedquit.strategies.flower_internals import (
     ServerAdaptiveClipping,
 )
 from fedquit.strategies.guard.reply_checks import BadReplyError
-from fedquit.strategies.rounds.aggregate import Arrays
 from fedquit.strategies.rules.flower import FlowerRule, Metrics, SingleReplies, norm, quiet
 from fedquit.strategies.rules.rule import Opening, Traits
 from fedquit.unlearning.setting_checks import check_at_least_zero, check_positive, check_share
+from fedquit.unlearning.tensors.convert import Arrays
 
 NORM = "clipping-norm"
 PRECISION = 1e-6  # of a model in float32, in which a device clips

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedquit.strategies.rounds.aggregate import Aggregate, Arrays
+from fedquit.strategies.rounds.aggregate import Aggregate
+from fedquit.unlearning.tensors.convert import Arrays
 
 
 @dataclass(frozen=True, slots=True)

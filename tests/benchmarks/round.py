@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
@@ -32,8 +32,8 @@ from fedquit.strategies.grid.metered_grid import MeteredGrid
 from fedquit.strategies.rounds.train import Train
 from fedquit.unlearning.samples import shuffled_batches
 from fedquit.unlearning.seeds import derive_seed
+from fedquit.unlearning.tensors.convert import Arrays
 
-Arrays = Mapping[str, Any]
 POLL_SECONDS = 0.002
 
 

@@ -13,7 +13,9 @@ from fedquit.client.device.device import simulated_device
 from fedquit.client.training.sgd import deterministic, evaluate, fit
 from fedquit.settings import Settings
 from fedquit.strategies.flower_internals import become_server_task
+from fedquit.strategies.grid.array_record import arrays_of_record
 from fedquit.unlearning.methods.base import make_method
+from fedquit.unlearning.tensors.convert import arrays_of
 
 SETTINGS = Settings(clients=3, model="mlp", samples=120, batch_size=16, lr=0.05, momentum=0.5, local_epochs=2)
 START = initial_model(SETTINGS, 0).state_dict()
@@ -38,11 +40,11 @@ def device(client: int = 1) -> Any:
 
 
 def arrays(content: RecordDict) -> dict[str, np.ndarray[Any, Any]]:
-    return {name: array.numpy() for name, array in content.array_records["arrays"].items()}
+    return arrays_of_record(content.array_records["arrays"])
 
 
 def assert_is_model(content: RecordDict, model: torch.nn.Module) -> None:
-    expected = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    expected = arrays_of(model.state_dict())
     got = arrays(content)
     assert got.keys() == expected.keys()
     assert all(got[name].tobytes() == expected[name].tobytes() for name in expected)

@@ -18,14 +18,16 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, Message, MetricRecord
+from flwr.app import Message, MetricRecord
 from numpy.typing import NDArray
 from torch import nn
 
 from fedquit.client.device.device import model_with
 from fedquit.client.training.sgd import deterministic, evaluate, fit
 from fedquit.server.coordinator import Coordinator
+from fedquit.strategies.grid.array_record import record_of
 from fedquit.unlearning.samples import Samples
+from fedquit.unlearning.tensors.convert import arrays_of, tensors_of
 from tests.harness.rehearsal import KitGrid, Rehearsal, rehearse
 
 Model = dict[str, NDArray[Any]]
@@ -101,7 +103,7 @@ class Lie:
         )
         with deterministic(SEED):
             fit(model, both, lr=self.world.lr, epochs=2, seed=SEED)
-        return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+        return arrays_of(model.state_dict())
 
     def with_buffers(self, name: str, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Model:
         """Return the honest model with the buffers of that name changed."""
@@ -157,7 +159,7 @@ class World:
 
     def model(self, arrays: Mapping[str, NDArray[Any]]) -> nn.Module:
         """Return a model with these entries."""
-        tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+        tensors = tensors_of(arrays)
         return model_with(self.rehearsal.federation.settings(), tensors)
 
     def samples_of(self, member: int) -> Samples:
@@ -174,7 +176,7 @@ class World:
                 for each in (message, reply)
             )
             model, count = attack(Lie(self, sent, honest))
-            reply.content["arrays"] = ArrayRecord({name: Array(array) for name, array in model.items()})
+            reply.content["arrays"] = record_of(model)
             if count is not None:
                 metrics = reply.content.metric_records["metrics"]
                 reply.content["metrics"] = MetricRecord({**metrics, "num-examples": count})

@@ -28,7 +28,8 @@ from fedquit.unlearning.methods.fedquit import FedQUIT
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.seeds import derive_seed
 from fedquit.unlearning.session import ClientReply
-from fedquit.unlearning.tensors.arithmetic import StateDict, StateMean, difference, moved, norm, parameter_names
+from fedquit.unlearning.tensors.arithmetic import StateMean, difference, moved, norm, parameter_names
+from fedquit.unlearning.tensors.convert import StateDict
 
 SEED = 5
 WATCHED = 5

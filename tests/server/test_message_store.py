@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.common.constant import NOOP_FLWR_AID
 from flwr.server.superlink.linkstate import LinkStateFactory
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
@@ -21,6 +21,7 @@ from fedquit.client.receipts import read_receipt
 from fedquit.client.receipts.command import lines
 from fedquit.server.message_store import DATABASE, Remains, erase_messages
 from fedquit.strategies.flower_internals import become_server_task
+from fedquit.strategies.grid.array_record import record_of
 from tests.harness.rehearsal import rehearse
 
 PIECE = 64
@@ -46,7 +47,7 @@ class SuperLink:
         """Return a model of random weights, and remember pieces of it."""
         arrays = {f"layer{place}": self.random.normal(size=20_000).astype("float32") for place in range(3)}
         self.pieces += [a.tobytes()[at : at + PIECE] for a in arrays.values() for at in (0, 40_000, 79_900)]
-        return ArrayRecord({name: Array(array) for name, array in arrays.items()})
+        return record_of(arrays)
 
     def send(self) -> Message:
         """Store a message with a model for the node."""

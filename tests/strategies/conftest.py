@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from fedquit.simulations.engine.inprocess import InProcessGrid
+from fedquit.strategies.grid.array_record import record_of
 from fedquit.strategies.grid.metered_grid import MeteredGrid
 
 ClientReply = Callable[[int, Message], RecordDict]
@@ -62,7 +63,7 @@ def reply_with() -> Callable[..., RecordDict]:
     """Build the content of a reply: arrays, number of samples, loss."""
 
     def content(arrays: dict[str, NDArray[np.float32]], count: float = 1, loss: float = 0.5) -> RecordDict:
-        record = ArrayRecord({name: Array(array) for name, array in arrays.items()})
+        record = record_of(arrays)
         return RecordDict({"arrays": record, "metrics": MetricRecord({"num-examples": count, "loss": loss})})
 
     return content

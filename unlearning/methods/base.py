@@ -18,7 +18,7 @@ from fedquit.unlearning.plugins import Plugins
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.session import Session, weighted_mean
 from fedquit.unlearning.setting_checks import check_count
-from fedquit.unlearning.tensors.arithmetic import StateDict
+from fedquit.unlearning.tensors.convert import StateDict
 
 GRANULARITIES = ("client", "sample", "class")
 PLACES = ("server", "device", "federation")

@@ -15,7 +15,8 @@ from fedquit.unlearning.exchanges import Exchange, Log, Outlook
 from fedquit.unlearning.methods.base import Method, Traits, method
 from fedquit.unlearning.session import Session
 from fedquit.unlearning.setting_checks import check_count
-from fedquit.unlearning.tensors.arithmetic import StateDict, StateMean, difference, moved, norm, parameter_names
+from fedquit.unlearning.tensors.arithmetic import StateMean, difference, moved, norm, parameter_names
+from fedquit.unlearning.tensors.convert import StateDict
 
 
 def calibrated(stored: StateDict, fresh: StateDict) -> dict[str, Tensor]:

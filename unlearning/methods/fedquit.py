@@ -25,8 +25,8 @@ from fedquit.unlearning.samples import Samples, shuffled_batches
 from fedquit.unlearning.seeds import derive_seed
 from fedquit.unlearning.session import Session, weighted_mean
 from fedquit.unlearning.setting_checks import check_count, check_positive, is_number
-from fedquit.unlearning.tensors.arithmetic import StateDict
 from fedquit.unlearning.tensors.batch_norm import check_statistics, statistics_for, unlearning_mode
+from fedquit.unlearning.tensors.convert import StateDict
 from fedquit.unlearning.tensors.fitting import seeded, trainable
 from fedquit.unlearning.tensors.inference import logits
 

@@ -18,7 +18,7 @@ from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.seeds import derive_seed
 from fedquit.unlearning.session import Session, weighted_mean
 from fedquit.unlearning.setting_checks import check_count, check_positive, check_share
-from fedquit.unlearning.tensors.arithmetic import StateDict
+from fedquit.unlearning.tensors.convert import StateDict
 from fedquit.unlearning.tensors.fitting import descend
 from fedquit.unlearning.tensors.inference import logits
 

@@ -15,7 +15,7 @@ from fedquit.unlearning.exchanges import Exchange, Outlook
 from fedquit.unlearning.methods.base import GRANULARITIES, Method, Traits, method
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.session import Session
-from fedquit.unlearning.tensors.arithmetic import StateDict
+from fedquit.unlearning.tensors.convert import StateDict
 from fedquit.unlearning.tensors.first_layer import first_weights, names_of
 from fedquit.unlearning.tensors.fitting import seeded
 from fedquit.unlearning.tensors.inference import logits

@@ -22,7 +22,8 @@ from fedquit.unlearning.methods.base import Method, Traits, method
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.session import ClientReply, Session, check_replied
 from fedquit.unlearning.setting_checks import check_count, check_positive
-from fedquit.unlearning.tensors.arithmetic import StateDict, StateMean, difference, moved, parameter_names
+from fedquit.unlearning.tensors.arithmetic import StateMean, difference, moved, parameter_names
+from fedquit.unlearning.tensors.convert import StateDict
 from fedquit.unlearning.tensors.fitting import Loss, full_gradient, trainable
 
 ANCHORS = ("original", "unlearned")

@@ -26,7 +26,8 @@ from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.seeds import derive_seed
 from fedquit.unlearning.session import Session, check_replied
 from fedquit.unlearning.setting_checks import check_count, check_positive, is_number
-from fedquit.unlearning.tensors.arithmetic import StateDict, StateMean, difference, moved, norm, parameter_names
+from fedquit.unlearning.tensors.arithmetic import StateMean, difference, moved, norm, parameter_names
+from fedquit.unlearning.tensors.convert import StateDict
 from fedquit.unlearning.tensors.fitting import descend, trainable
 
 PROJECTIONS = ("delta", "sqrt-delta")

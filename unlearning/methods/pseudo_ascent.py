@@ -11,7 +11,8 @@ from fedquit.unlearning.exchanges import Exchange, Outlook
 from fedquit.unlearning.methods.base import GRANULARITIES, Method, Traits, method
 from fedquit.unlearning.session import Session, weighted_mean
 from fedquit.unlearning.setting_checks import check_positive
-from fedquit.unlearning.tensors.arithmetic import StateDict, difference, moved, parameter_names
+from fedquit.unlearning.tensors.arithmetic import difference, moved, parameter_names
+from fedquit.unlearning.tensors.convert import StateDict
 
 
 @method

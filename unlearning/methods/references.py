@@ -11,7 +11,7 @@ from typing import ClassVar
 from fedquit.unlearning.exchanges import Exchange, Log, Outlook
 from fedquit.unlearning.methods.base import GRANULARITIES, Method, Traits, method
 from fedquit.unlearning.session import Session
-from fedquit.unlearning.tensors.arithmetic import StateDict
+from fedquit.unlearning.tensors.convert import StateDict
 
 
 @method

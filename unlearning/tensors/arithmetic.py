@@ -8,13 +8,11 @@ import math
 from collections.abc import Collection, Mapping
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from fedquit.errors import FedquitError
+from fedquit.unlearning.tensors.convert import StateDict, tensors_of
 from fedquit.unlearning.tensors.exact_mean import ExactMean
-
-StateDict = Mapping[str, Tensor]
 
 
 def parameter_names(model: nn.Module) -> frozenset[str]:
@@ -129,4 +127,4 @@ class StateMean:
         """
         if self._names is None:
             raise FedquitError("there is nothing to average: no client answered")
-        return {name: torch.from_numpy(np.asarray(array).copy()) for name, array in self._mean.result().items()}
+        return tensors_of({name: np.asarray(array) for name, array in self._mean.result().items()})

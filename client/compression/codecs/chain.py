@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedquit.client.compression.codecs.codec import Arrays, Codec, Slot, Take, slot_of
+from fedquit.client.compression.codecs.codec import Codec, Slot, Take, slot_of
 from fedquit.client.compression.codecs.fp16 import FP16
 from fedquit.client.compression.codecs.int8 import Int8
 from fedquit.client.compression.codecs.npy_reader import Parcel
@@ -21,6 +21,7 @@ from fedquit.client.compression.codecs.svd import SVD
 from fedquit.client.compression.codecs.top_k import TopK
 from fedquit.client.compression.codecs.zstd import Zstd
 from fedquit.errors import InputError, unknown
+from fedquit.unlearning.tensors.convert import Arrays
 
 CODECS: dict[str, type[Codec]] = {cls.name: cls for cls in (TopK, SVD, FP16, Int8, Zstd)}
 

@@ -5,14 +5,12 @@ Who decodes says of every array which dtype and shape it must have before anythi
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-Arrays = Mapping[str, NDArray[Any]]
 
 SELECTS, SHORTENS, PACKS = range(3)
 """What a codec does, in the order in which a chain does it: fewer numbers, shorter numbers, fewer bytes."""

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from fedquit.client.objectives.base.frozen_teacher import MODES, Teacher
 from fedquit.client.objectives.base.gates import Gate
 from fedquit.client.objectives.base.objective import LocalRound, Objective, Traits
-from fedquit.client.objectives.base.sharing import StateDict
 from fedquit.client.training.sgd import Batch, Loss, cross_entropy
 from fedquit.errors import InputError, unknown
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.setting_checks import check_at_least_zero, check_positive
+from fedquit.unlearning.tensors.convert import StateDict
 
 REDUCTIONS = ("batchmean", "mean")
 Asked = Callable[[Batch], tuple[Tensor, ...]]

@@ -12,11 +12,12 @@ from typing import Any, ClassVar, TypeVar
 
 from torch import nn
 
-from fedquit.client.objectives.base.sharing import Sharing, StateDict
+from fedquit.client.objectives.base.sharing import Sharing
 from fedquit.client.training.sgd import Loss, cross_entropy, fit
 from fedquit.errors import unknown
 from fedquit.unlearning.plugins import Plugins
 from fedquit.unlearning.samples import Samples
+from fedquit.unlearning.tensors.convert import StateDict
 
 KEEPS = ("nothing", "previous model", "own model", "own teacher")
 TRAVELS = ("model", "two models", "model and generator", "factors", "class logits", "prototypes", "open logits")

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from fedquit.errors import InputError
+from fedquit.unlearning.tensors.convert import StateDict
 
-StateDict = Mapping[str, Tensor]
 Shape = tuple[int, ...]
 
 

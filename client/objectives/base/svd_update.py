@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from fedquit.client.objectives.base.sharing import Form, Shape, StateDict, form_of
+from fedquit.client.objectives.base.sharing import Form, Shape, form_of
+from fedquit.unlearning.tensors.convert import StateDict
 from fedquit.unlearning.tensors.truncated_svd import expand, truncate
 
 WHOLE, PARTS = "whole", ("u", "s", "v")

@@ -3,7 +3,7 @@
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.strategies.guard.reply_checks import UNAVAILABLE
 from fedquit.strategies.guard.round_screen import LEFT_OUT
-from fedquit.strategies.rounds.train import OnReply
+from fedquit.strategies.rounds.reply import OnReply
 
 
 def noted(place: Workplace, phase: str, number: int, request: str | None = None) -> OnReply:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fedquit.client.app import app
 from fedquit.client.compression.build_compression import Compression, compression_of
@@ -14,6 +14,7 @@ from fedquit.client.data.build_data_and_model import initial_model
 from fedquit.errors import InputError
 from fedquit.settings import Settings
 from fedquit.strategies.flower_internals import become_server_task
+from fedquit.strategies.grid.array_record import arrays_of_record, record_of
 
 SETTINGS: dict[str, Any] = {"clients": 3, "model": "mlp", "samples": 90, "scheme": "iid"}
 START = {name: tensor.numpy() for name, tensor in initial_model(Settings(**SETTINGS), 0).state_dict().items()}
@@ -22,7 +23,7 @@ START = {name: tensor.numpy() for name, tensor in initial_model(Settings(**SETTI
 def ask(arrays: dict[str, Any], kind: str = "train", clipping_norm: float = 0.0, **changed: Any) -> RecordDict:
     become_server_task(1)
     settings = Settings.read({**SETTINGS, **changed})
-    record = ArrayRecord({name: Array(array) for name, array in arrays.items()})
+    record = record_of(arrays)
     clipping = {"clipping_norm": clipping_norm} if clipping_norm else {}
     config = ConfigRecord({"seed": 5, "lr": 0.1, "server-round": 1, **clipping})
     context = Context(1, 1000, {"partition-id": 0, "num-partitions": 3}, RecordDict(), settings.run_config())
@@ -30,7 +31,7 @@ def ask(arrays: dict[str, Any], kind: str = "train", clipping_norm: float = 0.0,
 
 
 def model_in(content: RecordDict) -> dict[str, Any]:
-    return {name: array.numpy() for name, array in content.array_records["arrays"].items()}
+    return arrays_of_record(content.array_records["arrays"])
 
 
 def test_no_compression_is_the_default() -> None:

@@ -33,6 +33,7 @@ from fedquit.errors import InputError
 from fedquit.server.provision.certificates import node_key_files
 from fedquit.settings import Settings
 from fedquit.strategies.flower_internals import become_server_task
+from fedquit.strategies.grid.array_record import arrays_of_record
 
 SETTINGS = Settings(model="mlp", classes="3", input_shape="1x4x4", batch_size=4)
 START = initial_model(SETTINGS, 0).state_dict()
@@ -84,7 +85,7 @@ def said(content: RecordDict) -> dict[str, Any]:
 
 
 def model_of(content: RecordDict) -> str:
-    return model_hash({name: array.numpy() for name, array in content.array_records["arrays"].items()})
+    return model_hash(arrays_of_record(content.array_records["arrays"]))
 
 
 def mark(kit: Kit, *numbers: int, request: str = REQUEST) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from flwr.app import Array, ArrayRecord, Error, Message
+from flwr.app import Error, Message
 
 from fedquit.client.device.record import Record
 from fedquit.client.receipts import read_receipt
@@ -22,6 +22,7 @@ from fedquit.server.coordinator import Coordinator
 from fedquit.server.ledger import FORGOTTEN, Ledger, NewRequest, Step
 from fedquit.server.page.ledger_view import waits_for
 from fedquit.server.service.admission import Rules, decide
+from fedquit.strategies.grid.array_record import record_of
 from tests.harness.rehearsal import KitGrid, Rehearsal, rehearse
 
 Make = Callable[..., Rehearsal]
@@ -102,7 +103,7 @@ def members(step: Step) -> list[int]:
 def spoilt(message: Message, reply: Message, value: float) -> Message:
     """Return the reply with every number of its model set to `value`."""
     arrays = {name: np.full_like(a.numpy(), value) for name, a in reply.content.array_records["arrays"].items()}
-    reply.content["arrays"] = ArrayRecord({name: Array(array) for name, array in arrays.items()})
+    reply.content["arrays"] = record_of(arrays)
     return reply
 
 

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, Message, MetricRecord
+from flwr.app import Message, MetricRecord
 
 from fedquit.client.device.device import model_with
 from fedquit.client.training.sgd import evaluate
 from fedquit.server.ledger import Event, Request
+from fedquit.strategies.grid.array_record import arrays_of_record, record_of
 from fedquit.unlearning.samples import Samples
 from tests.harness.rehearsal import KitGrid, Rehearsal, rehearse
 
@@ -68,9 +69,9 @@ def lying(rehearsal: Rehearsal, liars: Iterable[int], lie: Callable[[Message], M
 
 def random_weights(reply: Message) -> Message:
     draw = np.random.default_rng(1)
-    arrays = {name: a.numpy() for name, a in reply.content.array_records["arrays"].items()}
+    arrays = arrays_of_record(reply.content.array_records["arrays"])
     noise = {name: draw.standard_normal(a.shape).astype(a.dtype) for name, a in arrays.items()}
-    reply.content["arrays"] = ArrayRecord({name: Array(array) for name, array in noise.items()})
+    reply.content["arrays"] = record_of(noise)
     return reply
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from flwr.app import Array, ArrayRecord, Message
+from flwr.app import Message
 
 from fedquit.client.receipts import Receipt, read_receipt
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Event, Request, Step
 from fedquit.server.page import ledger_view
+from fedquit.strategies.grid.array_record import record_of
 from tests.harness.rehearsal import KitGrid, Rehearsal, rehearse
 
 HOUR, DAY = 3600.0, 86_400.0
@@ -106,7 +107,7 @@ def of_class(rehearsal: Rehearsal, member: int) -> int:
 def spoilt(message: Message, reply: Message) -> Message:
     if message.metadata.message_type == "train.forget":
         arrays = {name: np.full_like(a.numpy(), 0.5) for name, a in reply.content.array_records["arrays"].items()}
-        reply.content["arrays"] = ArrayRecord({name: Array(array) for name, array in arrays.items()})
+        reply.content["arrays"] = record_of(arrays)
     return reply
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Message, MetricRecord
+from flwr.app import Message, MetricRecord
 
 from fedquit.server.ledger import Event, Request, Step
 from fedquit.server.service.refusal import RefusalError
+from fedquit.strategies.grid.array_record import record_of
 from tests.harness.rehearsal import KitGrid, Rehearsal, rehearse
 
 LIAR = 1
@@ -99,7 +100,7 @@ def test_one_of_two_devices_that_stands_still_does_not_hold_up_the_other(make: M
             return reply
         sent, honest = (each.content.array_records["arrays"] for each in (message, reply))
         moved = {name: a.numpy() + still * (honest[name].numpy() - a.numpy()) for name, a in sent.items()}
-        reply.content["arrays"] = ArrayRecord({name: Array(array) for name, array in moved.items()})
+        reply.content["arrays"] = record_of(moved)
         return reply
 
     rehearsal, honest = make(2), make(2)

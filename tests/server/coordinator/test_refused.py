@@ -16,6 +16,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from numpy.typing import NDArray
 
 from fedquit.server.ledger import Event, Step
+from fedquit.strategies.grid.array_record import record_of
 from tests.harness.rehearsal import KitGrid, Rehearsal, rehearse
 
 Spoil = Callable[[Message], Message | Error]
@@ -111,7 +112,7 @@ def arrays(change: Callable[[dict[str, NDArray[Any]]], object]) -> Spoil:
     def spoil(reply: Message) -> Message:
         model = {name: array.numpy().copy() for name, array in reply.content.array_records["arrays"].items()}
         model = change(model) or model  # type: ignore[assignment]
-        reply.content["arrays"] = ArrayRecord({name: Array(array) for name, array in model.items()})
+        reply.content["arrays"] = record_of(model)
         return reply
 
     return spoil

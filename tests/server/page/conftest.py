@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Message
+from flwr.app import Message
 
+from fedquit.strategies.grid.array_record import record_of
 from tests.harness.rehearsal import KitGrid, Rehearsal, rehearse
 
 DAY = 86_400.0
@@ -27,7 +28,7 @@ def spoilt(grid: KitGrid, member: int, kind: str) -> None:
 
 def nan(reply: Message) -> Message:
     arrays = {name: np.full_like(a.numpy(), np.nan) for name, a in reply.content.array_records["arrays"].items()}
-    reply.content["arrays"] = ArrayRecord({name: Array(array) for name, array in arrays.items()})
+    reply.content["arrays"] = record_of(arrays)
     return reply
 
 

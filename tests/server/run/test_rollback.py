@@ -13,8 +13,8 @@ from fedquit.server.run.run_folder import RunFolder
 from fedquit.server.run.run_state import State
 from fedquit.settings import Settings
 from fedquit.simulations.engine.inprocess import FIRST_NODE_ID, InProcessGrid
+from fedquit.strategies.grid.array_record import arrays_of_record
 from fedquit.strategies.grid.metered_grid import MeteredGrid
-from fedquit.strategies.rounds.train import arrays_of
 
 ROUNDS = 5
 SMALL = {"model": "mlp", "clients": 4, "samples": 80, "scheme": "iid", "holdout": 60, "rounds": ROUNDS,
@@ -37,7 +37,7 @@ class Log(InProcessGrid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         for message in (asked := list(messages)):
             if self.phase != "join":
-                arrays = arrays_of(message.content.array_records["arrays"])
+                arrays = arrays_of_record(message.content.array_records["arrays"])
                 model = b"".join(arrays[name].tobytes() for name in sorted(arrays))
                 rate: Any = message.content.config_records["config"].get("lr", 0.0)
                 self.sent.append((self.phase, message.metadata.dst_node_id - FIRST_NODE_ID, rate, model))

@@ -18,7 +18,7 @@ from fedquit.strategies.cost_log.cost_rows import read_rows
 from fedquit.unlearning.exchanges import Exchange, Outlook
 from fedquit.unlearning.methods.base import METHODS, Method, Traits
 from fedquit.unlearning.session import Session
-from fedquit.unlearning.tensors.arithmetic import StateDict
+from fedquit.unlearning.tensors.convert import StateDict
 
 SMALL = {"model": "mlp", "clients": 4, "alpha": 1.0, "rounds": 4, "samples": 300, "holdout": 100}
 TRAIN = {**SMALL, "reference": "none"}

@@ -20,6 +20,7 @@ from fedquit.settings import Settings
 from fedquit.simulations.engine.inprocess import FIRST_NODE_ID, InProcessGrid
 from fedquit.strategies.grid.metered_grid import MeteredGrid
 from fedquit.strategies.rounds.train import Train
+from fedquit.unlearning.tensors.convert import arrays_of
 from tests.harness.waiting import until
 
 tiny = ClientApp()
@@ -88,7 +89,7 @@ def alone() -> Iterator[InProcessGrid]:
 
 def test_any_number_of_workers_gives_the_same_model_bit_for_bit() -> None:
     settings = Settings(clients=3, model="mlp", samples=150, batch_size=16)
-    start = {name: tensor.numpy() for name, tensor in initial_model(settings, 0).state_dict().items()}
+    start = arrays_of(initial_model(settings, 0).state_dict())
     models = []
     for workers in (1, 2):
         with InProcessGrid(3, settings.run_config(), workers=workers) as grid:

@@ -26,7 +26,7 @@ from fedquit.simulations.simulate.run_simulation import run_simulation
 from fedquit.simulations.simulate.summary import summarise
 from fedquit.unlearning.methods.base import METHODS, Method, Traits
 from fedquit.unlearning.session import Session
-from fedquit.unlearning.tensors.arithmetic import StateDict
+from fedquit.unlearning.tensors.convert import StateDict
 
 Document = dict[str, Any]
 SMALL = {

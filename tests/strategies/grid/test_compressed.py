@@ -13,8 +13,9 @@ from fedquit.client.compression.build_compression import Compression
 from fedquit.client.compression.codecs import Chain, Slot, chain_of, slot_of
 from fedquit.strategies.cost_log.cost_log import Costs
 from fedquit.strategies.cost_log.cost_rows import Row, line_of, read_rows
+from fedquit.strategies.grid.array_record import arrays_of_record, record_of
 from fedquit.strategies.grid.metered_grid import MeteredGrid
-from fedquit.strategies.rounds.train import Train, record_of
+from fedquit.strategies.rounds.train import Train
 
 Model = dict[str, NDArray[np.float32]]
 Connect = Callable[..., MeteredGrid]
@@ -26,7 +27,7 @@ UP, DOWN = chain_of("int8+zstd"), chain_of("fp16")
 
 
 def model_in(message: Message) -> dict[str, NDArray[Any]]:
-    return {name: array.numpy() for name, array in message.content.array_records["arrays"].items()}
+    return arrays_of_record(message.content.array_records["arrays"])
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def test_a_reply_that_cannot_be_decoded_is_refused_by_name_and_the_round_goes_on
         return content if client != 1 else reply_with({**model_in_content(content), name: bad})
 
     def model_in_content(content: RecordDict) -> dict[str, NDArray[Any]]:
-        return {key: array.numpy() for key, array in content.array_records["arrays"].items()}
+        return arrays_of_record(content.array_records["arrays"])
 
     heard: dict[int, str | None] = {}
     grid = connect(one_bad)

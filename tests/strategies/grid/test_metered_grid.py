@@ -16,9 +16,10 @@ from fedquit.simulations.engine.inprocess import InProcessGrid
 from fedquit.strategies.cost_log.cost_log import Costs, Traffic
 from fedquit.strategies.cost_log.cost_rows import Row, read_rows
 from fedquit.strategies.cost_log.message_size import measured
+from fedquit.strategies.grid.array_record import record_of
 from fedquit.strategies.grid.metered_grid import MeteredGrid
 from fedquit.strategies.grid.node_identity import Member
-from fedquit.strategies.rounds.train import Train, record_of
+from fedquit.strategies.rounds.train import Train
 
 Connect = Callable[..., MeteredGrid]
 

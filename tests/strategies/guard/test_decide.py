@@ -10,7 +10,8 @@ from fedquit.strategies.guard.decide import Decision, Policy, admit_model, check
 from fedquit.strategies.guard.reply_checks import BadReplyError
 from fedquit.strategies.guard.step_checks import Accuracy, Bounds, Recent, bounds_of
 from fedquit.unlearning.methods.base import Traits, all_methods, make_method
-from fedquit.unlearning.tensors.arithmetic import StateDict, difference, norm
+from fedquit.unlearning.tensors.arithmetic import difference, norm
+from fedquit.unlearning.tensors.convert import StateDict
 
 CURRENT = {"a": torch.zeros(4), "b": torch.ones(4)}
 USUAL = Recent([1.0, 1.2, 0.8], [0.1] * 3, [{"a": torch.full((4,), 0.5), "b": torch.full((4,), 0.01)}] * 3)

@@ -11,10 +11,11 @@ from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDic
 from numpy.typing import NDArray
 
 from fedquit.strategies.flower_internals import become_server_task
+from fedquit.strategies.grid.array_record import record_of
 from fedquit.strategies.guard.reply_checks import MAX_EXAMPLES, BadReplyError, checked_arrays, checked_metrics
 
 GOOD: dict[str, NDArray[Any]] = {"w": np.array([1.0, 2.0, 3.0], np.float32), "counter": np.array(7, np.int64)}
-EXPECTED = ArrayRecord({name: Array(array) for name, array in GOOD.items()})
+EXPECTED = record_of(GOOD)
 
 
 def reply(content: RecordDict | Error) -> Message:

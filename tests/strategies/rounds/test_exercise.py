@@ -14,11 +14,12 @@ from fedquit.errors import FedquitError
 from fedquit.server.lifecycle.grid_session import GridSession, simulated_case
 from fedquit.settings import Settings
 from fedquit.simulations.engine.inprocess import InProcessGrid
+from fedquit.strategies.grid.array_record import arrays_of_record
 from fedquit.strategies.grid.metered_grid import MeteredGrid
 from fedquit.strategies.rounds.exercise import run_exercise
-from fedquit.strategies.rounds.train import arrays_of
 from fedquit.unlearning.methods.base import METHODS
 from fedquit.unlearning.seeds import derive_seed
+from fedquit.unlearning.tensors.convert import tensors_of
 
 Connect = Callable[..., MeteredGrid]
 Answering = Callable[[int, Message], RecordDict]
@@ -45,7 +46,7 @@ def answer(reply_with: Any) -> Answering:
 def session(grid: MeteredGrid, forget: str, heard: Heard | None = None) -> GridSession:
     """The request of a run with three clients, as the server serves it in round 3."""
     grid.begin("forget", 3)
-    state = {name: torch.from_numpy(array.copy()) for name, array in START.items()}
+    state = tensors_of(START)
     settings = Settings.read({"clients": 3, "scheme": "iid", "samples": 60, "forget": forget})
     return GridSession(
         grid,
@@ -71,7 +72,7 @@ def test_only_those_who_ask_get_a_message_to_forget(connect: Connect, answer: An
 
     def spy(client: int, message: Message) -> RecordDict:
         config = message.content.config_records["config"]
-        sent = arrays_of(message.content.array_records["arrays"])["w"]
+        sent = arrays_of_record(message.content.array_records["arrays"])["w"]
         seen.append((client, message.metadata.message_type, config["samples"], config["requests"], sent.tobytes()))
         return answer(client, message)
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from fedquit.errors import FedquitError
 from fedquit.simulations.engine.inprocess import InProcessGrid
+from fedquit.strategies.grid.array_record import arrays_of_record, record_of
 from fedquit.strategies.grid.metered_grid import MeteredGrid
-from fedquit.strategies.rounds.train import Train, arrays_of, record_of
+from fedquit.strategies.rounds.train import Train
 
 Connect = Callable[..., MeteredGrid]
 ReplyWith = Callable[..., RecordDict]
@@ -34,7 +35,7 @@ def answer(reply_with: ReplyWith) -> Callable[[int, Message], RecordDict]:
     """Move each weight by a step of the client's own, drawn from the seed it was sent."""
 
     def moved(client: int, message: Message) -> RecordDict:
-        arrays = arrays_of(message.content.array_records["arrays"])
+        arrays = arrays_of_record(message.content.array_records["arrays"])
         seed = int(message.content.config_records["config"]["seed"])  # type: ignore[arg-type]
         rng = np.random.default_rng(seed)
         new = {name: a + rng.normal(size=a.shape).astype(np.float32) for name, a in arrays.items()}
@@ -55,7 +56,7 @@ def test_a_round_is_flowers_federated_average_up_to_rounding(connect: Connect, a
     record, metrics = ours.aggregate_train(1, replies)
     assert stock is not None
     assert record is not None
-    for name, array in arrays_of(record).items():
+    for name, array in arrays_of_record(record).items():
         assert array.dtype == np.float32
         np.testing.assert_allclose(array, stock[name].numpy(), rtol=1e-6, atol=1e-7)
     assert metrics is not None
@@ -185,7 +186,7 @@ def test_each_client_is_told_the_round_the_config_and_a_seed_of_its_own(connect:
 
 def test_arrays_without_axes_travel_as_they_are() -> None:
     arrays: Any = {"counter": np.array(3, np.int64), "none": np.zeros((0, 2), np.float32), "turned": np.eye(3)[:, ::-1]}
-    back = arrays_of(record_of(arrays))
+    back = arrays_of_record(record_of(arrays))
     assert list(back) == list(arrays)
     for name, array in arrays.items():
         assert (back[name].shape, back[name].dtype) == (array.shape, array.dtype)

@@ -10,7 +10,7 @@ from fedquit.errors import FedquitError, InputError
 from fedquit.unlearning import METHODS, FedQUIT, Method, Samples, Session, Traits, all_methods, make_method
 from fedquit.unlearning.methods.base import method
 from fedquit.unlearning.methods.references import Continue, Retrain
-from fedquit.unlearning.tensors.arithmetic import StateDict
+from fedquit.unlearning.tensors.convert import StateDict
 
 BUILT_IN = [
     "ascent",

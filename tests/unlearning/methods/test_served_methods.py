@@ -17,7 +17,8 @@ from fedquit.unlearning.exchanges import Exchange
 from fedquit.unlearning.methods.references import rollback_round
 from fedquit.unlearning.seeds import derive_seed
 from fedquit.unlearning.session import History, weighted_mean
-from fedquit.unlearning.tensors.arithmetic import StateDict, parameter_names
+from fedquit.unlearning.tensors.arithmetic import parameter_names
+from fedquit.unlearning.tensors.convert import StateDict
 
 CLIENTS, ROUNDS = 4, 6
 SERVED = sorted(METHODS)

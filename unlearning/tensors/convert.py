@@ -1,0 +1,42 @@
+"""The two forms of a model in memory, and the way from one to the other.
+
+Methods and objectives compute on tensors, messages and files hold arrays. Flower's own form has its one home in
+`fedquit.strategies.grid.array_record`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+StateDict = Mapping[str, Tensor]
+"""A model as PyTorch has it: name -> tensor, in the order of its layers."""
+Arrays = Mapping[str, NDArray[Any]]
+"""A model as numpy has it: the same names, shapes and dtypes."""
+
+
+def tensors_of(arrays: Arrays) -> dict[str, Tensor]:
+    """Return copies of `arrays` as tensors, so that a change of one is none of the other.
+
+    >>> import numpy as np
+    >>> tensors_of({"w": np.array([1.0])})
+    {'w': tensor([1.], dtype=torch.float64)}
+    """
+    return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+
+
+def arrays_of(state: StateDict) -> dict[str, NDArray[Any]]:
+    """Return the tensors of `state`, which are on the CPU and need no gradient, as arrays that share their memory.
+
+    >>> arrays_of({"w": torch.tensor([1.0])})
+    {'w': array([1.], dtype=float32)}
+    """
+    return {name: tensor.numpy() for name, tensor in state.items()}
+
+
+def load_arrays(model: nn.Module, arrays: Arrays) -> nn.Module:
+    """Fill `model` with `arrays` and return it."""
+    model.load_state_dict(tensors_of(arrays))
+    return model
