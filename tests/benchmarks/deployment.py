@@ -1,0 +1,267 @@
+"""Measure a deployment of real processes on loopback: memory of each process when idle, and seconds from ask to receipt.
+
+    python -m tests.benchmarks.deployment [--devices 3 --asks 5 --trusted --json]
+
+`fedquit serve` without a proxy, `fedquit join` for each device, digits, an mlp; a round of training, then nothing to do
+until a device asks that some of its samples be forgotten, one ask after the other. What happens to each message is read
+from the SuperLink's database while it is there; nothing in what runs knows of it.
+"""
+
+import contextlib
+import json
+import os
+import sqlite3
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fedquit.server.ledger import ENDS, Request
+from fedquit.server.message_store import DATABASE
+from tests.harness.deployment import Deployment, Process, made
+
+ASKER = "north"
+SAMPLES = 4
+"""Samples that each ask is about."""
+LIMIT = 600.0
+SERVER = ("fedquit serve", "fedquit.server.service", "fedquit.server.page")
+"""Processes of a server that have nothing to do with a model."""
+NAMES = (
+    *("fedquit serve", "fedquit.server.service", "fedquit.server.page", "flower-superlink", "flwr-serverapp"),
+    *("fedquit join", "fedquit.client.device.warm", "flower-supernode", "flower-superexec", "flwr-clientapp"),
+)
+"""What tells the processes of a deployment from each other, in their command lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a process holds: `pss_mb`, its share of what it shares with others included; `rss_mb`, all of it."""
+
+    name: str
+    pid: int
+    pss_mb: float
+    rss_mb: float
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One message to one or more devices, and its replies; seconds.
+
+    Attributes:
+        kind: of message.
+        devices: that it went to.
+        poll: from the push to the moment at which the last of them had fetched it.
+        device: from there to its reply, the longest.
+        work: processor seconds of that reply, as the device says; part of `device`.
+        server: from the last reply to the next exchange, or to the receipt.
+    """
+
+    kind: str
+    devices: int
+    poll: float
+    device: float
+    server: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One ask: how it ended, seconds from ask to receipt, and where they went.
+
+    Attributes:
+        status: in which it ended.
+        seconds: from the moment at which the server took the ask to that at which its receipt was made.
+        command: seconds that `fedquit forget --wait` took, its own start included.
+        before: seconds from the ask to the first message.
+        exchanges: with devices, in order.
+    """
+
+    status: str
+    seconds: float
+    command: float
+    before: float
+    exchanges: tuple[Exchange, ...]
+
+
+class Messages(threading.Thread):
+    """Notes every message in the SuperLink's database, for as long as it runs.
+
+    Attributes:
+        sent: message -> (kind, when pushed); `fetched`, `replied`: when; Unix seconds.
+    """
+
+    def __init__(self, database: Path) -> None:
+        super().__init__(daemon=True)
+        self.sent: dict[str, tuple[str, float]] = {}
+        self.fetched: dict[str, float] = {}
+        self.replied: dict[str, float] = {}
+        self._database, self._over = database, threading.Event()
+
+    def run(self) -> None:
+        """Look five times a second."""
+        with contextlib.closing(sqlite3.connect(f"file:{self._database}?mode=ro", uri=True)) as database:
+            while not self._over.wait(0.2):
+                with contextlib.suppress(sqlite3.OperationalError):  # it is busy
+                    self._look(database)
+
+    def _look(self, database: sqlite3.Connection) -> None:
+        for name, kind, at, fetched in database.execute(
+            "SELECT message_id, message_type, created_at, delivered_at FROM message_ins"
+        ):
+            self.sent.setdefault(name, (kind, at))
+            if fetched:
+                self.fetched.setdefault(name, datetime.fromisoformat(fetched).timestamp())
+        for name, at in database.execute("SELECT reply_to_message_id, created_at FROM message_res"):
+            self.replied.setdefault(name, at)
+
+    def end(self) -> None:
+        """End, and wait until it has."""
+        self._over.set()
+        self.join()
+
+    def exchanges(self, until: float) -> tuple[Exchange, ...]:
+        """Return what was noted as exchanges; the last one's server time ends at `until`."""
+        names = sorted((name for name in self.sent if name in self.replied), key=lambda name: self.sent[name][1])
+        groups = list[list[str]]()
+        for name in names:
+            begun = self.sent[name][1]
+            if groups and begun < max(self.replied[one] for one in groups[-1]):
+                groups[-1].append(name)
+            else:
+                groups.append([name])
+        ends = [min(self.sent[name][1] for name in group) for group in groups[1:]] + [until]
+        return tuple(self._exchange(group, end) for group, end in zip(groups, ends, strict=True))
+
+    def _exchange(self, group: Sequence[str], until: float) -> Exchange:
+        pushed = min(self.sent[name][1] for name in group)
+        last = max(group, key=lambda name: self.replied[name])
+        fetched, replied = self.fetched.get(last, pushed), self.replied[last]
+        rounded = (round(seconds, 2) for seconds in (fetched - pushed, replied - fetched, until - replied))
+        return Exchange(self.sent[last][0], len(group), *rounded)
+
+
+def memory_of(process: Process) -> Memory | None:
+    """Return what a process holds; None: it has ended."""
+    found = dict[str, float]()
+    try:
+        for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]:
+            name, value = line.split()[:2]
+            found[name] = int(value) / 1024
+    except OSError:
+        return None
+    name = next((name for name in NAMES if name in process.command), process.command[-40:])
+    return Memory(name, process.pid, round(found["Pss:"], 1), round(found["Rss:"], 1))
+
+
+def memories(deployment: Deployment) -> list[Memory]:
+    """Return what every process of a deployment holds now."""
+    found = (memory_of(process) for process in deployment.processes())
+    return sorted((memory for memory in found if memory), key=lambda memory: (memory.name, memory.pid))
+
+
+def ask(deployment: Deployment, number: int) -> Ask:
+    """Ask that some samples be forgotten, wait for the receipt, and return what happened."""
+    names = deployment.folder / f"{number}.names"
+    names.write_text("\n".join(map(str, range(SAMPLES * number, SAMPLES * (number + 1)))), encoding="utf-8")
+    messages, began = Messages(deployment.server / DATABASE), time.time()
+    messages.start()
+    command = deployment.run("forget", "forget", deployment.kits[ASKER].folder, "--samples", names, "--wait")
+    with deployment.ledger() as ledger:
+
+        def over() -> Request | None:
+            return next((r for r in ledger.requests() if r.asked_at >= began and r.status in ENDS), None)
+
+        request = deployment.until(over, "end of the request", LIMIT, 0.1)
+    deployment.until(lambda: command.poll() is not None, "end of the command", LIMIT)
+    took = time.time() - began
+    messages.end()
+    exchanges = messages.exchanges(request.changed_at)
+    first = min((at for _, at in messages.sent.values()), default=request.changed_at)
+    seconds = request.changed_at - request.asked_at
+    return Ask(request.status, round(seconds, 2), round(took, 2), round(first - request.asked_at, 2), exchanges)
+
+
+def is_idle(deployment: Deployment) -> bool:
+    """Say whether a round is done and no device works."""
+    with deployment.ledger() as ledger:
+        return bool(ledger.steps()) and not deployment.processes("ClientApp")
+
+
+def figures(devices: int, asks: int, *, trusted: bool, settle: float) -> dict[str, Any]:
+    """Return the figures of a deployment that is made for them.
+
+    Args:
+        devices: how many.
+        asks: how many, one after the other.
+        trusted: whether the server has a validation set.
+        settle: seconds to wait for once nothing is to do, before memory is measured.
+    """
+    tables: dict[str, dict[str, Any]] = {
+        "schedule": {"every": "1h", "rounds": 1, "min-clients": devices},
+        "forgetting": {"guard": "adopt", "tolerance": 0.99},
+        **({"trusted": {"data": "trusted.npz"}} if trusted else {}),
+    }
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as temporary:
+        deployment = made(Path(temporary) / "federation", tables, devices=devices, samples=200 * devices)
+        with deployment.running():
+            deployment.until(lambda: is_idle(deployment), "first round", LIMIT, 0.5)
+            time.sleep(settle)
+            idle = memories(deployment)
+            asked = [ask(deployment, number) for number in range(asks)]
+    server = sum(memory.pss_mb for memory in idle if memory.name in SERVER)
+    own = [memory for memory in idle if memory.name in ("fedquit join", "flower-supernode", "flower-superexec")]
+    seconds = [one.seconds for one in asked]
+    return {
+        "devices": devices,
+        "trusted": trusted,
+        "load_before": round(load, 2),
+        "load_after": round(os.getloadavg()[0], 2),
+        "cores": os.cpu_count(),
+        "memory": [asdict(memory) for memory in idle],
+        "server_without_model_pss_mb": round(server, 1),
+        "all_devices_pss_mb": round(sum(memory.pss_mb for memory in own), 1),
+        "asks": [asdict(one) for one in asked],
+        "median_seconds": round(statistics.median(seconds), 1) if seconds else None,
+    }
+
+
+def lines_of(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the figures as tables for people."""
+    yield f"{found['devices']} devices, load {found['load_before']} before, {found['load_after']} after"
+    yield "| process, idle | PSS | RSS |"
+    yield "|---|---|---|"
+    for memory in found["memory"]:
+        yield f"| {memory['name']} | {memory['pss_mb']:.0f} MB | {memory['rss_mb']:.0f} MB |"
+    yield f"server without the model's process: {found['server_without_model_pss_mb']:.0f} MB"
+    for one in found["asks"]:
+        yield f"{one['status']}: {one['seconds']:.1f} s; until the first message {one['before']:.1f} s"
+        yield "| exchange | devices | fetched after | replied after | server |"
+        yield "|---|---|---|---|---|"
+        for exchange in one["exchanges"]:
+            times = (f"{exchange[name]:.1f} s" for name in ("poll", "device", "server"))
+            yield f"| {exchange['kind']} | {exchange['devices']} | {' | '.join(times)} |"
+    yield f"ask to receipt, median of {len(found['asks'])}: {found['median_seconds']} s"
+
+
+@click.command()
+@click.option("--devices", default=3, show_default=True, help="each several processes of its own")
+@click.option("--asks", default=5, show_default=True, help="one after the other")
+@click.option("--trusted", is_flag=True, help="the server has a validation set")
+@click.option("--settle", default=20.0, show_default=True, help="seconds of nothing to do before memory is measured")
+@click.option("--json", "as_json", is_flag=True, help="print JSON, and nothing else")
+def main(devices: int, asks: int, trusted: bool, settle: float, as_json: bool) -> None:
+    """Print the figures."""
+    found = figures(devices, asks, trusted=trusted, settle=settle)
+    for line in [json.dumps(found, indent=1)] if as_json else lines_of(found):
+        click.echo(line)
+
+
+if __name__ == "__main__":
+    main()
