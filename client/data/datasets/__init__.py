@@ -30,7 +30,7 @@ DATASETS: dict[str, Callable[[Path, bool], Dataset]] = {
     "cifar10": partial(load_cifar, "cifar10"),
     "cifar100": partial(load_cifar, "cifar100"),
 }
-_one_at_a_time = threading.Lock()
+_one_at_a_time = threading.RLock()  # a factory may call `load_dataset` itself
 
 
 def load_dataset(

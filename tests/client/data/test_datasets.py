@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -316,6 +317,13 @@ def whole():
     return Dataset("mine", samples, samples, 2)
 def broken(): raise KeyError("oops")
 def three(): return x, y, x
+def part_of_another():
+    from fedquit.client.data.datasets import load_dataset
+    digits = load_dataset("digits")
+    return Dataset("some digits", digits.train.subset(torch.arange(100)), digits.test, digits.num_classes)
+def itself():
+    from fedquit.client.data.datasets import load_dataset
+    return load_dataset("made_here:itself")
 def nothing(): return None
 def ragged(): return [[1], [1, 2]], y, x, y
 def short(): return x, y[:3], x, y
@@ -338,6 +346,20 @@ def test_a_factory_gives_arrays_or_a_dataset() -> None:
     data = load_dataset("made_here:arrays")
     assert (data.name, data.input_shape, data.num_classes, len(data.test)) == ("made_here:arrays", (1, 8, 8), 2, 4)
     assert load_dataset("made_here:whole").name == "mine"
+
+
+@pytest.mark.usefixtures("beside")
+def test_a_factory_may_load_another_data_set_by_name() -> None:
+    made: list[Dataset] = []
+    thread = threading.Thread(target=lambda: made.append(load_dataset("made_here:part_of_another")), daemon=True)
+    thread.start()
+    thread.join(timeout=60)  # behind a lock that its holder cannot take again, it would wait for itself for ever
+    assert [len(dataset.train) for dataset in made] == [100]
+
+
+@pytest.mark.usefixtures("beside")
+def test_a_factory_that_loads_itself_is_named() -> None:
+    assert "factory 'made_here:itself' failed (RecursionError" in refusal(lambda: load_dataset("made_here:itself"))
 
 
 @pytest.mark.usefixtures("beside")
