@@ -37,6 +37,10 @@ COMMANDS = {
         "fedquit.simulations.compare.command:compare",
         "Compare methods over targets and seeds, at equal budgets.",
     ),
+    "configs": (
+        "fedquit.simulations.configs.command:configs",
+        "List the configs that simulate and compare know by name, or print one.",
+    ),
     "shadows": (
         "fedquit.simulations.audit.shadows_command:shadows",
         "Train the shadow models of a run, for attacks on single samples.",

@@ -31,10 +31,10 @@ def compare(
 ) -> None:
     """Compare methods of forgetting: every method on every request, with several seeds and equal budgets.
 
-    CONFIG is a TOML file that names them; there are examples in simulations/configs.
+    CONFIG is a TOML file that names them, or the name of one that ships with fedquit (fedquit configs lists them).
 
     \b
-    fedquit compare simulations/configs/compare-digits.toml    a small one, in a few minutes
+    fedquit compare digits                                     a small one that ships, in a few minutes
     fedquit compare mine.toml --plan                           what would run
     fedquit compare mine.toml --resume --out runs/mine         resume where it was killed, or with rows, targets
                                                                or seeds that were added to the file

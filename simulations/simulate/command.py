@@ -104,13 +104,14 @@ def simulate(
 
     \b
     fedquit simulate                                         real 8x8 digits, under a minute
-    fedquit simulate --dataset fashion-mnist --samples 10000 --forget 3
+    fedquit simulate fashion-mnist --forget 3                a config that ships; fedquit configs lists them
     fedquit simulate --forget "0;3" --method negate          client 0, and when that is done client 3
     fedquit simulate --granularity sample --forget-share 0.5 half of client 0's samples; the client stays
     fedquit simulate --granularity class --forget-class 3    a class, wherever it lies
     fedquit simulate --resume --out runs/mine                resume where it was killed
     """  # noqa: D301 - click's sign that lines stay as they are
     from fedquit.settings import load_settings_file
+    from fedquit.simulations.configs.shipped_configs import find_config
     from fedquit.simulations.simulate.run_progress import Progress
     from fedquit.simulations.simulate.run_report import refusal
     from fedquit.simulations.simulate.run_simulation import run_simulation
@@ -123,7 +124,7 @@ def simulate(
         raise InputError("--resume and --overwrite exclude each other")
     with Progress() as progress:
         path, document = run_simulation(
-            {**(load_settings_file(config) if config else {}), **flags},
+            {**(load_settings_file(find_config(config, "simulate")) if config else {}), **flags},
             source=str(config) if config else "settings",
             engine=engine,
             workers=workers,

@@ -74,11 +74,15 @@ class Deployment:
 
     Args:
         folder: with `server` and `kits`.
+
+    Attributes:
+        python: whose fedquit and Flower the commands are; of this process, unless a test sets another.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.server = folder.resolve(), folder.resolve() / "server"
         self.logs = self.folder / "logs"
+        self.python = Path(sys.executable)
         self.federation = Federation.read(self.server)
         self.kits = {kit.name: kit for kit in Rehearsal(self.folder).kits()}
         self._children: list[subprocess.Popen[bytes]] = []
@@ -99,8 +103,8 @@ class Deployment:
         self.logs.mkdir(exist_ok=True)
         environment = {key: value for key, value in os.environ.items() if not key.startswith("FLWR_")}
         environment |= {MARK: str(self.folder), "OMP_NUM_THREADS": "1"}
-        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        command = [sys.executable, "-m", "fedquit", *map(str, arguments)]
+        environment["PATH"] = f"{self.python.parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        command = [str(self.python), "-m", "fedquit", *map(str, arguments)]
         with (self.logs / f"{name}.log").open("ab") as log:
             child = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment)
         self._children.append(child)

@@ -7,6 +7,7 @@ from typing import Any
 from fedquit.errors import InputError, unknown
 from fedquit.settings import Settings, load_settings_file
 from fedquit.simulations.compare.config.comparison_config import DECIDED, ROW_KEYS, Comparison, Row, Target
+from fedquit.simulations.configs.shipped_configs import find_config
 
 KEYS = ("title", "targets", "seeds", "references", "budget", "settings", "methods")
 FIXED_SEEDS = ("split-seed", "model-seed")  # of the split and of the untrained model: the same for every row and seed
@@ -16,10 +17,13 @@ MAX_REFERENCES = 20
 def read_comparison(path: Path) -> Comparison:
     """Read and check a comparison's TOML file, as far as that needs neither the data nor the methods.
 
+    Args:
+        path: of the file, or the name of one that ships with fedquit.
+
     Raises:
         InputError: naming the file and the key.
     """
-    return make_comparison(load_settings_file(path), str(path))
+    return make_comparison(load_settings_file(find_config(path, "compare")), str(path))
 
 
 def make_comparison(given: Mapping[str, Any], source: str = "comparison") -> Comparison:

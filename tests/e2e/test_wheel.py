@@ -1,0 +1,109 @@
+"""What people install: the wheel, made from the sdist, in an environment without this repository, in an empty folder.
+
+Other packages are those of this environment, so nothing is downloaded.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+from tests.harness.deployment import made
+from tests.harness.processes import ROOT
+from tests.harness.waiting import MOST
+
+pytestmark = [
+    pytest.mark.timeout(MOST),
+    pytest.mark.skipif(sys.platform != "linux", reason="deployments are found in /proc"),
+]
+TINY = ["--model", "mlp", "--clients", "3", "--rounds", "1", "--recover-rounds", "1", "--reference", "none"]
+SCRIPT = "#!{python}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n"
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build sdist and wheel of what git would commit, and return their folder."""
+    source, made = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if os.path.lexists(ROOT / name):
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, source / name, follow_symlinks=False)
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(made), str(source)]
+    built = subprocess.run(command, cwd=made, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return made
+
+
+@pytest.fixture(scope="module")
+def python(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install the wheel into a new environment, and return its interpreter."""
+    folder = tmp_path_factory.mktemp("venv")
+    venv.create(folder, with_pip=False, symlinks=True)
+    (wheel,) = dist.glob("*.whl")
+    interpreter = folder / "bin" / "python"
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = Path(subprocess.run([interpreter, "-c", where], capture_output=True, text=True, check=True).stdout[:-1])
+    others = f"{sysconfig.get_path('purelib')}\n{sysconfig.get_path('platlib')}\n"
+    (packages / "others.pth").write_text(others, encoding="utf-8")  # after its own, and no editable install's hook
+    command = [sys.executable, "-m", "pip", "--python", str(interpreter), "install", "--no-deps", "--no-index"]
+    installed = subprocess.run([*command, "--force-reinstall", wheel], capture_output=True, text=True, check=False)
+    assert installed.returncode == 0, installed.stdout + installed.stderr
+    for script in entry_points(group="console_scripts"):
+        if script.name.startswith("fl"):  # Flower's programs, of this environment too
+            path = folder / "bin" / script.name
+            path.write_text(SCRIPT.format(python=interpreter, module=script.module, function=script.attr))
+            path.chmod(0o755)
+    return interpreter
+
+
+def test_the_wheel_carries_the_configs_and_no_test(dist: Path) -> None:
+    (wheel,) = dist.glob("*.whl")
+    (sdist,) = dist.glob("*.tar.gz")
+    assert sdist.name.startswith("fedquit-")
+    names = zipfile.ZipFile(wheel).namelist()
+    shipped = {f"fedquit/simulations/configs/{path.name}" for path in (ROOT / "simulations" / "configs").glob("*.toml")}
+    assert len(shipped) >= 10
+    assert shipped <= set(names)
+    assert {name.split("/")[0].partition("-")[0] for name in names} == {"fedquit"}
+    assert not [name for name in names if "/tests/" in name]
+
+
+def test_the_installed_wheel_simulates_and_knows_its_configs_from_an_empty_folder(python: Path, tmp_path: Path) -> None:
+    def fedquit(*arguments: str) -> str:
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        command = [str(python.parent / "fedquit"), *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    paths = [Path(config["path"]) for config in json.loads(fedquit("configs", "--json"))]
+    assert len(paths) >= 10
+    assert all(path.is_relative_to(python.parents[1]) for path in paths)
+    planned = json.loads(fedquit("compare", "samples-10", "--plan", "--json"))
+    assert any(cell["kind"] == "row" for cell in planned)
+    report = json.loads(fedquit("simulate", *TINY, "--out", "run", "--json"))
+    assert report["stages"]["recovered"]
+
+
+def test_a_server_and_devices_of_the_installed_wheel_train_together(
+    python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment = made(tmp_path / "made", {"schedule": {"every": 1, "rounds": 1}}, devices=2, samples=60)
+    deployment.python = python
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    with deployment.running(), deployment.ledger() as ledger:
+        deployment.until(lambda: ledger.steps(phase="train"), "round of training", 300, 1)
+        assert all(process.command.startswith(str(python)) for process in deployment.processes("SuperNode", "join"))
+    assert all(list(kit.folder.glob("record.db")) for kit in deployment.kits.values())
