@@ -182,20 +182,19 @@ class Federation(Table):
         return self.server.ledger or f"sqlite:///{(folder / 'ledger.db').resolve()}"
 
     @classmethod
-    def read(cls, folder: Path, *, check_method: bool = True) -> Self:
-        """Return what the server.toml in `folder` says.
+    def read(cls, folder: Path) -> Self:
+        """Return what the server.toml in `folder` says; whether it can be carried out, `check_methods` says.
 
         Args:
             folder: of the server.
-            check_method: look whether there is such a method of forgetting; that loads torch, some 0.5 GB.
 
         Raises:
             InputError: it is not there, is not TOML, or says something that cannot be; the line names the key.
         """
-        return cls.parse(folder / FILE, check_method=check_method)
+        return cls.parse(folder / FILE)
 
     @classmethod
-    def parse(cls, path: Path, beside: tuple[str, ...] = (), *, check_method: bool = True) -> Self:
+    def parse(cls, path: Path, beside: tuple[str, ...] = ()) -> Self:
         """Return what a TOML file says, leaving out the tables `beside`, which are for somebody else."""
         document = load_settings_file(path)
         try:
@@ -205,23 +204,9 @@ class Federation(Table):
             key = " ".join(str(part) for part in first["loc"]) or "file"
             wanted = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
             raise InputError(f"{path}: {key}: {wanted}, got {first['input']!r}") from None
-        if check_method:
-            from fedquit.client.training.build_method import method_of
-            from fedquit.client.training.build_objective import NOT_DEPLOYED, objective_of
-
-            settings = federation.settings()
-            if objective_of(settings).needs().owns:
-                raise InputError(f"{path}: [training] {NOT_DEPLOYED.format(settings.objective)}")
-            if (method := method_of(settings).name) in TRAINS_ON_IT:
-                raise InputError(
-                    f"{path}: [forgetting] method: '{method}' has the device train on what is to be forgotten, "
-                    "and a deployed device refuses that; choose another"
-                )
+        federation.settings()
         return federation
 
 
 LIMITS = {"weight-cap": 3.0, "clip-steps": 1.5, "accuracy-floor": 0.5}
 """What one device may do to a round, unless [training] says otherwise; in a simulation the clients are known."""
-
-TRAINS_ON_IT = ("pseudo-ascent",)
-"""Methods that ask for an ordinary round of training on what is to be forgotten."""

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from fedquit.client.requests.signed_request import Signed
+from fedquit.server.check_methods import check_methods
 from fedquit.server.coordinator.workplace import Workplace
-from fedquit.server.federation import Federation
+from fedquit.server.federation import FILE, Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.ledger.audit_log.seal import read_seal
 from fedquit.server.receipts.make_receipt import read_receipts_key
@@ -30,6 +31,7 @@ def open_place(grid: MeteredGrid, folder: Path, **how: Any) -> Workplace:
         FedquitError: another coordinator is at work in the folder.
     """
     federation, key = Federation.read(folder), folder / KEY
+    check_methods(federation, folder / FILE)
     has_key = key.is_file()
     receipts: Receipts = SignedReceipts(federation, read_receipts_key(key)) if has_key else NoReceipts()
     seal = read_seal(key) if has_key else None

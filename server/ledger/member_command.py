@@ -76,7 +76,7 @@ def revocations(folder: Path, out: Path) -> None:
     from fedquit.server.federation import Federation
     from fedquit.server.receipts.make_receipt import read_receipts_key
 
-    name, key = Federation.read(folder, check_method=False).name, read_receipts_key(folder / "receipts.key")
+    name, key = Federation.read(folder).name, read_receipts_key(folder / "receipts.key")
     with _ledger(folder, write=False) as ledger:
         found = ledger.revocations()
     write_whole(out, signed_revocations(name, found, time.time(), key))
@@ -90,7 +90,7 @@ def _ledger(folder: Path, *, write: bool) -> Iterator["Ledger"]:
     from fedquit.server.ledger import Ledger
     from fedquit.server.ledger.audit_log.seal import read_seal
 
-    url = Federation.read(folder, check_method=False).ledger_url(folder)
+    url = Federation.read(folder).ledger_url(folder)
     Ledger.open(url, write=False).close()  # a new one is not made by mistake
     opened = Ledger.open(url, seal=read_seal(folder / "receipts.key") if write else None, write=write)
     try:

@@ -40,7 +40,7 @@ def is_well(folder: Path) -> str:
     Raises:
         FedquitError: it does not answer, or says that something is wrong.
     """
-    federation = Federation.read(folder, check_method=False)
+    federation = Federation.read(folder)
     server, access = federation.server, Access.of(folder, federation)
     host = reached_at(server.page_bind)
     address = f"{f'[{host}]' if ':' in host else host}:{server.page_port}"

@@ -13,8 +13,9 @@ from fedquit.client.data.build_data_and_model import empty_model
 from fedquit.client.device.device_checks import Finding
 from fedquit.client.requests.keys import is_usable
 from fedquit.errors import FedquitError, InputError
+from fedquit.server.check_methods import check_methods
 from fedquit.server.coordinator.model_evaluation import trusted_samples
-from fedquit.server.federation import Federation
+from fedquit.server.federation import FILE, Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.ledger.audit_log.seal import read_seal
 from fedquit.server.page.access import FILE as TOKEN
@@ -31,6 +32,7 @@ def checks_of_server(folder: Path) -> Iterator[Finding]:
     """Check the server in `folder`; without a server.toml that can be read nothing else is looked at."""
     try:
         federation = Federation.read(folder)
+        check_methods(federation, folder / FILE)
     except InputError as error:
         yield Finding("server.toml", "wrong", str(error), 1)
         return

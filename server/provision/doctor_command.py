@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from fedquit.client.device.device_checks import device_checks
 from fedquit.client.kit import FILE as KIT_FILE
 from fedquit.errors import InputError
 from fedquit.server.federation import FILE
@@ -22,6 +21,8 @@ def doctor(folder: Path, as_json: bool) -> None:
     Exits with 0 if nothing is wrong.
     """
     if (folder / KIT_FILE).is_file():
+        from fedquit.client.device.device_checks import device_checks  # which reads samples, with torch
+
         found = list(device_checks(folder))
     elif (folder / FILE).is_file():
         from fedquit.server.provision.doctor import checks_of_server

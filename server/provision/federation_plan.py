@@ -17,6 +17,7 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter, ValidationError
 
 from fedquit.errors import InputError
+from fedquit.server.check_methods import check_methods
 from fedquit.server.federation import Federation, Table
 from fedquit.settings import load_settings_file
 
@@ -48,6 +49,7 @@ def read_plan(path: Path) -> Plan:
         InputError: naming the file, the key and what is wrong with it.
     """
     federation, document = Federation.parse(path, beside=MEMBERS), load_settings_file(path)
+    check_methods(federation, path)
     members = {role: _members(document.get(role, []), f"{path}: [[{role}]]") for role in MEMBERS}
     if not members["device"]:
         raise InputError(f"{path}: there is no [[device]]; a federation needs at least one")

@@ -17,6 +17,7 @@ from typing import Any
 
 from fedquit.errors import FedquitError, InputError
 from fedquit.files import explained, write_whole
+from fedquit.server.check_methods import check_methods_apart
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.provision.deployment_files import nginx
@@ -116,6 +117,7 @@ def make_server(folder: Path, *, proxy: bool, listener: Listener) -> tuple[Super
     """
     folder = folder.resolve()
     federation = Federation.read(folder)
+    check_methods_apart(folder)
     check_files(folder)
     for name in ("logs", "proxy", "models", "flower"):
         with explained(folder):

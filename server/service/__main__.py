@@ -29,7 +29,7 @@ def serve(folder: Path, port: int | None, stop: threading.Event) -> None:
     Raises:
         FedquitError: it cannot begin.
     """
-    federation = Federation.read(folder, check_method=False)
+    federation = Federation.read(folder)
     seal_file = folder / "receipts.key"
     seal = read_seal(seal_file)
     check_private(seal_file)

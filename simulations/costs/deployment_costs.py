@@ -44,7 +44,7 @@ def deployed_costs(path: Path, price: Price) -> Document:
     Raises:
         InputError: it is no server's folder, or no round has begun.
     """
-    federation = Federation.read(path, check_method=False)
+    federation = Federation.read(path)
     with closing(Ledger.open(federation.ledger_url(path), write=False)) as ledger:
         steps, requests = ledger.steps(), ledger.requests()
         names = {member.number: member.name for member in ledger.members()}

@@ -1,4 +1,4 @@
-"""Measure a deployment of real processes on loopback: memory of each process when idle, and seconds from ask to receipt.
+"""Measure a deployment of real processes on loopback: memory of each when idle, and seconds from ask to receipt.
 
     python -m tests.benchmarks.deployment [--devices 3 --asks 5 --trusted --json]
 
@@ -59,7 +59,6 @@ class Exchange:
         devices: that it went to.
         poll: from the push to the moment at which the last of them had fetched it.
         device: from there to its reply, the longest.
-        work: processor seconds of that reply, as the device says; part of `device`.
         server: from the last reply to the next exchange, or to the receipt.
     """
 
@@ -178,6 +177,7 @@ def ask(deployment: Deployment, number: int) -> Ask:
             return next((r for r in ledger.requests() if r.asked_at >= began and r.status in ENDS), None)
 
         request = deployment.until(over, "end of the request", LIMIT, 0.1)
+        assert request is not None
     deployment.until(lambda: command.poll() is not None, "end of the command", LIMIT)
     took = time.time() - began
     messages.end()

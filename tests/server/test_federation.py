@@ -4,13 +4,16 @@ from pathlib import Path
 import pytest
 
 from fedquit.errors import InputError
+from fedquit.server.check_methods import check_methods, check_methods_apart
 from fedquit.server.federation import Federation, Forgetting
 from fedquit.settings import Scope, Settings, keys_of
 
 
 def read(folder: Path, text: str) -> Federation:
     (folder / "server.toml").write_text(text)
-    return Federation.read(folder)
+    federation = Federation.read(folder)
+    check_methods(federation, folder / "server.toml")
+    return federation
 
 
 def test_what_is_not_said_has_a_default_and_durations_have_units(tmp_path: Path) -> None:
@@ -66,6 +69,19 @@ def test_a_mistake_is_named_with_its_file_and_key(tmp_path: Path, text: str, nam
         read(tmp_path, text)
     assert named in str(refused.value)
     assert "server.toml" in str(refused.value) or "unknown method" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[forgetting]\nmethod = 'fedquitt'", "unknown method 'fedquitt'"),
+        ("[training]\nobjective = 'fd'", "server.toml"),
+    ],
+)
+def test_what_a_server_cannot_carry_out_is_found_by_a_process_of_its_own(tmp_path: Path, text: str, named: str) -> None:
+    (tmp_path / "server.toml").write_text(f'name = "a"\n{text}\n')
+    with pytest.raises(InputError, match=named):
+        check_methods_apart(tmp_path)
 
 
 def test_a_folder_without_the_file_is_named(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from fedquit.client.data.build_data_and_model import form_of
 from fedquit.client.data.evaluation_sets import sets_of
 from fedquit.client.device.local_data.gather import gather
 from fedquit.errors import InputError
+from fedquit.server.check_methods import TRAINS_ON_IT
 from fedquit.server.coordinator import Workplace
-from fedquit.server.federation import TRAINS_ON_IT
 from fedquit.server.lifecycle.grid_session import Case
 from fedquit.server.lifecycle.phases import Phase
 from fedquit.server.lifecycle.request_seeds import RequestSeeds
