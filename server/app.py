@@ -10,9 +10,10 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedquit.client.data.build_data_and_model import split
 from fedquit.client.data.partition_file import save_partition
+from fedquit.documents import Listener
 from fedquit.errors import FedquitError, InputError
 from fedquit.server.lifecycle.training_history import Keep
-from fedquit.server.run.loop import Listener, Loop
+from fedquit.server.run.loop import Loop
 from fedquit.server.run.run_folder import RunFolder
 from fedquit.settings import Settings
 from fedquit.strategies.grid.metered_grid import MeteredGrid

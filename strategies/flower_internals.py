@@ -36,7 +36,7 @@ from flwr.supercore.interceptors.http import RuntimeVersionHttpInterceptor
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedquit.errors import FedquitError
+from fedquit.errors import FedquitError, FlowerRefusedError
 
 __all__ = [
     "CHUNK_SIZE",
@@ -51,7 +51,6 @@ __all__ = [
     "MetadataProto",
     "NodeInfo",
     "RecordDictProto",
-    "RefusedError",
     "Run",
     "ServerAdaptiveClipping",
     "become_server_task",
@@ -86,10 +85,6 @@ def fingerprint_of(node: NodeInfo) -> str:
     return hashlib.sha256(der).hexdigest()
 
 
-class RefusedError(FedquitError):
-    """The SuperLink answered, and said no."""
-
-
 class Control:
     """One connection to the control API of a SuperLink on this machine: `flwr` without a process for each call.
 
@@ -119,7 +114,7 @@ class Control:
         """Let in a node with this public key (PEM); one that is in already stays.
 
         Raises:
-            RefusedError: the SuperLink does not take the key: it is of another kind, or was unregistered before.
+            FlowerRefusedError: the SuperLink does not take the key: it is of another kind, or was unregistered before.
         """
         with _explained(f"register '{name}'"):
             try:
@@ -129,7 +124,7 @@ class Control:
                 if error_body is None or error_body.code != ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
                     raise
                 if key not in {node.public_key for node in self._registered()}:
-                    raise RefusedError(
+                    raise FlowerRefusedError(
                         f"Flower does not register '{name}': its key was unregistered, and Flower never takes such a "
                         "key again; revoke it with `fedquit member revoke` and provision the device by another name"
                     ) from None
@@ -164,7 +159,7 @@ def _explained(what: str) -> Iterator[None]:
         yield
     except httpx.HTTPStatusError as error:
         error_body = FlowerError.from_json(error.response.text)
-        raise RefusedError(f"Flower does not {what}: {error_body.message if error_body else error}") from None
+        raise FlowerRefusedError(f"Flower does not {what}: {error_body.message if error_body else error}") from None
     except (httpx.TransportError, ValueError) as error:
         raise FedquitError(f"Flower does not {what}: {error or type(error).__name__}") from None
 

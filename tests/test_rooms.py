@@ -1,14 +1,19 @@
 """The rooms of the house: small, each name once, tests in the same rooms, and no rig in the wheel."""
 
+import ast
 import re
 import subprocess
 import tomllib
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
+from fedquit import errors
+
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("client", "server", "strategies", "unlearning", "simulations")
 MOST = 14
+ALIAS = re.compile(r"[A-Z][a-z]\w*")
+ERROR = re.compile(r"(Error|Exception)$")
 SAME_EVERYWHERE = {"__init__", "__main__", "command", "app"}  # the command of a room; Flower's two apps
 
 
@@ -54,6 +59,37 @@ def test_the_wheel_ships_no_rig_and_no_benchmark() -> None:
     assert not any({"tests", "harness", "benchmarks"} & set(name.split(".")) for name in packages)
     product = [(ROOT / path).read_text(encoding="utf-8") for path in tracked(*ROOMS, "fedquit") if path.suffix == ".py"]
     assert not any("from tests" in text or "import tests" in text for text in product)
+
+
+def product() -> dict[str, ast.Module]:
+    """Return the product's modules, parsed, by path."""
+    found = (path for path in tracked(*ROOMS, "fedquit") if path.suffix == ".py" and "_pb2" not in path.name)
+    return {str(path): ast.parse((ROOT / path).read_text(encoding="utf-8")) for path in found}
+
+
+def test_every_error_of_ours_is_in_the_one_tree() -> None:
+    defined: dict[str, set[str]] = defaultdict(set)
+    for path, module in product().items():
+        for node in ast.walk(module):
+            if isinstance(node, ast.ClassDef) and any(ERROR.search(ast.unparse(base)) for base in node.bases):
+                defined[path].add(node.name)
+    assert set(defined) == {"fedquit/errors.py"}
+    classes = [getattr(errors, name) for name in defined["fedquit/errors.py"]]
+    assert all(issubclass(error, errors.FedquitError) for error in classes)
+    pictured = dict(re.findall(r"^ *(\w+Error) +(\d)", errors.__doc__ or "", re.MULTILINE))
+    assert pictured == {error.__name__: str(error.exit_code) for error in classes}
+
+
+def test_a_type_alias_has_one_home() -> None:
+    homes: dict[str, list[str]] = defaultdict(list)
+    for path, module in product().items():
+        for node in module.body:
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript | ast.BinOp):
+                aliases = [name.id for name in node.targets if isinstance(name, ast.Name) and ALIAS.fullmatch(name.id)]
+                for name in aliases:
+                    homes[name].append(path)
+    assert {"Arrays", "StateDict", "Config", "Document", "Listener"} <= set(homes)
+    assert {name: paths for name, paths in homes.items() if len(paths) > 1} == {}
 
 
 def test_no_test_imports_from_a_test_of_another_room() -> None:

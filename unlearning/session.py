@@ -9,14 +9,10 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from fedquit.errors import FedquitError
+from fedquit.errors import NoReplyError
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.tensors.arithmetic import StateMean
 from fedquit.unlearning.tensors.convert import StateDict
-
-
-class NoReplyError(FedquitError):
-    """A required client sent no reply, or the guard refused it; the client can be asked again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from torch import nn
 from fedquit.client.data.datasets import Dataset, load_dataset
 from fedquit.client.data.partition import Indices, checked_size, partition
 from fedquit.client.data.partition_file import load_partition
-from fedquit.client.models.architectures import Shape, build_model
+from fedquit.client.models.architectures import InputShape, build_model
 from fedquit.errors import InputError
 from fedquit.settings import Key, Settings, settings_of
 from fedquit.unlearning.seeds import derive_seed
@@ -25,7 +25,7 @@ class Form:
         names: theirs, in order; empty if they are only numbered.
     """
 
-    input_shape: Shape
+    input_shape: InputShape
     num_classes: int
     names: tuple[str, ...] = ()
 

@@ -9,18 +9,18 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import filelock
 
 from fedquit.client.kit import Kit
+from fedquit.documents import Listener
 from fedquit.errors import FedquitError
 from fedquit.files import explained
-from fedquit.supervisor import Part, Supervisor, line_of_part
+from fedquit.processes.supervisor import Part, Supervisor, line_of_part
 
-Listener = Callable[[Mapping[str, Any]], None]
 REFUSED = "Exit Code: 305"
 """What a SuperNode says in the end that is not let in."""
 BROKEN = "SSL/TLS handshake error detected"
@@ -71,7 +71,7 @@ def make_device(folder: Path, listener: Listener) -> tuple[Supervisor, filelock.
 def supernode(kit: Kit, port: int) -> list[str]:
     """Return the command that runs the SuperNode; on `port` of this machine it talks to its own processes."""
     return [
-        *(sys.executable, "-m", "fedquit.end_together", "flower-supernode"),
+        *(sys.executable, "-m", "fedquit.processes.end_together", "flower-supernode"),
         *("--superlink", kit.superlink, "--root-certificates", str(kit.authority_file)),
         *("--auth-supernode-private-key", str(kit.key_file), "--host", "127.0.0.1", "--port", str(port)),
         *("--node-config", f"kit={_quoted(str(kit.folder))}"),

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from fedquit.client.user_factory import import_factory, is_factory
 from fedquit.errors import InputError, unknown
 
-Shape = tuple[int, int, int]
+InputShape = tuple[int, int, int]
 
 
-def build_model(name: str, *, input_shape: Shape, num_classes: int, seed: int) -> nn.Module:
+def build_model(name: str, *, input_shape: InputShape, num_classes: int, seed: int) -> nn.Module:
     """Build a model whose outputs are logits [B, num_classes], and try it on two inputs.
 
     Args:
@@ -58,7 +58,7 @@ def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def mlp(input_shape: Shape, num_classes: int) -> nn.Module:
+def mlp(input_shape: InputShape, num_classes: int) -> nn.Module:
     """Build the FedAvg paper's 2NN: two hidden layers of 200 (199,210 parameters on 28x28)."""
     return nn.Sequential(
         nn.Flatten(),
@@ -70,7 +70,7 @@ def mlp(input_shape: Shape, num_classes: int) -> nn.Module:
     )
 
 
-def cnn(input_shape: Shape, num_classes: int) -> nn.Module:
+def cnn(input_shape: InputShape, num_classes: int) -> nn.Module:
     """Build the FedAvg paper's CNN: two pooled 5x5 convolutions, 512 hidden units (1,663,370 parameters on 28x28)."""
     channels, height, width = input_shape
     if min(height, width) < 4:
@@ -89,7 +89,7 @@ def cnn(input_shape: Shape, num_classes: int) -> nn.Module:
     )
 
 
-def resnet18(input_shape: Shape, num_classes: int) -> nn.Module:
+def resnet18(input_shape: InputShape, num_classes: int) -> nn.Module:
     """Build ResNet-18 for small images: a 3x3 stem of stride 1, no first pooling, normalised in two groups."""
     from torchvision.models import resnet18 as torchvision_resnet18
 
@@ -100,7 +100,7 @@ def resnet18(input_shape: Shape, num_classes: int) -> nn.Module:
     return model  # type: ignore[no-any-return]
 
 
-MODELS: dict[str, Callable[[Shape, int], nn.Module]] = {"mlp": mlp, "cnn": cnn, "resnet18": resnet18}
+MODELS: dict[str, Callable[[InputShape, int], nn.Module]] = {"mlp": mlp, "cnn": cnn, "resnet18": resnet18}
 
 
 class GreyToRGB(nn.Module):
@@ -120,7 +120,7 @@ class GreyToRGB(nn.Module):
         return logits
 
 
-def _find(name: str) -> Callable[[Shape, int], nn.Module]:
+def _find(name: str) -> Callable[[InputShape, int], nn.Module]:
     """Return what builds the model called `name`."""
     if name in MODELS:
         return MODELS[name]
@@ -136,7 +136,7 @@ def _find(name: str) -> Callable[[Shape, int], nn.Module]:
     raise InputError(f"{error}, any other torchvision classifier, or package.module:factory")
 
 
-def _torchvision(name: str, input_shape: Shape, num_classes: int) -> nn.Module:
+def _torchvision(name: str, input_shape: InputShape, num_classes: int) -> nn.Module:
     from torchvision.models import get_model
 
     extra = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
@@ -146,7 +146,7 @@ def _torchvision(name: str, input_shape: Shape, num_classes: int) -> nn.Module:
     return GreyToRGB(model) if input_shape[0] == 1 else model
 
 
-def _made_by(spec: str, input_shape: Shape, num_classes: int) -> nn.Module:
+def _made_by(spec: str, input_shape: InputShape, num_classes: int) -> nn.Module:
     factory = import_factory(spec)
     try:
         model = factory(input_shape=input_shape, num_classes=num_classes)
@@ -157,7 +157,7 @@ def _made_by(spec: str, input_shape: Shape, num_classes: int) -> nn.Module:
     return model
 
 
-def _try_out(name: str, model: nn.Module, input_shape: Shape, num_classes: int) -> None:
+def _try_out(name: str, model: nn.Module, input_shape: InputShape, num_classes: int) -> None:
     """Run two inputs of zeros through the model as in evaluation, and leave it as it was."""
     was_training = model.training
     model.eval()
@@ -174,7 +174,7 @@ def _try_out(name: str, model: nn.Module, input_shape: Shape, num_classes: int) 
         raise InputError(f"model '{name}' gives NaN or infinite logits before any training")
 
 
-def _misfit(name: str, input_shape: Shape, reason: str) -> str:
+def _misfit(name: str, input_shape: InputShape, reason: str) -> str:
     channels, height, width = input_shape
     if min(height, width) == 1:
         shown, way = "rows of numbers", "choose 'mlp'"

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from fedquit.client.objectives.base.frozen_teacher import head_of, logits_and_features
 from fedquit.client.objectives.base.imitation import filled
 from fedquit.client.objectives.base.objective import Done, LocalRound, Objective, Traits, objective
-from fedquit.client.objectives.base.sharing import Form, Shape, Sharing
+from fedquit.client.objectives.base.sharing import Form, Sharing
 from fedquit.client.objectives.base.svd_update import is_packed, packed, packed_forms, unpacked
 from fedquit.client.training.sgd import Batch, fit
 from fedquit.errors import FedquitError, InputError
@@ -26,7 +26,7 @@ from fedquit.unlearning.distillation.distances import kl_each
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.setting_checks import check_at_least_zero, check_positive, check_share
 from fedquit.unlearning.tensors.arithmetic import moved, update_of
-from fedquit.unlearning.tensors.convert import StateDict
+from fedquit.unlearning.tensors.convert import Shape, StateDict
 
 
 class Said(NamedTuple):

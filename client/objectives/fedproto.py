@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 from fedquit.client.objectives.base.frozen_teacher import head_of, logits_and_features, said_of_all
 from fedquit.client.objectives.base.objective import Done, LocalRound, Objective, Traits, objective
-from fedquit.client.objectives.base.sharing import Form, LatestReplies, Shape, class_counts, class_means, mean_by_class
+from fedquit.client.objectives.base.sharing import Form, LatestReplies, class_counts, class_means, mean_by_class
 from fedquit.client.training.sgd import Batch, Loss, cross_entropy
 from fedquit.errors import InputError
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.setting_checks import check_at_least_zero
-from fedquit.unlearning.tensors.convert import StateDict
+from fedquit.unlearning.tensors.convert import Shape, StateDict
 
 
 def distance_to_prototypes(features: Tensor, prototypes: Tensor, labels: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from fedquit.client.data.evaluation_sets import Sets, all_to_forget, held_out_and_test, sets_of
-from fedquit.client.training.evaluate_model import Document, measure, outputs_of
+from fedquit.client.training.evaluate_model import measure, outputs_of
 from fedquit.client.training.sgd import evaluate
+from fedquit.documents import Document
 from fedquit.errors import InputError
 from fedquit.settings import Settings
 from fedquit.unlearning.evaluation.measures import worst_group

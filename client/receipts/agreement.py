@@ -10,10 +10,11 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fedquit.client.receipts.envelope import BadReceiptError, canonical
+from fedquit.client.receipts.envelope import canonical
 from fedquit.client.requests.keys import fingerprint
 from fedquit.client.requests.proto.forget_pb2 import Ask
 from fedquit.client.requests.signed_request import LONGEST_FRESH, Signed, is_from, read_ask
+from fedquit.errors import BadReceiptError
 
 MISMATCH = "the receipt says {name} {stated!r}, and what was asked says {asked!r}"
 

@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from fedquit.client.kit import Kit
-from fedquit.client.receipts import BadReceiptError, Receipt, read_receipt
+from fedquit.client.receipts import Receipt, read_receipt
 from fedquit.client.receipts.revocations import read_revocations
-from fedquit.errors import InputError
+from fedquit.errors import BadReceiptError, InputError
 
 STAGES = ("before", "unlearned", "after")
 WHAT = {"client": "all its data", "sample": "{samples_count} samples", "class": "class {classes}"}

@@ -14,14 +14,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from fedquit.errors import FedquitError
+from fedquit.errors import BadReceiptError
 
 TYPE = "application/vnd.in-toto+json"
 LARGEST = 16_000_000  # bytes; a receipt of ten thousand rounds has some 2 MB
-
-
-class BadReceiptError(FedquitError):
-    """A receipt that does not verify; the text says why."""
 
 
 def canonical(document: Any) -> bytes:

@@ -13,7 +13,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from fedquit.client.receipts.envelope import BadReceiptError, canonical, sealed, unsealed
+from fedquit.client.receipts.envelope import canonical, sealed, unsealed
+from fedquit.errors import BadReceiptError
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:fedquit:revocations:v1"

@@ -13,7 +13,8 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from fedquit.client.receipts.agreement import check_agreement
-from fedquit.client.receipts.envelope import BadReceiptError, canonical, unsealed
+from fedquit.client.receipts.envelope import canonical, unsealed
+from fedquit.errors import BadReceiptError
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:fedquit:receipt:v1"

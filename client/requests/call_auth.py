@@ -8,7 +8,8 @@ from google.protobuf.message import DecodeError
 
 from fedquit.client.requests.keys import FINGERPRINT, PrivateKey, fingerprint, is_signed, public_der, sign
 from fedquit.client.requests.proto.forget_pb2 import Call
-from fedquit.client.requests.signed_request import LARGEST_SIGNATURE, LONGEST_NAME, NONCE, MalformedError
+from fedquit.client.requests.signed_request import LARGEST_SIGNATURE, LONGEST_NAME, NONCE
+from fedquit.errors import MalformedError
 
 PREFIX = b"fedquit call v1\n"
 METHODS = ("Status", "Watch", "Receipt", "List")

@@ -14,15 +14,9 @@ from fedquit.client.requests.call_auth import prove
 from fedquit.client.requests.keys import PrivateKey, read_private
 from fedquit.client.requests.proto.forget_pb2 import Change, Page, Request, RequestId, Requests, SignedAsk, Submitted
 from fedquit.client.requests.proto.forget_pb2_grpc import ForgetStub
-from fedquit.client.requests.service_errors import (
-    BUSY,
-    RefusedError,
-    UnreachableError,
-    in_plain_words,
-    wait_before_another_try,
-)
+from fedquit.client.requests.service_errors import BUSY, in_plain_words, wait_before_another_try
 from fedquit.client.requests.signed_request import Signed
-from fedquit.errors import InputError
+from fedquit.errors import InputError, RefusedError, UnreachableError
 
 DEADLINE = 30.0  # seconds that one call may take, with all its tries
 LAST = ("done", "unrecovered", "refused", "failed")  # the states that a request stays in

@@ -22,17 +22,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_public_key,
 )
 
-from fedquit.errors import InputError
+from fedquit.errors import KeyFileError
 
 PrivateKey = ec.EllipticCurvePrivateKey
 FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 LARGEST_FILE = 16_384  # bytes; a P-384 key file has fewer than 1,000
-
-
-class KeyFileError(InputError):
-    """A key file cannot be used: exit code 2, for nobody is let in with it."""
-
-    exit_code = 2
 
 
 def new_key() -> PrivateKey:

@@ -2,7 +2,7 @@
 
 import grpc
 
-from fedquit.errors import FedquitError
+from fedquit.errors import FedquitError, RefusedError, TimedOutError, UnreachableError
 
 CODE = "fedquit-refusal"  # trailing metadata: the code of a refusal
 BUSY = "slow-down"  # the code that says: the same again a little later
@@ -12,38 +12,11 @@ NOT_ALLOWED = (
 )
 
 
-class RefusedError(FedquitError):
-    """The service refused, and said why; `code` is its word for it."""
-
-    def __init__(self, text: str, code: str) -> None:
-        super().__init__(text)
-        self.code = code
-        self.exit_code = 2 if code in NOT_ALLOWED else 1
-
-
-class UnreachableError(FedquitError):
-    """The service cannot be reached."""
-
-    exit_code = 2
-
-
-class TimedOutError(FedquitError):
-    """The service, or the request, took longer than it may."""
-
-    exit_code = 3
-
-
-class UnrecoveredError(FedquitError):
-    """The data is forgotten, and the model did not get back to its goal."""
-
-    exit_code = 6
-
-
 def in_plain_words(error: grpc.RpcError, address: str) -> FedquitError:
     """Say what an error of gRPC means, and the way out."""
     status, details, code = error.code(), _short(error.details() or ""), code_of(error)
     if code:
-        return RefusedError(details, code)
+        return RefusedError(details, code, exit_code=2 if code in NOT_ALLOWED else 1)
     if status is grpc.StatusCode.DEADLINE_EXCEEDED:
         return TimedOutError(
             f"the forget service at {address} did not answer in time; try again: nothing is done twice"

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from fedquit.client.requests.keys import FINGERPRINT, PrivateKey, fingerprint, is_signed, public_der, sign
 from fedquit.client.requests.proto.forget_pb2 import Ask, SignedAsk
-from fedquit.errors import InputError
+from fedquit.errors import MalformedError
 
 PREFIX = b"fedquit ask v1\n"
 VERSION = 1
@@ -29,10 +29,6 @@ MOST_CLASSES = 100
 MOST_SAMPLES = 2**53
 
 Granularity = Literal["client", "sample", "class"]
-
-
-class MalformedError(InputError):
-    """An ask breaks the rules that every ask keeps, whoever sent it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ same by the same name.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
 from fedquit.client.data.evaluation_sets import Sets
+from fedquit.documents import Document
 from fedquit.unlearning.evaluation.measures import (
     accuracy,
     group_accuracy,
@@ -22,8 +22,6 @@ from fedquit.unlearning.evaluation.measures import (
 )
 
 PARTS = ("forget", "retain", "test")
-
-Document = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from fedquit.client.device.deployed_device import DROP, NOTHING_TO_FORGET, REPORTED
-from fedquit.errors import FedquitError
-from fedquit.server.coordinator.model_evaluation import NOTHING_HELD, Evaluator, UnusableModelError
+from fedquit.errors import (
+    AwayError,
+    CannotForgetError,
+    FedquitError,
+    NoReplyError,
+    NothingToForgetError,
+    RefusedModelError,
+    UnreachableError,
+    UnusableModelError,
+)
+from fedquit.server.coordinator.model_evaluation import NOTHING_HELD, Evaluator
 from fedquit.server.coordinator.participants.presence import Presence
 from fedquit.server.coordinator.participants.time_to_answer import time_to_answer
 from fedquit.server.coordinator.retention import Past
 from fedquit.server.coordinator.training_rounds import Training
 from fedquit.server.coordinator.workplace import Workplace
-from fedquit.server.ledger import FORGOTTEN, Contribution, Request, Step, UnreachableError
+from fedquit.server.ledger import FORGOTTEN, Contribution, Request, Step
 from fedquit.server.ledger.model_lineage import check_exact
 from fedquit.server.lifecycle.forget_and_admit import ForgetResult, Guard, forget_and_admit
 from fedquit.server.lifecycle.grid_session import Case, GridSession, served
@@ -25,24 +34,7 @@ from fedquit.strategies.rounds.aggregate import Config
 from fedquit.strategies.rounds.evaluate import measure
 from fedquit.strategies.rounds.exercise import run_exercise
 from fedquit.unlearning.methods.base import Method
-from fedquit.unlearning.session import NoReplyError
 from fedquit.unlearning.tensors.convert import Arrays, StateDict, arrays_of
-
-
-class RefusedModelError(FedquitError):
-    """The guard refused the model that a device handed back."""
-
-
-class CannotForgetError(FedquitError):
-    """A method cannot serve this request; another may."""
-
-
-class NothingToForgetError(FedquitError):
-    """Whoever may hold what a request is about has answered that there is nothing."""
-
-
-class AwayError(NoReplyError):
-    """Nobody who may take part holds any of it, and somebody who is not here may."""
 
 
 class Forgetting:

@@ -12,7 +12,7 @@ from fedquit.client.data.build_data_and_model import form_of
 from fedquit.client.device.device import model_with
 from fedquit.client.device.local_data.gather import gather
 from fedquit.client.training.sgd import evaluate
-from fedquit.errors import FedquitError
+from fedquit.errors import UnusableModelError
 from fedquit.server.coordinator.participants.presence import Presence
 from fedquit.server.coordinator.participants.unused_replies import noted
 from fedquit.server.coordinator.workplace import Workplace
@@ -28,10 +28,6 @@ from fedquit.unlearning.tensors.convert import Arrays, tensors_of
 NOTHING_HELD = "has no samples"
 """In the reason of a device that holds nothing of what it is asked about; see
 `fedquit.client.device.deployed_device`."""
-
-
-class UnusableModelError(FedquitError):
-    """A model that gives no numbers."""
 
 
 def trusted_samples(folder: Path, federation: Federation) -> Samples | None:

@@ -18,15 +18,16 @@ recovering  -> recovering   a round without what was forgotten
 
 from collections import Counter
 
-from fedquit.errors import FedquitError
-from fedquit.server.coordinator.end_request import Ending
-from fedquit.server.coordinator.forget_step import (
+from fedquit.errors import (
     AwayError,
     CannotForgetError,
-    Forgetting,
+    FedquitError,
+    NoReplyError,
     NothingToForgetError,
     RefusedModelError,
 )
+from fedquit.server.coordinator.end_request import Ending
+from fedquit.server.coordinator.forget_step import Forgetting
 from fedquit.server.coordinator.model_evaluation import Evaluator
 from fedquit.server.coordinator.participants.presence import BEGUN, Presence
 from fedquit.server.coordinator.participants.time_to_answer import time_left
@@ -39,7 +40,6 @@ from fedquit.server.ledger.model_lineage import forget_step, recovery
 from fedquit.server.lifecycle.recovery_plan import RecoveryPlan, stop_rule
 from fedquit.server.lifecycle.train_round import correction
 from fedquit.unlearning.methods.base import Method
-from fedquit.unlearning.session import NoReplyError
 from fedquit.unlearning.stop_rules import Stopped
 
 ATTEMPTS = 3

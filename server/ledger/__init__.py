@@ -2,9 +2,8 @@
 
 from fedquit.server.ledger.audit_log.seal import Ed25519Seal, Seal
 from fedquit.server.ledger.ledger import Ledger
-from fedquit.server.ledger.request_states import ENDS, FORGOTTEN, STATES, UNDER_WAY, StateError
+from fedquit.server.ledger.request_states import ENDS, FORGOTTEN, STATES, UNDER_WAY
 from fedquit.server.ledger.rows import Contribution, Event, Member, NewRequest, Request, Step
-from fedquit.server.ledger.storage.database import UnreachableError
 
 __all__ = [
     "ENDS",
@@ -19,7 +18,5 @@ __all__ = [
     "NewRequest",
     "Request",
     "Seal",
-    "StateError",
     "Step",
-    "UnreachableError",
 ]

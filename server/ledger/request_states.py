@@ -1,6 +1,6 @@
 """The states of a request, and which may follow which."""
 
-from fedquit.errors import FedquitError, unknown
+from fedquit.errors import StateError, unknown
 
 STATES = ("asked", "forgetting", "recovering", "done", "unrecovered", "refused", "failed")
 UNDER_WAY = ("forgetting", "recovering")
@@ -18,10 +18,6 @@ FOLLOWING = {
 }
 
 
-class StateError(FedquitError):
-    """The ledger is not in the state from which this step could be made; nothing was written."""
-
-
 def check_transition(of: str, to: str, *, adds_receipt: bool = False) -> None:
     """Refuse a transition that no request may make.
 
@@ -36,7 +32,7 @@ def check_transition(of: str, to: str, *, adds_receipt: bool = False) -> None:
     >>> check_transition("done", "asked")
     Traceback (most recent call last):
     ...
-    fedquit.server.ledger.request_states.StateError: a request cannot go from done to asked; from done it stays
+    fedquit.errors.StateError: a request cannot go from done to asked; from done it stays
     """
     for state in (of, to):
         if state not in STATES:

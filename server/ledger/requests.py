@@ -7,10 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
-from fedquit.errors import InputError
+from fedquit.errors import InputError, StateError
 from fedquit.server.ledger import steps
 from fedquit.server.ledger.members import by_key, by_number
-from fedquit.server.ledger.request_states import StateError, check_transition
+from fedquit.server.ledger.request_states import check_transition
 from fedquit.server.ledger.rows import NewRequest, Request, Step
 from fedquit.server.ledger.storage.tables import members, requests
 from fedquit.server.ledger.storage.transaction import Touched, Writing

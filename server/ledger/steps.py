@@ -8,9 +8,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, func, insert, select
 
-from fedquit.errors import InputError, unknown
+from fedquit.errors import InputError, StateError, unknown
 from fedquit.server.ledger.audit_log.hash_chain import canonical
-from fedquit.server.ledger.request_states import StateError
 from fedquit.server.ledger.rows import Contribution, Step
 from fedquit.server.ledger.storage.tables import contributions, members, requests, steps
 from fedquit.server.ledger.storage.transaction import Writing

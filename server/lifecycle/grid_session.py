@@ -10,7 +10,7 @@ from torch import nn
 from fedquit.client.data.build_data_and_model import form_of, initial_model
 from fedquit.client.data.evaluation_sets import sets_of
 from fedquit.client.data.forget_sets import askers, forgotten_clients, to_forget, to_keep
-from fedquit.errors import FedquitError
+from fedquit.errors import FedquitError, NoReplyError
 from fedquit.server.lifecycle.request_seeds import RequestSeeds
 from fedquit.settings import Settings
 from fedquit.strategies.grid.metered_grid import MeteredGrid
@@ -19,7 +19,7 @@ from fedquit.strategies.rounds.exercise import run_exercise
 from fedquit.strategies.rounds.reply import OnReply, Reply
 from fedquit.unlearning.methods.base import Method
 from fedquit.unlearning.samples import Samples
-from fedquit.unlearning.session import ClientReply, History, NoReplyError
+from fedquit.unlearning.session import ClientReply, History
 from fedquit.unlearning.tensors.arithmetic import check_usable
 from fedquit.unlearning.tensors.convert import StateDict, arrays_of, tensors_of
 

@@ -8,9 +8,8 @@ from typing import Any
 
 from fedquit.client.objectives import Form, Sharing
 from fedquit.client.training.sgd import deterministic
-from fedquit.errors import InputError
+from fedquit.errors import BadReplyError, InputError
 from fedquit.strategies.grid.array_record import record_of
-from fedquit.strategies.guard.reply_checks import BadReplyError
 from fedquit.unlearning.tensors.convert import Arrays, StateDict, arrays_of, tensors_of
 
 

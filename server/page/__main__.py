@@ -11,10 +11,10 @@ from typing import Any
 import uvicorn
 
 from fedquit.errors import FedquitError
+from fedquit.processes.supervisor import reached_at
 from fedquit.server.federation import Federation
 from fedquit.server.page.access import Access
 from fedquit.server.page.routes import make_page
-from fedquit.supervisor import reached_at
 
 PATIENCE = 10.0  # seconds
 

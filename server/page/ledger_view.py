@@ -3,21 +3,20 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
+from fedquit.documents import Document
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import STATES, UNDER_WAY, Event, Ledger, Member, Request, Step
-from fedquit.server.page.sentences import NOTABLE, Names, more_devices, outlook, sentence
+from fedquit.server.page.sentences import NOTABLE, MemberNames, more_devices, outlook, sentence
 
 OPEN = ("asked", *UNDER_WAY)
 PHASES = ("train", "forget", "recover")
 LATELY, LOOKED_AT = 10, 1000
 """The number of notable events shown, and the number of events at the end of the log that are searched for them."""
-Facts = dict[str, Any]
 Sample = tuple[tuple[tuple[str, str], ...], float]
 
 
-def overview(ledger: Ledger, federation: Federation, now: float) -> Facts:
+def overview(ledger: Ledger, federation: Federation, now: float) -> Document:
     """Return what the first page says: who takes part, where training is, which requests are open."""
     members, steps, requests = ledger.members(), ledger.steps(), ledger.requests()
     names = names_of(members)
@@ -56,12 +55,12 @@ def waits_for(members: Sequence[Member], federation: Federation) -> str:
     )
 
 
-def names_of(members: Sequence[Member]) -> Names:
+def names_of(members: Sequence[Member]) -> MemberNames:
     """Return the names of members by number and by fingerprint."""
     return {**{m.number: m.name for m in members}, **{m.fingerprint: m.name for m in members}}
 
 
-def member_facts(member: Member, steps: Sequence[Step]) -> Facts:
+def member_facts(member: Member, steps: Sequence[Step]) -> Document:
     """Return a member and what it contributed; its key is left out, as the fingerprint names it."""
     gave = [(step, c) for step in steps for c in step.contributions if c.member == member.number]
     facts = {name: value for name, value in asdict(member).items() if name != "key"}
@@ -73,7 +72,7 @@ def member_facts(member: Member, steps: Sequence[Step]) -> Facts:
     }
 
 
-def request_facts(request: Request, federation: Federation, names: Names, now: float) -> Facts:
+def request_facts(request: Request, federation: Federation, names: MemberNames, now: float) -> Document:
     """Return a request, how long it has, and what comes next; the signed ask and the receipt are left out."""
     left_out = ("ask", "signature", "receipt")
     facts = {name: value for name, value in asdict(request).items() if name not in left_out}
@@ -89,36 +88,36 @@ def request_facts(request: Request, federation: Federation, names: Names, now: f
     return {**facts, "outlook": outlook(facts, federation)}
 
 
-def timeline(ledger: Ledger, request: Request, names: Names) -> list[Facts]:
+def timeline(ledger: Ledger, request: Request, names: MemberNames) -> list[Document]:
     """Return the events of a request, oldest first."""
     return [event_facts(event, names) for event in ledger.events(request=request.id)]
 
 
-def lately(ledger: Ledger, names: Names) -> list[Facts]:
+def lately(ledger: Ledger, names: MemberNames) -> list[Document]:
     """Return what happened lately that an operator should hear of, newest first."""
     events = ledger.events(after=max(0, ledger.head()[0] - LOOKED_AT))
     notable = [event for event in events if event.kind in NOTABLE and event.facts.get("verdict") != "adopt"]
     return [event_facts(event, names) for event in notable[: -LATELY - 1 : -1]]
 
 
-def event_facts(event: Event, names: Names) -> Facts:
+def event_facts(event: Event, names: MemberNames) -> Document:
     """Return an event and what it means."""
     facts = {name: value for name, value in asdict(event).items() if name not in ("previous", "digest")}
     return {**facts, "text": sentence(event, names)}
 
 
-def step_facts(step: Step) -> Facts:
+def step_facts(step: Step) -> Document:
     """Return a step, with who took part in it."""
     facts = {name: value for name, value in asdict(step).items() if name != "contributions"}
     return {**facts, "members": [c.member for c in step.contributions]}
 
 
-def costs(steps: Sequence[Step]) -> dict[str, Facts]:
+def costs(steps: Sequence[Step]) -> dict[str, Document]:
     """Return what each phase has cost so far."""
     return {phase: spent([step for step in steps if step.phase == phase]) for phase in PHASES}
 
 
-def spent(steps: Sequence[Step]) -> Facts:
+def spent(steps: Sequence[Step]) -> Document:
     """Return what steps have cost: exact bytes, seconds, processor seconds of the devices."""
     return {
         "steps": len(steps),

@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from fedquit import __version__
+from fedquit.documents import Document
 from fedquit.errors import FedquitError, InputError
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
@@ -91,11 +92,11 @@ def make_page(
         except InputError:
             raise HTTPException(404, "there is no such request") from None
 
-    def all_facts(opened: Ledger) -> list[ledger_view.Facts]:
+    def all_facts(opened: Ledger) -> list[Document]:
         names, now = ledger_view.names_of(opened.members()), clock()
         return [ledger_view.request_facts(request, federation, names, now) for request in opened.requests()]
 
-    def one_of(opened: Ledger, request_id: str) -> ledger_view.Facts:
+    def one_of(opened: Ledger, request_id: str) -> Document:
         request, names = found(opened, request_id), ledger_view.names_of(opened.members())
         facts = ledger_view.request_facts(request, federation, names, clock())
         return {**facts, "events": ledger_view.timeline(opened, request, names)}

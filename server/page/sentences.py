@@ -8,7 +8,7 @@ from fedquit.server.federation import Federation
 from fedquit.server.ledger import Event
 
 Facts = Mapping[str, Any]
-Names = Mapping[int | str | None, str]
+MemberNames = Mapping[int | str | None, str]
 """Names of members by number and by fingerprint."""
 
 
@@ -69,7 +69,7 @@ def moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def sentence(event: Event, names: Names) -> str:
+def sentence(event: Event, names: MemberNames) -> str:
     """Say what an event of the log means; its kind alone, where another version wrote other facts.
 
     >>> sentence(Event(1, 0.0, "reply-refused", None, 3, {"phase": "train", "reason": "it holds NaN"}), {3: "west"})
@@ -82,24 +82,24 @@ def sentence(event: Event, names: Names) -> str:
         return event.kind
 
 
-def _forgetting(facts: Facts, who: str, _names: Names) -> str:
+def _forgetting(facts: Facts, who: str, _names: MemberNames) -> str:
     out = f"; {who} is never trained with again" if "withdrawn" in facts else ""
     return f"begun, by {facts['method']}{out}"
 
 
-def _quarantined(facts: Facts, who: str, _names: Names) -> str:
+def _quarantined(facts: Facts, who: str, _names: MemberNames) -> str:
     off = f", as it was further off than recent rounds explain: {facts['off']}" if facts["off"] else ""
     return f"the guard looked at the model of {facts.get('method', who)}; verdict: {facts['verdict']}{off}"
 
 
-def _done(facts: Facts, _who: str, _names: Names) -> str:
+def _done(facts: Facts, _who: str, _names: MemberNames) -> str:
     end = facts.get("to", "done")
     if "stopped" not in facts:
         return str(end)
     return f"{end} after {facts['rounds']} round(s) of recovery: {facts['stopped']}; {facts['removed']} models removed"
 
 
-def _more(facts: Facts, _who: str, names: Names) -> str:
+def _more(facts: Facts, _who: str, names: MemberNames) -> str:
     counts = [f"{c['count']} x {c['reason']}" + _of(c["member"], names) for c in facts["counts"]]
     return f"more asks or calls were refused: {', '.join(counts)}"
 
@@ -108,11 +108,11 @@ def _why(reason: str) -> str:
     return f": {reason}" if reason else ""
 
 
-def _of(member: int | None, names: Names) -> str:
+def _of(member: int | None, names: MemberNames) -> str:
     return f" ({names.get(member, member)})" if member is not None else ""
 
 
-SENTENCES: Mapping[str, Callable[[Facts, str, Names], str]] = {
+SENTENCES: Mapping[str, Callable[[Facts, str, MemberNames], str]] = {
     "asked": lambda facts, _who, names: f"asked by {names.get(facts['asked_by'], facts['asked_by'][:12])}",
     "forgetting": _forgetting,
     "deadline-near": lambda _facts, _who, _names: "a tenth of the time is left",

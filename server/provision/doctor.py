@@ -13,6 +13,7 @@ from fedquit.client.data.build_data_and_model import empty_model
 from fedquit.client.device.device_checks import Finding
 from fedquit.client.requests.keys import is_usable
 from fedquit.errors import FedquitError, InputError
+from fedquit.processes.supervisor import listens, reached_at
 from fedquit.server.check_methods import check_methods
 from fedquit.server.coordinator.model_evaluation import trusted_samples
 from fedquit.server.federation import FILE, Federation
@@ -21,7 +22,6 @@ from fedquit.server.ledger.audit_log.seal import read_seal
 from fedquit.server.page.access import FILE as TOKEN
 from fedquit.server.page.ledger_view import waits_for
 from fedquit.server.provision.certificates import hosts_of
-from fedquit.supervisor import listens, reached_at
 
 SOON = datetime.timedelta(days=30)
 ROOM = 20  # models for which there should be room on the disk

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from fedquit.client.kit import FILE as KIT_FILE
-from fedquit.client.requests.keys import KeyFileError, fingerprint, read_public
-from fedquit.errors import InputError
+from fedquit.client.requests.keys import fingerprint, read_public
+from fedquit.errors import InputError, KeyFileError
 from fedquit.files import explained, write_whole
 from fedquit.server.federation import FILE, Federation
 from fedquit.server.ledger import Ledger

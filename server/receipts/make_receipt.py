@@ -17,7 +17,7 @@ from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger, Request, Step
 from fedquit.server.ledger.model_lineage import check_exact, descendants
 
-Measures = Mapping[str, Mapping[str, float]]
+MeasuresByStage = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Outcome:
     exact: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
     fallback: str = ""
-    measures: Measures = field(default_factory=dict)
+    measures: MeasuresByStage = field(default_factory=dict)
     verdict: str = "not judged"
     thresholds: Mapping[str, float] = field(default_factory=dict)
     purged: Sequence[str] = ()

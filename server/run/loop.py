@@ -7,7 +7,7 @@ anywhere ends with the model it would have ended with.
 """
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -21,7 +21,8 @@ from fedquit.client.personal.personal_evaluation import mean_of
 from fedquit.client.personal.personal_models import own_model
 from fedquit.client.training.build_method import method_of
 from fedquit.client.training.build_objective import objective_of
-from fedquit.errors import FedquitError, InputError
+from fedquit.documents import Listener
+from fedquit.errors import FedquitError, InputError, NoReplyError
 from fedquit.server.lifecycle.build_rules import rules_of
 from fedquit.server.lifecycle.forget_and_admit import Guard, forget_and_admit
 from fedquit.server.lifecycle.grid_session import Case, GridSession, simulated_case
@@ -42,12 +43,9 @@ from fedquit.strategies.guard.decide import Policy
 from fedquit.strategies.guard.round_screen import Limits
 from fedquit.strategies.guard.step_checks import Bounds, Recent, bounds_of
 from fedquit.strategies.rounds.train import Correct
-from fedquit.unlearning.session import NoReplyError
 from fedquit.unlearning.stop_rules import Budget, StopRule
 from fedquit.unlearning.tensors.arithmetic import parameter_names
 from fedquit.unlearning.tensors.convert import Arrays, StateDict, arrays_of, tensors_of
-
-Listener = Callable[[Mapping[str, Any]], None]
 
 
 class Loop:

@@ -15,14 +15,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedquit.documents import Listener
 from fedquit.errors import FedquitError, InputError
 from fedquit.files import explained, write_whole
+from fedquit.processes.supervisor import Part, Supervisor, line_of_part, listens, pause, reached_at
 from fedquit.server.check_methods import check_methods_apart
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.provision.deployment_files import nginx
 from fedquit.server.serve.superlink import Flower
-from fedquit.supervisor import Listener, Part, Supervisor, line_of_part, listens, pause, reached_at
 
 START_WITHIN = 180.0  # seconds for a part to be ready, on a small machine
 LOOK_EVERY = 30.0  # seconds between two looks at the run

@@ -17,12 +17,12 @@ import tomli_w
 from cryptography.hazmat.primitives import serialization
 
 from fedquit import __version__
-from fedquit.errors import FedquitError
+from fedquit.errors import FedquitError, FlowerRefusedError
 from fedquit.files import explained, write_whole
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Member
 from fedquit.server.message_store import DATABASE
-from fedquit.strategies.flower_internals import Control, RefusedError
+from fedquit.strategies.flower_internals import Control
 
 CONNECTION = "fedquit"
 PATIENCE = 120.0  # seconds for a command of Flower's
@@ -138,7 +138,7 @@ class Flower:
                 if member.fingerprint not in known:
                     try:
                         control.register(_pem(member.key), member.name)
-                    except RefusedError as error:
+                    except FlowerRefusedError as error:
                         refused.append(str(error))
         return refused
 

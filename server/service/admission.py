@@ -13,11 +13,11 @@ from threading import Lock
 from typing import Self
 
 from fedquit.client.requests.proto.forget_pb2 import Ask
-from fedquit.client.requests.signed_request import LARGEST, MalformedError, Signed, is_from, read_ask
-from fedquit.errors import InputError
+from fedquit.client.requests.signed_request import LARGEST, Signed, is_from, read_ask
+from fedquit.errors import InputError, MalformedError, RefusalError, StateError
 from fedquit.server.federation import Federation
-from fedquit.server.ledger import UNDER_WAY, Ledger, Member, NewRequest, Request, StateError
-from fedquit.server.service.refusal import RefusalError, audit, revoked, signer
+from fedquit.server.ledger import UNDER_WAY, Ledger, Member, NewRequest, Request
+from fedquit.server.service.refusal import audit, revoked, signer
 from fedquit.settings import num_classes
 
 DAY = 86_400.0

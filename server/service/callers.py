@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from functools import partial
 
 from fedquit.client.requests.call_auth import CALL, SIGNATURE, Proof, is_from, read_call
-from fedquit.client.requests.signed_request import MalformedError
+from fedquit.errors import MalformedError, RefusalError
 from fedquit.server.ledger import Ledger, Member, Request
 from fedquit.server.service.admission import find
 from fedquit.server.service.limits import Once
-from fedquit.server.service.refusal import RefusalError, signer
+from fedquit.server.service.refusal import signer
 
 FRESH = 300.0  # seconds that the clock of a caller may differ from ours
 

@@ -2,8 +2,8 @@
 
 from fedquit.client.requests.proto import forget_pb2 as messages
 from fedquit.client.requests.proto.forget_pb2 import Change, Page, Requests
+from fedquit.errors import RefusalError
 from fedquit.server.ledger import STATES, Event, Ledger, Member, Request
-from fedquit.server.service.refusal import RefusalError
 
 MOST_AT_ONCE = 100
 

@@ -2,22 +2,8 @@
 
 from collections.abc import Callable
 
-from fedquit.errors import FedquitError
+from fedquit.errors import RefusalError
 from fedquit.server.ledger import Ledger, Member
-
-
-class RefusalError(FedquitError):
-    """An ask or a call is refused.
-
-    Attributes:
-        code: names why, for programs; the text is for people.
-        member: number of the member that is proven to have asked, if one is.
-        audited: the ledger has heard of it.
-    """
-
-    def __init__(self, code: str, text: str, *, member: int | None = None) -> None:
-        super().__init__(text)
-        self.code, self.member, self.audited = code, member, False
 
 
 def slow_down(what: str) -> RefusalError:

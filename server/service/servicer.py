@@ -15,13 +15,13 @@ from fedquit.client.requests import signed_request
 from fedquit.client.requests.proto.forget_pb2 import Change, Page, RequestId, Requests, SignedReceipt, Submitted
 from fedquit.client.requests.proto.forget_pb2 import Request as RequestMessage
 from fedquit.client.requests.service_errors import CODE
-from fedquit.errors import FedquitError
+from fedquit.errors import FedquitError, MalformedError, RefusalError
 from fedquit.server.ledger import ENDS, Ledger, Member, Request
 from fedquit.server.service.admission import Rules, admit
 from fedquit.server.service.callers import FRESH, caller, visible
 from fedquit.server.service.limits import Once, Rate, Seats
 from fedquit.server.service.messages import as_message, changes, page_of
-from fedquit.server.service.refusal import RefusalError, audit, revoked, slow_down
+from fedquit.server.service.refusal import audit, revoked, slow_down
 
 LOG = logging.getLogger("fedquit.forget-service")
 LONGEST_WATCH = 900.0  # seconds; then the client calls again
@@ -217,7 +217,7 @@ def _read_signed(content: bytes) -> signed_request.Signed:
         raise RefusalError("too-large", f"the ask has {len(content)} bytes; at most {signed_request.LARGEST} are read")
     try:
         return signed_request.read_signed(content)
-    except signed_request.MalformedError as error:
+    except MalformedError as error:
         raise RefusalError("malformed", str(error)) from error
 
 

@@ -13,8 +13,9 @@ import torch
 
 from fedquit.client.data.evaluation_sets import Sets, sets_of
 from fedquit.client.training.build_objective import check_global_model
-from fedquit.client.training.evaluate_model import PARTS, Document
+from fedquit.client.training.evaluate_model import PARTS
 from fedquit.client.training.sgd import deterministic
+from fedquit.documents import Document
 from fedquit.errors import InputError
 from fedquit.settings import Settings
 from fedquit.simulations.audit.audited_model import AuditedModel, read_audited

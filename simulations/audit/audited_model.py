@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from fedquit.client.data.build_data_and_model import empty_model
 from fedquit.client.data.evaluation_sets import Sets
 from fedquit.client.models.model_file import arrays_in
-from fedquit.client.training.evaluate_model import Document, Outputs, measure, outputs_of
+from fedquit.client.training.evaluate_model import Outputs, measure, outputs_of
+from fedquit.documents import Document
 from fedquit.errors import FedquitError, InputError
 from fedquit.settings import Settings
 from fedquit.unlearning.evaluation.measures import logit_confidence, svc_attack

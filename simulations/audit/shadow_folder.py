@@ -11,9 +11,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from fedquit.client.data.partition_file import save_partition
+from fedquit.documents import Document
 from fedquit.errors import FedquitError, InputError
 from fedquit.files import explained, write_json, write_whole
 from fedquit.server.lifecycle.phases import phases
@@ -27,8 +27,6 @@ from fedquit.simulations.compare.cells.plan_cells import Cell
 SCHEMA_VERSION = 1
 LIST = "shadows.json"
 WAY_OUT = "give another --out, or replace them with --overwrite"
-
-Document = dict[str, Any]
 
 
 class ShadowFolder:

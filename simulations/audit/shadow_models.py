@@ -14,17 +14,15 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from fedquit.documents import Document
 from fedquit.errors import InputError
 from fedquit.unlearning.evaluation.measures import auc, likelihood_ratios, tpr_at_fpr
 
 RATES = (0.001, 0.01)
-
-Document = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

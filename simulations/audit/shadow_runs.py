@@ -1,22 +1,20 @@
 """Make the shadow models of a run, with the engine that made the run: several at once, resumed after a kill."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedquit.client.training.build_method import method_of
 from fedquit.client.training.build_objective import check_global_model
+from fedquit.documents import Document
 from fedquit.errors import FedquitError, InputError
 from fedquit.server.run.run_folder import RunFolder
 from fedquit.simulations.audit.shadow_design import ShadowRun, shadow_run
-from fedquit.simulations.audit.shadow_folder import LIST, Document, ShadowFolder
+from fedquit.simulations.audit.shadow_folder import LIST, ShadowFolder
 from fedquit.simulations.compare.cells.cell import DONE
 from fedquit.simulations.compare.cells.plan_cells import Cell
-from fedquit.simulations.compare.cells.run_cells import Listener, run_cells
-
-Shown = Callable[[Sequence[Cell], Path], AbstractContextManager[Listener]]
+from fedquit.simulations.compare.cells.run_cells import CellsProgress, run_cells
 
 
 def make_shadows(
@@ -27,7 +25,7 @@ def make_shadows(
     out: Path | None = None,
     jobs: int | None = None,
     overwrite: bool = False,
-    progress: Shown,
+    progress: CellsProgress,
 ) -> tuple[Path, Document]:
     """Make the shadow models of a run that are not there yet; return their list's file, and the list.
 
@@ -63,7 +61,7 @@ def make_shadows(
 
 
 def _carry_out(
-    folder: ShadowFolder, wanted: Sequence[tuple[Cell, ShadowRun]], jobs: int | None, progress: Shown
+    folder: ShadowFolder, wanted: Sequence[tuple[Cell, ShadowRun]], jobs: int | None, progress: CellsProgress
 ) -> dict[str, str]:
     """Carry out the runs and keep each model as it comes; return why some failed, by name."""
     if not wanted:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedquit.client.data.evaluation_sets import Sets
 from fedquit.client.data.forget_sets import to_forget
-from fedquit.client.training.evaluate_model import Document
+from fedquit.documents import Document
 from fedquit.errors import InputError
 from fedquit.settings import Settings
 from fedquit.simulations.audit.audited_model import AuditedModel, read_model

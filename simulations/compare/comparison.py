@@ -3,23 +3,19 @@
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from fedquit.documents import Document
 from fedquit.errors import InputError
 from fedquit.files import explained, write_json
 from fedquit.simulations.compare.cells.comparison_folder import check_folder, comparison_folder
 from fedquit.simulations.compare.cells.plan_cells import Cell, plan, replaying_rows
-from fedquit.simulations.compare.cells.run_cells import Listener, run_cells
+from fedquit.simulations.compare.cells.run_cells import CellsProgress, run_cells
 from fedquit.simulations.compare.config.comparison_checks import check_rows, checked_targets
 from fedquit.simulations.compare.config.comparison_config import Comparison
 from fedquit.simulations.compare.config.read_config import read_comparison
 from fedquit.simulations.compare.results.results_document import make_results, summary_of
-
-Document = dict[str, Any]
-Shown = Callable[[Sequence[Cell], Path], AbstractContextManager[Listener]]
 
 
 def planned(config: Path) -> list[Cell]:
@@ -39,7 +35,7 @@ def run_comparison(
     jobs: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Shown,
+    progress: CellsProgress,
 ) -> tuple[Path, Document]:
     """Carry out a comparison, or go on with one; return its folder and its results.
 

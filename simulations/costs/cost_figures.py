@@ -2,7 +2,6 @@
 
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 
@@ -11,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fedquit.documents import Document
 from fedquit.files import explained
 
-Document = dict[str, Any]
 COLOURS = {"train": "#2563a8", "forget": "#c0392b", "recover": "#2e8b57", "later": "#8e6c3a", "retrain": "#7f8c8d"}
 
 

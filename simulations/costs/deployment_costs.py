@@ -9,12 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from fedquit.documents import Document
 from fedquit.errors import InputError
 from fedquit.server.federation import FILE, Federation
 from fedquit.server.ledger import FORGOTTEN, UNDER_WAY, Ledger, Request, Step
 from fedquit.server.run.run_folder import costs_file
 from fedquit.simulations.costs.price import Price
-from fedquit.simulations.costs.run_costs import Clock, Document, beside_retraining, phases_of, summed, sums_of
+from fedquit.simulations.costs.run_costs import Clock, beside_retraining, phases_of, summed, sums_of
 from fedquit.strategies.cost_log.cost_rows import Row, read_rows
 
 LEFT = (*UNDER_WAY, *FORGOTTEN, "failed")

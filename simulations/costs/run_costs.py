@@ -7,16 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
+from fedquit.documents import Document
 from fedquit.errors import InputError
 from fedquit.server.lifecycle.phases import nth
 from fedquit.server.run.run_folder import costs_file, read_settings, read_state
 from fedquit.server.run.run_state import Round, State
 from fedquit.simulations.costs.price import Price
 from fedquit.strategies.cost_log.cost_rows import Row, read_rows
-
-Document = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

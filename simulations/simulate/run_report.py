@@ -18,7 +18,8 @@ from fedquit.client.data.evaluation_sets import Sets, sets_of
 from fedquit.client.data.forget_sets import askers
 from fedquit.client.personal.personal_evaluation import STAGE, mean_document
 from fedquit.client.training.build_objective import objective_of
-from fedquit.client.training.evaluate_model import Document, measure, outputs_of
+from fedquit.client.training.evaluate_model import measure, outputs_of
+from fedquit.documents import Document
 from fedquit.errors import FedquitError
 from fedquit.files import explained, write_json
 from fedquit.server.lifecycle.personal_reports import measures_by_client

@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fedquit.documents import Document, Listener
 from fedquit.errors import InputError
 from fedquit.settings import Settings
 
 Run = Callable[[Any], None]
-Listener = Callable[[Mapping[str, Any]], None]
-Document = dict[str, Any]
 
 
 def run_simulation(

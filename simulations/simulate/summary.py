@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
 
+from fedquit.documents import Document
 from fedquit.errors import InputError
 
 MEASURES = ("forget_accuracy", "retain_accuracy", "test_accuracy", "worst_class_accuracy")
 STAGES = ("original", "unlearned", "recovered", "retrained")
-
-Document = dict[str, Any]
 
 
 def summarise(reports: Sequence[Document]) -> Document:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from fedquit.client.data.evaluation_sets import Sets
-from fedquit.client.training.evaluate_model import PARTS, Document
+from fedquit.client.training.evaluate_model import PARTS
+from fedquit.documents import Document
 from fedquit.unlearning.evaluation.verdict import verdict_of
 
 

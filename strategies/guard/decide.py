@@ -13,10 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from fedquit.errors import FedquitError
+from fedquit.errors import BadReplyError, FedquitError
 from fedquit.strategies.guard.buffers import check_buffers
 from fedquit.strategies.guard.finding import Finding, broken
-from fedquit.strategies.guard.reply_checks import BadReplyError
 from fedquit.strategies.guard.step_checks import Accuracy, Bounds, Recent, accuracy_findings, step_findings
 from fedquit.unlearning.tensors.arithmetic import check_usable, difference, moved
 from fedquit.unlearning.tensors.convert import StateDict

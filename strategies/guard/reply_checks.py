@@ -14,7 +14,8 @@ from flwr.app import Array, Message
 from numpy.typing import NDArray
 
 from fedquit.client.compression.codecs import Slot, read_npy
-from fedquit.errors import InputError
+from fedquit.errors import BadReplyError, InputError
+from fedquit.unlearning.tensors.convert import Shape
 
 SHA256 = re.compile("[0-9a-f]{64}")
 MAX_EXAMPLES = 10**9
@@ -22,8 +23,6 @@ LARGEST = 1e100
 SERIALISED = "numpy.ndarray"
 SLACK = 2048
 """Bytes that an array's file may have besides its numbers."""
-
-Shape = tuple[int, ...]
 
 
 class HasForm(Protocol):
@@ -45,10 +44,6 @@ UNAVAILABLE = "unavailable: "
 """How the reason begins where no reply came at all: that is no fault of what it says."""
 NO_REPLY = frozenset({3, 4, 5, 900})
 """Codes of errors that stand in for a reply: Flower's, of a message or node that is gone, and that of `metered`."""
-
-
-class BadReplyError(Exception):
-    """A reply that must not be used; the text says why."""
 
 
 def checked_content(message: Message) -> None:

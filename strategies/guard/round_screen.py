@@ -17,11 +17,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from fedquit.errors import FedquitError
+from fedquit.errors import BadReplyError, FedquitError
 from fedquit.strategies.guard.buffers import check_buffers
 from fedquit.strategies.guard.client_weights import believed, capped
 from fedquit.strategies.guard.clipping import clipped, groups_of, length, most, next_usual
-from fedquit.strategies.guard.reply_checks import BadReplyError
 from fedquit.strategies.rounds.held_replies import Held
 from fedquit.strategies.rounds.reply import Made, OnReply, Reply
 from fedquit.unlearning.tensors.convert import Arrays

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
+from fedquit.errors import BadReplyError
 from fedquit.strategies.grid.array_record import record_of
 from fedquit.strategies.grid.metered_grid import MeteredGrid
-from fedquit.strategies.guard.reply_checks import BadReplyError, checked_content, checked_metrics
+from fedquit.strategies.guard.reply_checks import checked_content, checked_metrics
 from fedquit.strategies.rounds.reply import OnReply
 from fedquit.unlearning.tensors.convert import Arrays
 

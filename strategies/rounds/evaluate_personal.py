@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
+from fedquit.errors import BadReplyError
 from fedquit.strategies.grid.metered_grid import MeteredGrid
-from fedquit.strategies.guard.reply_checks import SHA256, BadReplyError, checked_content, checked_metrics
+from fedquit.strategies.guard.reply_checks import SHA256, checked_content, checked_metrics
 from fedquit.strategies.rounds.reply import OnReply
 
 ACTION = f"{MessageType.EVALUATE}.own"

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
 from fedquit.client.compression.build_compression import Compression
+from fedquit.errors import BadReplyError
 from fedquit.strategies.cost_log.message_size import MessageSize, measured
 from fedquit.strategies.grid.array_record import record_of
 from fedquit.strategies.grid.compressed import Exchange
 from fedquit.strategies.grid.metered_grid import MeteredGrid
-from fedquit.strategies.guard.reply_checks import BadReplyError
 from fedquit.strategies.rounds.reply import OnReply, Reply
 from fedquit.strategies.rounds.train import checked
 from fedquit.unlearning.tensors.convert import Arrays

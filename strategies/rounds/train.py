@@ -13,15 +13,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from fedquit.errors import FedquitError
+from fedquit.errors import BadReplyError, FedquitError
 from fedquit.strategies.cost_log.cost_log import Costs
 from fedquit.strategies.grid.array_record import arrays_of_record, record_of
 from fedquit.strategies.grid.metered_grid import MeteredGrid
 from fedquit.strategies.guard.buffers import check_buffers
 from fedquit.strategies.guard.reply_checks import (
-    BadReplyError,
     Forms,
-    Shape,
     ask_in,
     checked_arrays,
     checked_metrics,
@@ -32,7 +30,7 @@ from fedquit.strategies.rounds.aggregate import Aggregate, Config, Mean
 from fedquit.strategies.rounds.reply import Made, OnReply, Reply
 from fedquit.strategies.rounds.travel import OneModel, Travel
 from fedquit.unlearning.seeds import derive_seed
-from fedquit.unlearning.tensors.convert import Arrays
+from fedquit.unlearning.tensors.convert import Arrays, Shape
 
 OnAsk = Callable[[int, bytes, bytes], None]
 Correct = Callable[[Arrays, Arrays], Arrays]

@@ -5,9 +5,9 @@ from typing import Protocol
 
 from flwr.app import ArrayRecord
 
-from fedquit.strategies.guard.reply_checks import Forms, Shape
+from fedquit.strategies.guard.reply_checks import Forms
 from fedquit.strategies.rounds.aggregate import Config
-from fedquit.unlearning.tensors.convert import Arrays
+from fedquit.unlearning.tensors.convert import Arrays, Shape
 
 
 class Travel(Protocol):

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from flwr.serverapp import strategy as flower
 
-from fedquit.strategies.guard.reply_checks import BadReplyError
+from fedquit.errors import BadReplyError
 from fedquit.strategies.rules.flower import (
     FLOWER_SHOWN_ONE_NODE,
     LARGEST_NORM,

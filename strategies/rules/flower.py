@@ -20,9 +20,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.exception import AggregationError, InconsistentMessageReplies
 from flwr.serverapp.strategy import Strategy
 
-from fedquit.errors import FedquitError
+from fedquit.errors import BadReplyError, FedquitError
 from fedquit.strategies.grid.array_record import arrays_of_record, record_of
-from fedquit.strategies.guard.reply_checks import BadReplyError
 from fedquit.strategies.rounds.aggregate import Aggregate, Config
 from fedquit.strategies.rules.rule import Opening, Rule
 from fedquit.unlearning.tensors.convert import Arrays

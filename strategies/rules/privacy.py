@@ -12,13 +12,12 @@ from typing import Any, ClassVar
 import numpy as np
 from flwr.serverapp import strategy as flower
 
-from fedquit.errors import InputError
+from fedquit.errors import BadReplyError, InputError
 from fedquit.strategies.flower_internals import (
     KEY_NORM_BIT,
     ClientAdaptiveClipping,
     ServerAdaptiveClipping,
 )
-from fedquit.strategies.guard.reply_checks import BadReplyError
 from fedquit.strategies.rules.flower import FlowerRule, Metrics, SingleReplies, norm, quiet
 from fedquit.strategies.rules.rule import Opening, Traits
 from fedquit.unlearning.setting_checks import check_at_least_zero, check_positive, check_share

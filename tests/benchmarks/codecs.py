@@ -14,12 +14,11 @@ from typing import Any
 
 import click
 
+from fedquit.documents import Document
 from fedquit.settings import Settings, load_settings_file
 from fedquit.simulations.compare.report.columns import spread_of
 from fedquit.simulations.compare.results.row_statistics import summary
 from fedquit.simulations.simulate.run_simulation import run_simulation
-
-Document = dict[str, Any]
 
 CODINGS: tuple[tuple[str, str, str], ...] = (
     ("", "", ""),

@@ -18,12 +18,12 @@ from fedquit.client.device.join import free_port
 from fedquit.client.device.local_data.sample_names import digests_of
 from fedquit.client.device.record import opened
 from fedquit.client.kit import Kit
+from fedquit.processes.supervisor import Part, Supervisor
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.serve.serve import START_WITHIN
 from fedquit.server.serve.superlink import Flower
 from fedquit.settings import Settings
-from fedquit.supervisor import Part, Supervisor
 from tests.harness.processes import joined
 from tests.harness.waiting import MOST, STILL, files, until
 

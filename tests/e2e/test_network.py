@@ -19,7 +19,7 @@ from typing import BinaryIO
 import pytest
 
 from fedquit.client.device.join import free_port
-from fedquit.supervisor import listens
+from fedquit.processes.supervisor import listens
 from tests.harness.processes import BIN, ROOT, own_flower
 from tests.harness.waiting import MOST, until
 

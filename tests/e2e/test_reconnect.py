@@ -11,6 +11,7 @@ import pytest
 
 from fedquit.client.data.build_data_and_model import dataset_of
 from fedquit.client.device.join import free_port
+from fedquit.processes.supervisor import Part, Supervisor
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.provision.federation_plan import read_plan
@@ -18,7 +19,6 @@ from fedquit.server.provision.provision import provision
 from fedquit.server.serve.serve import START_WITHIN
 from fedquit.server.serve.superlink import Flower
 from fedquit.settings import Settings
-from fedquit.supervisor import Part, Supervisor
 from tests.harness.processes import joined
 from tests.harness.waiting import MOST, until
 

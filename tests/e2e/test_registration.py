@@ -8,7 +8,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedquit.client.device.join import free_port
-from fedquit.errors import FedquitError
+from fedquit.errors import FedquitError, FlowerRefusedError
+from fedquit.processes.supervisor import Part, Supervisor
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger, Member
 from fedquit.server.provision.certificates import der_of
@@ -16,8 +17,6 @@ from fedquit.server.provision.federation_plan import read_plan
 from fedquit.server.provision.provision import provision
 from fedquit.server.serve.serve import START_WITHIN
 from fedquit.server.serve.superlink import Flower, _pem
-from fedquit.strategies.flower_internals import RefusedError
-from fedquit.supervisor import Part, Supervisor
 
 DEVICES = 1000
 WITHIN = 60.0  # seconds for all of them
@@ -77,7 +76,7 @@ def test_a_key_that_flower_does_not_take_keeps_nobody_else_out(flower: Flower, t
     with flower._control() as control:
         registered = control.keys()
         assert good.fingerprint in registered
-        with pytest.raises(RefusedError, match="Flower does not stop run 7"):
+        with pytest.raises(FlowerRefusedError, match="Flower does not stop run 7"):
             control.stop(7)
     assert flower.runs() == {}
 

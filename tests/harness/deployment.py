@@ -23,10 +23,10 @@ from fedquit.client.device.join import free_port
 from fedquit.client.device.record import Record, opened
 from fedquit.client.kit import Kit
 from fedquit.errors import FedquitError
+from fedquit.processes.supervisor import listens
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.serve.serve import START_WITHIN
-from fedquit.supervisor import listens
 from tests.harness.rehearsal import Rehearsal, rehearse
 
 MARK = "FEDQUIT_DEPLOYMENT"

@@ -28,15 +28,9 @@ from fedquit.client.receipts import LIMITS, read_receipt, sealed, statement
 from fedquit.client.receipts.command import lines
 from fedquit.client.requests.keys import fingerprint, new_key, public_der
 from fedquit.client.requests.signed_request import Signed, is_from, make_ask, read_ask, read_signed
-from fedquit.errors import FedquitError
+from fedquit.errors import BadReplyError, FedquitError
 from fedquit.strategies.flower_internals import become_server_task
-from fedquit.strategies.guard.reply_checks import (
-    BadReplyError,
-    ask_in,
-    checked_arrays,
-    checked_metrics,
-    samples_digest_in,
-)
+from fedquit.strategies.guard.reply_checks import ask_in, checked_arrays, checked_metrics, samples_digest_in
 
 LONGEST = 4096
 """Bytes of an input."""

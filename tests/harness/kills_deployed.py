@@ -30,9 +30,8 @@ from fedquit.client.device.local_data.sample_names import digests_of
 from fedquit.client.receipts import read_receipt
 from fedquit.client.requests import outbox
 from fedquit.client.requests.keys import read_private
-from fedquit.client.requests.service_errors import UnrecoveredError
 from fedquit.client.requests.signed_request import LONGEST_FRESH, Granularity, make_ask
-from fedquit.errors import FedquitError
+from fedquit.errors import FedquitError, UnrecoveredError
 from fedquit.server.ledger import ENDS, Request
 from tests.harness.deployment import Deployment, Process, made
 from tests.harness.observed_steps import ASKER, OTHER, STEPS, Seen, Step, home_of

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedquit.client.kit import Kit
-from fedquit.supervisor import listens
+from fedquit.processes.supervisor import listens
 from tests.harness.deployment import MARK, Deployment, made
 from tests.harness.kills_deployed import TABLES, Outcome
 from tests.harness.waiting import until

@@ -24,7 +24,7 @@ from fedquit.unlearning.session import ClientReply, Session, check_replied
 from fedquit.unlearning.setting_checks import check_count, check_positive
 from fedquit.unlearning.tensors.arithmetic import StateMean, difference, moved, parameter_names
 from fedquit.unlearning.tensors.convert import StateDict
-from fedquit.unlearning.tensors.fitting import Loss, full_gradient, trainable
+from fedquit.unlearning.tensors.fitting import LossOfOutputs, full_gradient, trainable
 
 ANCHORS = ("original", "unlearned")
 DEPENDENT = 1e-6  # a gradient with less than this share outside the span of those before adds no direction
@@ -214,7 +214,7 @@ class Orthogonal(Method):
     ) -> list[float]:
         """Take one step of size 1 down the unlearning loss ("forget") or the cross-entropy ("gradient"), in place."""
         del seed, config, extra
-        losses: dict[str, Loss] = {"forget": unlearning_loss, "gradient": F.cross_entropy}
+        losses: dict[str, LossOfOutputs] = {"forget": unlearning_loss, "gradient": F.cross_entropy}
         if step not in losses:
             raise self.no_such_step(step, losses)
         gradients, loss = full_gradient(model, samples, losses[step])

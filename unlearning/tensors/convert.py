@@ -15,6 +15,8 @@ StateDict = Mapping[str, Tensor]
 """A model as PyTorch has it: name -> tensor, in the order of its layers."""
 Arrays = Mapping[str, NDArray[Any]]
 """A model as numpy has it: the same names, shapes and dtypes."""
+Shape = tuple[int, ...]
+"""The sizes of a tensor or an array along its dimensions."""
 
 
 def tensors_of(arrays: Arrays) -> dict[str, Tensor]:

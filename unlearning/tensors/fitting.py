@@ -12,7 +12,7 @@ from fedquit.unlearning.samples import Samples, shuffled_batches
 from fedquit.unlearning.tensors.batch_norm import unlearning_mode
 from fedquit.unlearning.tensors.inference import device_of, mode
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+LossOfOutputs = Callable[[Tensor, Tensor], Tensor]
 BATCH = 256
 
 
@@ -37,7 +37,7 @@ def descend(
     model: nn.Module,
     samples: Samples,
     *,
-    loss: Loss = F.cross_entropy,
+    loss: LossOfOutputs = F.cross_entropy,
     lr: float,
     epochs: int,
     batch_size: int,
@@ -100,7 +100,7 @@ def descend(
     return means
 
 
-def full_gradient(model: nn.Module, samples: Samples, loss: Loss) -> tuple[list[Tensor], float]:
+def full_gradient(model: nn.Module, samples: Samples, loss: LossOfOutputs) -> tuple[list[Tensor], float]:
     """Return the gradient of the mean loss over all samples for each trainable parameter, and that loss.
 
     In inference mode, so that it is the gradient of the model as it stands and nothing of the model moves.

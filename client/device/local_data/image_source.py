@@ -12,7 +12,7 @@ from fedquit.client.data.datasets.image_folder import SUFFIXES, open_image, pixe
 from fedquit.client.device.local_data.item import Item
 from fedquit.client.device.local_data.sample_content import Content
 from fedquit.client.device.local_data.sample_digest import sample_digest
-from fedquit.client.models.architectures import Shape
+from fedquit.client.models.architectures import InputShape
 from fedquit.errors import InputError
 
 
@@ -53,7 +53,7 @@ def image_item(name: str, label: str, encoded: bytes, where: str) -> Item:
     return Item(name, label, sample_digest(encoded, label), partial(_decoded, encoded, where))
 
 
-def _decoded(encoded: bytes, where: str, shape: Shape | None) -> tuple[Content, Tensor]:
+def _decoded(encoded: bytes, where: str, shape: InputShape | None) -> tuple[Content, Tensor]:
     """Decode an image and give it the channels and the size of the model's inputs."""
     image = open_image(io.BytesIO(encoded), where)
     channels, height, width = shape or (1 if image.mode == "L" else 3, image.height, image.width)

@@ -7,9 +7,9 @@ from typing import Protocol
 from torch import Tensor
 
 from fedquit.client.device.local_data.sample_content import Content
-from fedquit.client.models.architectures import Shape
+from fedquit.client.models.architectures import InputShape
 
-Open = Callable[[Shape | None], tuple[Content, Tensor]]
+Open = Callable[[InputShape | None], tuple[Content, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)

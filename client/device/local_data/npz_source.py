@@ -18,7 +18,7 @@ from fedquit.client.data.datasets.npz import opened, read_array
 from fedquit.client.device.local_data.item import Item
 from fedquit.client.device.local_data.sample_content import Content
 from fedquit.client.device.local_data.sample_digest import sample_digest
-from fedquit.client.models.architectures import Shape
+from fedquit.client.models.architectures import InputShape
 from fedquit.errors import InputError
 
 PIECE = 1 << 20
@@ -100,14 +100,14 @@ class _Piece:
         self._inputs, self._where = inputs, where
         self._tensors: Tensor | None = None
 
-    def open(self, number: int, shape: Shape | None) -> tuple[Content, Tensor]:
+    def open(self, number: int, shape: InputShape | None) -> tuple[Content, Tensor]:
         if self._tensors is None:
             self._tensors = as_inputs(self._inputs, self._where)
         values = shaped(self._tensors[number], shape, self._where)
         return Content(values, shaped=shape is not None), values
 
 
-def shaped(values: Tensor, shape: Shape | None, where: str) -> Tensor:
+def shaped(values: Tensor, shape: InputShape | None, where: str) -> Tensor:
     """Return an input [C, H, W] of the model's shape; a row of as many values is read in C order.
 
     Raises:

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from fedquit.errors import InputError
-from fedquit.unlearning.tensors.convert import StateDict
-
-Shape = tuple[int, ...]
+from fedquit.unlearning.tensors.convert import Shape, StateDict
 
 
 class Form(NamedTuple):

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from fedquit.client.objectives.base.sharing import Form, Shape, form_of
-from fedquit.unlearning.tensors.convert import StateDict
+from fedquit.client.objectives.base.sharing import Form, form_of
+from fedquit.unlearning.tensors.convert import Shape, StateDict
 from fedquit.unlearning.tensors.truncated_svd import expand, truncate
 
 WHOLE, PARTS = "whole", ("u", "s", "v")

@@ -8,16 +8,10 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url, text
 
-from fedquit.errors import FedquitError, InputError, unknown
+from fedquit.errors import FedquitError, InputError, UnreachableError, unknown
 
 BUSY_SECONDS = 60  # how long to wait for other writers
 CONNECT_SECONDS = 10
-
-
-class UnreachableError(FedquitError):
-    """The database does not answer, or does not let us in."""
-
-    exit_code = 2
 
 
 class Database:

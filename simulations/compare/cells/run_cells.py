@@ -5,12 +5,14 @@ continue; what was stopped resumes later from the round that it had reached.
 """
 
 import multiprocessing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, cast
 
+from fedquit.documents import Listener
 from fedquit.simulations.compare.cells.cell import FAILED, ROUND, is_done, work
 from fedquit.simulations.compare.cells.plan_cells import Cell
 
@@ -27,7 +29,8 @@ PRELOAD = (
 )
 DIED = "its process died, perhaps for lack of memory; continue with --resume and fewer --jobs"
 
-Listener = Callable[[Mapping[str, Any]], None]
+CellsProgress = Callable[[Sequence[Cell], Path], AbstractContextManager[Listener]]
+"""Shows the progress of cells in a folder while it is open; what it opens to hears of it."""
 
 
 def run_cells(

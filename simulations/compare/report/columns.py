@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedquit.documents import Document
 from fedquit.unlearning.evaluation.verdict import CONSISTENT, UNDETERMINED
 
-Document = dict[str, Any]
 Summary = Mapping[str, Any] | None
-Shown = Callable[[Document], str]
+Formatter = Callable[[Document], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class Column:
     """A column: its heading, what it shows of a row, what it means, and whether a terminal has room for it."""
 
     heading: str
-    shown: Shown
+    shown: Formatter
     meaning: str
     essential: bool = False
 
@@ -46,7 +46,7 @@ def verdicts(row: Document) -> str:
     return ", ".join(parts)
 
 
-def _mean(name: str, scale: float = 100.0, digits: int = 1) -> Shown:
+def _mean(name: str, scale: float = 100.0, digits: int = 1) -> Formatter:
     return lambda row: spread_of(row["measures"].get(name), scale, digits)
 
 

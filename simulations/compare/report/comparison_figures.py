@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -14,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from fedquit.documents import Document
 from fedquit.files import explained
 from fedquit.simulations.compare.report.figure_labels import place
 from fedquit.simulations.compare.results.row_statistics import pareto_front, points
@@ -22,8 +22,6 @@ BLUE, RED, GREY, LIGHT = "#2563a8", "#c0392b", "#7f8c8d", "#d7dcde"
 COSTS = {"bytes": ("bytes_share", "bytes"), "seconds": ("seconds_share", "seconds of computing on the devices")}
 
 GAP_TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100)
-
-Document = dict[str, Any]
 
 
 def draw_all(out: Path, document: Document) -> dict[str, str]:

@@ -5,15 +5,13 @@ Every number and every name in it comes from the results; nothing is said about 
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from fedquit.documents import Document
 from fedquit.simulations.compare.cells.plan_cells import row_run
 from fedquit.simulations.compare.config.comparison_config import Comparison, Row, Target
 from fedquit.simulations.compare.report.columns import columns_of
 from fedquit.simulations.compare.report.comparison_table import escaped, markdown
 from fedquit.simulations.compare.report.repeat_command import simulate_command
-
-Document = dict[str, Any]
 
 
 def make_report(comparison: Comparison, document: Document, figures: Mapping[str, str]) -> str:

@@ -1,11 +1,9 @@
 """The rows of a comparison as a table: in full as Markdown, the essential columns for a terminal."""
 
 from collections.abc import Sequence
-from typing import Any
 
+from fedquit.documents import Document
 from fedquit.simulations.compare.report.columns import columns_of
-
-Document = dict[str, Any]
 
 
 def markdown(rows: Sequence[Document]) -> str:

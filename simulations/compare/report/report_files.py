@@ -1,8 +1,8 @@
 """The files of a report: summary.json, and the report and figures that are made from it, now or later."""
 
 from pathlib import Path
-from typing import Any
 
+from fedquit.documents import Document
 from fedquit.errors import InputError
 from fedquit.files import explained, read_json, write_json, write_whole
 from fedquit.simulations.compare.config.comparison_config import Comparison
@@ -12,8 +12,6 @@ from fedquit.simulations.compare.report.comparison_report import make_report
 from fedquit.simulations.compare.results.results_document import SCHEMA_VERSION, summary_of
 
 SUMMARY, REPORT = "summary.json", "report.md"
-
-Document = dict[str, Any]
 
 
 def write_report(folder: Path, comparison: Comparison, summary: Document) -> None:

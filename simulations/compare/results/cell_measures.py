@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from fedquit.documents import Document
 from fedquit.simulations.simulate.verdict_of_run import verdict
 from fedquit.unlearning.evaluation.measures import tow
 
@@ -16,7 +17,6 @@ STAGES = ("original", "unlearned", "recovered", "later")
 MEMBER_RATE = ("attacks", "modified_entropy", "member_rate")
 OWN = ("test_accuracy", "worst_class_accuracy", "worst_client_accuracy")
 
-Document = dict[str, Any]
 Stage = Mapping[str, Any]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedquit.documents import Document
 from fedquit.simulations.compare.cells.cell import is_done, result
 from fedquit.simulations.compare.cells.plan_cells import Cell
 from fedquit.simulations.compare.config.comparison_config import Comparison, Target
@@ -17,8 +18,6 @@ SCHEMA_VERSION = 1
 RUN_BY_RUN = ("config", "cells", "references")  # what a summary does without
 REFERENCE = "retrained (reference)"
 COSTS = {"bytes": "bytes_share", "seconds": "seconds_share"}
-
-Document = dict[str, Any]
 
 
 def make_results(

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
+from fedquit.documents import Document
+
 SIGNED = ("forget_gap", "retain_gap", "test_gap", "membership_gap", "later_forget_gap")
 PLAIN = (
     "tow",
@@ -23,7 +25,6 @@ PLAIN = (
 )
 ROUNDING = 0.001  # messages differ by a few bytes
 
-Document = dict[str, Any]
 Point = tuple[float, float]
 
 

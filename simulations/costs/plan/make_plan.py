@@ -11,6 +11,7 @@ from typing import Any
 
 from fedquit.client.compression.build_compression import Compression, compression_of
 from fedquit.client.training.build_method import method_of
+from fedquit.documents import Document
 from fedquit.errors import FedquitError, InputError
 from fedquit.server.lifecycle.phases import nth
 from fedquit.server.lifecycle.training_history import Keep
@@ -22,8 +23,6 @@ from fedquit.simulations.costs.plan.observed_training import Seen, seen_in
 from fedquit.simulations.costs.price import Price
 from fedquit.simulations.simulate.start_from_run import TRAINING
 from fedquit.unlearning.methods.base import all_methods
-
-Document = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

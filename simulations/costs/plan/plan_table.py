@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from fedquit.documents import Document
 from fedquit.simulations.costs.cost_table import size_of
 
-Document = dict[str, Any]
 MOST_WIDTH = 200
 
 

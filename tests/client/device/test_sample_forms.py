@@ -22,7 +22,7 @@ from fedquit.client.device.local_data.image_source import image_item
 from fedquit.client.device.local_data.npz_source import rows
 from fedquit.client.device.local_data.sample_content import Content
 from fedquit.client.device.record import Mark, Record
-from fedquit.client.models.architectures import Shape
+from fedquit.client.models.architectures import InputShape
 
 Picture = NDArray[np.uint8]
 Values = NDArray[Any]
@@ -52,7 +52,7 @@ SHAPED: dict[str, Callable[[Values], Values]] = {
 ENCODED = ("png", "bmp", "tiff", "webp")
 
 
-def of_array(stored: Values, shape: Shape) -> Content:
+def of_array(stored: Values, shape: InputShape) -> Content:
     (item,) = rows(np.ascontiguousarray(stored)[None], np.array([1]), 0, "x")
     return item.open(shape)[0]
 
@@ -65,7 +65,7 @@ def encoded(picture: Picture, kind: str, mode: str = "") -> bytes:
     return file.getvalue()
 
 
-def of_image(content: bytes, shape: Shape) -> Content:
+def of_image(content: bytes, shape: InputShape) -> Content:
     return image_item("a.png", "1", content, "a.png").open(shape)[0]
 
 

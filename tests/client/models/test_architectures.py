@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedquit.client.models.architectures import MODELS, Shape, build_model, num_parameters
+from fedquit.client.models.architectures import MODELS, InputShape, build_model, num_parameters
 from fedquit.errors import InputError
 
 
@@ -20,7 +20,7 @@ def refusal(call: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def build(name: str, shape: Shape = (1, 28, 28), classes: int = 10, seed: int = 0) -> nn.Module:
+def build(name: str, shape: InputShape = (1, 28, 28), classes: int = 10, seed: int = 0) -> nn.Module:
     return build_model(name, input_shape=shape, num_classes=classes, seed=seed)
 
 
@@ -47,7 +47,7 @@ def test_resnet18_is_the_cifar_variant_with_two_groups() -> None:
 
 @pytest.mark.parametrize("name", [*MODELS, "squeezenet1_1"])
 @pytest.mark.parametrize("shape", [(1, 32, 32), (3, 32, 24)])
-def test_every_model_gives_logits_it_can_learn_from(name: str, shape: Shape) -> None:
+def test_every_model_gives_logits_it_can_learn_from(name: str, shape: InputShape) -> None:
     model = build(name, shape, classes=5)
     assert model.training
     model.eval()

@@ -15,16 +15,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from fedquit.client.requests.keys import (
-    KeyFileError,
-    fingerprint,
-    is_signed,
-    new_key,
-    public_der,
-    read_private,
-    read_public,
-    sign,
-)
+from fedquit.client.requests.keys import fingerprint, is_signed, new_key, public_der, read_private, read_public, sign
+from fedquit.errors import KeyFileError
 
 PLAIN = NoEncryption()
 

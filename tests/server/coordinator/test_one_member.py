@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from flwr.app import Message, MetricRecord
 
+from fedquit.errors import RefusalError
 from fedquit.server.ledger import Event, Request, Step
-from fedquit.server.service.refusal import RefusalError
 from fedquit.strategies.grid.array_record import record_of
 from tests.harness.rehearsal import KitGrid, Rehearsal, rehearse
 

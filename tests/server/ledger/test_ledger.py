@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fedquit.errors import FedquitError, InputError
-from fedquit.server.ledger import ENDS, STATES, UNDER_WAY, Contribution, Ledger, NewRequest, StateError, Step
+from fedquit.errors import FedquitError, InputError, StateError
+from fedquit.server.ledger import ENDS, STATES, UNDER_WAY, Contribution, Ledger, NewRequest, Step
 from fedquit.server.ledger.request_states import FOLLOWING
 
 Open = Callable[..., Ledger]

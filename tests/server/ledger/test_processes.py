@@ -16,8 +16,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 import fedquit
-from fedquit.errors import FedquitError
-from fedquit.server.ledger import Ledger, NewRequest, StateError
+from fedquit.errors import FedquitError, StateError
+from fedquit.server.ledger import Ledger, NewRequest
 from fedquit.server.ledger.storage.tables import metadata
 
 WRITES = 25

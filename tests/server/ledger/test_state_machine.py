@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fedquit.errors import FedquitError
-from fedquit.server.ledger import ENDS, STATES, Contribution, Ledger, NewRequest, StateError, Step
+from fedquit.errors import FedquitError, StateError
+from fedquit.server.ledger import ENDS, STATES, Contribution, Ledger, NewRequest, Step
 from fedquit.server.ledger.request_states import FOLLOWING
 
 TABLES = ("members", "requests", "steps", "contributions", "events", "head")

@@ -16,11 +16,11 @@ import pytest
 
 from fedquit.client.device.join import free_port
 from fedquit.errors import InputError
+from fedquit.processes.supervisor import listens
 from fedquit.server.federation import Federation
 from fedquit.server.page.access import COOKIE, Access, read_token
 from fedquit.server.provision.federation_plan import read_plan
 from fedquit.server.provision.provision import provision
-from fedquit.supervisor import listens
 
 TOLD = """
 name = "clinics"

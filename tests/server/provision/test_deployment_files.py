@@ -15,13 +15,13 @@ import pytest
 import yaml
 
 from fedquit.client.device.join import free_port
+from fedquit.processes.supervisor import listens
 from fedquit.server.federation import Federation
 from fedquit.server.provision import deployment_files
 from fedquit.server.provision.certificates import make_authority, make_server_certificate
 from fedquit.server.provision.federation_plan import read_plan
 from fedquit.server.provision.provision import provision
 from fedquit.strategies.flower_internals import CHUNK_SIZE
-from fedquit.supervisor import listens
 from tests.harness.processes import Withheld, program
 from tests.harness.waiting import STILL, until
 

@@ -15,12 +15,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from fedquit.client.receipts import BadReceiptError, read_receipt, sealed, statement, unsealed
+from fedquit.client.receipts import read_receipt, sealed, statement, unsealed
 from fedquit.client.receipts.command import verify
 from fedquit.client.receipts.envelope import canonical
 from fedquit.client.requests.keys import fingerprint, new_key, public_der
 from fedquit.client.requests.signed_request import make_ask
-from fedquit.errors import FedquitError
+from fedquit.errors import BadReceiptError, FedquitError
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Contribution, Ledger, NewRequest, Step
 from fedquit.server.ledger.model_lineage import descendants

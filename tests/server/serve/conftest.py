@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from fedquit.client.device.join import free_port
+from fedquit.processes.supervisor import listens
 from fedquit.server.federation import Federation
 from fedquit.server.provision.federation_plan import read_plan
 from fedquit.server.provision.provision import provision
 from fedquit.server.serve.superlink import Flower
-from fedquit.supervisor import listens
 from tests.harness.processes import BIN
 
 TOLD = 'name = "clinics"\n[server]\nsuperlink-port = {}\nfleet-port = {}\n'

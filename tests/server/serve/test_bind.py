@@ -16,10 +16,10 @@ import pytest
 from click.testing import CliRunner
 
 from fedquit.client.device.join import free_port
+from fedquit.processes.supervisor import listens, reached_at
 from fedquit.server.provision.doctor_command import doctor
 from fedquit.server.provision.federation_plan import read_plan
 from fedquit.server.provision.provision import provision
-from fedquit.supervisor import listens, reached_at
 from tests.harness.processes import BIN
 
 ONE = "127.0.0.2"

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from fedquit.process_groups import process_of
-from fedquit.supervisor import listens
+from fedquit.processes.process_groups import process_of
+from fedquit.processes.supervisor import listens
 from tests.harness.waiting import until
 from tests.server.serve.test_bind import ONE, made, serving
 

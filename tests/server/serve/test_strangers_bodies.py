@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from fedquit.processes.supervisor import listens
 from fedquit.server.provision.deployment_files import nginx
 from fedquit.server.serve.superlink import Flower
-from fedquit.supervisor import listens
 from tests.harness.processes import Withheld, program
 from tests.harness.waiting import STILL, until
 

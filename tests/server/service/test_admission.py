@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from fedquit.client.requests.keys import PrivateKey, fingerprint, new_key, public_der, sign
 from fedquit.client.requests.proto.forget_pb2 import Ask
 from fedquit.client.requests.signed_request import PREFIX, Signed, make_ask
+from fedquit.errors import RefusalError
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Request
 from fedquit.server.service.admission import Rules, admit, decide
-from fedquit.server.service.refusal import RefusalError
 
 NOW = 1_800_000_000.0
 RULES = Rules("clinics")

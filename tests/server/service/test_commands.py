@@ -11,8 +11,8 @@ import pytest
 from fedquit.client.kit import Kit
 from fedquit.client.requests import outbox
 from fedquit.client.requests.channel import ForgetService
-from fedquit.client.requests.service_errors import UnreachableError
 from fedquit.client.requests.signed_request import make_ask, read_ask, read_signed
+from fedquit.errors import UnreachableError
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -10,16 +10,15 @@ import pytest
 from click.testing import CliRunner
 
 from fedquit.cli import fedquit
-from fedquit.client.receipts import BadReceiptError, read_receipt
+from fedquit.client.receipts import read_receipt
 from fedquit.client.receipts.revocations import read_revocations
 from fedquit.client.requests.keys import fingerprint, public_der
-from fedquit.client.requests.service_errors import RefusedError
 from fedquit.client.requests.signed_request import Signed, make_ask
+from fedquit.errors import BadReceiptError, RefusalError, RefusedError
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.receipts.make_receipt import Outcome, make_receipt, read_receipts_key
 from fedquit.server.service.admission import Rules, admit
-from fedquit.server.service.refusal import RefusalError
 
 RULES = Rules("clinics")
 

@@ -22,11 +22,11 @@ from fedquit.client.requests import channel
 from fedquit.client.requests.call_auth import prove
 from fedquit.client.requests.keys import new_key
 from fedquit.client.requests.proto.forget_pb2 import RequestId
-from fedquit.client.requests.service_errors import RefusedError, TimedOutError, UnreachableError, code_of
+from fedquit.client.requests.service_errors import code_of
 from fedquit.client.requests.signed_request import Signed, make_ask
+from fedquit.errors import RefusalError, RefusedError, TimedOutError, UnreachableError
 from fedquit.server.provision.certificates import make_authority
 from fedquit.server.service.limits import Once, Rate
-from fedquit.server.service.refusal import RefusalError
 from fedquit.server.service.servicer import STATUS
 from tests.harness.waiting import STILL
 
@@ -218,7 +218,7 @@ def test_health_is_told_to_anyone(world: Any, raw: grpc.Channel) -> None:
 
 
 def test_a_ledger_that_cannot_be_used_is_said_without_its_address(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fedquit.server.ledger import UnreachableError as LedgerUnreachable
+    from fedquit.errors import UnreachableError as LedgerUnreachable
 
     world.start()
 

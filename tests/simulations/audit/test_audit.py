@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from fedquit.client.data.build_data_and_model import split
 from fedquit.client.data.evaluation_sets import sets_of
+from fedquit.documents import Document
 from fedquit.errors import InputError
 from fedquit.server.run.run_folder import RunFolder
 from fedquit.settings import Settings
@@ -30,7 +31,6 @@ from fedquit.unlearning.evaluation.measures import (
     svc_attack,
 )
 
-Document = dict[str, Any]
 TINY = {
     "dataset": "digits",
     "model": "mlp",

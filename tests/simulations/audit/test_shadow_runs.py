@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from fedquit.client.data.build_data_and_model import split
 from fedquit.client.data.forget_sets import askers, to_forget
 from fedquit.client.data.partition_file import save_partition
+from fedquit.documents import Document, Listener
 from fedquit.errors import FedquitError, InputError
 from fedquit.server.run.run_folder import RunFolder, read_state
 from fedquit.settings import Settings
@@ -29,10 +30,9 @@ from fedquit.simulations.audit.shadow_folder import ShadowFolder
 from fedquit.simulations.audit.shadow_runs import make_shadows
 from fedquit.simulations.audit.shadows_command import shadows as command
 from fedquit.simulations.compare.cells.plan_cells import Cell
-from fedquit.simulations.compare.cells.run_cells import BEGIN, DIED, Listener
+from fedquit.simulations.compare.cells.run_cells import BEGIN, DIED
 from fedquit.simulations.simulate.run_simulation import run_simulation
 
-Document = dict[str, Any]
 TINY = {
     "model": "mlp",
     "clients": 3,

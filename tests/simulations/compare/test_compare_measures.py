@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedquit.documents import Document
 from fedquit.simulations.compare.cells.comparison_folder import first_difference
 from fedquit.simulations.compare.config.read_config import make_comparison
 from fedquit.simulations.compare.report.columns import COLUMNS
@@ -19,8 +20,6 @@ from fedquit.simulations.compare.report.figure_labels import overlap, place
 from fedquit.simulations.compare.results.cell_measures import measure_references, measure_row
 from fedquit.simulations.compare.results.results_document import REFERENCE, make_results
 from fedquit.simulations.compare.results.row_statistics import aggregate, pareto_front, points, summary
-
-Document = dict[str, Any]
 
 
 def stage(forget: float, retain: float = 0.9, test: float = 0.8, members: float = 0.5, **more: Any) -> Document:

@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from fedquit.documents import Document, Listener
 from fedquit.errors import FedquitError, InputError
 from fedquit.server.run.run_folder import read_state
 from fedquit.simulations.compare.cells.plan_cells import Cell
-from fedquit.simulations.compare.cells.run_cells import BEGIN, DIED, Listener
+from fedquit.simulations.compare.cells.run_cells import BEGIN, DIED
 from fedquit.simulations.compare.command import compare as command
 from fedquit.simulations.compare.comparison import run_comparison
 
-Document = dict[str, Any]
 SETTINGS = 'model = "mlp"\nclients = 3\nalpha = 1.0\nrounds = 3\n'
 TINY = f"""
 title = "Tiny"

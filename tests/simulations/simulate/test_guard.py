@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner
 from flwr.serverapp import ServerApp
 
+from fedquit.documents import Document
 from fedquit.errors import FedquitError
 from fedquit.server.app import app
 from fedquit.server.run.run_folder import read_state
@@ -28,7 +29,6 @@ from fedquit.unlearning.methods.base import METHODS, Method, Traits
 from fedquit.unlearning.session import Session
 from fedquit.unlearning.tensors.convert import StateDict
 
-Document = dict[str, Any]
 SMALL = {
     "model": "mlp",
     "clients": 3,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from fedquit.errors import BadReplyError
 from fedquit.strategies.guard.decide import Decision, Policy, admit_model, check_reply
-from fedquit.strategies.guard.reply_checks import BadReplyError
 from fedquit.strategies.guard.step_checks import Accuracy, Bounds, Recent, bounds_of
 from fedquit.unlearning.methods.base import Traits, all_methods, make_method
 from fedquit.unlearning.tensors.arithmetic import difference, norm

@@ -10,9 +10,10 @@ import pytest
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
+from fedquit.errors import BadReplyError
 from fedquit.strategies.flower_internals import become_server_task
 from fedquit.strategies.grid.array_record import record_of
-from fedquit.strategies.guard.reply_checks import MAX_EXAMPLES, BadReplyError, checked_arrays, checked_metrics
+from fedquit.strategies.guard.reply_checks import MAX_EXAMPLES, checked_arrays, checked_metrics
 
 GOOD: dict[str, NDArray[Any]] = {"w": np.array([1.0, 2.0, 3.0], np.float32), "counter": np.array(7, np.int64)}
 EXPECTED = record_of(GOOD)

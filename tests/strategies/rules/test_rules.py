@@ -7,20 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy.multikrum import compute_distances
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from fedquit.errors import FedquitError, InputError
+from fedquit.errors import BadReplyError, FedquitError, InputError
 from fedquit.strategies.flower_internals import become_server_task
-from fedquit.strategies.grid.array_record import record_of
-from fedquit.strategies.guard.reply_checks import BadReplyError
 from fedquit.strategies.rules import PRIVACY, RULES, Opening, Rule, is_mean, make_private, make_rule
 from fedquit.strategies.rules.flower import norm
-from fedquit.unlearning.tensors.convert import Arrays
 
+Arrays = dict[str, NDArray[Any]]
 Replies = list[tuple[Arrays, int, dict[str, float]]]
 
 SETTINGS: dict[str, dict[str, float]] = {
@@ -236,7 +234,7 @@ def test_three_rounds_end_where_flowers_own_object_ends_up_to_rounding(name: str
 
 
 def record(arrays: Arrays) -> ArrayRecord:
-    return record_of(arrays)
+    return ArrayRecord({name: Array(array) for name, array in arrays.items()})
 
 
 @pytest.mark.parametrize("name", [*SETTINGS, *PRIVACY])
@@ -256,7 +254,7 @@ def any_rule(name: str, noise: float = 0.2) -> Rule:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_counters_stay_integers_and_variances_positive(name: str) -> None:
-    sent = {**started(), "var": np.full(4, 1e-3, np.float32), "batches": np.array(10)}
+    sent: Arrays = {**started(), "var": np.full(4, 1e-3, np.float32), "batches": np.array(10)}
     replies = replies_to(started(), seed=1)
     for client, (arrays, _, _) in enumerate(replies):
         arrays |= {"var": np.full(4, 1e-4 * (client + 1), np.float32), "batches": np.array(10 + 2**40 * client)}

@@ -24,8 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedquit import process_groups
+from fedquit.documents import Listener
 from fedquit.errors import FedquitError
+from fedquit.processes import process_groups
 
 LOG_BYTES, LOG_FILES = 10_000_000, 3
 LONGEST_PAUSE, HEALTHY = 60.0, 600.0
@@ -33,8 +34,6 @@ JITTER = 0.5
 """Up to this share of a pause is left out by chance."""
 GRACE = 20.0  # seconds for a part to end by itself
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
-
-Listener = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True)

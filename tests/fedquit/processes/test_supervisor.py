@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from fedquit import process_groups
 from fedquit.client.device.join import free_port
 from fedquit.errors import FedquitError
-from fedquit.supervisor import Part, Supervisor
+from fedquit.processes import process_groups
+from fedquit.processes.supervisor import Part, Supervisor
 from tests.harness.waiting import STILL, until
 
 SLEEPS = [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(600)"]
@@ -112,7 +112,7 @@ class SlowDeaths:
     def __init__(self, folder: Path, lives: float, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.lives, self.told = 1000.0, lives, list[Mapping[str, Any]]()
         clock = SimpleNamespace(monotonic=lambda: self.now)
-        monkeypatch.setattr("fedquit.supervisor.time", clock)
+        monkeypatch.setattr("fedquit.processes.supervisor.time", clock)
         self.supervisor = Supervisor([Part("b", DIES)], folder, self.told.append)
         self.supervisor.start(5)
 
@@ -166,7 +166,7 @@ def test_parts_that_died_at_once_do_not_all_come_back_at_once(tmp_path: Path) ->
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends a dead parent's parts on Linux")
 def test_a_supervisor_that_is_killed_leaves_nothing_running(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from fedquit.supervisor import Part, Supervisor\n"
+        "import sys, time; from pathlib import Path; from fedquit.processes.supervisor import Part, Supervisor\n"
         f"s = Supervisor([Part('a', {SLEEPS!r})], Path({str(tmp_path)!r})); s.start(30)\n"
         "print(s.pids()['a'], flush=True); time.sleep(600)"
     )
@@ -224,7 +224,7 @@ def test_what_a_killed_part_had_forked_ends_before_the_part_starts_again(tmp_pat
 @linux
 def test_what_a_killed_supervisor_left_is_ended_at_the_next_start(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from fedquit.supervisor import Part, Supervisor\n"
+        "import sys, time; from pathlib import Path; from fedquit.processes.supervisor import Part, Supervisor\n"
         f"s = Supervisor([Part('forks', {forking(tmp_path).command!r})], Path({str(tmp_path)!r})); s.start(30)\n"
         "print(s.pids()['forks'], flush=True); time.sleep(600)"
     )

@@ -9,7 +9,7 @@ RUN = """
 import sys, threading, time
 from importlib import metadata
 from types import SimpleNamespace
-from fedquit import end_together
+from fedquit.processes import end_together
 
 def program():
     threading.Thread(target=time.sleep, args=(600,)).start()
@@ -38,7 +38,7 @@ def test_a_process_ends_when_one_of_its_threads_fails_or_its_work_is_over(body: 
 
 
 def test_a_program_that_is_not_there_is_named() -> None:
-    command = [sys.executable, "-m", "fedquit.end_together", "flower-superfluous"]
+    command = [sys.executable, "-m", "fedquit.processes.end_together", "flower-superfluous"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "flower-superfluous: there is no such program" in done.stderr

@@ -1,9 +1,9 @@
 """Run a program of this environment so that its process ends as soon as one of its threads fails.
 
-`python -m fedquit.end_together flower-supernode ...` does what `flower-supernode ...` does. But where the main thread
-comes to its end, or another thread dies of an exception, while others live on, the process ends: what keeps it alive
-can then start it again. A SuperNode gives up after any error of TLS, and its process would stay, without a
-connection, for good.
+`python -m fedquit.processes.end_together flower-supernode ...` does what `flower-supernode ...` does. But where the
+main thread comes to its end, or another thread dies of an exception, while others live on, the process ends: what
+keeps it alive can then start it again. A SuperNode gives up after any error of TLS, and its process would stay,
+without a connection, for good.
 """
 
 import os

@@ -1,0 +1,11 @@
+"""The documents and events that commands print as JSON: plain data under names that the docs list."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Document = dict[str, Any]
+"""A report, a results file or a table's rows, as it is written to disk and printed with `--json`."""
+Event = Mapping[str, Any]
+"""Something that happened in a run, such as a round that ended; `event` names its kind."""
+Listener = Callable[[Event], None]
+"""Called with each event as it happens."""
