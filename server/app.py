@@ -17,6 +17,7 @@ from fedquit.server.run.loop import Loop
 from fedquit.server.run.run_folder import RunFolder
 from fedquit.settings import Settings
 from fedquit.strategies.grid.metered_grid import MeteredGrid
+from fedquit.strategies.grid.polled_grid import PolledGrid
 
 SIMULATED = 7 * 86_400.0
 """Seconds that a simulation waits for replies: its devices take as long as they take, but not for ever."""
@@ -46,7 +47,8 @@ def coordinate(grid: Grid, context: Context) -> None:
     """Train, forget and recover for as long as the server runs; the run config's `folder` is the server's."""
     from fedquit.server.coordinator import Coordinator, open_place  # a simulation needs no database
 
-    Coordinator(open_place(MeteredGrid(grid, {}, patience=FIRST), Path(str(context.run_config["folder"])))).run()
+    metered = MeteredGrid(PolledGrid(grid), {}, patience=FIRST)
+    Coordinator(open_place(metered, Path(str(context.run_config["folder"])))).run()
 
 
 def _print(event: Mapping[str, Any]) -> None:

@@ -1,11 +1,15 @@
 """A device in its federation: Flower's SuperNode with the kit's key, kept alive, apart from any other Flower.
 
-The SuperNode starts a process for each message, which is gone when it is answered: between messages no model and no
-data is in memory. KIT/flower/ holds what Flower keeps, KIT/logs/ what it says.
+Each message is carried out by a process that is gone when it is answered: between messages no model and no data is in
+memory. KIT/flower/ holds what Flower keeps, KIT/logs/ what it says.
+
+On Linux the SuperNode and the SuperExec, which starts those processes, share the memory of what they import; and a
+message that comes within a minute of another finds a process that has imported what it needs (`processes`).
 """
 
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -18,9 +22,15 @@ import filelock
 from fedquit.client.kit import Kit
 from fedquit.documents import Listener
 from fedquit.errors import FedquitError
-from fedquit.files import explained
+from fedquit.files import explained, write_whole
+from fedquit.processes.end_together import AND
 from fedquit.processes.supervisor import Part, Supervisor, line_of_part
 
+LINUX = sys.platform == "linux"
+CLIENTAPP = "flwr-clientapp"
+HAND_OVER = Path(__file__).parent / "processes" / "hand_over.py"
+LOOK_EVERY = "0.2"
+"""Seconds between two looks of the SuperExec at the SuperNode, which is on the same machine."""
 REFUSED = "Exit Code: 305"
 """What a SuperNode says in the end that is not let in."""
 BROKEN = "SSL/TLS handshake error detected"
@@ -64,7 +74,8 @@ def make_device(folder: Path, listener: Listener) -> tuple[Supervisor, filelock.
         lock.acquire()
     except filelock.Timeout:
         raise FedquitError(f"another fedquit join runs the kit {kit.folder}; end that one first") from None
-    part = Part("supernode", supernode(kit, free_port()), environment(home))
+    programs = write_programs(home) if LINUX else None
+    part = Part("supernode", supernode(kit, free_port()), environment(home, programs))
     return Supervisor([part], logs, lambda event: listener(_explained(event))), lock
 
 
@@ -75,17 +86,45 @@ def supernode(kit: Kit, port: int) -> list[str]:
         *("--superlink", kit.superlink, "--root-certificates", str(kit.authority_file)),
         *("--auth-supernode-private-key", str(kit.key_file), "--host", "127.0.0.1", "--port", str(port)),
         *("--node-config", f"kit={_quoted(str(kit.folder))}"),
+        *(("--isolation", "process", AND, *superexec(port)) if LINUX else ()),
     ]
 
 
-def environment(home: Path) -> dict[str, str]:
-    """Return what keeps this Flower apart from any other on the machine, and its processes small."""
+def superexec(port: int) -> list[str]:
+    """Return the command that starts a process for each message of the SuperNode on `port` of this machine."""
+    return ["flower-superexec", "--insecure", "--runtime-api-address", f"127.0.0.1:{port}"]
+
+
+def write_programs(home: Path) -> Path:
+    """Write the `flwr-clientapp` that messages are carried out by, and return its folder, which only its owner reads.
+
+    Args:
+        home: Flower's, in the kit.
+    """
+    programs = home / "programs"
+    with explained(home):
+        programs.mkdir(mode=0o700, exist_ok=True)
+    command = [sys.executable, "-IS", str(HAND_OVER), str(programs), CLIENTAPP]
+    write_whole(programs / CLIENTAPP, f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n'.encode())
+    (programs / CLIENTAPP).chmod(0o700)
+    return programs
+
+
+def environment(home: Path, programs: Path | None = None) -> dict[str, str]:
+    """Return what keeps this Flower apart from any other on the machine, and its processes small.
+
+    Args:
+        home: Flower's.
+        programs: a folder of programs that come before all others.
+    """
+    before = [str(programs)] if programs else []
     return {
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": LOOK_EVERY,
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "PATH": os.pathsep.join([*before, str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "OMP_NUM_THREADS": "1",
         "MALLOC_ARENA_MAX": "2",
     }

@@ -28,14 +28,11 @@ CONNECTION = "fedquit"
 PATIENCE = 120.0  # seconds for a command of Flower's
 RUNS = 20
 """The number of latest runs that are looked at; only the latest can be at work."""
-APP = """\
-\"\"\"Made by `fedquit serve`: the two apps, which are installed with fedquit.\"\"\"
-
-from fedquit.client.app import app as client_app
-from fedquit.server.app import deployed as server_app
-
-__all__ = ["client_app", "server_app"]
-"""
+APPS = {
+    "client_app": "from fedquit.client.app import app",
+    "server_app": "from fedquit.server.app import deployed as app",
+}
+"""The modules of the app: each imports what is installed with fedquit, and a device never what is the server's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +75,9 @@ class Flower:
         write_whole(self.home / "config.toml", tomli_w.dumps(config).encode())
         write_whole(self.home / "app" / "pyproject.toml", tomli_w.dumps(self._app()).encode())
         write_whole(app / "__init__.py", b'"""The app of a deployed federation."""\n')
-        write_whole(app / "apps.py", APP.encode())
+        for name, line in APPS.items():
+            text = f'"""Made by `fedquit serve`."""\n\n{line}\n\n__all__ = ["app"]\n'
+            write_whole(app / f"{name}.py", text.encode())
 
     def _app(self) -> dict[str, Any]:
         return {
@@ -95,8 +94,8 @@ class Flower:
                         "publisher": "fedquit",
                         "fab-include": ["deployed/*.py"],
                         "components": {
-                            "serverapp": "deployed.apps:server_app",
-                            "clientapp": "deployed.apps:client_app",
+                            "serverapp": "deployed.server_app:app",
+                            "clientapp": "deployed.client_app:app",
                         },
                         "config": {"folder": str(self.folder), **self.federation.settings().run_config()},
                     }

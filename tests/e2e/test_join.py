@@ -34,14 +34,13 @@ import json
 from pathlib import Path
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import ServerApp
-from fedquit.client.app import app as client_app
 from fedquit.settings import Settings
 from fedquit.client.data.build_data_and_model import initial_model
 
-__all__ = ["client_app", "server_app"]
-server_app = ServerApp()
+__all__ = ["app"]
+app = ServerApp()
 
-@server_app.main()
+@app.main()
 def main(grid, context):
     settings = Settings.from_run_config(context.run_config)
     while not (nodes := list(grid.get_node_ids())):
@@ -74,7 +73,7 @@ def server(folder: Path, federation: Federation) -> Iterator[Flower]:
     """Run a SuperLink whose app is the one above."""
     flower = Flower(folder, federation)
     flower.prepare()
-    (flower.home / "app" / "deployed" / "apps.py").write_text(SERVER)
+    (flower.home / "app" / "deployed" / "server_app.py").write_text(SERVER)
     environment = flower.environment()
     (folder / "logs").mkdir(exist_ok=True)
     parts = [

@@ -1,5 +1,6 @@
 """A program whose work is over does not stay as a process that does nothing."""
 
+import os
 import subprocess
 import sys
 
@@ -42,3 +43,41 @@ def test_a_program_that_is_not_there_is_named() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "flower-superfluous: there is no such program" in done.stderr
+
+
+TWO = """
+import os, sys, threading, time
+from types import SimpleNamespace
+from fedquit import end_together
+
+def first():
+    print("first", sys.argv, flush=True)
+    time.sleep(600)
+
+def second():
+    print("second", sys.argv, os.getppid() == {parent}, flush=True)
+    time.sleep({seconds})
+
+programs = {{"first": first, "second": second}}
+end_together.entry_points = lambda name, **_: [SimpleNamespace(load=lambda: programs[name])]
+sys.argv = ["end_together", "first", "-a", "--and", "second", "-b"]
+end_together.main()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_two_programs_have_a_process_each_and_end_with_each_other() -> None:
+    code = TWO.format(parent="int(open('/proc/self/stat').read().split()[3])", seconds=0.5)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 1
+    assert sorted(done.stdout.splitlines()) == ["first ['first', '-a']", "second ['second', '-b'] True"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+def test_a_program_that_is_killed_takes_the_other_with_it() -> None:
+    code = TWO.format(parent=0, seconds=600) + ""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as both:
+        assert both.stdout is not None
+        both.stdout.readline(), both.stdout.readline()
+        both.kill()
+        assert both.stdout.read() == ""  # which ends only when the other has ended

@@ -1,0 +1,88 @@
+"""How a deployment waits for replies: often at first, each handed on when it comes, never longer than allowed."""
+
+from collections.abc import Iterable
+
+import pytest
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedquit.strategies.flower_internals import NodeInfo, Run, become_server_task
+from fedquit.strategies.grid.polled_grid import LONGEST, PolledGrid
+
+
+class Slow(Grid):
+    """A grid whose nodes reply after so many seconds of a made clock; a message to node 0 cannot be sent."""
+
+    def __init__(self, after: dict[int, float]) -> None:
+        self.now, self.looks, self._after = 0.0, 0, after
+        self._sent: dict[str, Message] = {}
+
+    def set_run(self, run: Run) -> None: ...
+
+    @property
+    def run(self) -> Run:
+        raise NotImplementedError
+
+    def create_message(self, *_: object, **__: object) -> Message:
+        raise NotImplementedError
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self._after)
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        return []
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = f"to {message.metadata.dst_node_id}"
+            self._sent[message.metadata.message_id] = message
+        return [name if self._sent[name].metadata.dst_node_id else None for name in self._sent]  # type: ignore[misc]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        self.looks += 1
+        there = [self._sent[name] for name in sorted(message_ids)]
+        return [
+            Message(RecordDict(), reply_to=message)
+            for message in there
+            if self.now >= self._after[message.metadata.dst_node_id]
+        ]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        raise NotImplementedError
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def exchange(grid: Slow, *nodes: int, timeout: float | None = None) -> list[tuple[str, float]]:
+    """Return whose reply came when."""
+    become_server_task(1)
+    polled = PolledGrid(grid, clock=lambda: grid.now, sleep=grid.sleep)
+    messages = [Message(RecordDict(), node, "train") for node in nodes]
+    replies = polled.send_and_receive(messages, timeout=timeout)
+    return [(reply.metadata.reply_to_message_id, grid.now) for reply in replies]
+
+
+def test_a_reply_is_handed_on_when_it_comes_not_when_all_have_come() -> None:
+    (first, early), (second, late) = exchange(Slow({1: 0.9, 2: 300.0}), 1, 2)
+    assert (first, second) == ("to 1", "to 2")
+    assert 0.9 <= early < 0.9 + 0.3
+    assert 300 <= late < 300 + LONGEST
+
+
+@pytest.mark.parametrize("seconds", [0.3, 3.0, 30.0, 300.0])
+def test_looking_delays_an_exchange_by_a_twentieth_and_does_not_look_for_ever_as_often(seconds: float) -> None:
+    grid = Slow({1: seconds})
+    [(_, came)] = exchange(grid, 1)
+    assert came - seconds <= max(0.2, seconds * 0.05) + 0.01
+    assert grid.looks < 200
+
+
+def test_who_does_not_reply_is_waited_for_no_longer_than_told() -> None:
+    grid = Slow({1: 0.0, 2: 1e9})
+    assert [name for name, _ in exchange(grid, 1, 2, timeout=45.0)] == ["to 1"]
+    assert grid.now == pytest.approx(45.0)
+
+
+def test_a_message_that_could_not_be_sent_is_not_waited_for() -> None:
+    assert exchange(Slow({0: 0.0, 1: 0.0}), 0, 1) == [("to 1", 0.0)]
