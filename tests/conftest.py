@@ -18,6 +18,7 @@ WANTED = {
     "nginx": "apt-get install nginx-light",
     "PostgreSQL": "apt-get install postgresql",
     "Chromium": "apt-get install chromium",
+    "promtool": "apt-get install prometheus",
 }
 """Programs that some tests need, and how to get them on Debian."""
 

@@ -1,7 +1,7 @@
 """Make a federation ready: OUT/server for the server, OUT/kits/NAME for each member, OUT/authority to be put away.
 
     OUT/server/          server.toml, ca.crt, server.pem and .key, receipts.key and .pub, the ledger, models
-    OUT/server/deploy/   nginx.conf, Caddyfile, a systemd unit, compose.yaml: for whoever runs these themselves
+    OUT/server/deploy/   nginx.conf, Caddyfile, a systemd unit, compose.yaml, rules for Prometheus, a dashboard
     OUT/kits/NAME/       what a member needs (see client/kit.py), or NAME.tar.gz
     OUT/authority/       the key that signs server certificates; needed when one is made, and for nothing else
 
@@ -26,7 +26,7 @@ from fedquit.files import explained, write_whole
 from fedquit.server.federation import FILE, Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.ledger.audit_log.seal import read_seal
-from fedquit.server.provision import deployment_files
+from fedquit.server.provision import deployment_files, watching_files
 from fedquit.server.provision.authority import OPEN, PRIVATE, renew, write
 from fedquit.server.provision.certificates import der_of, node_key_files, private_pem, public_pem
 from fedquit.server.provision.federation_plan import Plan, PlannedMember
@@ -143,6 +143,8 @@ def _server_files(server: Path, federation: Federation) -> None:
         f"fedquit-{federation.name}.service": deployment_files.systemd_unit(federation, server.resolve()),
         "compose.yaml": deployment_files.compose(federation),
         "Dockerfile": deployment_files.dockerfile(),
+        "prometheus-rules.yml": watching_files.alert_rules(federation),
+        "grafana-dashboard.json": watching_files.dashboard(federation),
     }
     for name, text in texts.items():
         write(server / "deploy" / name, text.encode(), OPEN)
