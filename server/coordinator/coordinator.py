@@ -9,12 +9,12 @@ names and who is connected; so a coordinator that was killed anywhere goes on wh
 import math
 
 from fedquit.errors import FedquitError
-from fedquit.server.coordinator.model_evaluation import Evaluator
+from fedquit.server.coordinator.model_metrics import ModelMetrics
 from fedquit.server.coordinator.participants.catching_up import CatchingUp
 from fedquit.server.coordinator.participants.presence import Presence, Watch
 from fedquit.server.coordinator.participants.time_to_answer import note_outage
-from fedquit.server.coordinator.policy import is_near, methods
-from fedquit.server.coordinator.request_steps import Answering
+from fedquit.server.coordinator.requests.policy import is_near, methods
+from fedquit.server.coordinator.requests.request_steps import RequestSteps
 from fedquit.server.coordinator.retention import Past
 from fedquit.server.coordinator.training_rounds import Training
 from fedquit.server.coordinator.workplace import Workplace
@@ -38,10 +38,10 @@ class Coordinator:
     def __init__(self, place: Workplace) -> None:
         self.place = place
         self.past = Past(place, methods(place.federation))
-        self.evaluator = Evaluator(place)
-        self.training = Training(place, self.past, self.evaluator)
-        self.answering = Answering(place, self.past, self.evaluator, self.training)
-        self.catching_up = CatchingUp(place, self.answering.forgetting)
+        metrics = ModelMetrics(place)
+        self.training = Training(place, self.past, metrics)
+        self.requests = RequestSteps(place, self.past, metrics, self.training)
+        self.catching_up = CatchingUp(self.training)
         self._watch = Watch(place)
         self._not_before = -math.inf
         self._next: tuple[int, float] | None = None  # after which step, and when by `place.steady`
@@ -63,8 +63,8 @@ class Coordinator:
         self._tell_deadlines()
         if self.catching_up.turn(presence):
             return True
-        request = self.answering.next(presence)
-        return self.answering.turn(request, presence) if request else self._train(presence)
+        request = self.requests.next(presence)
+        return self.requests.turn(request, presence) if request else self._train(presence)
 
     def _train(self, presence: Presence) -> bool:
         """Carry out a round if its time has come and enough devices are there."""

@@ -14,7 +14,7 @@ from functools import cached_property
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.ledger import FORGOTTEN, UNDER_WAY, Request, Step
 from fedquit.server.ledger.model_lineage import descendants
-from fedquit.server.lifecycle.observed_rounds import WINDOW
+from fedquit.server.lifecycle.rounds.observed_rounds import WINDOW
 from fedquit.server.lifecycle.training_history import History, Keep
 from fedquit.strategies.guard.sizes import believed_size
 from fedquit.unlearning.methods.base import Method

@@ -22,7 +22,7 @@ from fedquit.server.ledger import Ledger, Request, Step
 from fedquit.server.lifecycle.build_rules import named_rules
 from fedquit.server.lifecycle.model_store import Models
 from fedquit.server.lifecycle.request_seeds import RequestSeeds
-from fedquit.server.lifecycle.train_round import RoundState
+from fedquit.server.lifecycle.rounds.train_round import RoundState
 from fedquit.server.receipts.receipt_maker import NoReceipts, Receipts
 from fedquit.strategies.cost_log.cost_log import Costs
 from fedquit.strategies.grid.metered_grid import MeteredGrid
@@ -136,10 +136,6 @@ class Workplace:
         """Return the number of the step that comes next."""
         last = self.ledger.last_step()
         return last.number + 1 if last else 1
-
-    def lr(self, number: int) -> float:
-        """Return the learning rate of the round that makes a model of `number` rounds."""
-        return float(self.settings.lr * self.settings.lr_decay ** (number - 1))
 
     def seeds(self, request: Request) -> RequestSeeds:
         """Return what the random choices of a request derive from."""

@@ -1,16 +1,13 @@
-"""The strategies that a run's settings name, checked against each other and against how many clients there are."""
+"""The strategies that the settings name for training and for recovery, checked against each other."""
 
 from dataclasses import dataclass
 
 from fedquit.client.data.build_data_and_model import empty_model
-from fedquit.client.data.forget_sets import forgotten_clients
 from fedquit.client.training.build_method import method_of
 from fedquit.client.training.build_objective import objective_of
 from fedquit.errors import InputError
-from fedquit.server.lifecycle.phases import Phase, phases
 from fedquit.settings import Settings
-from fedquit.strategies.rounds.train import num_sampled
-from fedquit.strategies.rules import FlowerRule, Rule, is_mean, make_private, make_rule
+from fedquit.strategies.rules import FlowerRule, is_mean, make_private, make_rule
 from fedquit.unlearning.tensors.arithmetic import parameter_names
 
 
@@ -22,26 +19,9 @@ class Rules:
     recovery: FlowerRule
     restarts: bool = False
 
-    def of(self, phase: Phase) -> FlowerRule:
-        """Return the rule of a phase's rounds; after a method that restarts, what follows is training."""
-        recovers = phase.kind in ("recover", "later") and not self.restarts
-        return self.recovery if recovers else self.training
-
-
-def rules_of(settings: Settings) -> Rules:
-    """Return the strategies with their settings, and with differential privacy around them if it is asked for.
-
-    Raises:
-        InputError: no such strategy or setting, settings that exclude each other, or fewer clients than it needs.
-
-    >>> rules_of(Settings(strategy="fedmedian", forget=1)).recovery
-    FedMedian()
-    """
-    rules = named_rules(settings)
-    for phase in phases(settings):
-        if phase.kind != "forget":
-            _check_size(rules.of(phase), phase, settings)
-    return rules
+    def of(self, *, recovers: bool) -> FlowerRule:
+        """Return the rule of a round; after a method that restarts, recovery is training."""
+        return self.recovery if recovers and not self.restarts else self.training
 
 
 def named_rules(settings: Settings) -> Rules:
@@ -117,15 +97,3 @@ def _check_private(settings: Settings) -> None:
             f"dp: devices clip against the one model they get, objective '{settings.objective}' sends more: "
             f"take dp = {settings.dp.replace('client', 'server')}"
         )
-
-
-def _check_size(rule: Rule, phase: Phase, settings: Settings) -> None:
-    """Refuse a strategy that needs more replies than clients are asked in the rounds of a phase."""
-    left = settings.clients - len(forgotten_clients(settings, phase.requests))
-    asked = num_sampled(left, settings.fraction)
-    if asked < rule.needs():
-        raise InputError(
-            f"strategy '{rule.name}' needs {rule.needs()} replies a round with these settings, and in phase "
-            f"'{phase.name}' {asked} of {left} clients are asked: take more clients, or other settings of the strategy"
-        )
-    rule.check_size(asked)

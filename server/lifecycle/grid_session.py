@@ -2,14 +2,10 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from numpy.typing import NDArray
 from torch import nn
 
 from fedquit.client.data.build_data_and_model import form_of, initial_model
-from fedquit.client.data.evaluation_sets import sets_of
-from fedquit.client.data.forget_sets import askers, forgotten_clients, to_forget, to_keep
 from fedquit.errors import FedquitError, NoReplyError
 from fedquit.server.lifecycle.request_seeds import RequestSeeds
 from fedquit.settings import Settings
@@ -21,7 +17,7 @@ from fedquit.unlearning.methods.base import Method
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.session import ClientReply, History
 from fedquit.unlearning.tensors.arithmetic import check_usable
-from fedquit.unlearning.tensors.convert import StateDict, arrays_of, tensors_of
+from fedquit.unlearning.tensors.convert import Arrays, StateDict, arrays_of, tensors_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +38,6 @@ class Case:
     seeds: RequestSeeds
     config: Config
     proxy: Callable[[], Samples | None] = lambda: None
-
-
-def simulated_case(settings: Settings, request: int, phase: str, number: int) -> Case:
-    """Return request `request` of a simulation, from 0, which has been trained for `number` rounds."""
-    leaving, key = askers(settings, request), settings.key()
-    left = {*leaving, *forgotten_clients(settings, request)}
-    parts = zip(to_forget(key, request), to_keep(key, request + 1), strict=True)
-    return Case(
-        forgotten=leaving,
-        remaining=tuple(client for client in range(settings.clients) if client not in left),
-        num_examples={client: len(gone) or len(kept) for client, (gone, kept) in enumerate(parts)},
-        seeds=RequestSeeds.of_phase(settings.seed, request, phase, number),
-        config={"requests": request + 1},
-        proxy=lambda: sets_of(settings).holdout,
-    )
 
 
 def exercise_config(
@@ -176,7 +157,7 @@ class GridSession:
         self._on_reply(client, refused)
 
 
-def served(method: Method, session: GridSession) -> dict[str, NDArray[Any]]:
+def served(method: Method, session: GridSession) -> Arrays:
     """Have the method serve the request, and let only a usable model through.
 
     Raises:

@@ -15,7 +15,7 @@ from fedquit.client.requests.keys import is_usable
 from fedquit.errors import FedquitError, InputError
 from fedquit.processes.supervisor import listens, reached_at
 from fedquit.server.check_methods import check_methods
-from fedquit.server.coordinator.model_evaluation import trusted_samples
+from fedquit.server.coordinator.model_metrics import trusted_samples
 from fedquit.server.federation import FILE, Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.ledger.audit_log.seal import read_seal

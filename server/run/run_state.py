@@ -1,4 +1,4 @@
-"""How far a run is: all that a checkpoint must hold beside the models."""
+"""How far a run is: all that a checkpoint must hold besides the models."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -11,7 +11,7 @@ SCHEMA_VERSION = 2
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One finished round: what it measured and what it cost.
+    """A finished round as state.json has it: what it measured and what it cost.
 
     Attributes:
         phase: train, forget, recover, later, retrain, retrain-1, ...
@@ -44,6 +44,26 @@ class Round:
     compression_error_up: float | None = None
     update_norm: float | None = None
     update_norm_mad: float | None = None
+
+    def event(self) -> dict[str, Any]:
+        """Return the facts of the event "round"."""
+        errors = {
+            "compression_error_down": self.compression_error_down,
+            "compression_error_up": self.compression_error_up,
+        }
+        return {
+            "phase": self.phase,
+            "round": self.number,
+            "clients": len(self.participants),
+            "refused": self.refused,
+            "loss": self.loss,
+            **self.measures,
+            "bytes_down": self.bytes_down,
+            "bytes_up": self.bytes_up,
+            **{name: error for name, error in errors.items() if error is not None},
+            "seconds": self.seconds,
+            "device_seconds": self.device_seconds,
+        }
 
     @property
     def norms(self) -> dict[str, float]:

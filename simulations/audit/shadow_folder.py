@@ -16,7 +16,7 @@ from fedquit.client.data.partition_file import save_partition
 from fedquit.documents import Document
 from fedquit.errors import FedquitError, InputError
 from fedquit.files import explained, write_json, write_whole
-from fedquit.server.lifecycle.phases import phases
+from fedquit.server.run.phases import phases
 from fedquit.server.run.run_folder import RunFolder, read_settings
 from fedquit.settings import Settings
 from fedquit.simulations.audit.shadow_design import ShadowRun, shadow_run, shared

@@ -44,19 +44,20 @@ def costs(
     """  # noqa: D301 - click's sign that lines stay as they are
     from fedquit.server.run.run_folder import costs_file
     from fedquit.simulations.costs import exports
-    from fedquit.simulations.costs.deployment_costs import deployed_costs, deployed_rows, is_deployment
+    from fedquit.simulations.costs.cost_document import CostSource, cost_document
+    from fedquit.simulations.costs.deployment_costs import DeploymentCosts, is_deployment
     from fedquit.simulations.costs.price import JOULES_PER_BYTE, Price
-    from fedquit.simulations.costs.run_costs import make_cost_document, rows_of
+    from fedquit.simulations.costs.run_costs import RunCosts
 
     if as_json and as_prometheus:
         raise InputError("--json and --prometheus exclude each other")
-    costs_of, rows = (deployed_costs, deployed_rows) if is_deployment(run) else (make_cost_document, rows_of)
-    document = costs_of(run, Price(link, JOULES_PER_BYTE if energy is None else energy))
+    source: CostSource = DeploymentCosts(run) if is_deployment(run) else RunCosts(run)
+    document = cost_document(source, Price(link, JOULES_PER_BYTE if energy is None else energy))
     for file, write in ((csv_file, exports.write_csv), (parquet, exports.write_parquet)):
         if file is not None:
             if file.resolve() == costs_file(run).resolve():
                 raise InputError(f"{file} is the cost log itself; give another file")
-            write(file, document["run"], rows(run))
+            write(file, document["run"], source.rows())
             click.echo(f"Rows: {file}", err=True)
     if as_json:
         click.echo(json.dumps(document, indent=1, allow_nan=False))

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fedquit.server.lifecycle.phases import nth
+from fedquit.server.run.phases import nth
 
 NAMES = {"wire_bytes": "bytes", "rounds": "rounds", "seconds": "seconds", "device_seconds": "device seconds"}
 

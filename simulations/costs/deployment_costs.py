@@ -1,11 +1,11 @@
-"""The costs of a deployment, in the form of a simulated run's: by phase, round and member, and of each request.
+"""The costs of a deployment, from the folder of its server.
 
 Nobody retrains there. The cost of retraining is estimated from what happened: as many rounds of training as there were
 before the request, without the members that are out of training by then.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -14,8 +14,7 @@ from fedquit.errors import InputError
 from fedquit.server.federation import FILE, Federation
 from fedquit.server.ledger import FORGOTTEN, UNDER_WAY, Ledger, Request, Step
 from fedquit.server.run.run_folder import costs_file
-from fedquit.simulations.costs.price import Price
-from fedquit.simulations.costs.run_costs import Clock, beside_retraining, phases_of, summed, sums_of
+from fedquit.simulations.costs.cost_document import Clock, beside_retraining, summed
 from fedquit.strategies.cost_log.cost_rows import Row, read_rows
 
 LEFT = (*UNDER_WAY, *FORGOTTEN, "failed")
@@ -27,74 +26,80 @@ def is_deployment(path: Path) -> bool:
     return (path / FILE).is_file()
 
 
-def deployed_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of the server in the folder `path`, except a line that is still being written.
+class DeploymentCosts:
+    """See `CostSource`: the federation of the server in a folder.
 
     Raises:
-        InputError: no round has begun.
+        InputError: it is no server's folder.
     """
-    file = costs_file(path)
-    if not file.is_file():
-        raise InputError(f"{path} has no cost log: no round has begun")
-    return read_rows(file, _whole_lines(file))
 
+    def __init__(self, path: Path) -> None:
+        federation = Federation.read(path)
+        self.path, self.name = path, federation.name
+        with closing(Ledger.open(federation.ledger_url(path), write=False)) as ledger:
+            self._steps, self._requests = ledger.steps(), ledger.requests()
+            self._names = {member.number: member.name for member in ledger.members()}
 
-def deployed_costs(path: Path, price: Price) -> Document:
-    """Return what the federation of the server in the folder `path` cost so far; see docs/costs.md.
+    def rows(self) -> Iterator[Row]:
+        """See `CostSource`; a line that is still being written is left out.
 
-    Raises:
-        InputError: it is no server's folder, or no round has begun.
-    """
-    federation = Federation.read(path)
-    with closing(Ledger.open(federation.ledger_url(path), write=False)) as ledger:
-        steps, requests = ledger.steps(), ledger.requests()
-        names = {member.number: member.name for member in ledger.members()}
-    rounds, nodes = sums_of(deployed_rows(path), price)
-    logged = {each["round"] for each in rounds}
-    begun = {step.request for step in steps if step.number in logged}
-    served = [request for request in requests if request.id in begun]
-    clocks = {
-        phase: clock_of(step for step in steps if step.phase == phase) for phase in ("train", "forget", "recover")
-    }
-    return {
-        "run": federation.name,
-        "model": price.document(),
-        "phases": phases_of(rounds, clocks),
-        "rounds": rounds,
-        "nodes": [{**node, "name": names.get(node["node"], "")} for node in nodes],
-        "requests": list(_of_requests(path, served, requests, steps, rounds)),
-        "incomplete": [],
-    }
+        Raises:
+            InputError: no round has begun.
+        """
+        file = costs_file(self.path)
+        if not file.is_file():
+            raise InputError(f"{self.path} has no cost log: no round has begun")
+        return read_rows(file, _whole_lines(file))
+
+    def clocks(self) -> Mapping[str, Clock]:
+        """See `CostSource`."""
+        phases = ("train", "forget", "recover")
+        return {phase: clock_of(step for step in self._steps if step.phase == phase) for phase in phases}
+
+    def node_names(self) -> Mapping[int, str]:
+        """See `CostSource`."""
+        return self._names
+
+    def incomplete(self, phases: Mapping[str, Document]) -> list[str]:
+        """See `CostSource`; a deployment has all rows, those of killed attempts too."""
+        del phases
+        return []
+
+    def requests(self, rounds: Sequence[Document], phases: Mapping[str, Document]) -> list[Document]:
+        """See `CostSource`: all messages of a request's steps count, those that evaluate too."""
+        del phases
+        logged = {each["round"] for each in rounds}
+        begun = {step.request for step in self._steps if step.number in logged}
+        own = {
+            request.id: [step for step in self._steps if step.request == request.id]
+            for request in self._requests
+            if request.id in begun
+        }
+        trained = _trained_before(self.rows(), sorted(steps[0].number for steps in own.values()))
+        found = []
+        for request in self._requests:
+            if request.id in own:
+                first, steps = own[request.id][0].number, own[request.id]
+                numbers = {step.number for step in steps}
+                cost = summed([each for each in rounds if each["round"] in numbers], clock_of(steps))
+                before = [step for step in self._steps if step.phase == "train" and step.number < first]
+                retrain = trained[first].without(self._out_by(request), clock_of(before))
+                found.append({"id": request.id, "method": request.method, **beside_retraining([cost], retrain)})
+        return found
+
+    def _out_by(self, request: Request) -> set[int]:
+        """Return the members that train no more when a request ends."""
+        return {
+            other.subject
+            for other in self._requests
+            if other.granularity == "client" and other.status in LEFT and other.changed_at <= request.changed_at
+        }
 
 
 def clock_of(steps: Iterable[Step]) -> Clock:
     """Return how many steps there are, and how long they took."""
     seconds = [step.seconds for step in steps]
     return Clock(len(seconds), sum(seconds))
-
-
-def _of_requests(
-    path: Path,
-    served: Sequence[Request],
-    requests: Sequence[Request],
-    steps: Sequence[Step],
-    rounds: Sequence[Document],
-) -> Iterator[Document]:
-    """Yield what each request cost: all messages of its steps, those that measure too."""
-    own = {request.id: [step for step in steps if step.request == request.id] for request in served}
-    first = {request.id: own[request.id][0].number for request in served}
-    trained = _trained_before(deployed_rows(path), sorted(first.values()))
-    for request in served:
-        numbers = {step.number for step in own[request.id]}
-        cost = summed([each for each in rounds if each["round"] in numbers], clock_of(own[request.id]))
-        out = {
-            other.subject
-            for other in requests
-            if other.granularity == "client" and other.status in LEFT and other.changed_at <= request.changed_at
-        }
-        before = [step for step in steps if step.phase == "train" and step.number < first[request.id]]
-        retrain = trained[first[request.id]].without(out, clock_of(before))
-        yield {"id": request.id, "method": request.method, **beside_retraining([cost], retrain)}
 
 
 class _Trained:

@@ -22,8 +22,8 @@ from fedquit.client.training.evaluate_model import measure, outputs_of
 from fedquit.documents import Document
 from fedquit.errors import FedquitError
 from fedquit.files import explained, write_json
-from fedquit.server.lifecycle.personal_reports import measures_by_client
-from fedquit.server.lifecycle.phases import nth, phases, reference_name
+from fedquit.server.run.personal_reports import measures_by_client
+from fedquit.server.run.phases import nth, phases, reference_name
 from fedquit.server.run.run_folder import RunFolder
 from fedquit.server.run.run_state import State
 from fedquit.settings import Settings

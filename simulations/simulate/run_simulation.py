@@ -106,8 +106,8 @@ def _try_out(settings: Settings, keep: Any) -> tuple[Any, ...]:
     from fedquit.client.data.forget_sets import to_forget
     from fedquit.client.personal.personal_models import check_own_models
     from fedquit.client.training.build_objective import objective_of
-    from fedquit.server.lifecycle.build_rules import rules_of
     from fedquit.server.lifecycle.training_history import check_room
+    from fedquit.server.run.phase_rules import rules_of
 
     objective = objective_of(settings)
     compression_of(settings)

@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fedquit.server.lifecycle.phases import nth
+from fedquit.server.run.phases import nth
 from fedquit.unlearning.methods.base import GRANULARITIES
 
 STAGE_ROWS = (

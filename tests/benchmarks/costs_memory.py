@@ -13,8 +13,8 @@ from pathlib import Path
 
 import click
 
+from fedquit.simulations.costs.cost_document import sums_of
 from fedquit.simulations.costs.price import Price
-from fedquit.simulations.costs.run_costs import sums_of
 from fedquit.strategies.cost_log.cost_log import Costs
 from fedquit.strategies.cost_log.cost_rows import Row, read_rows
 from fedquit.strategies.cost_log.flower_objects import Part

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fedquit.client.data.build_data_and_model import dataset_of, initial_model, split
 from fedquit.client.training.sgd import deterministic, fit
 from fedquit.errors import BadReplyError, FedquitError
-from fedquit.server.lifecycle.round_evaluation import accuracy_of
+from fedquit.server.lifecycle.evaluator import accuracy_of
 from fedquit.settings import Settings
 from fedquit.strategies.guard.decide import Decision, Policy, admit_model, check_reply
 from fedquit.strategies.guard.step_checks import Accuracy, Recent, bounds_of, longest_of

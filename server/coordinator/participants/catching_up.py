@@ -6,9 +6,9 @@ devices together are waited for during at most a tenth of the time.
 
 import math
 
-from fedquit.server.coordinator.forget_step import Forgetting
 from fedquit.server.coordinator.participants.presence import Presence
-from fedquit.server.coordinator.workplace import Workplace
+from fedquit.server.coordinator.requests.drop_samples import drop_samples
+from fedquit.server.coordinator.training_rounds import Training
 
 SHORTEST, LONGEST = 60.0, 3600.0
 """Seconds between two tries with a device that fails at once: doubled each time, up to the longest."""
@@ -19,8 +19,8 @@ REST = 9.0
 class CatchingUp:
     """Has the devices of one workplace drop what they must."""
 
-    def __init__(self, place: Workplace, forgetting: Forgetting) -> None:
-        self.place, self.forgetting = place, forgetting
+    def __init__(self, training: Training) -> None:
+        self.place, self.training = training.place, training
         self._failed: set[int] = set()
         self._again, self._pause = -math.inf, SHORTEST
 
@@ -34,7 +34,7 @@ class CatchingUp:
             return False
         request = presence.owing[due[0]][0]
         asked = [member for member in due if request in presence.owing[member]]
-        dropped = self.forgetting.drop(request, asked)
+        dropped = drop_samples(self.training, request, asked)
         for member in dropped:
             self.place.note("dropped", request=request.id, member=member)
         self._remember(set(asked), set(dropped), self.place.steady() - began)

@@ -19,10 +19,11 @@ from fedquit.client.data.build_data_and_model import empty_model, split
 from fedquit.client.data.forget_sets import to_forget, to_keep
 from fedquit.client.training.build_method import method_of
 from fedquit.client.training.build_objective import objective_of
-from fedquit.server.lifecycle.grid_session import Case, exercise_config, simulated_case
-from fedquit.server.lifecycle.phases import nth
+from fedquit.server.lifecycle.grid_session import Case, exercise_config
 from fedquit.server.lifecycle.training_history import History, Keep
+from fedquit.server.run.phases import nth
 from fedquit.server.run.run_folder import RunFolder, read_state
+from fedquit.server.run.simulated_case import simulated_case
 from fedquit.settings import Settings
 from fedquit.simulations.costs.plan.estimated_cost import Cost
 from fedquit.simulations.costs.plan.observed_training import Seen, Size

@@ -13,8 +13,8 @@ from fedquit.client.compression.build_compression import Compression, compressio
 from fedquit.client.training.build_method import method_of
 from fedquit.documents import Document
 from fedquit.errors import FedquitError, InputError
-from fedquit.server.lifecycle.phases import nth
 from fedquit.server.lifecycle.training_history import Keep
+from fedquit.server.run.phases import nth
 from fedquit.server.run.run_folder import RunFolder, read_settings, read_state
 from fedquit.settings import Settings
 from fedquit.simulations.costs.plan.estimate import Estimate

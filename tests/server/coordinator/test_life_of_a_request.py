@@ -364,7 +364,7 @@ def test_a_fallback_that_destroys_is_undone_unless_it_recovers(make: Make, left:
 
 
 def test_by_default_a_device_that_is_gone_is_really_forgotten_and_needs_nobody() -> None:
-    from fedquit.server.coordinator.policy import chain
+    from fedquit.server.coordinator.requests.policy import chain
 
     for granularity in ("client", "sample", "class"):
         (_, first), *others = chain(Federation(name="clinics"), granularity)

@@ -22,11 +22,11 @@ from fedquit.client.device.local_data.gather import gather
 from fedquit.errors import InputError
 from fedquit.server.check_methods import TRAINS_ON_IT
 from fedquit.server.coordinator import Workplace
-from fedquit.server.lifecycle.grid_session import Case
-from fedquit.server.lifecycle.phases import Phase
 from fedquit.server.lifecycle.request_seeds import RequestSeeds
-from fedquit.server.lifecycle.train_round import Order
+from fedquit.server.lifecycle.rounds.round_order import Order
 from fedquit.server.run.loop import Loop
+from fedquit.server.run.phase_request import PhaseRequest
+from fedquit.server.run.phase_rounds import PhaseRounds
 from fedquit.server.run.run_folder import RunFolder
 from fedquit.settings import Settings
 from fedquit.simulations.engine.inprocess import InProcessGrid
@@ -77,21 +77,22 @@ def simulated_settings(method: str, granularity: str) -> Settings:
     })  # fmt: skip
 
 
-class SameSeeds(Loop):
-    """A simulation whose request has the seeds, and whose rounds of recovery the numbers, of a deployment's."""
-
-    def case(self, phase: Phase, number: int) -> Case:
-        return replace(super().case(phase, number), seeds=SEEDS)
-
-    def order(self, phase: Phase, number: int) -> Order:
-        order = super().order(phase, number)
-        return order if phase.kind != "recover" else replace(order, seed=SEEDS.recovery, number=ROUNDS + 1 + order.nth)
-
-
 @pytest.fixture(autouse=True)
-def request_of_fixed_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the deployment's request, whose id follows from keys made for the test, draw the same in every run."""
+def same_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give both drivers the request's seeds, and the simulation's rounds of recovery the deployment's numbers.
+
+    A deployed request draws from its id, which follows from keys made for the test.
+    """
+    case, order = PhaseRequest.case, PhaseRounds.order
+
+    def as_deployed(rounds: PhaseRounds, number: int) -> Order:
+        made = order(rounds, number)
+        recovers = rounds.phase.kind == "recover"
+        return replace(made, seed=SEEDS.recovery, number=ROUNDS + 1 + made.nth) if recovers else made
+
     monkeypatch.setattr(Workplace, "seeds", lambda _place, _request: SEEDS)
+    monkeypatch.setattr(PhaseRequest, "case", lambda request, trained: replace(case(request, trained), seeds=SEEDS))
+    monkeypatch.setattr(PhaseRounds, "order", as_deployed)
 
 
 def simulate(path: Path, settings: Settings) -> tuple[list[tuple[str, str]], Any]:
@@ -105,7 +106,7 @@ def simulate(path: Path, settings: Settings) -> tuple[list[tuple[str, str]], Any
     folder = RunFolder.create(path, settings)
     try:
         with InProcessGrid(settings.clients, settings.run_config()) as engine:
-            state = SameSeeds(MeteredGrid(engine, patience=600), settings, folder, hear).run()
+            state = Loop(MeteredGrid(engine, patience=600), settings, folder, hear).run()
     finally:
         folder.release()
     return made, state.guard["forget"]["findings"]

@@ -14,8 +14,8 @@ from flwr.app import Message
 
 from fedquit.client.data.build_data_and_model import empty_model
 from fedquit.errors import FedquitError, InputError
-from fedquit.server.lifecycle.phases import phases
 from fedquit.server.run.loop import Loop
+from fedquit.server.run.phases import phases
 from fedquit.server.run.run_folder import RunFolder
 from fedquit.server.run.run_state import State
 from fedquit.settings import Settings

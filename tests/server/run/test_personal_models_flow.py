@@ -19,7 +19,7 @@ from fedquit.client.personal.personal_models import begun_after, check_own_model
 from fedquit.client.training.build_method import method_of
 from fedquit.client.training.build_objective import objective_of
 from fedquit.errors import FedquitError, InputError
-from fedquit.server.lifecycle.build_rules import rules_of
+from fedquit.server.run.phase_rules import rules_of
 from fedquit.server.run.run_folder import RunFolder
 from fedquit.server.run.run_state import State
 from fedquit.settings import Settings

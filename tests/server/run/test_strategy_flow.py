@@ -13,8 +13,8 @@ from flwr.server.workflow import SecAggPlusWorkflow
 from flwr.serverapp.strategy import FedAvg
 
 from fedquit.errors import FedquitError, InputError
-from fedquit.server.lifecycle.build_rules import rules_of
 from fedquit.server.run.loop import Loop
+from fedquit.server.run.phase_rules import rules_of
 from fedquit.server.run.run_folder import RunFolder, read_state
 from fedquit.server.run.run_state import State
 from fedquit.settings import Settings

@@ -11,7 +11,8 @@ from flwr.app import Message, RecordDict
 from numpy.typing import NDArray
 
 from fedquit.errors import FedquitError
-from fedquit.server.lifecycle.grid_session import GridSession, simulated_case
+from fedquit.server.lifecycle.grid_session import GridSession
+from fedquit.server.run.simulated_case import simulated_case
 from fedquit.settings import Settings
 from fedquit.simulations.engine.inprocess import InProcessGrid
 from fedquit.strategies.grid.array_record import arrays_of_record

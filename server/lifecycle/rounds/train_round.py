@@ -1,14 +1,16 @@
-"""One round of training or recovery, for a simulation's loop and for a deployment's coordinator alike."""
+"""Train for one round: what devices are sent, the model that their replies make, and what is kept for the next one."""
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from fedquit.client.objectives import Objective, Sharing
-from fedquit.server.lifecycle.objective_travel import Shared
+from fedquit.server.lifecycle.rounds.objective_travel import Shared
+from fedquit.server.lifecycle.rounds.round_order import Order
 from fedquit.strategies.grid.metered_grid import MeteredGrid
 from fedquit.strategies.guard.round_screen import Limits, Screen, Settled
-from fedquit.strategies.rounds.aggregate import Aggregate, Config
+from fedquit.strategies.rounds.aggregate import Aggregate
 from fedquit.strategies.rounds.reply import OnReply, Reply
 from fedquit.strategies.rounds.train import Correct, OnAsk, Train
 from fedquit.strategies.rounds.travel import Apart
@@ -16,6 +18,8 @@ from fedquit.strategies.rules import Opening, Rule
 from fedquit.unlearning.methods.base import Method
 from fedquit.unlearning.seeds import derive_seed
 from fedquit.unlearning.tensors.convert import Arrays, StateDict, arrays_of, tensors_of
+
+OnBounded = Callable[[int, dict[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,34 +36,8 @@ class RoundState:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What a round is to be.
-
-    Attributes:
-        phase: as in accounts; with `number` it is what seeds derive from, and what devices are told.
-        nth: which round of its phase it is, from 1.
-        seed: of the samplings and the clients.
-        lr: the devices' learning rate.
-        config: what every device is told beside `lr`.
-        fraction: share of the clients that take part.
-        progress: how far training is at the round's end, from 0 to 1.
-        before: the clients that took part in the phase's round before.
-    """
-
-    phase: str
-    number: int
-    nth: int
-    seed: int
-    lr: float
-    config: Config = field(default_factory=dict)
-    fraction: float = 1.0
-    progress: float = 1.0
-    before: Collection[int] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Trained:
-    """A finished round.
+    """The model that a round made, and what its replies were.
 
     Attributes:
         taken: client -> samples that its sender is believed to have, and their digest if it told one.
@@ -68,7 +46,7 @@ class Trained:
         seconds: from the first message to the new model; `device_seconds`: processor time over all devices.
         adopted: whether the replies made a model that can be used; if not, the model and what was kept are as before.
         off: why the model of all replies could not be used; "": it could. `found`: the client to blame, if it is sure.
-        measures: what the next rounds are told as `Limits.usual`.
+        checks: figures of the checks on the replies; the next rounds get them as `Limits.usual`.
     """
 
     arrays: Arrays
@@ -81,16 +59,24 @@ class Trained:
     adopted: bool = True
     off: str = ""
     found: int | None = None
-    measures: Mapping[str, float] = field(default_factory=dict)
+    checks: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
-    """Who is told what of a round's replies: every one, those that are used, and those that carry an ask."""
+    """What is called with a round's replies.
+
+    Attributes:
+        on_reply: with every reply, and why it is refused.
+        on_taken: with those that are used.
+        on_ask: with the requests that replies carry.
+        on_bounded: with what in a reply is far above its bound.
+    """
 
     on_reply: OnReply = lambda _client, _reason: None
     on_taken: Callable[[Reply], None] = lambda _reply: None
     on_ask: OnAsk = lambda _client, _ask, _signature: None
+    on_bounded: OnBounded = lambda _client, _facts: None
 
 
 def train_round(
@@ -110,7 +96,7 @@ def train_round(
     """Carry out a round with the clients that `grid` shows.
 
     Args:
-        grid: already told which phase and round its messages count to, and who is left out.
+        grid: after `begin`, which says what its messages count to, and who is left out.
         order: what the round is to be.
         arrays: the global model, or what else is shared.
         state: of the phase's round before.
@@ -118,7 +104,7 @@ def train_round(
         rule: what makes one model of the replies.
         names: the model's entries that are parameters, not buffers.
         correct: from a client's model and the global one to what goes into the mean.
-        callbacks: who is told of the replies.
+        callbacks: what is called with the replies.
         sharing: what is shared and how, where devices train models of their own; None: the global model.
         limits: how much one reply may do; None: replies are added as they come.
 
@@ -168,7 +154,7 @@ def train_round(
         adopted=adopted,
         off=settled.reason,
         found=settled.found,
-        measures=settled.measures,
+        checks=settled.measures,
     )
 
 

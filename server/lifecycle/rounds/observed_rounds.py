@@ -3,18 +3,14 @@
 Kept of a round are statistics of the steps' lengths, and for some methods the updates themselves.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import median
-from typing import Any
 
 from fedquit.server.lifecycle.training_history import History
-from fedquit.settings import Settings
-from fedquit.strategies.guard.round_screen import Limits, Verdict, usual_of
 from fedquit.strategies.guard.step_checks import Recent, longest_of
 from fedquit.strategies.rounds.reply import Reply
 from fedquit.unlearning.tensors.arithmetic import difference, norm, update_of
-from fedquit.unlearning.tensors.convert import Arrays, StateDict, tensors_of
+from fedquit.unlearning.tensors.convert import StateDict, tensors_of
 
 WINDOW = 6
 """Rounds before that the guard compares with, and that say how long a client's step usually is."""
@@ -85,33 +81,4 @@ def recent_rounds(
         spreads=[each[SPREAD] for each in measured],
         updates=[difference(after, before, names) for before, after in models],
         longest=longest_of([each[NORM] for each in every if NORM in each]),
-    )
-
-
-def round_limits(
-    settings: Settings,
-    folder: Path,
-    last: Iterable[Mapping[str, float]],
-    before: Mapping[int, int],
-    look: Callable[[Arrays], Verdict],
-    on_bounded: Callable[[int, dict[str, Any]], None] = lambda _client, _facts: None,
-) -> Limits:
-    """Return how much one reply may do to a round.
-
-    Args:
-        settings: say the bounds.
-        folder: where replies are held.
-        last: measures of the last `WINDOW` rounds, as `Trained` had them.
-        before: client -> number of samples that it last counted for.
-        look: says whether a model can be used.
-        on_bounded: told of what in a reply is far more than it may be.
-    """
-    return Limits(
-        folder=folder,
-        weight_cap=settings.weight_cap,
-        clip=settings.clip_steps,
-        usual=usual_of(last),
-        before=before,
-        look=look,
-        on_bounded=on_bounded,
     )

@@ -11,7 +11,7 @@ from fedquit.client.data.forget_sets import forgotten_clients
 from fedquit.client.personal.personal_evaluation import Measures, checked_measures, mean_of
 from fedquit.client.personal.personal_models import models_of
 from fedquit.errors import BadReplyError, FedquitError, InputError
-from fedquit.server.lifecycle.phases import Phase
+from fedquit.server.run.phases import Phase
 from fedquit.settings import Settings
 from fedquit.strategies.grid.metered_grid import MeteredGrid
 from fedquit.strategies.rounds.evaluate_personal import OwnModel, poll

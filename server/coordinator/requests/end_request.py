@@ -5,9 +5,9 @@ be true.
 """
 
 from fedquit.errors import FedquitError
-from fedquit.server.coordinator.evaluate_forgotten import verify
 from fedquit.server.coordinator.participants.presence import Presence
-from fedquit.server.coordinator.policy import methods_left, plan_of
+from fedquit.server.coordinator.requests.evaluate_forgotten import verify
+from fedquit.server.coordinator.requests.policy import methods_left, plan_of
 from fedquit.server.coordinator.retention import Past
 from fedquit.server.coordinator.training_rounds import Training
 from fedquit.server.coordinator.workplace import Workplace

@@ -29,6 +29,11 @@ class Phase:
     reference: int = 0
 
     @property
+    def recovers(self) -> bool:
+        """Whether its rounds follow a request."""
+        return self.kind in ("recover", "later")
+
+    @property
     def line(self) -> str:
         """The name of what a device's own model is trained in without a break: training with all that follows it."""
         return self.name if self.kind == "retrain" else "train"

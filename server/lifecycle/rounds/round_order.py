@@ -1,0 +1,84 @@
+"""What a round is to be, made of plain values, so that simulations and deployments cannot differ in it."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from fedquit.client.objectives import progress
+from fedquit.settings import Settings
+from fedquit.strategies.rounds.aggregate import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a round is to be.
+
+    Attributes:
+        phase: as in the cost log.
+        number: that its messages count to. Seeds derive from it and the phase, and devices are sent both.
+        nth: which round of its phase it is, from 1.
+        seed: of the samplings and the clients.
+        lr: the devices' learning rate.
+        config: what every device is sent besides `lr`.
+        fraction: share of the clients that take part.
+        progress: fraction of training that is done at the round's end.
+        before: the clients that took part in the phase's round before.
+    """
+
+    phase: str
+    number: int
+    nth: int
+    seed: int
+    lr: float
+    config: Config = field(default_factory=dict)
+    fraction: float = 1.0
+    progress: float = 1.0
+    before: Collection[int] = ()
+
+
+def round_order(
+    settings: Settings,
+    phase: str,
+    number: int,
+    *,
+    nth: int,
+    seed: int,
+    trained: int,
+    config: Config,
+    before: Collection[int] = (),
+) -> Order:
+    """Return what a round is to be.
+
+    Args:
+        settings: of the federation.
+        phase: as in the cost log.
+        number: that its messages count to.
+        nth: which round of its phase it is, from 1.
+        seed: of the samplings and the clients.
+        trained: how many rounds the model has been trained for before.
+        config: what every device is sent besides the learning rate.
+        before: the clients that took part in the phase's round before.
+
+    >>> order = round_order(Settings(lr_decay=0.5, rounds=4), "train", 2, nth=2, seed=7, trained=1, config={})
+    >>> order.lr, order.progress
+    (0.05, 0.5)
+    """
+    return Order(
+        phase=phase,
+        number=number,
+        nth=nth,
+        seed=seed,
+        lr=learning_rate(settings, trained + 1),
+        config=config,
+        fraction=settings.fraction,
+        progress=progress(trained + 1, settings.rounds),
+        before=before,
+    )
+
+
+def learning_rate(settings: Settings, number: int) -> float:
+    """Return the learning rate of round `number` of a model; the schedule continues after a request.
+
+    >>> learning_rate(Settings(lr=0.1, lr_decay=0.5), 3)
+    0.025
+    """
+    return float(settings.lr * settings.lr_decay ** (number - 1))
