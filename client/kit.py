@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from fedquit.errors import InputError, unknown
-from fedquit.settings import load_settings_file
+from fedquit.toml_file import load_settings_file
 
 FILE = "device.toml"
 

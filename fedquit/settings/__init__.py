@@ -8,7 +8,6 @@ part of a run it belongs to and where it is given (`setting.py`). To add a setti
 from fedquit.settings.clients import Clients
 from fedquit.settings.data import Data
 from fedquit.settings.evaluation import Evaluation
-from fedquit.settings.file import load_settings_file
 from fedquit.settings.forgetting import Forgetting
 from fedquit.settings.model import Model, num_classes
 from fedquit.settings.retired import UNSAID, without_retired
@@ -17,6 +16,7 @@ from fedquit.settings.seeds import Seeds
 from fedquit.settings.setting import Group, Part, Scope, marks, setting
 from fedquit.settings.training import Training
 from fedquit.settings.values import Scalar
+from fedquit.toml_file import load_settings_file
 
 __all__ = [
     "GROUPS",

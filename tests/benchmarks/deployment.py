@@ -9,14 +9,15 @@ from the SuperLink's database while it is there; nothing in what runs knows of i
 
 import contextlib
 import json
+import math
 import os
 import sqlite3
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -35,19 +36,34 @@ SERVER = ("fedquit serve", "fedquit.server.service", "fedquit.server.page")
 """Processes of a server that have nothing to do with a model."""
 NAMES = (
     *("fedquit serve", "fedquit.server.service", "fedquit.server.page", "flower-superlink", "flwr-serverapp"),
-    *("fedquit join", "fedquit.client.device.warm", "flower-supernode", "flower-superexec", "flwr-clientapp"),
+    *("fedquit join", "warm_clientapp", "flower-supernode", "flower-superexec", "flwr-clientapp"),
 )
 """What tells the processes of a deployment from each other, in their command lines."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What a process holds: `pss_mb`, its share of what it shares with others included; `rss_mb`, all of it."""
+    """What a process holds.
+
+    Attributes:
+        name: of its kind, as in `NAMES`.
+        pid: its id.
+        pss_mb: its own, and its share of what it shares with others on this machine.
+        rss_mb: all of it.
+        private_mb: of `pss_mb`, what lies in no file, and so cannot be dropped and read again.
+        files: pages of files, in MB, by the file and the place in it.
+    """
 
     name: str
     pid: int
     pss_mb: float
     rss_mb: float
+    private_mb: float
+    files: Mapping[str, float]
+
+    def document(self) -> dict[str, str | float]:
+        """Return this without the files."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "files"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +171,40 @@ def memory_of(process: Process) -> Memory | None:
     except OSError:
         return None
     name = next((name for name in NAMES if name in process.command), process.command[-40:])
-    return Memory(name, process.pid, round(found["Pss:"], 1), round(found["Rss:"], 1))
+    sizes = (round(found[key], 1) for key in ("Pss:", "Rss:", "Pss_Anon:"))
+    return Memory(name, process.pid, *sizes, files_of(process.pid))
 
 
-def memories(deployment: Deployment) -> list[Memory]:
-    """Return what every process of a deployment holds now."""
-    found = (memory_of(process) for process in deployment.processes())
-    return sorted((memory for memory in found if memory), key=lambda memory: (memory.name, memory.pid))
+def files_of(pid: int) -> dict[str, float]:
+    """Return the pages of files that a process has in memory, MB by the file and the place in it."""
+    found, place, resident = dict[str, float](), "", 0.0
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8", errors="replace").splitlines():
+            words = line.split()
+            if not words[0].endswith(":"):  # a mapping begins: addresses, rights, offset, device, inode, path
+                place = f"{words[5]}@{words[2]}" if len(words) > 5 and words[5].startswith("/") else ""
+            elif words[0] == "Rss:":
+                resident = int(words[1]) / 1024
+            elif words[0] == "Anonymous:" and place:
+                found[place] = found.get(place, 0.0) + resident - int(words[1]) / 1024
+    return found
+
+
+def alone(memories: Iterable[Memory]) -> dict[str, float]:
+    """Return what processes would hold on a machine of their own: `private_mb`, and `files_mb`, each page once."""
+    files, private = dict[str, float](), 0.0
+    for memory in memories:
+        private += memory.private_mb
+        for place, size in memory.files.items():
+            files[place] = max(files.get(place, 0.0), size)
+    return {"private_mb": round(private, 1), "files_mb": round(math.fsum(files.values()), 1)}
+
+
+def of_device(deployment: Deployment) -> list[Process]:
+    """Return the processes of the device that asks."""
+    kit = deployment.kits[ASKER].folder
+    joins = [process for process in deployment.processes("join") if str(kit) in process.command.split()]
+    return [*joins, *deployment.processes(home=kit / "flower")]
 
 
 def ask(deployment: Deployment, number: int) -> Ask:
@@ -213,10 +256,9 @@ def figures(devices: int, asks: int, *, trusted: bool, settle: float) -> dict[st
         with deployment.running():
             deployment.until(lambda: is_idle(deployment), "first round", LIMIT, 0.5)
             time.sleep(settle)
-            idle = memories(deployment)
+            idle = [memory for process in deployment.processes() if (memory := memory_of(process))]
+            idle_device = [memory for process in of_device(deployment) if (memory := memory_of(process))]
             asked = [ask(deployment, number) for number in range(asks)]
-    server = sum(memory.pss_mb for memory in idle if memory.name in SERVER)
-    own = [memory for memory in idle if memory.name in ("fedquit join", "flower-supernode", "flower-superexec")]
     seconds = [one.seconds for one in asked]
     return {
         "devices": devices,
@@ -224,9 +266,9 @@ def figures(devices: int, asks: int, *, trusted: bool, settle: float) -> dict[st
         "load_before": round(load, 2),
         "load_after": round(os.getloadavg()[0], 2),
         "cores": os.cpu_count(),
-        "memory": [asdict(memory) for memory in idle],
-        "server_without_model_pss_mb": round(server, 1),
-        "all_devices_pss_mb": round(sum(memory.pss_mb for memory in own), 1),
+        "memory": [memory.document() for memory in idle],
+        "server_without_model": alone(memory for memory in idle if memory.name in SERVER),
+        "device": alone(idle_device),
         "asks": [asdict(one) for one in asked],
         "median_seconds": round(statistics.median(seconds), 1) if seconds else None,
     }
@@ -237,9 +279,10 @@ def lines_of(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"{found['devices']} devices, load {found['load_before']} before, {found['load_after']} after"
     yield "| process, idle | PSS | RSS |"
     yield "|---|---|---|"
-    for memory in found["memory"]:
+    for memory in sorted(found["memory"], key=lambda memory: str(memory["name"])):
         yield f"| {memory['name']} | {memory['pss_mb']:.0f} MB | {memory['rss_mb']:.0f} MB |"
-    yield f"server without the model's process: {found['server_without_model_pss_mb']:.0f} MB"
+    for what, name in (("server without the model's process", "server_without_model"), ("a device", "device")):
+        yield f"{what}, alone: private {found[name]['private_mb']:.0f} MB, files {found[name]['files_mb']:.0f} MB"
     for one in found["asks"]:
         yield f"{one['status']}: {one['seconds']:.1f} s; until the first message {one['before']:.1f} s"
         yield "| exchange | devices | fetched after | replied after | server |"
@@ -254,7 +297,7 @@ def lines_of(found: Mapping[str, Any]) -> Iterator[str]:
 @click.option("--devices", default=3, show_default=True, help="each several processes of its own")
 @click.option("--asks", default=5, show_default=True, help="one after the other")
 @click.option("--trusted", is_flag=True, help="the server has a validation set")
-@click.option("--settle", default=20.0, show_default=True, help="seconds of nothing to do before memory is measured")
+@click.option("--settle", default=75.0, show_default=True, help="seconds of nothing to do before memory is measured")
 @click.option("--json", "as_json", is_flag=True, help="print JSON, and nothing else")
 def main(devices: int, asks: int, trusted: bool, settle: float, as_json: bool) -> None:
     """Print the figures."""

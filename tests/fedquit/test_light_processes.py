@@ -59,7 +59,12 @@ def run(rehearsal: Rehearsal, code: str, refused: tuple[str, ...] = HEAVY) -> "s
     return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"})
 
 
-@pytest.mark.parametrize("code", [SERVE, PAGE, SERVICE, JOIN], ids=["serve", "page", "service", "join"])
+def test_a_device_that_waits_loads_neither_torch_nor_what_checks_settings(rehearsal: Rehearsal) -> None:
+    done = run(rehearsal, JOIN, (*HEAVY, "flwr", "numpy", "pydantic", "grpc", "sqlalchemy"))
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("code", [SERVE, PAGE, SERVICE], ids=["serve", "page", "service"])
 def test_what_only_waits_for_others_loads_no_torch(rehearsal: Rehearsal, code: str) -> None:
     done = run(rehearsal, code)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""TOML files of settings."""
+"""TOML files of settings: read without what checks the settings, for processes that only wait."""
 
 import tomllib
 from pathlib import Path
