@@ -61,7 +61,7 @@ def test_a_bundle_carries_what_the_apps_import_and_works_without_links(tmp_path:
     assert Path(ran.stdout.strip()) == tmp_path / "app" / "server" / "app.py"
 
 
-def test_what_is_skipped_for_want_of_a_program_is_said_in_the_end_with_the_way_to_get_it() -> None:
+def test_skipped_tests_name_the_missing_program_and_how_to_install_it() -> None:
     environment = {**os.environ, "PATH": "/nowhere", "CI": ""}
     command = [
         sys.executable,

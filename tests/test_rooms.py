@@ -92,6 +92,13 @@ def test_a_type_alias_has_one_home() -> None:
     assert {name: paths for name, paths in homes.items() if len(paths) > 1} == {}
 
 
+def test_a_test_name_fits_on_a_line_of_a_report() -> None:
+    texts = [(ROOT / path).read_text(encoding="utf-8") for path in tracked("tests") if path.suffix == ".py"]
+    names = {name for text in texts for name in re.findall(r"^ *def (test_\w+)\(", text, re.MULTILINE)}
+    assert len(names) > 1000
+    assert {name for name in names if len(name) >= 75} == set()
+
+
 def test_no_test_imports_from_a_test_of_another_room() -> None:
     texts = {path: (ROOT / path).read_text(encoding="utf-8") for path in tracked("tests") if path.suffix == ".py"}
     assert len(texts) > 100

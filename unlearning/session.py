@@ -160,7 +160,7 @@ def weighted_mean(replies: Iterable[ClientReply], required: Collection[int] = ()
 
 
 def check_replied(came: Collection[int], required: Collection[int]) -> None:
-    """Refuse to go on without a client that is required.
+    """Raise if a required client is missing among the replies.
 
     >>> check_replied({0, 1}, [0])
     """

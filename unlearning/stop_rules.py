@@ -33,7 +33,7 @@ class StopRule(Protocol):
         ...
 
     def stop(self, accuracies: Sequence[float], num_bytes: int) -> Stopped | None:
-        """Return why to stop, or None to go on.
+        """Return why to stop, or None to continue.
 
         Args:
             accuracies: held-out accuracy (0..1) after each recovery round so far, the last one last.

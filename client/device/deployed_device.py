@@ -2,7 +2,7 @@
 
 A forget step is carried out in this order, each part on the disk before the next begins: the samples are retired; what
 was kept of earlier rounds goes; the model is asked about them, distilled, asked again; the reply is kept. Killed
-anywhere and asked again, it goes on; asked again when it is done, it answers what it answered.
+anywhere and asked again, it resumes; asked again when it is done, it sends the same reply.
 """
 
 import hashlib

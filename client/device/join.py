@@ -32,7 +32,7 @@ HAND_OVER = Path(__file__).parent / "processes" / "hand_over.py"
 LOOK_EVERY = "0.2"
 """Seconds between two looks of the SuperExec at the SuperNode, which is on the same machine."""
 REFUSED = "Exit Code: 305"
-"""What a SuperNode says in the end that is not let in."""
+"""The last line of a SuperNode that is not let in."""
 BROKEN = "SSL/TLS handshake error detected"
 """What a SuperNode says when a connection broke while it was being secured."""
 
@@ -43,10 +43,10 @@ def check(folder: Path, listener: Listener, *, patient: bool = True) -> int:
     Args:
         folder: the kit.
         listener: called with the finding of each check.
-        patient: go on where the server cannot be reached yet.
+        patient: continue where the server cannot be reached yet.
 
     Returns:
-        The exit code to end with; 0: go on.
+        The exit code to end with; 0: continue.
     """
     command, codes = [sys.executable, "-m", "fedquit.client.device.device_checks", str(folder)], [0]
     bad = ("wrong",) if patient else ("wrong", "warning")

@@ -10,7 +10,7 @@ STATES = {
     "forgetting": "the device unlearns; from now on it is not trained with",
     "recovering": "the others mend the model",
     "done": "forgotten, recovered and measured",
-    "unrecovered": "forgotten, but accuracy is not back where it was; training goes on",
+    "unrecovered": "forgotten, but accuracy is not back where it was; training continues",
     "refused": "not carried out",
     "failed": "not carried out",
 }

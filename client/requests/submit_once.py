@@ -38,7 +38,7 @@ def ask_once(
         UnreachableError, TimedOutError: there is no answer; the ask is kept, and sent again by the next call like this.
     """
 
-    def anew() -> Signed:
+    def newly_signed() -> Signed:
         return make_ask(
             service.key,
             service.kit.federation,
@@ -49,7 +49,7 @@ def ask_once(
             note=note,
         )
 
-    signed = anew()
+    signed = newly_signed()
     old = outbox.waiting_like(service.kit, signed)
     for trial in [old, signed] if old else [signed]:
         outbox.keep(service.kit, trial)
@@ -88,11 +88,11 @@ def follow(service: ForgetService, request: str, *, seconds: float = float("inf"
     if last == "unrecovered":
         raise UnrecoveredError(
             f"request {request[:12]} is unrecovered: the data is forgotten, but the model is not back at its goal; its "
-            "receipt says why, and training goes on"
+            "receipt says why, and training continues"
         )
     if last not in LAST:
         waited = time.monotonic() - begin
-        raise TimedOutError(f"request {request[:12]} is {last or 'not seen'} after {waited:.0f} s; it goes on")
+        raise TimedOutError(f"request {request[:12]} is {last or 'not seen'} after {waited:.0f} s; it continues at the server")
 
 
 def ended(service: ForgetService, request: str, *, seconds: float = PATIENCE) -> Request:

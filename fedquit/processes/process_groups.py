@@ -146,7 +146,7 @@ def _end(processes: list[Process], grace: float) -> None:
 
 
 def _machine() -> str:
-    """Return what tells this run of the machine, and this container, from any other: pids begin anew in each."""
+    """Return what tells this run of the machine, and this container, from any other: pids start again in each."""
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"

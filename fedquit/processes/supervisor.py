@@ -1,4 +1,4 @@
-"""Keep some processes alive: start them in order, restart what dies with growing pauses, end all of them in the end.
+"""Keep some processes alive: start them in order, restart what dies with growing pauses, end all of them at last.
 
 Knows nothing of what the processes are for. A part that dies is started again after 1, 2, 4 ... 60 seconds, less up to
 half of that by chance, so that many devices whose server was away do not all come back at once. One that lived for ten
@@ -204,7 +204,7 @@ class _Running:
         """Wait until the part listens; False: it does not, and was idle for `seconds` seconds.
 
         On a busy machine a start takes long: as long as the process gets processor time it is waited for, until it has
-        had so many seconds of that.
+        had `seconds` of that.
         """
         changed, worked = time.monotonic(), 0.0
         while not stopping.is_set() and time.monotonic() < changed + seconds and worked < seconds:

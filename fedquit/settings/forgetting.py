@@ -10,7 +10,7 @@ from fedquit.settings.values import Options, Requests, Scalar
 
 
 class Forgetting(Group):
-    """The requests, the method, the stop rule of recovery, and what is kept for them."""
+    """The requests, the method, the stop rule of recovery, and the training history kept for them."""
 
     forget: Annotated[
         Requests,

@@ -63,7 +63,7 @@ def read_model(path: Path, settings: Settings) -> tuple[nn.Module, str]:
             )
     load_arrays(model, arrays)
     if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
-        raise InputError(f"{path} holds NaN or infinity: there is nothing to judge")
+        raise InputError(f"{path} holds NaN or infinity: there is nothing to evaluate")
     return model, hashlib.sha256(content).hexdigest()
 
 

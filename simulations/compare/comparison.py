@@ -37,13 +37,13 @@ def run_comparison(
     overwrite: bool = False,
     progress: CellsProgress,
 ) -> tuple[Path, Document]:
-    """Carry out a comparison, or go on with one; return its folder and its results.
+    """Carry out a comparison, or resume one; return its folder and its results.
 
     Args:
         config: its TOML file.
         out: its folder; runs/compare-DATE-TIME if None.
         jobs: runs at work at once; as many as cores if None.
-        resume: go on with the comparison in `out`.
+        resume: continue the comparison in `out`.
         overwrite: replace the comparison in `out`.
         progress: from the runs and the folder to the listener of events.
 
@@ -52,7 +52,7 @@ def run_comparison(
         FedquitError: it could not be finished; what was finished is kept.
     """
     if resume and out is None:
-        raise InputError("--resume needs --out DIR, the folder of the comparison to go on with")
+        raise InputError("--resume needs --out DIR, the folder of the comparison to resume")
     path = out or Path("runs") / time.strftime("compare-%Y%m%d-%H%M%S")
     comparison = read_comparison(config)
     check_rows(comparison, comparison.targets or ((0,),))

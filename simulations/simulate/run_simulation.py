@@ -28,7 +28,7 @@ def run_simulation(
     only: Collection[str] | None = None,
     keep: Collection[Any] = (),
 ) -> tuple[Path, Document]:
-    """Carry out a run, or go on with one; return its folder and its report.
+    """Carry out a run, or resume one; return its folder and its report.
 
     Args:
         given: the settings that differ from the defaults.
@@ -36,7 +36,7 @@ def run_simulation(
         engine: "inprocess" or "flower".
         workers: clients at work at once; as many as cores if None.
         out: the run's folder; runs/DATE-TIME if None.
-        resume: go on with the run in `out`.
+        resume: continue the run in `out`.
         overwrite: replace the run in `out`.
         start: folder of a finished run whose training is taken over.
         listener: called with every event.
@@ -49,7 +49,7 @@ def run_simulation(
         FedquitError: the run could not be finished; what was finished is kept.
     """
     if resume and out is None:
-        raise InputError("--resume needs --out DIR, the folder of the run to go on with")
+        raise InputError("--resume needs --out DIR, the folder of the run to resume")
     path = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     settings = _settings_to_resume(path, given, source) if resume else Settings.read(given, source)
     from fedquit.client.data.build_data_and_model import check_split

@@ -34,7 +34,7 @@ class MeteredGrid(Grid):
     Args:
         grid: what carries the messages.
         members: who the nodes are, by node; None: those of a fixed federation, who are all waited for.
-        patience: seconds to wait for replies, until it is set anew.
+        patience: seconds to wait for replies, until it is set again.
         timeout: seconds to wait for the members.
 
     Attributes:

@@ -1,6 +1,6 @@
 """A strategy of Flower's, unmodified, as a rule of ours.
 
-Flower's object lives for one round: it is made from the settings, given what was kept of the round before, shown the
+Flower's object lives for one round: it is made from the settings, given the state of the round before, shown the
 model and the replies that the guard let through, in the order of clients; then what must be kept is taken out of it. So
 a run that was killed goes through the very same steps as one that was not. What Flower draws from Python's and numpy's
 shared generators follows from the round's seed, and the generators are left as they were.
@@ -52,7 +52,7 @@ class FlowerRule(Rule):
         return {key: value for key, value in config.items() if key != "server-round"}  # type: ignore[misc]
 
     def restore(self, strategy: Any, state: Arrays, names: Sequence[str]) -> None:
-        """Put what was kept of the round before into Flower's object; `names` are the arrays it will be shown."""
+        """Put the state of the round before into Flower's object; `names` are the arrays it will be shown."""
 
     def to_keep(self, strategy: Any, names: Sequence[str]) -> Arrays | None:  # noqa: ARG002 - the interface
         """Take out of Flower's object what it must have in the next round; `names` are the arrays it was shown."""

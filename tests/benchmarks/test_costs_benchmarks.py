@@ -8,7 +8,7 @@ from tests.benchmarks.costs_memory import memory_of
 from tests.benchmarks.costs_share import shares_of
 
 
-def test_the_memory_of_an_account_does_not_grow_with_its_rounds(tmp_path: Path) -> None:
+def test_memory_of_the_cost_log_does_not_grow_with_rounds(tmp_path: Path) -> None:
     few, many = (memory_of(tmp_path / f"{n}.csv", nodes=200, rounds=n, arrays=4) for n in (4, 24))
     assert many["file_bytes"] > 5 * few["file_bytes"]
     assert many["peak_bytes_writing"] < 1.05 * few["peak_bytes_writing"]
@@ -18,7 +18,7 @@ def test_the_memory_of_an_account_does_not_grow_with_its_rounds(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_the_share_of_the_account_is_that_of_calls_that_happened(whole: bool) -> None:
+def test_the_share_of_metering_counts_calls_that_happened(whole: bool) -> None:
     shares = shares_of({"model": "mlp", "rounds": 2, "clients": 2, "samples": 100, "holdout": 50}, whole=whole)
     assert 0 < shares["processor_share"] < 0.5
     assert 0 < shares["wall_share"] < 1

@@ -98,7 +98,7 @@ def test_evaluation_is_of_the_model_that_was_sent() -> None:
 
 
 @pytest.mark.parametrize("bad", ["0.1", [0.1]])
-def test_a_rate_that_is_no_number_is_named(bad: Any) -> None:
+def test_a_learning_rate_that_is_not_a_number_is_named(bad: Any) -> None:
     with pytest.raises(TypeError, match="config 'lr'"):
         ask("train", lr=bad)
 

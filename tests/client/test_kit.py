@@ -34,6 +34,6 @@ def test_a_mistake_in_a_kit_is_named(tmp_path: Path, text: str, named: str) -> N
     assert named in str(refused.value)
 
 
-def test_a_folder_that_is_no_kit_is_named_with_the_way_to_one(tmp_path: Path) -> None:
+def test_a_folder_without_a_kit_is_named_with_the_way_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is not a kit: it has no device\.toml; `fedquit provision` makes kits"):
         Kit.read(tmp_path)

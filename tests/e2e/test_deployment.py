@@ -207,7 +207,7 @@ def served(deployment: Deployment, request_id: str) -> Mapping[str, Any]:
     return dict(said)
 
 
-def test_a_device_leaves_while_training_goes_on_and_its_receipt_verifies_offline(deployment: Deployment) -> None:
+def test_a_device_leaves_during_training_and_its_receipt_verifies_offline(deployment: Deployment) -> None:
     pieces = deployment.pieces()
     readable = deployment.in_flowers_database(pieces)
     asked = json.loads(fedquit("forget", deployment.kits["south"], "--json"))
@@ -228,7 +228,7 @@ def test_a_device_leaves_while_training_goes_on_and_its_receipt_verifies_offline
     assert deployment.ledger(lambda ledger: ledger.check_chain()) == []
 
 
-def test_samples_are_forgotten_once_though_superlink_and_service_are_killed_meanwhile(deployment: Deployment) -> None:
+def test_samples_are_forgotten_once_though_superlink_and_service_are_killed(deployment: Deployment) -> None:
     names = deployment.root / "names.txt"
     names.write_text("".join(f"{row}\n" for row in range(40)))
     asked = json.loads(fedquit("forget", deployment.kits["north"], "--samples", names, "--json"))

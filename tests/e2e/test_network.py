@@ -41,7 +41,7 @@ PATIENCE = MOST / 3
 
 
 @pytest.mark.timeout(MOST)
-def test_accounted_bytes_are_those_that_crossed_the_wire_and_engines_account_the_same(tmp_path: Path) -> None:
+def test_logged_bytes_are_those_sent_and_equal_on_both_engines(tmp_path: Path) -> None:
     deployed, alone = tmp_path / "deployed", tmp_path / "alone"
     simulate(alone)
     proxy = Proxy()

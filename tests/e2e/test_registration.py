@@ -98,7 +98,7 @@ def test_a_device_unregistered_by_hand_is_named_with_the_way_back(flower: Flower
         )
 
 
-def test_a_superlink_that_is_not_there_is_said_in_one_line(flower: Flower, tmp_path: Path) -> None:
+def test_a_missing_superlink_is_reported_in_one_line(flower: Flower, tmp_path: Path) -> None:
     gone = Flower(flower.folder, Federation(name="clinics"))
     with pytest.raises(FedquitError, match="Flower does not list runs: ") as told:
         gone.runs()

@@ -78,7 +78,7 @@ def test_the_wheel_carries_the_configs_and_no_test(dist: Path) -> None:
     assert not [name for name in names if "/tests/" in name]
 
 
-def test_the_installed_wheel_simulates_and_knows_its_configs_from_an_empty_folder(python: Path, tmp_path: Path) -> None:
+def test_the_installed_wheel_simulates_by_config_name_in_an_empty_folder(python: Path, tmp_path: Path) -> None:
     def fedquit(*arguments: str) -> str:
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         command = [str(python.parent / "fedquit"), *arguments]

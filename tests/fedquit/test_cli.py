@@ -115,7 +115,7 @@ def test_codecs_are_listed_for_people_and_for_programs(run: Run) -> None:
     assert "svd" in run("codecs")[1]
 
 
-def test_a_coded_run_says_what_it_saved_and_lost(run: Run, tmp_path: Path) -> None:
+def test_a_compressed_run_reports_bytes_saved_and_error(run: Run, tmp_path: Path) -> None:
     folder = str(tmp_path / "run")
     code, out, _ = run("simulate", *TINY, "--compress-up", "int8", "--compress-down", "zstd", "--json", "--out", folder)
     train = json.loads(out)["phases"]["train"]
@@ -225,7 +225,7 @@ def test_without_json_people_get_a_table_and_the_place_of_the_files(run: Run, tm
     assert "train 1/1" in err
 
 
-def test_an_existing_folder_is_not_overwritten_unless_told(run: Run, tmp_path: Path) -> None:
+def test_an_existing_folder_is_overwritten_only_with_the_flag(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert run("simulate", *TINY, "--out", str(out))[0] == 0
     before = (out / "report.json").read_bytes()
@@ -262,7 +262,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert list(locked.iterdir()) == []
 
 
-def test_a_full_disk_is_said_and_what_was_finished_goes_on_later(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_the_run_can_be_resumed(tmp_path: Path) -> None:
     import resource
 
     def small_files() -> None:  # as a full disk: the mlp's model is some 210 kB

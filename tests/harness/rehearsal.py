@@ -148,7 +148,7 @@ class Rehearsal:
     def place(self, grid: KitGrid, reached: Callable[[str], None] = lambda _point: None) -> Iterator[Workplace]:
         """Open the coordinator's workplace."""
         with self.ledger():
-            pass  # the clock goes on where the log ends
+            pass  # the clock continues where the log ends
         place = open_place(
             MeteredGrid(grid, {}, patience=600), self.server, clock=self.clock, steady=self.clock.steady,
             pause=self.clock.pause, reached=reached,

@@ -34,7 +34,7 @@ def mutated(seed: bytes, rng: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_every_reader_answers_or_refuses_with_an_error_of_ours_and_little_memory(name: str) -> None:
+def test_every_reader_returns_or_raises_our_error_within_bounded_memory(name: str) -> None:
     target, rng = TARGETS[name], random.Random(name)
     seeds = list(target.seeds())
     inputs = [*seeds, *(mutated(rng.choice(seeds), rng) for _ in range(200)), b"", bytes(LONGEST)]
@@ -56,7 +56,7 @@ def test_what_was_found_is_refused(name: str, data: bytes) -> None:
 
 @pytest.mark.parametrize("told", [b"5", b'"x"', b"[]", b"null", b"{}"])
 @pytest.mark.parametrize("part", ["predicate", "request", "method", "measures", "verdict", "purged", "limits"])
-def test_a_receipt_with_something_else_in_place_of_a_part_is_told_in_one_line(part: str, told: bytes) -> None:
+def test_a_receipt_with_a_wrong_part_is_refused_in_one_line(part: str, told: bytes) -> None:
     [payload] = TARGETS["statement"].seeds()
     document = json.loads(payload)
     holder = document if part == "predicate" else document["predicate"]
@@ -64,7 +64,7 @@ def test_a_receipt_with_something_else_in_place_of_a_part_is_told_in_one_line(pa
     assert not TARGETS["statement"].takes(json.dumps(document).encode()) or part in ("measures", "limits")
 
 
-def test_a_receipt_that_lacks_a_figure_is_told_in_one_line() -> None:
+def test_a_receipt_without_a_figure_is_refused_in_one_line() -> None:
     [payload] = TARGETS["statement"].seeds()
     assert TARGETS["statement"].takes(payload)
     assert not TARGETS["statement"].takes(payload.replace(b'"bytes_down"', b'"bytes_dowm"'))

@@ -61,7 +61,7 @@ def test_a_copy_has_ports_of_its_own_wherever_they_are_named(deployment: Deploym
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_a_process_is_found_by_its_mark_when_its_parent_is_gone_and_none_is_left(deployment: Deployment) -> None:
+def test_an_orphaned_process_is_found_by_its_mark_and_ended(deployment: Deployment) -> None:
     environment = {**os.environ, MARK: str(deployment.folder)}
     orphaning = "import subprocess; subprocess.Popen(['sleep', '600'])"
     subprocess.run([sys.executable, "-c", orphaning], env=environment, check=True)

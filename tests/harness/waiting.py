@@ -1,4 +1,4 @@
-"""Waits that follow progress, not seconds: on a busy machine everything takes longer, but it goes on.
+"""Waits that follow progress, not seconds: on a busy machine everything takes longer, but it moves.
 
 A wait ends when what is waited for is there. It fails when nothing moved for `STILL` seconds, or after `MOST` in all.
 """

@@ -30,7 +30,7 @@ USED = {
     "flwr.common.constant.FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE": "estimating the bytes of a message",
     "flwr.common.constant.SUPERLINK_NODE_ID": "messages outside a run of Flower's",
     "flwr.proto.control_pb2.ListNodesRequest": "which devices are registered",
-    "flwr.proto.control_pb2.ListRunsRequest": "whether the coordinator's run goes on",
+    "flwr.proto.control_pb2.ListRunsRequest": "whether the coordinator's run continues",
     "flwr.proto.control_pb2.RegisterNodeRequest": "letting devices in",
     "flwr.proto.control_pb2.StopRunRequest": "ending the run of an earlier server",
     "flwr.proto.control_pb2.UnregisterNodeRequest": "shutting a revoked device out",
@@ -130,7 +130,7 @@ def test_flowers_programs_take_the_flags_that_they_are_given(program: str) -> No
     assert not missing, f"flwr {version('flwr')}: {program} no longer takes {', '.join(missing)}"
 
 
-def test_every_internal_of_flowers_is_imported_in_one_module_and_is_listed_here() -> None:
+def test_all_flower_internals_are_imported_in_one_module_and_listed_here() -> None:
     assert imports_of(ROOT / INTERNALS) == set(USED)
     for folder in ("client", "server", "strategies", "unlearning", "simulations", "fedquit"):
         for path in (ROOT / folder).rglob("*.py"):

@@ -4,7 +4,7 @@ Attacks on the population (`attacks.py`) ask about the average sample and overst
 leave the odd samples, the ones worth attacking, in place. Where a claim of forgetting is made, report this one. For
 each sample, Gaussians are fitted to the confidences of shadow models with and without it, and the candidate's
 confidence is held against both. Sources: Carlini et al., arXiv 2112.03570 (LiRA); Hayes et al., arXiv 2403.01218
-(U-LiRA: shadow models "in" were trained on the sample and then forgot it by the method that is judged, models "out"
+(U-LiRA: shadow models "in" were trained on the sample and then forgot it by the method that is evaluated, models "out"
 never had it); arXiv 2506.13009 (RULI). With shadows "in" that did not forget it is plain LiRA: weaker against a method
 that pushes the confidence below that of a model without the sample.
 """

@@ -95,7 +95,7 @@ def verdict_of(
     outcome, reason = _decide(gaps, thresholds, len(references), num_forget, minimum_samples)
     left_out = [name for name in measures if name not in gaps]
     if references and left_out:
-        reason += f"; not judged, as not every model has it: {', '.join(left_out)}"
+        reason += f"; not evaluated, as not every model has it: {', '.join(left_out)}"
     return Verdict(outcome, reason, thresholds, gaps)
 
 

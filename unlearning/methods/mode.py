@@ -44,7 +44,7 @@ class MoDe(Method):
     """Degrade the model by one trained without the client, then guide it by that one's predictions.
 
     Forgets clients only: the degradation model is trained on the other clients, whose samples of a class, or the
-    leaver's own that stay, it could not tell apart.
+    forgotten client's own that remain, it could not tell apart.
 
     Attributes:
         rounds: rounds of degradation; the paper leaves them to the task, 10 here.

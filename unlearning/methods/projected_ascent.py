@@ -39,8 +39,8 @@ def reference(current: StateDict, others: Sequence[StateDict], clients: int) -> 
     The paper's formula, which weighs clients alike. Where g is a mean by samples, more of w_u stays in it the more
     samples its client has.
 
-    >>> g, leaver = {"w": torch.tensor([2.0])}, {"w": torch.tensor([5.0])}
-    >>> reference(g, [leaver], clients=3)  # the other two had a mean of 0.5
+    >>> g, forgotten = {"w": torch.tensor([2.0])}, {"w": torch.tensor([5.0])}
+    >>> reference(g, [forgotten], clients=3)  # the other two had a mean of 0.5
     {'w': tensor([0.5000])}
     """
     rest = clients - len(others)

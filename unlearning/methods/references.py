@@ -30,7 +30,7 @@ class Continue(Method):
         server_keeps="nothing",
         needs_device=False,
         secure_aggregation=True,
-        summary="leave the data out and go on; removes nothing by itself",
+        summary="leave the data out and continue training; removes nothing by itself",
         needs_model=False,
         step="nothing",
     )

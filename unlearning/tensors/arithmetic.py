@@ -35,7 +35,7 @@ def difference(new: StateDict, old: StateDict, names: Collection[str]) -> dict[s
 
 
 def update_of(new: StateDict, old: StateDict) -> dict[str, Tensor]:
-    """Return `new - old` of every entry, buffers too, in the dtypes of `old`: what is kept of a client's round.
+    """Return `new - old` of every entry, buffers too, in the dtypes of `old`: the update of a client's round.
 
     >>> import torch
     >>> update_of({"w": torch.tensor([3.0])}, {"w": torch.tensor([1.0])})

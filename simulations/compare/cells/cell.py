@@ -69,7 +69,7 @@ def carry_out(cell: Cell, out: Path, workers: int, on_round: Callable[[], None] 
 
 
 def work(pipe: Connection, cell: Cell, out: Path, workers: int) -> None:
-    """Carry out a cell and tell the parent: of every round, and in the end that it is done or why it failed."""
+    """Carry out a cell; report to the parent each round, and that it is done or why it failed."""
     from fedquit.simulations.engine.inprocess import begin_worker
 
     import_module("torch._dynamo")  # now, as the first optimiser would import it on a device's account of seconds

@@ -93,7 +93,7 @@ def _check_same(out: Path, plan: dict[str, Any], replaying: Collection[str]) -> 
         _check_growth(out, kept, plan, replaying)
     if difference:
         key, before, now = difference
-        raise InputError(f"{key}: the comparison in {out} has {before}, not {now}; it goes on as it began")
+        raise InputError(f"{key}: the comparison in {out} has {before}, not {now}; it is resumed with its own config")
 
 
 def without_growth(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:

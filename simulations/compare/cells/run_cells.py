@@ -43,7 +43,7 @@ def run_cells(
         out: the comparison's folder.
         jobs: cells at work at once.
         workers: clients at work at once in each.
-        listener: told of every round, and of every cell that begins and ends.
+        listener: gets an event for every round, and for every cell that begins and ends.
     """
     crew = Crew([cell for cell in cells if not is_done(out, cell)], out, workers, listener)
     try:

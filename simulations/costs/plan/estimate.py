@@ -81,7 +81,7 @@ class Estimate:
 
     @cached_property
     def outlook(self) -> AtServer:
-        """Who asks, who stays, and what was kept of training."""
+        """Forgotten and remaining clients, and the stored training history."""
         log = {r.number: r.participants for r in read_state(self.path).of("train")}
         history = History(self.path, Keep(), self.settings.clients, lambda number: log.get(number, ()))
         case = simulated_case(self.settings, self.request, nth("forget", self.request), self.settings.rounds)

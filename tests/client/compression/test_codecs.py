@@ -70,7 +70,7 @@ def assert_same(one: Model, other: Model) -> None:
 @pytest.mark.parametrize("text", CHAINS)
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("with_reference", [True, False])
-def test_the_receiver_reads_what_the_sender_says_it_does(text: str, dtype: str, with_reference: bool) -> None:
+def test_the_receiver_decodes_what_the_sender_reports(text: str, dtype: str, with_reference: bool) -> None:
     chain, model = chain_of(text, {"share": 0.2}), model_of(1, dtype=dtype)
     reference = model_of(0, dtype=dtype) if with_reference else None
     coded = chain.encode(model, reference)
@@ -87,7 +87,7 @@ def test_the_receiver_reads_what_the_sender_says_it_does(text: str, dtype: str, 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32), st.floats(-6, 3))
-def test_each_codec_loses_no_more_than_it_says(seed: int, exponent: float) -> None:
+def test_each_codec_stays_within_its_stated_error(seed: int, exponent: float) -> None:
     update = model_of(seed, 10**exponent)
     for text, most in (
         ("zstd", 0.0),
@@ -123,7 +123,7 @@ def test_a_matrix_of_low_rank_travels_as_its_factors_and_another_whole() -> None
     assert whole["w"].shape == (8, 8)
 
 
-def test_what_is_owed_is_sent_in_the_end() -> None:
+def test_error_feedback_is_sent_eventually() -> None:
     chain, update, owed = chain_of("top-k+fp16", {"share": 0.1}), model_of(3), dict[str, NDArray[Any]]()
     rounds, total = 60, dict.fromkeys(LOSSY, np.zeros(()))
     for _ in range(rounds):
@@ -136,7 +136,7 @@ def test_what_is_owed_is_sent_in_the_end() -> None:
         assert gap < 0.2, "the mean of what came is near the update"
 
 
-def test_a_number_out_of_halfs_range_is_the_largest_half_and_the_error_shows_it() -> None:
+def test_fp16_saturates_out_of_range_values_and_the_error_shows_it() -> None:
     update = {"w": np.array([[1e6, 1.0]], np.float32)}
     coded = chain_of("fp16").encode(update)
     assert coded.received["w"].tolist() == [[65504.0, 1.0]]
@@ -154,7 +154,7 @@ def test_a_model_that_is_not_finite_is_named_before_it_travels(text: str, bad: f
 
 
 @pytest.mark.parametrize("text", ["fp16", "int8", "top-k"])
-def test_a_channel_of_next_to_nothing_is_coded(text: str) -> None:
+def test_a_channel_of_tiny_values_is_compressed(text: str) -> None:
     for tiny in (0.0, 1e-45, 1e-40):
         update = {"w": np.array([[tiny, -tiny], [1.0, -1.0]], np.float32)}
         got = chain_of(text, {"share": 0.5}).encode(update).received["w"]

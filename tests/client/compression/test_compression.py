@@ -54,7 +54,7 @@ def test_a_device_sends_what_became_of_the_model_that_it_read(kind: str) -> None
     assert 0 < lost / moved < 0.05
 
 
-def test_evaluation_is_of_the_coded_model_too() -> None:
+def test_evaluation_uses_the_compressed_model_too() -> None:
     coded = chain_of("zstd").encode(START).arrays
     assert dict(ask(coded, "evaluate", compress_down="zstd").metric_records["metrics"]) == dict(
         ask(START, "evaluate").metric_records["metrics"]
@@ -76,7 +76,7 @@ def test_a_model_that_has_diverged_is_named_by_its_device() -> None:
         ask({name: np.full_like(array, np.nan) for name, array in START.items()}, compress_up="int8")
 
 
-def test_what_cannot_be_is_said_before_anything_runs() -> None:
+def test_an_impossible_combination_is_refused_before_anything_runs() -> None:
     for wrong, message in [
         ({"compress-up": "int9"}, r"unknown codec 'int9' \(did you mean 'int8'\?\)"),
         ({"compress-down": "top-k"}, "compress-down: top-k leaves most of a model out"),
@@ -93,7 +93,7 @@ def test_what_cannot_be_is_said_before_anything_runs() -> None:
             compression_of(Settings.read(wrong))
 
 
-def test_an_objective_that_sends_no_model_cannot_be_coded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_objective_that_sends_no_model_cannot_be_compressed(monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
     from fedquit.client.objectives import OBJECTIVES
@@ -107,7 +107,7 @@ def test_an_objective_that_sends_no_model_cannot_be_coded(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("dp", ["client-fixed", "client-adaptive"])
-def test_what_is_clipped_is_what_is_coded(dp: str) -> None:
+def test_clipping_precedes_compression(dp: str) -> None:
     plain = model_in(ask(START, clipping_norm=0.01, dp=dp))
     coded = chain_of("zstd").encode(START).arrays
     packed = model_in(ask(coded, clipping_norm=0.01, dp=dp, compress_up="zstd", compress_down="zstd"))

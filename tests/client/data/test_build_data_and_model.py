@@ -16,7 +16,7 @@ def read(**given: Any) -> Settings:
 @pytest.mark.parametrize(
     "given", [{"classes": 10, "input-shape": [1, 8, 8]}, {"classes": "10", "input-shape": "1x8x8"}]
 )
-def test_the_form_of_a_model_can_be_told_where_no_data_set_says_it(given: dict[str, Any]) -> None:
+def test_the_models_form_can_be_set_where_no_data_set_defines_it(given: dict[str, Any]) -> None:
     told = Settings.read({**given, "dataset": "/nowhere.npz"})
     assert form_of(told) == Form((1, 8, 8), 10)
     assert Settings.read(told.run_config()) == told

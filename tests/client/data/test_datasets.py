@@ -268,7 +268,7 @@ def test_a_damaged_npz_is_named_wherever_it_is_cut(tmp_path: Path) -> None:
         assert str(file) in refusal(lambda file=file: load_dataset(str(file)))  # type: ignore[misc]
 
 
-def test_a_flipped_bit_in_an_npz_is_told(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_an_npz_is_reported(tmp_path: Path) -> None:
     file = Path(write_npz(tmp_path / "made.npz", **good()))
     content = bytearray(file.read_bytes())
     content[200] ^= 1
@@ -392,7 +392,7 @@ def test_an_unknown_name_lists_the_known_ones_and_the_other_forms() -> None:
     assert text.endswith("cifar100, the path of an image folder or .npz file, or package.module:factory")
 
 
-def test_paths_that_lead_nowhere_are_told_as_paths(tmp_path: Path) -> None:
+def test_missing_paths_are_named_in_the_error(tmp_path: Path) -> None:
     assert refusal(lambda: load_dataset(str(tmp_path / "no"))) == f"no such folder: {tmp_path / 'no'}"
     assert refusal(lambda: load_dataset(str(tmp_path / "no.npz"))) == f"no such file: {tmp_path / 'no.npz'}"
     (tmp_path / "data.csv").write_text("1,2")
@@ -410,6 +410,6 @@ def test_a_relative_path_is_meant_from_where_the_caller_is(tmp_path: Path, monke
     assert sizes == [8, 16]
 
 
-def test_a_dataset_tells_its_input_shape() -> None:
+def test_a_dataset_knows_its_input_shape() -> None:
     samples = Samples(torch.zeros(2, 3, 5, 7), torch.tensor([0, 1]))
     assert Dataset("made", samples, samples, 2).input_shape == (3, 5, 7)

@@ -143,7 +143,7 @@ def test_clients_leave_with_their_own_request() -> None:
     assert [forgotten_clients(asked, n) for n in range(3)] == [(), (1,), (1, 3)]
 
 
-def test_what_is_asked_for_does_not_depend_on_the_training_seed_where_the_split_has_its_own() -> None:
+def test_with_a_split_seed_the_forget_set_ignores_the_training_seed() -> None:
     one, two = (
         settings(granularity="sample", forget="2", seed=seed, split_seed=5, model_seed=5).key() for seed in (1, 2)
     )

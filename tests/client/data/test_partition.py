@@ -116,7 +116,7 @@ def test_shards_leave_nothing_over_and_few_classes_each(clients: int, shards: in
 
 
 @pytest.mark.parametrize(("clients", "classes"), [(5, 2), (7, 2), (10, 2), (23, 3), (4, 10), (3, 4)])
-def test_pathological_clients_hold_just_so_many_classes_and_none_is_lost(clients: int, classes: int) -> None:
+def test_pathological_clients_hold_the_set_number_of_classes_and_none_is_lost(clients: int, classes: int) -> None:
     held = label_counts(LABELS, split("pathological", clients=clients, classes_per_client=classes), 10) > 0
     assert (held.sum(1) == classes).all()
     assert held.any(0).all()

@@ -137,7 +137,7 @@ def test_a_device_trains_as_a_simulated_client_with_the_same_samples_does(kit: K
     assert model_of(reply) == model_hash(model.state_dict())
 
 
-def test_what_was_forgotten_never_trains_again_whatever_its_place_and_however_often_it_is_there(kit: Kit) -> None:
+def test_forgotten_samples_never_train_again_in_any_position_or_number(kit: Kit) -> None:
     gone = rows(kit, 1, 5)
     mark(kit, 1, 5)
     forget(kit)
@@ -185,7 +185,7 @@ def test_what_was_forgotten_does_not_train_again_in_another_form(kit: Kit, form:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_changed_its_form_since_it_was_asked_about_is_forgotten_all_the_same(kit: Kit, form: str) -> None:
+def test_samples_stored_in_another_form_since_the_request_are_forgotten(kit: Kit, form: str) -> None:
     marking(kit, "sample", rows(kit, 1, 5))(REQUEST)
     stored_as(kit, form)
     kit = Kit.read(kit.folder)
@@ -196,14 +196,14 @@ def test_what_changed_its_form_since_it_was_asked_about_is_forgotten_all_the_sam
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_rides_in_a_reply_and_changes_its_form_is_forgotten(kit: Kit, form: str) -> None:
+def test_samples_named_in_a_piggybacked_request_are_forgotten_in_another_form(kit: Kit, form: str) -> None:
     CliRunner().invoke(leave, [str(kit.folder), "--sample", "1", "--sample", "5"], catch_exceptions=False)
     request = ridden(send(kit, "train")).id
     stored_as(kit, form)
     assert said(forget(Kit.read(kit.folder), request, granularity="sample"))["num-examples"] == 2
 
 
-def test_what_one_request_retired_another_does_not_forget_again_in_another_form(kit: Kit) -> None:
+def test_a_sample_retired_once_is_not_forgotten_again_in_another_form(kit: Kit) -> None:
     mark(kit, 1, 5)
     forget(kit)
     stored_as(kit, "rows")
@@ -223,7 +223,7 @@ def test_what_was_forgotten_does_not_come_back_under_another_label(kit: Kit) -> 
     assert len(trained_on(kit)) == 11
 
 
-def test_what_was_marked_but_is_gone_before_it_is_forgotten_does_not_train_when_it_comes_back(kit: Kit) -> None:
+def test_samples_marked_then_deleted_do_not_train_when_they_come_back(kit: Kit) -> None:
     trained_on(kit)
     mark(kit, 1)
     whole = kit.path(kit.data).read_bytes()
@@ -242,7 +242,7 @@ def test_samples_that_are_added_train_and_those_removed_do_not(kit: Kit) -> None
     assert len(second - first) == 1
 
 
-def test_forgetting_is_the_methods_step_on_what_was_marked_measured_before_and_after(kit: Kit) -> None:
+def test_forgetting_runs_the_methods_step_on_the_marked_samples(kit: Kit) -> None:
     mark(kit, 1, 5, 7)
     metrics = said(forget(kit))
     assert metrics["num-examples"] == 3
@@ -321,9 +321,7 @@ POINTS = {
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills a forked process")
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_anywhere_it_answers_what_it_would_have_and_trains_on_nothing_forgotten(
-    point: str, tmp_path: Path, kit: Kit
-) -> None:
+def test_killed_anywhere_a_device_replies_the_same_and_forgets_for_good(point: str, tmp_path: Path, kit: Kit) -> None:
     undisturbed = make_kit(tmp_path / "undisturbed")
     for each in (kit, undisturbed):
         mark(each, 1, 5)
@@ -432,7 +430,7 @@ def ridden(content: RecordDict) -> Signed:
     return Signed(ask, signature)
 
 
-def test_an_ask_that_waits_rides_in_the_next_reply_signed_with_the_devices_key(kit: Kit) -> None:
+def test_a_pending_request_is_piggybacked_signed_with_the_devices_key(kit: Kit) -> None:
     assert "ask" not in send(kit, "train").config_records
     put(kit, 1, 5)
     signed = ridden(send(kit, "train"))
@@ -442,16 +440,14 @@ def test_an_ask_that_waits_rides_in_the_next_reply_signed_with_the_devices_key(k
     assert ask.samples_digest == set_digest(rows(kit, 1, 5))
 
 
-def test_it_rides_as_the_same_bytes_until_the_server_has_it(kit: Kit) -> None:
+def test_a_piggybacked_request_keeps_its_bytes_until_acknowledged(kit: Kit) -> None:
     put(kit, 1)
     first = ridden(send(kit, "train"))
     assert ridden(send(kit, "train")) == first
     assert "ask" not in send(kit, "train", taken=first.id).config_records
 
 
-def test_one_that_would_be_too_old_is_made_anew_and_either_can_be_served(
-    kit: Kit, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_expired_request_is_signed_again_and_either_can_be_served(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     put(kit, 1)
     first = ridden(send(kit, "train"))
     with opened(kit.path(kit.record)) as record, record.database.writing() as cursor:
@@ -462,7 +458,7 @@ def test_one_that_would_be_too_old_is_made_anew_and_either_can_be_served(
         assert said(forget(kit, signed.id))["num-examples"] == 1
 
 
-def test_an_ask_that_the_server_will_not_take_keeps_no_device_from_training_for_ever(kit: Kit) -> None:
+def test_a_request_is_piggybacked_a_limited_number_of_times(kit: Kit) -> None:
     put(kit, 1)
     for _ in range(SIGNINGS):
         assert "ask" in send(kit, "train").config_records
@@ -474,7 +470,7 @@ def test_an_ask_that_the_server_will_not_take_keeps_no_device_from_training_for_
 
 
 @pytest.mark.parametrize(("code", "again"), [("nothing-contributed", False), ("quota", True), ("stale", True)])
-def test_an_ask_that_the_server_refuses_rides_again_only_where_that_may_pass(kit: Kit, code: str, again: bool) -> None:
+def test_a_refused_request_is_piggybacked_again_only_if_retrying_can_help(kit: Kit, code: str, again: bool) -> None:
     put(kit, 1)
     first = ridden(send(kit, "train"))
     assert ("ask" in send(kit, "train", answers=f"{first.id}:{code}").config_records) is again
@@ -482,7 +478,7 @@ def test_an_ask_that_the_server_refuses_rides_again_only_where_that_may_pass(kit
         assert [ask.refused for ask in record.asks()] == [code]
 
 
-def test_an_ask_that_the_server_took_under_another_id_rides_no_more(kit: Kit) -> None:
+def test_a_request_accepted_under_another_id_is_not_piggybacked_again(kit: Kit) -> None:
     put(kit, 1)
     first = ridden(send(kit, "train"))
     assert "ask" not in send(kit, "train", answers=f"junk,{'0' * 64}:quota,{first.id}:taken").config_records
@@ -490,7 +486,7 @@ def test_an_ask_that_the_server_took_under_another_id_rides_no_more(kit: Kit) ->
         assert record.asks() == []
 
 
-def test_the_request_is_served_and_the_ask_rides_no_more(kit: Kit) -> None:
+def test_a_served_request_is_not_piggybacked_again(kit: Kit) -> None:
     put(kit)
     signed = ridden(send(kit, "train"))
     reply = forget(kit, signed.id)

@@ -78,7 +78,7 @@ def at(kit: Kit, address: str) -> Kit:
     return Kit.read(kit.folder)
 
 
-def test_a_device_that_is_ready_is_told_so(kit: Kit, address: str) -> None:
+def test_a_ready_device_passes_every_check(kit: Kit, address: str) -> None:
     findings = found(at(kit, address))
     assert {name: finding.state for name, finding in findings.items()} == dict.fromkeys(
         ("kit", "files", "key", "data", "record", "server", "clock"), "ok"
@@ -114,7 +114,7 @@ def test_what_is_wrong_is_named_with_the_way_out(what: str, kit: Kit, address: s
     assert "\n" not in finding.text
 
 
-def test_a_server_that_is_not_there_yet_is_no_reason_not_to_start(kit: Kit) -> None:
+def test_a_device_starts_though_the_server_is_not_there_yet(kit: Kit) -> None:
     finding = found(kit)["server"]
     assert (finding.state, finding.code) == ("warning", 2)
     assert "127.0.0.1:1 cannot be reached" in finding.text

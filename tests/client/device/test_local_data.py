@@ -127,7 +127,7 @@ def test_a_file_that_goes_while_the_folder_is_read_is_left_out(folder: Path) -> 
     assert [item.name for item in source] == ["well/a.png", "well/deep/c.png"]
 
 
-def test_content_knows_an_image_that_was_stored_anew_or_under_another_label(folder: Path) -> None:
+def test_content_matches_an_image_stored_again_or_under_another_label(folder: Path) -> None:
     image = Image.open(folder / "ill" / "a.png")
     image.save(folder / "well" / "z.bmp")
     image.convert("RGB").save(folder / "well" / "zz.png", compress_level=1)

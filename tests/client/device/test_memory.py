@@ -44,7 +44,7 @@ def test_no_more_is_kept_than_a_round_and_the_one_before(tmp_path: Path) -> None
     assert sorted(file.name for file in tmp_path.rglob("*.safetensors")) == ["4.safetensors", "5.safetensors"]
 
 
-def test_a_run_that_begins_anew_does_not_read_what_came_later_in_the_old_one(tmp_path: Path) -> None:
+def test_a_restarted_run_reads_no_state_of_the_later_rounds_before(tmp_path: Path) -> None:
     memory = Memory(tmp_path)
     keep(memory, "train", 0, 9)
     keep(memory, "train", 0, 1)
@@ -120,7 +120,7 @@ class Tied(nn.Module):
         return logits
 
 
-def test_the_state_of_an_objective_with_shared_weights_is_kept_and_they_are_in_it_once(tmp_path: Path) -> None:
+def test_saved_state_of_a_model_with_tied_weights_holds_them_once(tmp_path: Path) -> None:
     memory, model = Memory(tmp_path), Tied()
     samples = Samples(torch.randn(8, 4), torch.arange(8) % 3)
     done = make_objective("moon").train(model, samples, LocalRound(seed=0, lr=0.1))

@@ -60,7 +60,7 @@ def test_what_was_written_is_there_after_it_is_opened_again(path: Path) -> None:
         assert [(ask.granularity, ask.note) for ask in record.asks()] == [("client", "please")]
 
 
-def test_a_round_carried_out_again_is_written_once_and_one_with_other_samples_beside_it(path: Path) -> None:
+def test_a_repeated_round_is_recorded_once_and_with_other_samples_again(path: Path) -> None:
     with opened(path) as record:
         for _ in range(2):
             record.trained(round_of(1), [A])
@@ -86,14 +86,14 @@ def test_a_retired_sample_is_known_by_its_digest_and_by_its_content(path: Path) 
         assert keep(E, seen(E), "1")
 
 
-def test_what_was_not_there_is_known_by_what_a_record_of_before_had_of_it(path: Path) -> None:
+def test_a_sample_missing_at_forgetting_is_recognised_by_an_older_digest(path: Path) -> None:
     with opened(path) as record:
         record.retire(Mark("r1", "sample", digests=(A, B)), [(A, [C])])
         keep = record.keeps()
         assert [keep(E, Seen(frozenset({E}), frozenset({former})), "1") for former in (A, B, C)] == [True, False, True]
 
 
-def test_what_is_noted_of_a_sample_when_it_is_marked_keeps_it_from_training_once_it_is_retired(path: Path) -> None:
+def test_a_sample_marked_and_retired_is_recognised_and_never_trains(path: Path) -> None:
     with opened(path) as record:
         record.note({A: [C, D], B: [E]})
         assert record.contents([A]) == {C, D}
@@ -147,7 +147,7 @@ def test_a_reply_is_the_same_to_the_last_bit_and_is_dropped_when_it_is_settled(p
 
 
 @pytest.mark.parametrize("content", [None, b"", b"half a mod"])
-def test_a_reply_whose_file_is_gone_or_damaged_is_no_reply(path: Path, content: bytes | None) -> None:
+def test_a_stored_reply_with_a_missing_or_damaged_file_is_ignored(path: Path, content: bytes | None) -> None:
     with opened(path) as record:
         Replies(record).keep("r1", "e1", Forgotten({"w": torch.zeros(2)}, 1, 0.0))
         (file,) = (path.parent / "replies").iterdir()
@@ -170,7 +170,7 @@ def test_a_record_is_for_its_owners_eyes_only(path: Path) -> None:
         (lambda path: sqlite3.connect(path).execute("PRAGMA user_version = 99"), "written by a newer fedquit"),
     ],
 )
-def test_a_record_that_cannot_be_used_is_named_and_never_begun_anew(path: Path, spoil: object, told: str) -> None:
+def test_an_unusable_record_is_named_and_never_replaced(path: Path, spoil: object, told: str) -> None:
     Record(path).close()
     spoil(path)  # type: ignore[operator]
     before = path.read_bytes()

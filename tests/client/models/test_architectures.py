@@ -92,7 +92,7 @@ def test_running_statistics_are_not_touched_by_the_trial() -> None:
     assert all(int(buffer) == 0 for name, buffer in model.named_buffers() if name.endswith("num_batches_tracked"))
 
 
-def test_an_image_too_small_for_the_net_is_told_with_the_way_out() -> None:
+def test_an_image_too_small_for_the_model_is_refused_with_the_way_out() -> None:
     text = refusal(lambda: build("vgg11", (3, 8, 8)))
     assert text.startswith("model 'vgg11' cannot take images of 3x8x8, perhaps too small for it (RuntimeError: ")
     assert text.endswith("; give another --image-size, or choose another model")

@@ -171,9 +171,7 @@ def test_not_true_is_the_non_target_part_of_decoupled_distillation(case: tuple[i
 
 @settings(max_examples=40, deadline=None)
 @given(pairs, st.sampled_from([0.5, 1.0, 4.0]))
-def test_not_true_leaves_out_the_true_column_and_is_label_masking_without_majority(
-    case: tuple[int, float, int, int], tau: float
-) -> None:
+def test_not_true_distillation_is_label_masking_without_majority(case: tuple[int, float, int, int], tau: float) -> None:
     student, teacher, labels = drawn(*case)
     ours = not_true_kl(student, teacher, labels, tau)
     for row, label in enumerate(labels.tolist()):
@@ -197,7 +195,7 @@ def test_label_masking_silences_the_teacher_on_the_majority_alone() -> None:
         assert float(ours[row]) == pytest.approx(sum(p[c] * math.log(p[c] / q[c]) for c in heard))
 
 
-def test_where_nothing_is_left_to_imitate_there_is_no_term_and_no_gradient() -> None:
+def test_an_empty_distillation_mask_gives_no_term_and_no_gradient() -> None:
     student, teacher, labels = drawn(2, 1.0, 3, 4)
     student.requires_grad_()
     each = label_masked_kl(student, teacher, labels, torch.ones(3, dtype=torch.bool))
@@ -325,7 +323,7 @@ def test_a_teacher_is_bit_for_bit_what_it_was_buffers_too(how: str, view: Any) -
         assert same(state(teacher._copy), before)
 
 
-def test_a_teacher_asked_once_says_what_a_frozen_copy_says_batch_by_batch() -> None:
+def test_teacher_outputs_computed_once_equal_those_of_a_frozen_copy() -> None:
     model, data = net(), samples()
     frozen, teacher = copy.deepcopy(model).eval(), Teacher(model, data)
     make_objective("fedavg").train(model, data, ROUND)  # the student moves on
@@ -344,7 +342,7 @@ def test_in_training_mode_a_teacher_normalises_by_the_batch() -> None:
 
 @pytest.mark.parametrize("how", ["eval", "train"])
 @pytest.mark.parametrize("name", ["fedgkd", "kd", "fedntd", "fedlmd", "moon"])
-def test_what_came_and_what_was_kept_is_not_changed_by_a_round(name: str, how: str) -> None:
+def test_a_round_changes_neither_the_received_model_nor_the_saved_state(name: str, how: str) -> None:
     extra, kept = state(net(1)), state(net(2))
     before = copy.deepcopy((extra, kept))
     trained(name, local_round(extra=extra, state=kept), teacher_mode=how)

@@ -98,7 +98,7 @@ def test_class_means_are_of_the_samples_of_each_class() -> None:
     assert class_counts(labels, 3).tolist() == [1, 0, 2]
 
 
-def test_fd_sends_what_its_model_says_of_each_class_and_keeps_the_model() -> None:
+def test_fd_sends_mean_logits_of_each_class_and_keeps_the_model() -> None:
     model, done = trained("fd", local_round())
     data = samples()
     with torch.no_grad():
@@ -144,7 +144,7 @@ def test_the_term_is_the_mean_squared_distance_to_the_prototype_of_the_label() -
     assert features.grad.tolist() == [[0, 2], [0, 0], [0, -3]]  # 2 (h - prototype) / d
 
 
-def test_prototypes_come_for_the_devices_own_classes_and_their_mean_is_by_samples() -> None:
+def test_prototypes_cover_the_devices_classes_and_are_averaged_by_samples() -> None:
     sharing = Prototypes(3, 2)
     one = {"prototypes": torch.tensor([[1.0, 1.0], [2.0, 2.0]]), "counts": torch.tensor([1, 0, 5], dtype=torch.int32)}
     two = {"prototypes": torch.tensor([[5.0, 5.0]]), "counts": torch.tensor([3, 0, 0], dtype=torch.int32)}
@@ -177,7 +177,7 @@ def test_a_reply_that_contradicts_itself_is_refused(counts: list[int], rows: int
 
 
 @pytest.mark.parametrize("claimed", [(), (0,), (-3, 2), (10**9, 2), (2, 10**9)])
-def test_what_a_reply_claims_decides_how_many_prototypes_and_no_more(claimed: tuple[int, ...]) -> None:
+def test_a_reply_decides_the_number_of_prototypes_and_nothing_else(claimed: tuple[int, ...]) -> None:
     forms = Prototypes(3, 2).fits({"prototypes": claimed}, {})
     assert 1 <= forms["prototypes"].shape[0] <= 3
     assert forms["prototypes"].shape[1:] == (2,)
@@ -303,7 +303,7 @@ def test_energy_grows_in_a_straight_line() -> None:
         ("fedkd", net(hidden=6, seed=1).state_dict()),
     ],
 )
-def test_whom_a_device_learns_from_is_bit_for_bit_as_it_was(name: str, shared: dict[str, Tensor]) -> None:
+def test_teachers_and_saved_state_are_unchanged_bit_for_bit_by_training(name: str, shared: dict[str, Tensor]) -> None:
     mentee = net(hidden=6, seed=1) if name == "fedkd" else None
     came = {key: tensor.clone() for key, tensor in shared.items()}
     _, done = trained(name, local_round(shared=shared, mentee=mentee))

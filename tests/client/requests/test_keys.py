@@ -53,7 +53,7 @@ def test_a_public_key_file_has_the_fingerprint_of_its_key(
 
 @pytest.mark.skipif(os.name != "posix", reason="other platforms have no such rights")
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o610])
-def test_a_private_key_that_others_may_read_is_refused_with_the_line_that_closes_it(tmp_path: Path, mode: int) -> None:
+def test_a_private_key_readable_by_others_is_refused_with_the_chmod_line(tmp_path: Path, mode: int) -> None:
     path = private_file(tmp_path / "node.key", new_key())
     path.chmod(mode)
     with pytest.raises(KeyFileError, match="others may read") as error:
@@ -63,7 +63,7 @@ def test_a_private_key_that_others_may_read_is_refused_with_the_line_that_closes
     read_private(path)
 
 
-def test_what_is_no_p384_key_without_a_passphrase_is_refused_with_the_command_that_makes_one(tmp_path: Path) -> None:
+def test_a_key_of_another_kind_is_refused_with_the_command_that_makes_one(tmp_path: Path) -> None:
     files = [
         private_file(tmp_path / "small", ec.generate_private_key(ec.SECP256R1())),
         private_file(tmp_path / "locked", new_key(), PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")),

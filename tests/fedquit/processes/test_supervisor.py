@@ -49,7 +49,7 @@ def test_what_is_killed_is_started_again_and_all_ends_in_the_end(tmp_path: Path)
     assert [event["event"] for event in told if event.get("part") == "a"] == ["started", "died", "started", "ended"]
 
 
-def test_what_dies_is_started_again_while_the_work_beside_it_hangs(tmp_path: Path) -> None:
+def test_a_part_that_dies_is_restarted_while_the_main_work_hangs(tmp_path: Path) -> None:
     supervisor, hanging, over = Supervisor([Part("a", SLEEPS)], tmp_path), threading.Event(), threading.Event()
 
     def beside() -> None:
@@ -70,7 +70,7 @@ def test_what_dies_is_started_again_while_the_work_beside_it_hangs(tmp_path: Pat
     assert not supervisor.pids()
 
 
-def test_what_the_work_beside_the_parts_raises_ends_them(tmp_path: Path) -> None:
+def test_an_error_in_the_main_work_ends_the_parts(tmp_path: Path) -> None:
     supervisor = Supervisor([Part("a", SLEEPS)], tmp_path)
 
     def beside() -> None:
@@ -141,7 +141,7 @@ def test_pauses_grow_to_a_minute_however_slowly_a_part_dies(
         assert most / 2 <= waited <= most
 
 
-def test_pauses_begin_anew_after_a_part_lived_for_a_good_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pauses_are_reset_after_a_part_was_healthy_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dying = SlowDeaths(tmp_path, 0.5, monkeypatch)
     for _ in range(5):
         dying.die()

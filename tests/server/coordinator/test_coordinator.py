@@ -157,7 +157,7 @@ def test_after_the_last_round_of_the_schedule_requests_are_still_answered(make: 
         assert len(ledger.steps(phase="train")) == 1
 
 
-def test_nothing_is_trained_until_enough_devices_are_there_and_the_log_says_so_once(make: Make) -> None:
+def test_training_waits_for_enough_devices_and_the_log_says_so_once(make: Make) -> None:
     rehearsal = make(schedule={"min-clients": 4})
     grid = grid_of(rehearsal)
     grid.away = {2}
@@ -219,7 +219,7 @@ def test_two_asks_to_leave_that_came_in_at_once_are_carried_out_once(make: Make)
     assert [step.phase for step in steps(rehearsal)].count("forget") == 1
 
 
-def test_the_rules_of_server_toml_hold_for_asks_that_ride_in_replies_too(make: Make) -> None:
+def test_the_rules_of_server_toml_hold_for_piggybacked_requests_too(make: Make) -> None:
     rehearsal = make(asking={"fresh": "1m", "daily-per-key": 1})
     rehearsal.run(grid_of(rehearsal), rounds=1)
     with rehearsal.place(grid_of(rehearsal)) as place:
@@ -260,7 +260,7 @@ def test_the_receipt_states_the_models_that_the_ledger_names(make: Make) -> None
     assert receipt.predicate["purged"]["models"] == sorted(trained)
 
 
-def test_a_device_that_wants_some_samples_forgotten_stays_and_trains_on_the_others(make: Make) -> None:
+def test_a_device_that_forgets_samples_remains_and_trains_on_the_others(make: Make) -> None:
     rehearsal = make()
     grid = grid_of(rehearsal)
     rehearsal.run(grid, rounds=2)
@@ -277,7 +277,7 @@ def test_a_device_that_wants_some_samples_forgotten_stays_and_trains_on_the_othe
         assert set(record.retired()) == set(gone)
 
 
-def test_a_class_is_forgotten_by_all_who_hold_it_and_dropped_by_who_comes_later(make: Make) -> None:
+def test_a_class_is_forgotten_by_its_holders_and_dropped_by_latecomers(make: Make) -> None:
     rehearsal = make()
     grid = grid_of(rehearsal)
     rehearsal.run(grid, rounds=2)
@@ -313,7 +313,7 @@ def test_a_class_is_dropped_by_every_device_whatever_the_method(make: Make, meth
         assert given.num_examples == sum(labels[given.member] != 3)
 
 
-def test_an_ask_that_rides_in_a_reply_is_taken_and_the_reply_is_left_out(make: Make) -> None:
+def test_a_piggybacked_request_is_accepted_and_the_reply_left_out(make: Make) -> None:
     rehearsal = make(schedule={"every": 1})  # the device's own clock is real, and an ask must be fresh
     grid = grid_of(rehearsal)
     rehearsal.run(grid, rounds=1)
@@ -327,7 +327,7 @@ def test_an_ask_that_rides_in_a_reply_is_taken_and_the_reply_is_left_out(make: M
     assert trained == [[0, 1, 2, 3], [0, 1, 3], [0, 1, 3]]
 
 
-def test_a_device_hears_why_its_ask_was_refused_and_trains_on(make: Make) -> None:
+def test_a_device_gets_the_reason_of_a_refusal_and_continues_training(make: Make) -> None:
     rehearsal = make(schedule={"every": 1})
     with contextlib.closing(Record(rehearsal.kits()[2].path("record.db"))) as record:
         record.put("sample", rehearsal.digests(2)[:3])
@@ -340,7 +340,7 @@ def test_a_device_hears_why_its_ask_was_refused_and_trains_on(make: Make) -> Non
     assert [members(step) for step in steps(rehearsal)] == [[0, 1, 3], [0, 1, 2, 3], [0, 1, 2, 3]]
 
 
-def test_of_an_ask_that_nobody_proves_to_have_made_nothing_is_said(make: Make) -> None:
+def test_a_request_without_a_valid_signature_gets_no_answer(make: Make) -> None:
     rehearsal = make()
     rehearsal.run(grid_of(rehearsal), rounds=1)
     ask = rehearsal.signed(1).ask
@@ -350,7 +350,7 @@ def test_of_an_ask_that_nobody_proves_to_have_made_nothing_is_said(make: Make) -
         assert training.config()["answers"] == ""
 
 
-def test_where_the_device_is_gone_the_next_method_of_the_policy_forgets_after_the_timeout(make: Make) -> None:
+def test_after_the_timeout_the_next_method_forgets_for_a_device_that_is_gone(make: Make) -> None:
     rehearsal = make(forgetting={"fallback": ["retrain"], "device-timeout": 3600})
     grid = grid_of(rehearsal)
     rehearsal.run(grid, rounds=2)
@@ -366,7 +366,7 @@ def test_where_the_device_is_gone_the_next_method_of_the_policy_forgets_after_th
     assert events["fallback"].at - events["forgetting"].at >= 3600
 
 
-def test_where_no_method_can_do_it_the_request_fails_with_the_reason_and_the_device_stays_out(make: Make) -> None:
+def test_without_a_usable_method_the_request_fails_and_the_device_stays_out(make: Make) -> None:
     rehearsal = make(forgetting={"fallback": []})
     grid = grid_of(rehearsal)
     rehearsal.run(grid, rounds=1)
@@ -428,7 +428,7 @@ def test_a_device_that_fails_is_asked_again_and_then_another_method_forgets(make
         assert {each.status for each in ledger.requests()} <= set(FORGOTTEN)
 
 
-def test_a_model_that_is_gone_is_the_operators_matter_and_no_reason_for_a_request_to_fail(make: Make) -> None:
+def test_a_missing_model_file_is_reported_and_fails_no_request(make: Make) -> None:
     rehearsal = make()
     grid = grid_of(rehearsal)
     rehearsal.run(grid, rounds=1)
@@ -541,7 +541,7 @@ def test_replies_of_an_earlier_round_or_request_change_nothing_and_are_named(mak
     assert all(event.member is not None and event.facts["answers"] for event in strays)
 
 
-def test_a_round_without_a_single_good_reply_is_told_and_tried_again(make: Make) -> None:
+def test_a_round_without_a_good_reply_is_logged_and_repeated(make: Make) -> None:
     rehearsal = make()
     grid = grid_of(rehearsal)
     failures = iter(range(4))
@@ -562,7 +562,7 @@ def test_a_node_with_an_unknown_key_is_named_once_and_gets_nothing(make: Make) -
     assert kinds(rehearsal).count("stranger") == 1
 
 
-def test_the_request_whose_deadline_is_near_goes_first_and_the_log_tells(make: Make) -> None:
+def test_a_request_near_its_deadline_is_served_first_and_logged(make: Make) -> None:
     rehearsal = make(forgetting={"deadline": 1_000_000})
     grid = grid_of(rehearsal)
     rehearsal.run(grid, rounds=1)
@@ -608,7 +608,7 @@ def test_two_coordinators_do_not_work_in_one_folder(make: Make) -> None:
         pass
 
 
-def test_the_bytes_of_the_steps_are_those_of_the_account(make: Make) -> None:
+def test_the_bytes_of_the_steps_are_those_of_the_cost_log(make: Make) -> None:
     rehearsal = make()
     grid = grid_of(rehearsal)
     rehearsal.run(grid, rounds=2)
@@ -628,7 +628,7 @@ def test_the_bytes_of_the_steps_are_those_of_the_account(make: Make) -> None:
 @pytest.mark.parametrize(
     "told", [{"strategy": "fedavgm", "strategy-settings": "server_momentum=0.9"}, {"objective": "fedgkd"}]
 )
-def test_what_a_strategy_or_an_objective_keeps_survives_a_restart(make: Make, told: dict[str, Any]) -> None:
+def test_strategy_and_objective_state_survive_a_restart(make: Make, told: dict[str, Any]) -> None:
     whole, parts, robbed = (make(training=told) for _ in range(3))
     whole.run(grid_of(whole), rounds=3)
     for rounds in (1, 2, 3):
@@ -673,7 +673,7 @@ def test_models_are_named_by_their_files_and_what_no_step_names_is_removed(make:
     assert all(hashlib.sha256(path.read_bytes()).hexdigest() == path.stem for path in files)
 
 
-def test_models_travel_coded_and_what_devices_owe_survives_their_restart_and_the_servers(make: Make) -> None:
+def test_compression_and_its_error_feedback_survive_restarts_of_both_ends(make: Make) -> None:
     coded = {"compress-up": "top-k+int8+zstd", "compress-down": "fp16+zstd", "compress-settings": {"share": 0.2}}
     whole, parts = make(training=coded), make(training=coded)
     plain, robbed = make(), make(training=coded)

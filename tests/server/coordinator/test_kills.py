@@ -19,7 +19,7 @@ POINTS = (
 )
 
 WAITING = ("train: replies", "train: committed", "forgetting: falling back", "forgetting: model written")
-"""Points in the life of a request whose device never comes: training goes on, and then the fallback forgets."""
+"""Points in the life of a request whose device never comes: training continues, and then the fallback forgets."""
 
 Prepared = tuple[Path, list[str], Outcome]
 

@@ -307,7 +307,7 @@ def test_asking_for_a_class_that_nobody_holds_changes_nothing(make: Make) -> Non
     assert "nothing to forget" in told.reason
 
 
-def test_samples_that_trained_and_are_gone_from_the_disk_are_forgotten_all_the_same(make: Make) -> None:
+def test_samples_that_trained_and_were_deleted_are_forgotten_too(make: Make) -> None:
     rehearsal = make(forgetting={"fallback": ["retrain"]})
     grid = grid_of(rehearsal)
     rehearsal.run(grid, rounds=2)

@@ -121,7 +121,7 @@ def test_a_class_that_there_is_not_never_stops_training(make: Make) -> None:
     rehearsal.run(grid_of(rehearsal), rounds=3)
 
 
-def test_a_device_with_most_of_the_samples_can_have_any_number_of_them_forgotten(make: Make) -> None:
+def test_a_device_with_most_samples_can_have_any_number_forgotten(make: Make) -> None:
     rehearsal = make()
     for kit in rehearsal.kits()[1:]:
         held = np.load(kit.path(kit.data))

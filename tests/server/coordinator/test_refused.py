@@ -270,7 +270,7 @@ def test_in_training_it_is_left_out_and_where_all_send_it_the_model_stays(world:
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_in_answer_to_a_request_the_model_stays_and_the_request_ends_with_the_reason(world: World, what: str) -> None:
+def test_a_bad_forget_reply_changes_no_model_and_ends_the_request(world: World, what: str) -> None:
     spoil, why = BAD[what]
     before, request = world.current(), world.ask()
     world.carry_on("train.forget", {LIAR}, spoil)
@@ -288,7 +288,7 @@ def test_in_answer_to_a_request_the_model_stays_and_the_request_ends_with_the_re
 
 
 @pytest.mark.parametrize("what", SABOTAGE)
-def test_a_model_made_to_break_the_federation_is_held_aside_refused_and_removed(world: World, what: str) -> None:
+def test_a_sabotaged_model_is_quarantined_refused_and_removed(world: World, what: str) -> None:
     before, request = world.current(), world.ask()
     world.carry_on("train.forget", {LIAR}, SABOTAGE[what])
     steps, events = world.news()
@@ -303,7 +303,7 @@ def test_a_model_made_to_break_the_federation_is_held_aside_refused_and_removed(
     assert not list((world.rehearsal.server / "quarantine").iterdir())
 
 
-def test_a_model_that_gives_no_numbers_is_not_adopted_though_the_policy_adopts_all(tmp_path: Path) -> None:
+def test_a_model_with_nan_outputs_is_refused_by_every_policy(tmp_path: Path) -> None:
     world = begun(
         tmp_path / "made", {"forgetting": {"guard": "adopt", "fallback": []}, "trusted": {"data": "trusted.npz"}}
     )

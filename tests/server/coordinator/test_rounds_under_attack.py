@@ -73,7 +73,7 @@ def test_a_negative_variance_never_reaches_the_model(copy: Copy) -> None:
     assert "running_var" in first.facts["reason"]
 
 
-def test_who_ruins_a_round_is_found_kept_out_for_a_time_and_asked_again_whatever_restarts(copy: Copy) -> None:
+def test_a_device_that_ruins_a_round_is_excluded_for_a_time_across_restarts(copy: Copy) -> None:
     world = copy(training=NO_LIMITS, schedule={"exclude-rounds": 2})
     before = world.worth()[0]
     world.carry_on(ATTACKS[WRECK], 1)
@@ -86,7 +86,7 @@ def test_who_ruins_a_round_is_found_kept_out_for_a_time_and_asked_again_whatever
     assert (event.member, "accuracy falls to" in event.facts["reason"]) == (LIAR, True)
 
 
-def test_the_round_that_found_a_liar_is_the_round_without_it(copy: Copy) -> None:
+def test_a_round_that_identified_a_bad_device_equals_one_without_it(copy: Copy) -> None:
     attacked, without = copy(training=NO_LIMITS), copy(training=NO_LIMITS)
     attacked.carry_on(ATTACKS[WRECK], 1)
     grid = LyingGrid(
@@ -102,7 +102,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("point", ["train: replies", "train: model written", "train: committed"])
-def test_killed_while_a_liar_is_found_it_ends_with_the_same_model_and_it_is_kept_out(copy: Copy, point: str) -> None:
+def test_killed_while_a_bad_device_is_identified_it_ends_with_the_same_model(copy: Copy, point: str) -> None:
     def carried_on(world: World, reached: Callable[[str], None]) -> None:
         grid = LyingGrid(
             world.rehearsal.kits(), world.rehearsal.federation.settings().run_config(), "fedquit.client.app:app"
@@ -126,7 +126,7 @@ def test_killed_while_a_liar_is_found_it_ends_with_the_same_model_and_it_is_kept
     assert not (killed.rehearsal.server / "replies").exists()
 
 
-def test_to_keep_a_liar_out_never_leaves_too_few_to_train(copy: Copy) -> None:
+def test_excluding_a_bad_device_never_leaves_too_few_to_train(copy: Copy) -> None:
     world = copy(training=NO_LIMITS, schedule={"min-clients": 4})
     before = world.worth()[0]
     world.carry_on(ATTACKS[WRECK], 3)
@@ -134,7 +134,7 @@ def test_to_keep_a_liar_out_never_leaves_too_few_to_train(copy: Copy) -> None:
     assert world.worth()[0] > before - 0.1
 
 
-def test_what_no_single_reply_explains_is_not_adopted_and_the_next_round_is_another(copy: Copy) -> None:
+def test_a_failure_that_no_single_reply_explains_adopts_nothing(copy: Copy) -> None:
     world = copy(training=NO_LIMITS)
     everyone = LyingGrid.send_and_receive
     lie = world.lied(ATTACKS[WRECK])
@@ -157,7 +157,7 @@ def test_what_no_single_reply_explains_is_not_adopted_and_the_next_round_is_anot
     assert (steps(world)[-1].round, members(steps(world)[-1])) == (5, [0, 1, 2, 3])
 
 
-def test_what_is_usual_is_known_from_the_ledger_so_a_restart_gives_the_same_bits(copy: Copy) -> None:
+def test_the_usual_step_is_read_from_the_ledger_so_restarts_change_no_bit(copy: Copy) -> None:
     once, again = copy(), copy()
     once.carry_on(ATTACKS[WRECK], 3)
     for _ in range(3):

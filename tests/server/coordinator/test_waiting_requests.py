@@ -155,7 +155,7 @@ def test_a_class_whose_holders_are_away_stops_no_round(make: Make) -> None:
 
 
 @pytest.mark.parametrize("device", ["off", "silent"])
-def test_asks_of_one_member_wait_together(make: Make, device: str) -> None:
+def test_requests_of_one_member_wait_together(make: Make, device: str) -> None:
     rehearsal = make(forgetting={"fallback": []})
     grid = grid_of(rehearsal)
     rehearsal.run(grid, rounds=2)

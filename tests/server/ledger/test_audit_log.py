@@ -126,7 +126,7 @@ def test_bytes_in_the_place_of_their_own_hex_show(file: Path) -> None:
     assert wrong_after(file) == ["step 1 was altered: it is not what event 3 says"]
 
 
-def test_each_field_of_each_row_of_each_table_is_covered_and_so_is_that_the_row_is_there(file: Path) -> None:
+def test_the_chain_covers_each_field_of_each_row_and_the_row_itself(file: Path) -> None:
     engine = create_engine(f"sqlite:///{file}")  # without our settings: references are not enforced
     for table in ("members", "requests", "steps", "contributions", "events", "head"):
         with engine.connect() as connection:
@@ -141,7 +141,7 @@ def test_each_field_of_each_row_of_each_table_is_covered_and_so_is_that_the_row_
     assert wrong_after(file) == []
 
 
-def test_who_computes_the_whole_chain_anew_lacks_the_key_of_the_seal(file: Path) -> None:
+def test_recomputing_the_whole_chain_fails_without_the_key_of_the_seal(file: Path) -> None:
     ledger = Ledger.open(f"sqlite:///{file.with_name('forged.db')}", seal=Ed25519Seal(Ed25519PrivateKey.generate()))
     ledger.enrol("north", b"key 0")
     ledger.close()
@@ -170,7 +170,7 @@ def test_a_log_that_was_put_back_shows_to_who_noted_its_head(tmp_path: Path) -> 
     old.close()
 
 
-def test_nobody_writes_on_without_the_key_or_past_a_seal_that_is_wrong(open_ledger: Open) -> None:
+def test_without_the_key_or_with_a_wrong_seal_nothing_is_written(open_ledger: Open) -> None:
     open_ledger(seal=SEAL).note("one")
     for seal, said in (
         (None, "open it with the key that seals it"),
@@ -212,7 +212,7 @@ def test_a_ledger_is_sealed_with_another_key_only_if_it_is_sound(open_ledger: Op
     assert len(ledger.events()) == 4
 
 
-def test_a_third_party_computes_every_digest_from_the_export_as_the_documents_say(
+def test_a_third_party_can_compute_every_digest_from_the_export(
     open_ledger: Open, ask: Ask, make_step: MakeStep
 ) -> None:
     ledger = open_ledger(seal=SEAL)

@@ -44,9 +44,7 @@ def test_members_are_numbered_and_found_by_number_and_key(ledger: Ledger) -> Non
         ledger.member(2)
 
 
-def test_a_withdrawn_member_that_enrols_again_stays_withdrawn_and_the_log_does_not_grow(
-    ledger: Ledger, ask: Ask
-) -> None:
+def test_a_withdrawn_member_that_enrols_again_stays_withdrawn_without_an_event(ledger: Ledger, ask: Ask) -> None:
     ledger.enrol("north", b"key")
     taken, _ = ledger.take(ask())
     ledger.advance(taken.id, of="asked", to="forgetting", kind="forgetting", withdraw=True)
@@ -322,7 +320,7 @@ def test_events_are_numbered_and_found_by_request_and_number(ledger: Ledger, clo
 @pytest.mark.parametrize(
     "facts", [{"rows": {}}, {"x": float("nan")}, {"x": b"bytes"}, {"x": "y" * 70_000}, {"x": 2**60}]
 )
-def test_facts_that_cannot_be_told_are_refused(ledger: Ledger, facts: dict[str, Any]) -> None:
+def test_facts_that_cannot_be_stored_are_refused(ledger: Ledger, facts: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         ledger.note("said", facts=facts)
     assert ledger.events() == []

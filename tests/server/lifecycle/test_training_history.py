@@ -45,7 +45,7 @@ class Stop(Exception):  # noqa: N818
 def carry_out(
     path: Path, listener: Callable[[Mapping[str, Any]], None] = lambda _event: None, only: Any = None, **changed: Any
 ) -> State:
-    """Carry out a small run in a folder, or go on with it where it stopped."""
+    """Carry out a small run in a folder, or resume it where it stopped."""
     begun = (path / "settings.json").exists()
     folder = RunFolder.open(path) if begun else RunFolder.create(path, Settings.read({**SMALL, **changed}))
     told = folder.settings()
@@ -152,7 +152,7 @@ def test_too_little_room_is_refused_before_anything_is_written(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("method", ["federaser", "projected-ascent"])
-def test_after_the_last_request_nothing_is_left_and_the_journal_says_so(tmp_path: Path, method: str) -> None:
+def test_after_the_last_request_the_history_is_gone_and_the_log_says_so(tmp_path: Path, method: str) -> None:
     run_simulation({**SMALL, "method": method}, out=tmp_path, workers=1)
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert not (tmp_path / "history").exists()

@@ -143,7 +143,7 @@ def test_every_page_fits_can_be_read_and_stays_on_this_machine(
             assert page.evaluate(CONTRAST) >= 4.5, path
 
 
-def test_what_is_overdue_is_told_first_and_one_click_away_from_what_it_waits_for(browser: Browser, url: str) -> None:
+def test_overdue_requests_come_first_and_link_to_what_they_wait_for(browser: Browser, url: str) -> None:
     with looked_at(browser, url) as page:
         assert "1 request past the deadline" in page.get_by_role("alert").inner_text()
         row = page.get_by_role("row").filter(has_text="overdue by 1 d")
@@ -211,7 +211,7 @@ def test_a_federation_that_has_not_begun_says_what_to_do(browser: Browser, tmp_p
         assert page.evaluate(OVERFLOW) == 0
 
 
-def test_a_wrong_address_is_told_as_a_page(browser: Browser, url: str) -> None:
+def test_a_wrong_address_gives_an_error_page(browser: Browser, url: str) -> None:
     context = browser.new_context(base_url=url)
     page = context.new_page()
     for path in ("/requests/" + "0" * 64, "/requests/x", "/nowhere"):

@@ -304,7 +304,7 @@ def test_a_class_is_in_every_model_since_the_first(ledger: Ledger) -> None:
     assert [s.number for s in descendants(steps, type(request)(**{**fields, "granularity": "class"}))] == [1, 2, 3]
 
 
-def test_a_receipt_that_says_exact_of_a_model_that_descends_from_the_data_cannot_be_made(ledger: Ledger) -> None:
+def test_no_receipt_says_exact_of_a_model_that_descends_from_the_data(ledger: Ledger) -> None:
     """South's data is in from round 2 on; what goes back to the model before is exact, what goes on is not."""
     request = ask(ledger)
     ledger.advance(request, of="asked", to="forgetting", kind="forgetting", model_before=model(3), withdraw=True)

@@ -1,4 +1,4 @@
-"""A budget of bytes: after recovery a run goes on until it is spent, killed anywhere to the same end."""
+"""A budget of bytes: after recovery a run continues until it is spent, killed anywhere to the same end."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ def no_waiting_for_the_disk() -> Iterator[None]:
 
 
 def carry_out(path: Path, stop_at: int | None = None, **changed: Any) -> tuple[State, list[Mapping[str, Any]]]:
-    """Carry out a run, or go on with it, killed at event `stop_at`; return its state and its events."""
+    """Carry out a run, or resume it, killed at event `stop_at`; return its state and its events."""
     begun = (path / "settings.json").exists()
     asked = {**SMALL, **{key.replace("_", "-"): value for key, value in changed.items()}}
     folder = RunFolder.open(path) if begun else RunFolder.create(path, Settings.read(asked))
@@ -52,7 +52,7 @@ def spent(state: State, phases: Sequence[str]) -> int:
     return sum(r.bytes_down + r.bytes_up for phase in phases for r in state.of(phase))
 
 
-def test_after_recovery_a_run_goes_on_for_as_long_as_its_budget_has_bytes(tmp_path: Path) -> None:
+def test_after_recovery_a_run_continues_while_its_budget_lasts(tmp_path: Path) -> None:
     state, _ = carry_out(tmp_path, forget="0,1", budget=5, recover_rounds=2, reference="none", lr_decay=0.5)
     each = spent(state, ["recover"]) // 2
     total = spent(state, ["forget", "recover", "later"])
@@ -69,7 +69,7 @@ def test_a_budget_that_was_spent_before_ends_with_recovery(tmp_path: Path) -> No
     assert (state.ended["later"], state.reached["later"]) == ("the budget was spent before", False)
 
 
-def test_stopped_at_any_event_of_two_requests_and_a_budget_it_ends_where_it_would_have(tmp_path: Path) -> None:
+def test_stopped_at_any_event_a_run_with_two_requests_ends_with_the_same_model(tmp_path: Path) -> None:
     changed: dict[str, Any] = {"clients": 3, "samples": 30, "rounds": 1, "forget": "0;1", "budget": 4, "holdout": 10}
 
     def outcome(state: State) -> list[Any]:

@@ -72,7 +72,7 @@ def accuracy(state: State) -> float:
 
 
 @pytest.mark.parametrize("limits", [{"clip-steps": 1.5}, {"accuracy-floor": 0.5}, LIMITS])
-def test_one_client_that_turns_the_model_round_costs_nothing_where_it_is_bounded(
+def test_a_client_that_reverses_its_step_does_no_harm_where_steps_are_bounded(
     tmp_path: Path, limits: dict[str, Any]
 ) -> None:
     honest, plain = carry_out(tmp_path / "honest"), carry_out(tmp_path / "plain", Lying)
@@ -81,7 +81,7 @@ def test_one_client_that_turns_the_model_round_costs_nothing_where_it_is_bounded
     assert accuracy(bounded) > accuracy(honest) - 0.1
 
 
-def test_below_the_floor_the_round_is_made_without_the_liar_and_the_journal_names_it(tmp_path: Path) -> None:
+def test_below_the_accuracy_floor_the_bad_device_is_left_out_and_named(tmp_path: Path) -> None:
     state = carry_out(tmp_path, Lying, accuracy_floor=0.5)
     assert [r.participants for r in state.of("train")] == [(0, 1, 2, 3)] * 4 + [(0, 1, 2)]
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text(encoding="utf-8").splitlines()]

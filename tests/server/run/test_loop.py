@@ -84,7 +84,7 @@ def small() -> Small:
 
 @pytest.fixture
 def carry_out(small: Small) -> CarryOut:
-    """Carry out the small run in a folder, or go on with it where it stopped."""
+    """Carry out the small run in a folder, or resume it where it stopped."""
 
     def carried_out(
         path: Path,
@@ -201,7 +201,7 @@ def test_a_forgotten_client_never_trains_again_after_a_resume(tmp_path: Path, ca
     assert {client for phase, _, client, _ in log.sent if phase != "join"} == {1, 2}
 
 
-def test_the_learning_rate_goes_on_falling_over_the_request(tmp_path: Path, carry_out: CarryOut) -> None:
+def test_the_learning_rate_decays_across_the_request(tmp_path: Path, carry_out: CarryOut) -> None:
     log = Log()
     carry_out(tmp_path / "run", log, log.engine, lr=1.0, lr_decay=0.5, recover_rounds=2)
     rates = {phase: [rate for where, _, _, rate in log.sent if where == phase] for phase in ("train", "recover")}
@@ -223,7 +223,7 @@ def test_the_models_named_at_the_end_are_there_whole_and_no_others(tmp_path: Pat
     assert len(state.named_models() - set(state.models.values())) <= 5, "of training's last rounds, for runs from there"
 
 
-def test_a_round_costs_what_the_account_says_and_the_journal_says_the_same(tmp_path: Path, carry_out: CarryOut) -> None:
+def test_a_rounds_cost_is_the_same_in_the_cost_log_and_the_event_log(tmp_path: Path, carry_out: CarryOut) -> None:
     state = carry_out(tmp_path / "run")
     told = [event for event in journal(tmp_path / "run") if event["event"] == "round"]
     assert [(e["phase"], e["round"], e["bytes_down"], e["bytes_up"]) for e in told] == [
@@ -321,7 +321,7 @@ def test_a_finished_run_started_again_does_no_work(tmp_path: Path, carry_out: Ca
     assert {kind for _, kind, _, _ in log.sent} == {"query"}
 
 
-def test_too_few_clients_are_told_before_anything_is_sent(tmp_path: Path, small: Small) -> None:
+def test_too_few_clients_are_reported_before_anything_is_sent(tmp_path: Path, small: Small) -> None:
     settings = small(clients=4, forget=3)
     folder = RunFolder.create(tmp_path / "run", settings)
     with InProcessGrid(3, small(clients=3).run_config()) as grid, pytest.raises(InputError, match="4 are needed, 3"):

@@ -42,7 +42,7 @@ def carry_out(
     devices: str = "devices",
     **changed: Any,
 ) -> State:
-    """Carry out a small run in `path`, or go on with it; devices keep what they must under `devices` in it."""
+    """Carry out a small run in `path`, or resume it; devices save their state under `devices` in it."""
     settings = Settings.read({**SMALL, **{key.replace("_", "-"): value for key, value in changed.items()}})
     begun = (path / "settings.json").exists()
     folder = RunFolder.open(path) if begun else RunFolder.create(path, settings)
@@ -64,7 +64,7 @@ def downs(state: State, phase: str) -> list[int]:
     return [r.bytes_down for r in state.of(phase)]
 
 
-def test_fedavgs_messages_and_models_are_those_of_a_run_that_names_no_objective(tmp_path: Path) -> None:
+def test_fedavg_sends_and_learns_exactly_as_a_run_without_an_objective(tmp_path: Path) -> None:
     told: list[set[str]] = []
 
     class Spied(InProcessGrid):
@@ -84,7 +84,7 @@ def test_fedavgs_messages_and_models_are_those_of_a_run_that_names_no_objective(
 @pytest.mark.parametrize(
     ("chosen", "what"), [({"objective": "moon"}, ""), ({"compress_up": "top-k"}, "-owed")], ids=str
 )
-def test_a_device_keeps_what_it_must_from_round_to_round_and_nothing_older_than_the_request(
+def test_a_device_saves_state_between_rounds_but_none_from_before_a_request(
     tmp_path: Path, chosen: dict[str, Any], what: str
 ) -> None:
     at_the_request: list[str] = []
@@ -106,7 +106,7 @@ def test_a_device_keeps_what_it_must_from_round_to_round_and_nothing_older_than_
     assert downs(state, "train")[0] - downs(plain, "train")[0] < 100, "a model travels, and the phase's name"
 
 
-def test_what_a_device_kept_matters_from_its_second_round_on(tmp_path: Path) -> None:
+def test_saved_state_matters_from_a_devices_second_round(tmp_path: Path) -> None:
     models = {}
     for mu in (0.5, 2.0):
         for rounds in (1, 2):
@@ -176,7 +176,7 @@ def test_killed_anywhere_it_ends_where_it_would_have(tmp_path: Path, chosen: dic
     assert ended.devices == whole.devices
 
 
-def test_an_objective_that_keeps_something_says_where_to_put_it(tmp_path: Path) -> None:
+def test_an_objective_with_state_names_the_folder_for_it(tmp_path: Path) -> None:
     with pytest.raises(FedquitError, match=r"objective 'moon' needs state on the device .* set device-folder"):
         carry_out(tmp_path / "moon", devices="", objective="moon")
     with pytest.raises(FedquitError, match=r"compress-up 'top-k' needs state on the device .* set device-folder"):
@@ -212,7 +212,7 @@ def test_an_exact_codec_changes_bytes_and_no_model(tmp_path: Path) -> None:
         assert (other.compression_error_up, other.compression_error_down) == (None, None)
 
 
-def test_every_round_says_what_coding_lost_and_the_bytes_are_those_that_travelled(tmp_path: Path) -> None:
+def test_every_round_reports_compression_error_and_the_bytes_sent(tmp_path: Path) -> None:
     plain = carry_out(tmp_path / "plain")
     told: list[Event] = []
     coded = carry_out(tmp_path / "coded", told.append, compress_up="int8", compress_down="fp16")
@@ -228,7 +228,7 @@ def test_every_round_says_what_coding_lost_and_the_bytes_are_those_that_travelle
     assert accuracy[1] == pytest.approx(accuracy[0], abs=0.1)
 
 
-def test_what_top_k_owes_is_sent_with_the_next_update_unless_it_is_told_not_to(tmp_path: Path) -> None:
+def test_top_k_sends_its_error_with_the_next_update_unless_disabled(tmp_path: Path) -> None:
     settings = {"owing": "share=0.1", "without": "share=0.1,feedback=false"}
     one, other = (carry_out(tmp_path / n, compress_up="top-k", compress_settings=t) for n, t in settings.items())
     assert [r.loss for r in one.rounds[:2]] == [r.loss for r in other.rounds[:2]], "the second round has the same start"

@@ -96,7 +96,7 @@ def test_fd_sends_c_squared_down_and_c_squared_and_c_up(tmp_path: Path) -> None:
             assert 0 <= said - 4 * (CLASSES**2 + CLASSES) - headers < 100, "the account counts them, and little else"
 
 
-def test_fedproto_sends_prototypes_of_a_devices_own_classes_and_gets_one_for_each(tmp_path: Path) -> None:
+def test_fedproto_sends_prototypes_of_the_devices_classes_and_gets_all(tmp_path: Path) -> None:
     seen: list[Any] = []
     carry_out(tmp_path, engine=spied(seen), **{**PROTOTYPES, **FOUR_CLASSES}, reference="none")
     held = {client: shapes["counts"] for _, client, shapes in seen if "counts" in shapes}
@@ -106,7 +106,7 @@ def test_fedproto_sends_prototypes_of_a_devices_own_classes_and_gets_one_for_eac
     assert [shapes for way, _, shapes in seen if way == "down"][-1] == {"prototypes": (CLASSES, 16)}
 
 
-def test_fedkd_sends_factors_both_ways_and_the_whole_mentee_to_those_who_lack_it(tmp_path: Path) -> None:
+def test_fedkd_sends_factors_and_the_whole_mentee_to_clients_that_lack_it(tmp_path: Path) -> None:
     seen: list[Any] = []
     state = carry_out(tmp_path, engine=spied(seen), **FEDKD, reference="none")
     mentee = {name: array.shape for name, array in stage_of(tmp_path, state, "original").items()}
@@ -128,7 +128,7 @@ def test_fedkd_sends_factors_both_ways_and_the_whole_mentee_to_those_who_lack_it
 # What stays, and who is left out
 
 
-def test_what_a_client_said_goes_at_once_when_it_leaves_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_forgotten_clients_replies_are_dropped_at_once(tmp_path: Path) -> None:
     state = carry_out(tmp_path, **MIXED, reference="none")
     for stage, clients in (("original", "012"), ("unlearned", "12"), ("recovered", "12")):
         assert {name[0] for name in stage_of(tmp_path, state, stage)} == set(clients)
@@ -139,7 +139,7 @@ def test_what_a_client_said_goes_at_once_when_it_leaves_and_the_others_go_on(tmp
     assert kept(tmp_path) == [f"{c}/0-train/{n}" for c, ns in ((0, (1, 2)), (1, (2, 3)), (2, (2, 3))) for n in ns]
 
 
-def test_a_device_with_samples_to_forget_begins_its_own_model_anew(tmp_path: Path) -> None:
+def test_a_device_that_forgets_samples_restarts_its_personalised_model(tmp_path: Path) -> None:
     sample = {**MIXED, "granularity": "sample", "forget-share": 0.5}
     state = carry_out(tmp_path, **sample, reference="none")
     settings = RunFolder(tmp_path).settings()
@@ -160,7 +160,7 @@ def test_fedquit_works_on_the_mentee_and_teachers_stay(tmp_path: Path) -> None:
     assert state.of("forget")[0].participants == (0,)
 
 
-def test_a_device_that_lost_its_disk_is_left_out_once_and_gets_the_whole_mentee(tmp_path: Path) -> None:
+def test_a_device_that_lost_its_state_skips_a_round_and_gets_the_whole_mentee(tmp_path: Path) -> None:
     reasons: list[str] = []
 
     def listen(event: Any) -> None:

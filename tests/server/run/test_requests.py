@@ -89,7 +89,7 @@ class Watched:
         self.done.append(Work(self.spy.phase, self.spy.client, did, names(samples)))
 
     def run(self, path: Path, stop_at: int | None = None, **changed: Any) -> tuple[State, list[Mapping[str, Any]]]:
-        """Carry out a run, or go on with it; killed at event `stop_at`."""
+        """Carry out a run, or resume it; killed at event `stop_at`."""
         begun = (path / "settings.json").exists()
         asked = {**SMALL, **{key.replace("_", "-"): value for key, value in changed.items()}}
         folder = RunFolder.open(path) if begun else RunFolder.create(path, Settings.read(asked))
@@ -205,7 +205,7 @@ def test_a_method_that_reads_updates_refuses_a_second_request_at_once(
     assert watched.done == []
 
 
-def test_a_device_that_fails_at_its_request_is_named_with_its_reason_and_asked_again_on_a_resume(
+def test_a_device_that_fails_to_forget_is_named_and_asked_again_on_resume(
     tmp_path: Path, watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, _ = watched.run(tmp_path / "whole", forget="2", reference="none")

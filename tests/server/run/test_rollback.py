@@ -67,7 +67,7 @@ def first_rounds(state: State) -> dict[int, int]:
 
 
 @pytest.mark.parametrize(("seed", "leaver"), [(0, 0), (1, 1), (2, 2), (3, 3), (4, 0), (5, 1)])
-def test_retraining_goes_on_from_the_very_model_that_stood_before_the_leavers_first_round(
+def test_retraining_starts_from_the_model_before_the_clients_first_round(
     tmp_path: Path, seed: int, leaver: int
 ) -> None:
     state, log = carry_out(tmp_path / "run", seed=seed, forget=leaver)
@@ -90,7 +90,7 @@ def test_the_seeds_above_roll_back_to_the_start_to_the_middle_and_to_the_end(tmp
     assert len(reached) >= 3
 
 
-def test_all_of_several_leavers_are_unknown_to_the_model_that_is_gone_back_to(tmp_path: Path) -> None:
+def test_a_rollback_restores_a_model_without_any_forgotten_client(tmp_path: Path) -> None:
     state, log = carry_out(tmp_path / "run", seed=7, forget="0,3")
     first = min(first_rounds(state).get(client, ROUNDS) for client in (0, 3))
     assert 1 < first < ROUNDS, "the seed tells nothing: take another"
@@ -99,7 +99,7 @@ def test_all_of_several_leavers_are_unknown_to_the_model_that_is_gone_back_to(tm
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_later_request_never_goes_back_to_a_model_that_knows_the_first_leaver(tmp_path: Path, seed: int) -> None:
+def test_a_later_rollback_never_restores_a_model_with_the_first_clients_data(tmp_path: Path, seed: int) -> None:
     state, log = carry_out(tmp_path / "run", seed=seed, forget="0;1")
     first = first_rounds(state)
     clean = min(first.get(client, ROUNDS) for client in (0, 1))

@@ -60,7 +60,7 @@ def test_an_empty_folder_can_be_used(tmp_path: Path) -> None:
     assert RunFolder.create(tmp_path / "run", Settings()).settings() == Settings()
 
 
-def test_a_run_is_overwritten_only_when_told(folder: RunFolder) -> None:
+def test_a_run_is_overwritten_only_with_the_flag(folder: RunFolder) -> None:
     folder.append_event({"event": "old"})
     folder.release()
     assert "--resume" in refusal(lambda: RunFolder.create(folder.path, Settings(rounds=3)))
@@ -104,7 +104,7 @@ def test_a_folder_that_could_not_be_begun_can_be_tried_again(tmp_path: Path, mon
     RunFolder.create(tmp_path / "run", Settings())
 
 
-def test_a_folder_that_is_no_run_cannot_be_continued(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_cannot_be_resumed(tmp_path: Path) -> None:
     assert "settings.json" in refusal(lambda: RunFolder.open(tmp_path / "nowhere"))
     assert not (tmp_path / "nowhere").exists()
 
@@ -130,7 +130,7 @@ def test_a_folder_of_a_version_with_secure_aggregation_still_opens(folder: RunFo
     RunFolder.open(folder.path).release()
 
 
-def test_a_run_from_before_the_guard_goes_on_without_one(folder: RunFolder) -> None:
+def test_a_run_from_before_the_guard_resumes_without_one(folder: RunFolder) -> None:
     document = Settings(lr=0.5).run_config()
     del document["guard"], document["blend"]
     (folder.path / "settings.json").write_text(json.dumps(document))
@@ -216,7 +216,7 @@ def test_rows_that_a_failure_of_power_took_are_put_back(folder: RunFolder, left:
     assert folder.costs_file.read_bytes() == b"rows on the disk\ntail\n"
 
 
-def test_an_account_that_somebody_removed_is_not_made_up(folder: RunFolder) -> None:
+def test_a_removed_cost_log_is_not_invented(folder: RunFolder) -> None:
     folder.save_state(State(costs_size=22, costs_tail="tail\n"))
     folder.load_state()
     assert not folder.costs_file.exists()

@@ -59,7 +59,7 @@ def test_another_schema_version_is_refused_and_named(version: Any) -> None:
     [{}, [], ["ab"], ["abc"], "text", 3, None, {"schema_version": 1, "rounds": 3}, {**State().to_json(), "more": 1},
      {**State().to_json(), "rounds": [{"phase": "train"}]}],
 )  # fmt: skip
-def test_what_is_no_state_is_refused_by_name(document: Any) -> None:
+def test_an_unreadable_state_is_refused_by_name(document: Any) -> None:
     with pytest.raises(InputError, match=r"state\.json"):
         State.from_json(document, "state.json")
 

@@ -67,7 +67,7 @@ def carry_out(
     engine: Callable[..., Any] = InProcessGrid,
     **changed: Any,
 ) -> State:
-    """Carry out a small run in `path`, or go on with it."""
+    """Carry out a small run in `path`, or resume it."""
     settings = Settings.read({**SMALL, **{key.replace("_", "-"): value for key, value in changed.items()}})
     begun = (path / "settings.json").exists()
     folder = RunFolder.open(path) if begun else RunFolder.create(path, settings)
@@ -94,7 +94,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, State]:
 
 
 @every_choice
-def test_killed_anywhere_it_ends_where_it_would_have_and_what_left_is_never_asked(
+def test_killed_anywhere_it_ends_with_the_same_model_without_who_left(
     tmp_path: Path, name: str, plain: tuple[Path, State]
 ) -> None:
     asked: set[tuple[str, int]] = set()
@@ -216,7 +216,7 @@ def test_nan_and_sabotage_are_named_and_do_no_more_than_absence(tmp_path: Path, 
     assert spoilt.models == absent.models
 
 
-def test_too_few_good_replies_stop_the_run_which_can_go_on_when_there_are_enough(tmp_path: Path) -> None:
+def test_too_few_good_replies_stop_the_run_and_it_can_be_resumed(tmp_path: Path) -> None:
     chosen: dict[str, Any] = {
         "strategy": "krum",
         "strategy-settings": "num-malicious-nodes=2",
@@ -230,7 +230,7 @@ def test_too_few_good_replies_stop_the_run_which_can_go_on_when_there_are_enough
     assert carry_out(tmp_path / "a", **chosen).models == carry_out(tmp_path / "b", **chosen).models
 
 
-def test_what_a_strategy_keeps_is_there_while_a_phase_lasts_and_begins_anew_with_the_next(tmp_path: Path) -> None:
+def test_optimizer_state_lasts_for_a_phase_and_is_reset_for_the_next(tmp_path: Path) -> None:
     moments: list[tuple[str, bool]] = []
     path = tmp_path / "run"
 
@@ -256,7 +256,7 @@ def test_what_a_strategy_keeps_is_there_while_a_phase_lasts_and_begins_anew_with
     assert apart < 1e-6, "the first step of recovery has no momentum of what was forgotten"
 
 
-def test_a_round_goes_on_with_what_the_one_before_kept(tmp_path: Path, plain: tuple[Path, State]) -> None:
+def test_a_round_continues_with_the_state_of_the_one_before(tmp_path: Path, plain: tuple[Path, State]) -> None:
     momentum = carry_out(tmp_path / "m", strategy="fedavgm", strategy_settings="server-momentum=0.9")
     once = carry_out(tmp_path / "one", rounds=1)
     start, first = (models(tmp_path / "one", once, stage) for stage in ("initial", "original"))
@@ -286,7 +286,7 @@ def test_fedprox_is_the_objective_fedprox_bit_for_bit(tmp_path: Path) -> None:
     assert strategy.models == objective.models
 
 
-def test_it_makes_no_difference_who_clips_but_for_rounding(tmp_path: Path) -> None:
+def test_clipping_at_client_or_server_gives_the_same_model_up_to_rounding(tmp_path: Path) -> None:
     for norm in ("fixed", "adaptive"):
         names = [f"{who}-{norm}" for who in ("server", "client")]
         ends = [carry_out(tmp_path / name, **CHOICES[name]) for name in names]

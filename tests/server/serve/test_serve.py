@@ -85,7 +85,7 @@ def test_devices_are_let_in_once_also_those_that_come_later(world: World) -> Non
     assert world.flower.registered == ["north", "south"]
 
 
-def test_a_device_that_flower_refuses_is_told_once_and_the_others_train(world: World) -> None:
+def test_a_device_that_flower_refuses_is_logged_once_and_the_others_train(world: World) -> None:
     world.ledger.enrol("south", b"s")
     world.flower.refuses = {"north"}
     assert world.later(0) == ["refused", "run"]
@@ -94,7 +94,7 @@ def test_a_device_that_flower_refuses_is_told_once_and_the_others_train(world: W
     assert world.flower.registered == ["south"]
 
 
-def test_what_fails_is_told_and_tried_again_later(world: World) -> None:
+def test_trouble_with_flower_is_reported_once_and_retried(world: World) -> None:
     world.flower.down = True
     assert world.later(0) == ["trouble"]
     assert world.later(1) == []

@@ -96,7 +96,7 @@ def test_an_ask_for_what_is_asked_already_gives_that_request(world: Any) -> None
         assert admit(world.ledger, more, RULES, now=NOW).request.id == leaving.request.id
 
 
-def test_who_has_left_is_told_of_the_request_by_which_it_left(world: Any) -> None:
+def test_a_withdrawn_member_is_given_the_request_that_withdrew_it(world: Any) -> None:
     left = admit(world.ledger, asked(world.keys["north"]), RULES, now=NOW).request.id
     world.work_off(left)
     again = admit(world.ledger, asked(world.keys["north"], now=NOW + 9e6), RULES, now=NOW + 9e6)
@@ -178,7 +178,7 @@ def test_only_what_was_contributed_can_be_forgotten(world: Any) -> None:
     assert admit(world.ledger, asked(world.keys["south"], "sample", samples=[DIGEST]), RULES, now=NOW)
 
 
-def test_a_device_can_ask_about_more_samples_than_the_server_believes_it_to_have(world: Any) -> None:
+def test_a_request_may_name_more_samples_than_the_server_has_counted(world: Any) -> None:
     many = [number.to_bytes(32) for number in range(500)]
     assert admit(world.ledger, asked(world.keys["south"], "sample", samples=many), RULES, now=NOW)
 

@@ -35,7 +35,7 @@ def test_asking_says_what_was_asked_and_what_comes_next(world: Any, run: Run) ->
     assert len(world.ledger.requests()) == 1
 
 
-def test_an_ask_without_an_answer_is_sent_again_and_not_made_anew(
+def test_a_request_without_a_reply_is_resent_with_the_same_bytes(
     world: Any, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.start()
@@ -74,7 +74,7 @@ def test_an_ask_is_on_the_disk_before_it_is_sent(world: Any, run: Run, monkeypat
     assert len(asks(kit, "waiting")) == 1
 
 
-def test_an_old_ask_that_never_arrived_is_made_anew(world: Any, run: Run) -> None:
+def test_an_expired_request_that_never_arrived_is_signed_again(world: Any, run: Run) -> None:
     world.start()
     folder = world.kit_folder("north")
     old = make_ask(world.keys["north"], "clinics", now=1e9)
@@ -158,7 +158,7 @@ def test_waiting_ends_with_how_the_request_ended(world: Any, run: Run, end: str,
     assert code == exit_code
 
 
-def test_waiting_goes_on_where_the_service_is_away_once_the_request_has_ended(
+def test_waiting_survives_an_unreachable_service_after_the_request_ended(
     world: Any, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.start()
@@ -181,7 +181,7 @@ def test_waiting_has_an_end_of_its_own(world: Any, run: Run) -> None:
     world.start()
     code, _, err = run("forget", world.kit_folder("north"), "--wait", "--timeout", 0.1)
     assert code == 3
-    assert "it goes on" in err
+    assert "it continues at the server" in err
 
 
 def test_a_receipt_is_written_to_a_file_once_there_is_one(world: Any, run: Run, tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_receipt_is_written_to_a_file_once_there_is_one(world: Any, run: Run, 
     assert f"fedquit verify {tmp_path / 'r.json'} --kit {kit}" in out
 
 
-def test_a_service_that_is_away_and_a_kit_that_is_none_are_said_in_one_line(world: Any, run: Run) -> None:
+def test_an_unreachable_service_and_a_wrong_kit_are_reported_in_one_line(world: Any, run: Run) -> None:
     world.start().stop(grace=0)
     kit = world.kit_folder("north")
     code, _, err = run("requests", kit)

@@ -101,7 +101,7 @@ def test_an_ask_taken_before_stands_until_the_operator_refuses_it(world: Any) ->
     assert world.ledger.request(other).status == "asked"
 
 
-def test_what_is_under_way_when_its_key_is_revoked_goes_on(world: Any) -> None:
+def test_a_request_in_progress_continues_when_its_key_is_revoked(world: Any) -> None:
     request = admit(world.ledger, ask(world, "north"), RULES, now=time.time()).request.id
     world.ledger.advance(request, of="asked", to="forgetting", kind="forgetting", withdraw=True)
     assert said("member", "revoke", world.folder / "server", "north", "--refuse-asked", "--json")["refused"] == []
@@ -135,7 +135,7 @@ def verified(world: Any, file: Path, *more: object) -> Any:
     return CliRunner().invoke(fedquit, [str(each) for each in arguments])
 
 
-def test_a_receipt_from_before_the_revocation_verifies_and_one_from_after_does_not(world: Any, tmp_path: Path) -> None:
+def test_a_receipt_verifies_if_it_is_older_than_the_revocation(world: Any, tmp_path: Path) -> None:
     request = admit(world.ledger, ask(world, "north"), RULES, now=time.time()).request.id
     world.ledger.advance(request, of="asked", to="forgetting", kind="forgetting", model_before="a" * 64)
     (tmp_path / "before.json").write_bytes(receipt_of(world, request))
@@ -159,7 +159,7 @@ def test_a_receipt_from_before_the_revocation_verifies_and_one_from_after_does_n
         type(revoked)("banks", revoked.made_at, {}).check(told)
 
 
-def test_a_server_cannot_give_a_receipt_for_an_ask_of_a_key_that_it_says_was_revoked(world: Any) -> None:
+def test_no_receipt_is_given_for_a_request_signed_by_a_revoked_key(world: Any) -> None:
     from tests.server.receipts.test_receipts import lied_with
 
     request = admit(world.ledger, ask(world, "north"), RULES, now=time.time()).request.id

@@ -74,7 +74,7 @@ def test_an_ask_is_taken_followed_through_every_state_and_its_receipt_fetched(wo
         assert [change.status for change in north.watch(request)] == STATES
 
 
-def test_a_watch_tells_why_a_request_failed(world: Any) -> None:
+def test_a_watch_shows_why_a_request_failed(world: Any) -> None:
     world.start()
     with world.service("north") as north:
         request = north.submit(ask(world, "north")).request.id
@@ -83,7 +83,7 @@ def test_a_watch_tells_why_a_request_failed(world: Any) -> None:
     assert (last.status, last.reason) == ("failed", "no device answered")
 
 
-def test_a_watch_goes_on_over_a_restart_of_the_service(world: Any) -> None:
+def test_a_watch_continues_across_a_restart_of_the_service(world: Any) -> None:
     server = world.start()
     with world.service("north") as north:
         request = north.submit(ask(world, "north")).request.id
@@ -95,7 +95,7 @@ def test_a_watch_goes_on_over_a_restart_of_the_service(world: Any) -> None:
         assert [change.status for change in changes] == STATES[1:]
 
 
-def test_a_watch_goes_on_over_a_restart_however_long_nothing_had_changed(
+def test_a_watch_continues_across_a_restart_after_a_long_quiet_time(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = world.start()
@@ -211,7 +211,7 @@ def test_one_member_cannot_take_all_the_seats_of_watchers(world: Any) -> None:
         assert next(south.watch(other)).status == "asked"
 
 
-def test_health_is_told_to_anyone(world: Any, raw: grpc.Channel) -> None:
+def test_health_needs_no_credentials(world: Any, raw: grpc.Channel) -> None:
     check = health_pb2_grpc.HealthStub(raw).Check
     answer = check(health_pb2.HealthCheckRequest(service="fedquit.v1.Forget"), timeout=STILL)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING

@@ -198,7 +198,7 @@ def write_shadows(run: Path, folder: Path, inside: str, outside: str) -> Path:
     return path
 
 
-def test_u_lira_tells_the_original_from_retrained_models(run: Path, tmp_path: Path) -> None:
+def test_u_lira_separates_the_original_from_retrained_models(run: Path, tmp_path: Path) -> None:
     shadows = write_shadows(run, tmp_path, "original", "retrained")
     found = audited(run, "original", shadows_file=shadows)["u_lira"]
     size = len(sets_of(RunFolder(run).settings()).forget)
@@ -210,7 +210,7 @@ def test_u_lira_tells_the_original_from_retrained_models(run: Path, tmp_path: Pa
         assert (value is None) == (2 * size < needed) == bool(reason)
 
 
-def test_u_lira_judges_only_samples_that_enough_shadows_know(run: Path, tmp_path: Path) -> None:
+def test_u_lira_scores_only_samples_with_enough_shadow_models(run: Path, tmp_path: Path) -> None:
     path = write_shadows(run, tmp_path, "original", "retrained")
     listed = json.loads(path.read_text())
     listed["models"][0]["in"] = listed["models"][0]["in"][:40]
@@ -240,9 +240,7 @@ def test_completeness_by_shadows_takes_for_each_sample_those_that_never_had_it(r
     assert found["original"]["iam"] < min(reference["iam"] for reference in found["references"])
 
 
-def test_without_a_model_that_never_had_a_sample_completeness_by_shadows_is_not_measured(
-    run: Path, tmp_path: Path
-) -> None:
+def test_completeness_needs_shadow_models_that_never_had_the_sample(run: Path, tmp_path: Path) -> None:
     path = write_shadows(run, tmp_path, "original", "retrained")
     listed = [{**model, "out": []} for model in json.loads(path.read_text())["models"]]
     path.write_text(json.dumps({"models": listed}))
@@ -251,7 +249,7 @@ def test_without_a_model_that_never_had_a_sample_completeness_by_shadows_is_not_
     assert "no sample to forget is 'out'" in document["not_measured"]["completeness.from_shadows"]
 
 
-def test_the_model_before_is_no_shadow_of_its_own(run: Path, tmp_path: Path) -> None:
+def test_the_original_cannot_be_a_shadow_of_itself(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "shadows.json"
     path.write_text(json.dumps({"models": [{"file": str(file(run, "original")), "in": [], "out": [0]}]}))
     with pytest.raises(InputError, match="cannot be its own shadow"):
@@ -302,14 +300,14 @@ def test_a_list_of_shadows_that_is_wrong_is_refused(run: Path, tmp_path: Path, t
         audited(run, "recovered", shadows_file=path)
 
 
-def test_what_is_judged_cannot_be_its_own_shadow(run: Path, tmp_path: Path) -> None:
+def test_the_audited_model_cannot_be_its_own_shadow(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "shadows.json"
     path.write_text(json.dumps({"models": [{"file": str(file(run, "retrained")), "in": [], "out": [0]}]}))
     with pytest.raises(InputError, match="cannot be its own shadow"):
         audited(run, "recovered", shadows_file=path)
 
 
-def test_the_same_reference_twice_is_no_noise_floor(run: Path) -> None:
+def test_the_same_reference_twice_gives_no_noise_floor(run: Path) -> None:
     with pytest.raises(InputError, match="are the same model"):
         audited(run, "recovered", ("retrained", "retrained"))
     with pytest.raises(InputError, match="at least one --reference"):
@@ -351,9 +349,7 @@ def spoiled(run: Path, target: Path, how: str) -> Path:
         ("nan", "NaN or infinity"),
     ],
 )
-def test_a_file_that_is_no_such_model_is_refused_in_one_line(
-    run: Path, tmp_path: Path, how: str, complaint: str
-) -> None:
+def test_a_file_with_another_model_is_refused_in_one_line(run: Path, tmp_path: Path, how: str, complaint: str) -> None:
     target = spoiled(run, tmp_path / "model.safetensors", how)
     with pytest.raises(InputError, match=complaint) as caught:
         audit(target, reference_files=[file(run, "retrained")], settings=Settings.read(TINY))
@@ -394,7 +390,7 @@ def test_the_command_shows_people_every_measure(run: Path, tmp_path: Path) -> No
     assert "Not measured: relearn" in invoke(run).output
 
 
-def test_the_command_refuses_a_folder_that_is_no_run(run: Path, tmp_path: Path) -> None:
+def test_the_command_refuses_a_folder_without_a_run(run: Path, tmp_path: Path) -> None:
     result = invoke(run, "--run", str(tmp_path / "nowhere"))
     assert isinstance(result.exception, InputError)
     assert "is not the folder of a run" in str(result.exception)

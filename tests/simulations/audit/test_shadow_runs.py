@@ -101,9 +101,7 @@ def test_every_sample_is_in_exactly_half_of_the_models(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_shadows_run_has_no_out_sample_and_forgets_its_in_samples_request_by_request(
-    kind: str, tmp_path: Path
-) -> None:
+def test_a_shadow_run_holds_no_out_sample_and_forgets_the_in_samples_in_turn(kind: str, tmp_path: Path) -> None:
     settings = Settings.read(KINDS[kind])
     made = [shadow_run(settings, number, plain=False) for number in range(4)]
     folder = ShadowFolder(tmp_path, settings, plain=False)
@@ -124,7 +122,7 @@ def test_a_shadows_run_has_no_out_sample_and_forgets_its_in_samples_request_by_r
         assert sum(phase.startswith("forget") for phase in cell.phases) == settings.num_requests
 
 
-def test_leavers_are_halved_too() -> None:
+def test_samples_to_forget_are_halved_too() -> None:
     settings = Settings.read(KINDS["two clients at once"])
     whole = split(settings.key())
     for number in range(4):
@@ -135,7 +133,7 @@ def test_leavers_are_halved_too() -> None:
             assert parts[client].tolist() == whole[client].tolist()
 
 
-def test_the_halves_are_drawn_by_the_seed_anew_for_each_pair() -> None:
+def test_each_pair_of_halves_is_drawn_by_its_own_seed() -> None:
     settings = Settings.read(TINY)
     halves = {shadow_run(settings, number, plain=False).inside for number in range(20)}
     assert len(halves) == 20
@@ -262,7 +260,7 @@ def test_a_model_that_was_lost_or_altered_is_made_again(run: Path, four: Documen
 START = "from fedquit.simulations.audit.shadows_command import shadows; shadows()"
 
 
-def test_a_killed_making_goes_on_and_ends_with_the_same_models(run: Path, four: Document, tmp_path: Path) -> None:
+def test_killed_shadow_training_resumes_to_the_same_models(run: Path, four: Document, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = subprocess.Popen(
         [sys.executable, "-c", START, str(run), "--models", "4", "--out", str(out), "--jobs", "1"],
@@ -298,7 +296,7 @@ def test_killed_between_a_models_end_and_its_entry_it_loses_nothing(run: Path, f
     assert not (tmp_path / "shadow-0" / "checkpoints").exists()
 
 
-def test_one_that_dies_is_told_of_and_the_others_are_kept(run: Path, four: Document, tmp_path: Path) -> None:
+def test_a_shadow_run_that_dies_is_reported_and_the_others_are_kept(run: Path, four: Document, tmp_path: Path) -> None:
     seen = set[Any]()
 
     @contextmanager
@@ -327,7 +325,7 @@ def test_u_lira_is_reported_from_shadows_that_were_made(run: Path, four: Documen
     assert "too few" in found["tpr_at_fpr"]["0.001"]["reason"]
 
 
-def test_a_shadow_is_not_what_is_judged(run: Path, four: Document) -> None:
+def test_a_shadow_model_cannot_be_audited_against_itself(run: Path, four: Document) -> None:
     with pytest.raises(InputError, match="cannot be its own shadow"):
         audited(run, run / "shadows" / "shadow-2.safetensors")
     report = json.loads((run / "report.json").read_text())
@@ -344,9 +342,7 @@ def audited(run: Path, model: Path) -> Document:
     )
 
 
-def test_shadows_of_something_else_are_neither_gone_on_with_nor_replaced(
-    run: Path, four: Document, tmp_path: Path
-) -> None:
+def test_shadows_of_another_run_are_neither_resumed_nor_replaced(run: Path, four: Document, tmp_path: Path) -> None:
     other, copy = tmp_path / "other", tmp_path / "copy"
     run_simulation({**TINY, "lr": 0.2}, out=other, workers=1, only={"train"})
     shutil.copytree(run / "shadows", copy)
@@ -401,7 +397,7 @@ def called(*arguments: str) -> Result:
     return CliRunner().invoke(command, list(arguments))
 
 
-def test_a_mistake_is_told_in_one_line_and_writes_nothing(run: Path, tmp_path: Path) -> None:
+def test_a_mistake_is_reported_in_one_line_and_writes_nothing(run: Path, tmp_path: Path) -> None:
     for arguments, said in (
         ((str(run), "--models", "3"), "give an even number"),
         ((str(tmp_path / "nowhere"), "--models", "2"), "is not the folder of a run"),

@@ -61,7 +61,7 @@ def test_a_plan_that_cannot_be_read_is_named(tmp_path: Path, content: str) -> No
         check_folder(tmp_path, told().document(), resume=True, overwrite=False)
 
 
-def test_every_row_meets_every_target_with_every_seed_once_and_trainings_come_first() -> None:
+def test_every_row_target_and_seed_is_one_cell_and_trainings_come_first() -> None:
     planned = cells()
     assert [cell.folder for cell in planned[:2]] == ["seed-0/base", "seed-7/base"]
     assert [cell.kind for cell in planned[2:]] == ["references", "row", "row", "row"] * 4
@@ -84,7 +84,7 @@ def test_rows_differ_in_what_a_row_may_set_and_in_nothing_else() -> None:
         assert different(first, other) <= set(ROW_KEYS)
 
 
-def test_a_training_keeps_the_history_of_all_methods_and_is_no_method_s_own() -> None:
+def test_a_training_keeps_history_for_all_methods_and_belongs_to_none() -> None:
     rows = {"fedquit": {"teacher": "entropy"}, "federaser": {}}
     for base in cells(methods=rows, settings={"method-settings": {}, "tolerance": 0.2})[:2]:
         assert (base.kind, base.base, base.phases) == ("base", None, frozenset({"train"}))

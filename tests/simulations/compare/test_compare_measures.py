@@ -72,7 +72,7 @@ def test_costs_are_shares_of_one_retraining_and_leave_out_what_came_later() -> N
     assert found["recovery_rounds"] == 3
 
 
-def test_the_budget_counts_forgetting_recovery_and_what_came_later_in_bytes_of_a_round_of_recovery() -> None:
+def test_the_budget_counts_forgetting_recovery_and_later_rounds_in_bytes() -> None:
     within = run(stage(0.75), stage(0.7), 5, later=cost(50, 9.0, 2))
     assert measure_row(within, references(stage(0.5)))["budget_used"] == pytest.approx((10 + 90 + 50) / (5 * 30))
     beyond = measure_row(run(stage(0.75), stage(0.7), 2), references(stage(0.5)))
@@ -106,7 +106,7 @@ def test_the_verdict_is_that_of_the_report_on_the_recovered_model() -> None:
     assert measure_row(run(stage(0.6)), references(stage(0.6)))["verdict"]["outcome"] == "undetermined"
 
 
-def test_retrained_models_are_measured_against_each_other_and_their_gaps_do_not_cancel() -> None:
+def test_gaps_between_retrained_models_are_pairwise_and_do_not_cancel() -> None:
     found = measure_references(references(stage(0.5), stage(0.6), stage(0.8)))
     assert found["forget_gap"] == pytest.approx((abs(0.5 - 0.7) + abs(0.6 - 0.65) + abs(0.8 - 0.55)) / 3)
     assert found["reference_spread"] == pytest.approx(0.3)
@@ -226,7 +226,7 @@ def test_the_table_is_whole_and_its_numbers_are_the_rows() -> None:
     assert shown["verdict"] == "2 of 2 consistent"
 
 
-def test_the_report_tells_what_was_compared_and_how_to_repeat_each_run() -> None:
+def test_the_report_states_what_was_compared_and_how_to_repeat_each_run() -> None:
     methods = {"row $ | 0": {"method": "negate"}}
     comparison = make_comparison(
         {"title": "A <b>", "targets": [0, [1, 2]], "seeds": [3], "budget": 2, "methods": methods, "references": 4},
@@ -248,7 +248,7 @@ def test_the_report_tells_what_was_compared_and_how_to_repeat_each_run() -> None
         assert (f"**{column.heading}**" in text) == (f"| {column.heading} |" in text)
 
 
-def test_a_cell_that_was_not_carried_out_is_told_as_failed(tmp_path: Path) -> None:
+def test_a_cell_that_did_not_run_is_reported_as_failed(tmp_path: Path) -> None:
     from fedquit.simulations.compare.cells.plan_cells import plan
 
     comparison = make_comparison({"targets": [0], "seeds": [0], "methods": {"negate": {}}})

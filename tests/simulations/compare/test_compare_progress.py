@@ -17,7 +17,9 @@ CELLS = plan(TOLD, [(0,)])
 BASE, REFERENCES, NEGATE, CONTINUE = CELLS  # about 20, 40, 8 and 8 rounds
 
 
-def test_each_end_is_told_with_what_is_left_and_an_estimate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_finished_run_is_shown_with_what_is_left_and_an_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     text = io.StringIO()

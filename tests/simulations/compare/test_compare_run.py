@@ -160,7 +160,9 @@ def wait_for(out: Path, number: int, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
-def test_stopped_and_killed_it_goes_on_to_the_same_results(finished: tuple[Path, Document], tmp_path: Path) -> None:
+def test_a_stopped_or_killed_comparison_resumes_to_the_same_results(
+    finished: tuple[Path, Document], tmp_path: Path
+) -> None:
     config, out = finished[0].parent / "a.toml", tmp_path / "out"
     for number, sign, flags in ((2, signal.SIGINT, []), (5, signal.SIGKILL, ["--resume"])):
         process = start(config, out, *flags)
@@ -190,9 +192,9 @@ def test_a_finished_comparison_resumed_runs_nothing_and_says_the_same(finished: 
     assert begun == []
 
 
-def test_it_goes_on_only_as_it_began(finished: tuple[Path, Document], tmp_path: Path) -> None:
+def test_a_comparison_resumes_only_with_its_own_config(finished: tuple[Path, Document], tmp_path: Path) -> None:
     for before, after, said in (
-        ("rounds = 3", "rounds = 4", "settings.rounds: the comparison in .* has 3, not 4; it goes on as it began"),
+        ("rounds = 3", "rounds = 4", "settings.rounds: the comparison in .* has 3, not 4; it is resumed with its own config"),
         ("seeds = [0, 4]", "seeds = [0]", r"seeds: the comparison in .* has \[0, 4\], not \[0\]"),
         ("[methods.federaser]", "", "methods.federaser: the comparison in .* has .*, not nothing"),
     ):
@@ -241,7 +243,7 @@ def called(*arguments: str) -> Result:
     return CliRunner().invoke(command, list(arguments))
 
 
-def test_a_run_that_fails_is_told_with_its_reason_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_run_that_fails_is_reported_with_its_reason_and_the_others_continue(tmp_path: Path) -> None:
     config, out = write(tmp_path, FAILING), tmp_path / "out"
     done = called(str(config), "--out", str(out), "--jobs", "2")
     assert done.exit_code == 1
@@ -298,7 +300,7 @@ def test_the_plan_is_shown_without_running_or_reading_data(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["a.toml"]
 
 
-def test_a_mistake_is_told_before_anything_is_written(tmp_path: Path) -> None:
+def test_a_mistake_is_reported_before_anything_is_written(tmp_path: Path) -> None:
     config = write(tmp_path, TINY.replace("[methods.federaser]", "[methods.federasser]"))
     with pytest.raises(InputError, match=r"\[methods\.federasser\]: unknown method .*did you mean 'federaser'"):
         run(config, tmp_path / "out")
@@ -307,7 +309,7 @@ def test_a_mistake_is_told_before_anything_is_written(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_is_replaced_only_if_it_is_a_comparison_s_and_only_if_told_to(tmp_path: Path) -> None:
+def test_only_a_comparisons_folder_is_replaced_and_only_with_the_flag(tmp_path: Path) -> None:
     out, config = tmp_path / "out", write(tmp_path, FAILING.replace("[methods.wild]", "[methods.tame]\n[methods.w]"))
     out.mkdir()
     (out / "thesis.tex").write_text("years of work")

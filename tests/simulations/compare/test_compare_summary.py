@@ -81,7 +81,7 @@ def test_the_results_of_every_run_make_the_same_report_as_their_summary(tmp_path
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_a_report_that_is_there_is_replaced_only_if_told_to(tmp_path: Path) -> None:
+def test_an_existing_report_is_replaced_only_with_the_flag(tmp_path: Path) -> None:
     folder, _ = failed_comparison(tmp_path)
     report = (folder / "report.md").read_bytes()
     (folder / "report.md").write_text("my notes")
@@ -107,7 +107,7 @@ def test_a_report_that_is_there_is_replaced_only_if_told_to(tmp_path: Path) -> N
     ],
     ids=str,
 )
-def test_what_is_no_summary_is_refused_in_one_line(tmp_path: Path, content: Any, said: str) -> None:
+def test_a_file_that_is_not_a_summary_is_refused_in_one_line(tmp_path: Path, content: Any, said: str) -> None:
     folder, _ = failed_comparison(tmp_path)
     file = folder / "summary.json"
     if isinstance(content, dict):

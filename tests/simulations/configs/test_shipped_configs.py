@@ -30,7 +30,7 @@ def test_a_name_means_what_the_command_makes_of_it() -> None:
     assert (simulated.name, compared.name) == ("fashion-mnist.toml", "compare-fashion-mnist.toml")
 
 
-def test_a_report_names_a_shipped_config_by_its_name_and_no_folder_of_a_machine() -> None:
+def test_a_report_names_a_shipped_config_without_a_folder_of_the_machine() -> None:
     assert read_comparison(Path("samples-10")).source == "samples-10"
 
 
@@ -60,7 +60,7 @@ def test_a_folder_of_the_same_name_does_not_hide_a_config(tmp_path: Path, monkey
         ("simulate", "configs/mine", "no such config file: configs/mine"),
     ],
 )
-def test_a_name_that_there_is_not_is_told_in_one_line_with_those_that_there_are(
+def test_an_unknown_name_is_refused_in_one_line_with_the_known_ones(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, given: str, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -135,7 +135,7 @@ def test_people_get_a_table_and_figures(run: Run, folder: Path, tmp_path: Path) 
         assert (tmp_path / "new" / "figures" / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_rows_that_do_not_sum_to_the_rounds_are_told(run: Run, folder: Path) -> None:
+def test_rows_that_do_not_sum_to_the_rounds_are_reported(run: Run, folder: Path) -> None:
     text = (folder / "state.json").read_text()
     (folder / "state.json").write_text(text.replace('"bytes_down": 1600', '"bytes_down": 1601', 1))
     assert costs(run, folder)["incomplete"] == ["recover"]

@@ -58,9 +58,7 @@ def test_sums_of_a_deployment_are_those_of_its_rows_and_steps(run: Run, rehearsa
     assert {node["name"] for node in found["nodes"]} >= {"north", "east", "south"}
 
 
-def test_a_request_costs_all_that_its_steps_sent_beside_the_training_of_those_who_stay(
-    run: Run, rehearsal: Rehearsal
-) -> None:
+def test_a_requests_cost_is_all_its_steps_sent_without_other_training(run: Run, rehearsal: Rehearsal) -> None:
     found = json.loads(run(rehearsal.server, "--json")[1])
     taken = steps(rehearsal)
     gone: set[int] = set()

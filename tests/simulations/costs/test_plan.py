@@ -88,7 +88,7 @@ CASES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_the_payload_of_forgetting_and_of_each_recovery_round_is_foretold_exactly(
+def test_the_payload_of_forgetting_and_recovery_is_estimated_exactly(
     trained: Path, tmp_path: Path, case: dict[str, Any]
 ) -> None:
     given = {**AFTER, **case}
@@ -114,9 +114,7 @@ def test_the_payload_of_forgetting_and_of_each_recovery_round_is_foretold_exactl
         )
 
 
-def test_it_is_exact_where_some_take_part_and_devices_keep_something_and_so_is_retraining(
-    sparse: Path, tmp_path: Path
-) -> None:
+def test_estimates_are_exact_with_sampling_and_device_state_and_for_retraining(sparse: Path, tmp_path: Path) -> None:
     given = {**AFTER, "method": "fedquit", "reference": "retrain", "references": 1, "recover-rounds": 3}
     plan = make_plan(sparse, {"forget": "3", "recover": "budget", "recover-rounds": 3}, Price(), method="fedquit")
     found = carry_out(sparse, tmp_path / "run", given, {"fraction": 0.5, "objective": "moon"})
@@ -139,7 +137,7 @@ def test_it_is_exact_where_some_take_part_and_devices_keep_something_and_so_is_r
     ],
     ids=str,
 )
-def test_a_plan_knows_how_models_are_coded_and_when_their_sizes_depend_on_them(
+def test_a_plan_includes_compression_and_says_when_sizes_depend_on_values(
     tmp_path: Path, codecs: dict[str, Any], exact: bool
 ) -> None:
     trained = train(tmp_path / "trained", **codecs)
@@ -158,7 +156,7 @@ def test_a_plan_knows_how_models_are_coded_and_when_their_sizes_depend_on_them(
             assert one[f"payload_bytes_{way}"] == pytest.approx(sums[f"payload_bytes_{way}"], rel=0.1)
 
 
-def test_rounds_until_utility_is_back_are_a_range_until_a_request_has_shown_some(trained: Path, tmp_path: Path) -> None:
+def test_recovery_rounds_are_estimated_as_a_range_until_one_was_observed(trained: Path, tmp_path: Path) -> None:
     told = {"forget": "3", "recover": "utility", "recover-rounds": 3, "patience": 2}
     recover = make_plan(trained, told, Price(), method="negate")["requests"][0]["methods"]["negate"]["recover"]
     assert (recover["at_least"], recover["at_most"]) == (2, 3)

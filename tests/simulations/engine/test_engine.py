@@ -140,7 +140,7 @@ def test_a_state_changed_before_the_error_is_kept(alone: InProcessGrid) -> None:
     assert [said(reply, "asked") for reply in alone.send_and_receive(orders(alone))] == [2, 2, 2]
 
 
-def test_one_worker_asks_the_next_client_only_when_its_reply_is_wanted_and_holds_no_other() -> None:
+def test_one_worker_runs_clients_on_demand_and_holds_one_reply() -> None:
     held: list[weakref.ref[Message]] = []
     app = ClientApp()
 

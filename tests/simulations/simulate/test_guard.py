@@ -123,7 +123,7 @@ def test_a_refused_request_leaves_nothing_half_written(refused: tuple[Path, Docu
 
 @pytest.mark.usefixtures("_theirs")
 @pytest.mark.parametrize("guard", ["adopt", "clip", "blend"])
-def test_the_other_policies_go_on_with_what_they_say(base: Path, tmp_path: Path, guard: str) -> None:
+def test_the_other_policies_continue_with_what_they_adopt(base: Path, tmp_path: Path, guard: str) -> None:
     given = {"method": "noise", "method-settings": "keep=1.0,scale=0.3", "guard": guard, "blend": 0.1}
     document = simulate(tmp_path / "run", given, start=base)
     decided = document["requests"][0]["guard"]
@@ -162,7 +162,7 @@ def test_random_weights_from_a_method_of_ones_own_are_refused(base: Path, tmp_pa
     assert document["requests"][0]["guard"]["verdict"] == "refuse"
 
 
-def test_a_comparison_adopts_and_one_that_guards_tells_of_the_rows_that_were_refused(tmp_path: Path) -> None:
+def test_a_comparison_adopts_by_default_and_with_a_guard_lists_refused_rows(tmp_path: Path) -> None:
     shared = {key: value for key, value in SMALL.items() if key not in ("reference", "recover", "recover-rounds")}
     row = Row("broken", "fedquit", {"method-settings": {"lr": 0.3}})
     plain = Comparison("c", "c", ((1,),), (0,), 1, 0, shared, (row,))

@@ -47,7 +47,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 
 
 @pytest.mark.parametrize("samples", [0, 20])
-def test_more_clients_than_samples_are_told_before_any_worker_starts(
+def test_more_clients_than_samples_are_refused_before_any_worker_starts(
     samples: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def start(grid: InProcessGrid) -> InProcessGrid:
@@ -210,7 +210,7 @@ def _flags() -> list[str]:
     return [part for key, value in SMALL.items() for part in (f"--{key.replace('_', '-')}", str(value))]
 
 
-def test_a_run_goes_on_only_as_it_began(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_a_run_resumes_only_with_its_own_settings(finished: tuple[Path, dict[str, Any]]) -> None:
     with pytest.raises(InputError, match=r"lr: the run in .* has 0\.1, not 0\.5; a run resumes with its own settings"):
         run_simulation({"lr": 0.5}, out=finished[0], resume=True)
 

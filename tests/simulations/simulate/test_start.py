@@ -62,9 +62,7 @@ def test_a_method_that_replays_history_gets_it_from_the_start(
     assert hashes(simulate(tmp_path / "again", FEDERASER, start=base)) == alone
 
 
-def test_a_start_that_was_killed_goes_on_keeping_what_it_was_told_to_keep(
-    tmp_path: Path, alone: dict[str, str]
-) -> None:
+def test_a_killed_start_resumes_and_keeps_the_same_history(tmp_path: Path, alone: dict[str, str]) -> None:
     def stop(event: Mapping[str, Any]) -> None:
         if event["event"] == "round" and event["round"] == 2:
             raise Stop
@@ -91,7 +89,7 @@ def test_killed_between_history_and_state_a_start_is_taken_over_again(
 
 
 @pytest.mark.parametrize("method", ["federaser", "projected-ascent"])
-def test_a_start_whose_history_was_not_kept_is_refused_before_anything_is_written(tmp_path: Path, method: str) -> None:
+def test_a_start_without_the_needed_history_is_refused_and_writes_nothing(tmp_path: Path, method: str) -> None:
     simulate(tmp_path / "base", only={"train"})
     with pytest.raises(InputError, match=f"kept nothing of training that method '{method}' .* take another method"):
         simulate(tmp_path / "run", {"method": method}, start=tmp_path / "base")
@@ -166,7 +164,7 @@ def test_an_interval_of_ones_own_is_kept_and_replayed(tmp_path: Path) -> None:
     assert exchanges == {1: 4, 2: 2, 3: 1}, "of rounds 1 to 5; the first is taken as it is"
 
 
-def test_the_report_tells_each_request_apart(tmp_path: Path) -> None:
+def test_the_report_has_a_part_for_each_request(tmp_path: Path) -> None:
     document = simulate(tmp_path, {"forget": "0,3;1", "budget": 3, "reference": "retrain", "references": 1})
     first, second = document["requests"]
     assert (first["clients"], second["clients"]) == ([0, 3], [1])

@@ -101,7 +101,7 @@ def fedquit(env: dict[str, str], *args: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def test_a_method_of_another_package_is_listed_and_runs_on_the_devices_in_worker_processes(tmp_path: Path) -> None:
+def test_a_method_of_another_package_is_listed_and_runs_in_workers(tmp_path: Path) -> None:
     env = install(tmp_path, HALVE, "theirs:Halve")
     listed: list[dict[str, Any]] = json.loads(fedquit(env, "methods").stdout)
     (theirs,) = [method for method in listed if method["name"] == "their-name"]
@@ -137,7 +137,7 @@ def test_a_method_of_another_package_needs_no_estimate_to_be_planned_or_served(t
     assert methods["fedquit"]["known"]
 
 
-def test_a_broken_method_is_said_in_one_line_without_a_traceback(tmp_path: Path) -> None:
+def test_a_broken_method_is_reported_in_one_line_without_a_traceback(tmp_path: Path) -> None:
     env = install(tmp_path, BROKEN["server fails"][0])
     ran = fedquit(env, "simulate", *FLAGS, "--method", "their-name", "--workers", "1", "--out", str(tmp_path / "run"))
     assert "Traceback" not in ran.stderr, ran.stderr

@@ -74,7 +74,7 @@ def test_the_order_of_arrival_changes_no_row(tmp_path: Path) -> None:
     assert len(set(files)) == 1, files
 
 
-def test_an_account_opened_again_goes_on_with_its_sums(tmp_path: Path) -> None:
+def test_a_reopened_cost_log_continues_its_sums(tmp_path: Path) -> None:
     whole, parts = Costs(tmp_path / "whole.csv"), tmp_path / "parts.csv"
     fill(whole, range(1, 5))
     for number in range(1, 5):

@@ -126,7 +126,7 @@ def test_a_record_that_many_messages_carry_is_read_once_and_counted_in_each(monk
 
 @pytest.mark.parametrize("name", CONTENTS)
 @pytest.mark.parametrize("direction", [0, 1], ids=["down", "up"])
-def test_wire_bytes_are_those_that_flower_serialises(name: str, direction: int) -> None:
+def test_serialised_bytes_are_those_of_flower(name: str, direction: int) -> None:
     message = pair(CONTENTS[name]())[direction]
     wire = wire_of(message)
     fixed, objects = sent_by_flower(message)

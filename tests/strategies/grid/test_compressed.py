@@ -113,7 +113,7 @@ def test_the_mean_error_of_a_round_is_known_and_nonsense_is_left_out(connect: Co
         ("more", np.ones(1), "unexpected: more"),
     ],
 )
-def test_a_reply_that_cannot_be_decoded_is_refused_by_name_and_the_round_goes_on(
+def test_a_reply_that_cannot_be_decompressed_is_refused_by_name(
     connect: Connect, answer: Any, reply_with: Any, name: str, bad: NDArray[Any], why: str
 ) -> None:
     def one_bad(client: int, message: Message) -> RecordDict:
@@ -150,7 +150,9 @@ def test_a_reply_with_no_model_or_two_is_the_guards_to_refuse(connect: Connect, 
     assert heard == {0: "0 array records where one is expected", 1: "2 array records where one is expected", 2: None}
 
 
-def test_a_model_for_many_is_coded_once(connect: Connect, answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_for_many_clients_is_compressed_once(
+    connect: Connect, answer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     coded, before = list[str](), type(DOWN).encode
 
     def counted(self: Chain, *given: Any) -> Any:
@@ -162,7 +164,7 @@ def test_a_model_for_many_is_coded_once(connect: Connect, answer: Any, monkeypat
     assert coded.count("fp16") == 1
 
 
-def test_messages_pushed_and_pulled_are_coded_too(connect: Connect, answer: Any) -> None:
+def test_pushed_and_pulled_messages_are_compressed_too(connect: Connect, answer: Any) -> None:
     grid = connect(answer)
     grid.begin("train", 1)
     question = Message(RecordDict({"arrays": record_of(START)}), grid.node_of(2), "train")
@@ -173,7 +175,7 @@ def test_messages_pushed_and_pulled_are_coded_too(connect: Connect, answer: Any)
     assert grid.client_of(reply) == 2
 
 
-def test_a_message_without_a_model_and_a_run_without_compression_are_left_as_they_are(connect: Connect) -> None:
+def test_without_compression_or_a_model_messages_are_unchanged(connect: Connect) -> None:
     from fedquit.strategies.grid.compressed import Exchange
 
     bare = Message(RecordDict(), 7, "train")

@@ -62,7 +62,7 @@ def num_bytes(content: RecordDict) -> int:
     return sum(record.count_bytes() for record in content.values())
 
 
-def test_every_round_is_accounted_what_went_each_way(connect: Connect, reply_with: Any) -> None:
+def test_every_round_is_logged_in_both_directions(connect: Connect, reply_with: Any) -> None:
     down, up, by_client = Counter[int](), Counter[int](), Counter[int]()
     server_round, traffic = 0, {}
 
@@ -130,7 +130,7 @@ def test_excluded_clients_are_hidden_until_the_next_round_begins(connect: Connec
     assert grid.get_node_ids() == everyone
 
 
-def test_messages_pushed_and_pulled_are_accounted_too(connect: Connect, answer: Any) -> None:
+def test_pushed_and_pulled_messages_are_logged_too(connect: Connect, answer: Any) -> None:
     grid = connect(answer)
     grid.begin("train", 1)
     node = grid.node_of(2)
@@ -140,7 +140,7 @@ def test_messages_pushed_and_pulled_are_accounted_too(connect: Connect, answer: 
     assert grid.costs.of("train") == Traffic(num_bytes(message.content), num_bytes(replies[0].content))
 
 
-def test_wire_bytes_of_a_row_are_those_of_its_message(connect: Connect, answer: Any) -> None:
+def test_serialised_bytes_of_a_row_are_those_of_its_message(connect: Connect, answer: Any) -> None:
     sent: dict[int, int] = {}
 
     def noted(client: int, message: Message) -> RecordDict:
@@ -154,9 +154,7 @@ def test_wire_bytes_of_a_row_are_those_of_its_message(connect: Connect, answer: 
     assert all(row.wire_bytes > row.payload_bytes for row in rows_of(grid))
 
 
-def test_the_model_counts_once_where_all_get_the_same_and_so_do_identical_replies(
-    connect: Connect, answer: Any
-) -> None:
+def test_identical_models_and_replies_are_counted_once(connect: Connect, answer: Any) -> None:
     def identical(client: int, message: Message) -> RecordDict:
         content = RecordDict(answer(0, message))
         if client == 2:
@@ -175,9 +173,7 @@ def test_the_model_counts_once_where_all_get_the_same_and_so_do_identical_replie
             assert (saved > model) == (row.node in alike)
 
 
-def test_processor_seconds_that_cannot_be_are_dropped_and_told_and_the_reply_is_used(
-    connect: Connect, answer: Any
-) -> None:
+def test_impossible_processor_seconds_are_dropped_and_the_reply_is_used(connect: Connect, answer: Any) -> None:
     said: list[Any] = [1e-4, -1.0, float("nan"), 1e9]
 
     def timed(client: int, message: Message) -> RecordDict:
@@ -207,7 +203,7 @@ def test_evaluation_is_a_phase_of_its_own(connect: Connect, answer: Any) -> None
     assert grid.costs.of("evaluate", 4) == Traffic(num_bytes(question), 0), "the device has no such function"
 
 
-def test_a_node_that_cannot_say_who_it_is_is_told_as_one_error() -> None:
+def test_a_node_that_cannot_identify_itself_gives_one_error() -> None:
     empty, silent = ClientApp(), ClientApp()
 
     @empty.query()
@@ -220,7 +216,7 @@ def test_a_node_that_cannot_say_who_it_is_is_told_as_one_error() -> None:
 
 
 @pytest.mark.parametrize("patience", [None, math.inf, math.nan, 0.0, -1.0, "60"])
-def test_a_grid_cannot_be_told_to_wait_for_ever(patience: Any) -> None:
+def test_a_grid_refuses_to_wait_for_ever(patience: Any) -> None:
     grid: Any = MeteredGrid
     with InProcessGrid(1, {}, client_app=ClientApp()) as beneath:
         with pytest.raises(TypeError, match="patience"):

@@ -133,7 +133,7 @@ def test_a_method_that_leads_far_away_is_not_compared_with_the_global_model() ->
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_where_the_result_is_not_compared_each_answer_is(training: bool) -> None:
+def test_where_the_result_is_not_compared_each_reply_is(training: bool) -> None:
     recent = Recent(USUAL.norms, USUAL.spreads, USUAL.updates, longest=2.0)
     bounds, refuse = Bounds(parameters=NAMES, step="answers"), Policy()
     sent = {"a": torch.full((4,), 100.0), "b": torch.full((4,), 50.0)}
@@ -169,7 +169,7 @@ def test_a_plug_in_that_says_nothing_of_its_step_is_compared_like_fedquit() -> N
         Traits(frozenset({"client"}), "federation", "nothing", True, True, "theirs", step="nothing")
 
 
-def test_what_is_told_of_a_model_is_short_however_many_of_its_layers_are_wrong() -> None:
+def test_the_refusal_of_a_model_is_short_however_many_layers_are_wrong() -> None:
     layers = [f"features.block{number}.norm" for number in range(500)]
     current = {f"{layer}.{part}": torch.ones(2) for layer in layers for part in ("running_mean", "running_var")}
     for value in (1e9, -1.0):

@@ -120,7 +120,7 @@ def test_an_error_reply_is_refused_with_its_text() -> None:
     assert "5" in refusal(reply(Error(5)))
 
 
-def test_an_error_text_of_many_lines_is_told_in_one() -> None:
+def test_an_error_text_of_many_lines_is_logged_in_one() -> None:
     assert "no room" in refusal(reply(Error(2, "Traceback:\n  line 1\nMemoryError: no room")))
 
 
@@ -173,7 +173,7 @@ def test_a_number_of_samples_that_cannot_be_is_refused(count: Any) -> None:
     assert "num-examples" in refusal(with_metrics({"num-examples": count}), checked_metrics)
 
 
-def test_true_is_no_number_of_samples() -> None:
+def test_true_is_not_a_number_of_samples() -> None:
     with pytest.raises(TypeError, match="bool"):  # Flower's records hold no booleans: the guard never sees one
         with_metrics({"num-examples": True})
 
@@ -183,7 +183,7 @@ def test_a_reply_without_its_number_of_samples_is_refused() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), [1.0], 10**400], ids=["nan", "inf", "list", "huge"])
-def test_a_metric_that_is_no_finite_number_is_refused(value: Any) -> None:
+def test_a_metric_that_is_not_finite_is_refused(value: Any) -> None:
     assert "'loss'" in refusal(with_metrics({"num-examples": 1, "loss": value}), checked_metrics)
 
 

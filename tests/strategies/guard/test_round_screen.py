@@ -98,7 +98,7 @@ def test_a_step_ten_times_as_long_as_the_model_is_refused_not_shortened(carried_
     assert told[LIAR].startswith("its step is 2e+06 long, and the model 0: at most 10 times")
 
 
-def test_a_billion_samples_weigh_half_a_round_at_most_and_are_told_of(carried_out: Round) -> None:
+def test_a_claim_of_a_billion_samples_weighs_half_a_round_and_is_logged(carried_out: Round) -> None:
     bounded: list[tuple[int, str]] = []
     how: dict[str, Any] = {"on_bounded": lambda client, facts: bounded.append((client, facts["what"]))}
     _, new, _ = carried_out({LIAR: (STEPS[LIAR], 10**9)}, **how)
@@ -108,7 +108,7 @@ def test_a_billion_samples_weigh_half_a_round_at_most_and_are_told_of(carried_ou
     assert new["w"][LIAR] == pytest.approx(20 / 50)
 
 
-def test_who_alone_ruins_a_round_is_found_and_the_round_is_as_if_it_had_not_been_asked(carried_out: Round) -> None:
+def test_a_single_bad_device_is_found_and_the_round_equals_one_without_it(carried_out: Round) -> None:
     look = floor(-0.3, np.array([-1, -1, -1, 9], np.float32))
     strategy, new, told = carried_out(look=look)
     assert strategy.settled is not None
@@ -166,7 +166,7 @@ def test_no_lie_has_an_honest_client_found_where_the_honest_make_a_good_round(
     assert settled.made is not None
 
 
-def test_a_round_that_no_single_reply_explains_is_not_adopted_and_every_reply_named(carried_out: Round) -> None:
+def test_a_bad_round_that_no_single_reply_explains_is_not_adopted(carried_out: Round) -> None:
     strategy, new, told = carried_out(look=floor(0.5, np.ones(4, np.float32)))
     assert new["w"].tobytes() == START["w"].tobytes()
     assert set(told) == {0, 1, 2, 3}
@@ -224,7 +224,7 @@ def test_a_client_is_believed_as_much_as_it_showed_and_as_the_others_have() -> N
     assert believed({0: 500, 1: 10, 2: 20}, {0: 500}) == {0: 150, 1: 10, 2: 20}
 
 
-def test_who_is_left_out_has_no_say_in_how_many_samples_the_others_have(tmp_path: Path) -> None:
+def test_an_excluded_device_does_not_affect_the_others_sample_counts(tmp_path: Path) -> None:
     def counted(said: dict[int, int]) -> dict[int, int]:
         """Return how many samples those count for that are in a round which the liar ruins."""
 

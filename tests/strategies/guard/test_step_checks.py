@@ -65,7 +65,7 @@ def off(new: dict[str, torch.Tensor], recent: Recent = USUAL) -> list[str]:
     return [finding.what for finding in step_findings(new, CURRENT, recent, BOUNDS) if not finding.holds]
 
 
-def test_a_long_step_is_seen_beside_recent_ones() -> None:
+def test_a_long_step_is_detected_against_recent_ones() -> None:
     assert off({**CURRENT, "a": 4.5 * ACROSS}) == ["length of the step"]
     assert off({**CURRENT, "a": 3.9 * ACROSS}) == []
 
@@ -74,7 +74,7 @@ def test_a_broken_layer_does_not_hide_in_a_step_of_usual_length() -> None:
     assert off({**CURRENT, "b": 1 + 0.3 * ACROSS}) == ["a layer's step, in times of its usual one,"]
 
 
-def test_a_layer_that_training_does_not_move_may_move_as_far_as_the_optimizer_moves_any() -> None:
+def test_a_layer_that_training_leaves_still_may_move_by_the_optimizers_reach() -> None:
     still = Recent(USUAL.norms, USUAL.spreads, [{**update, "b": torch.zeros(4)} for update in USUAL.updates])
     new = {**CURRENT, "b": 1 + 0.1 * ACROSS}
     layers = [f.holds for f in step_findings(new, CURRENT, still, BOUNDS) if f.what.startswith("a layer")]

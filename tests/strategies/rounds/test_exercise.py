@@ -104,7 +104,7 @@ def test_the_order_of_arrival_changes_nothing(connect: Connect, answer: Answerin
 
 
 @pytest.mark.parametrize("forget", ["1", "0,1"])
-def test_a_device_that_fails_is_named_and_its_reason_told(connect: Connect, answer: Answering, forget: str) -> None:
+def test_a_device_that_fails_is_named_with_its_reason(connect: Connect, answer: Answering, forget: str) -> None:
     def silent(client: int, message: Message) -> RecordDict:
         if client == 1:
             raise OSError("battery empty")
@@ -127,7 +127,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("said", BAD)
-def test_a_bad_answer_never_reaches_the_model_and_is_told(
+def test_a_bad_reply_never_reaches_the_model_and_is_reported(
     connect: Connect, answer: Answering, reply_with: Any, said: str
 ) -> None:
     def one_bad(client: int, message: Message) -> RecordDict:
@@ -158,9 +158,7 @@ def test_each_exercise_of_each_client_has_a_seed_of_its_own(connect: Connect, an
     assert len({seed for _, seed in seeds}) == 4
 
 
-def test_an_ordinary_round_gets_the_schedules_rate_unless_the_method_says_otherwise(
-    connect: Connect, answer: Answering
-) -> None:
+def test_a_round_uses_the_scheduled_rate_unless_the_method_sets_one(connect: Connect, answer: Answering) -> None:
     told = []
 
     def spy(client: int, message: Message) -> RecordDict:
@@ -174,7 +172,7 @@ def test_an_ordinary_round_gets_the_schedules_rate_unless_the_method_says_otherw
     assert told == [("train", "keep", 0.25, None), ("train", "keep", 0.5, 3)]
 
 
-def test_what_travels_is_accounted_to_the_request_extra_tensors_too(connect: Connect, answer: Answering) -> None:
+def test_all_bytes_sent_are_logged_to_the_request_with_extra_tensors(connect: Connect, answer: Answering) -> None:
     spent = []
     for extra in (None, {"more": torch.zeros(1000)}):
         grid = connect(answer)

@@ -64,7 +64,9 @@ def test_a_round_is_flowers_federated_average_up_to_rounding(connect: Connect, a
     assert metrics["loss"] == pytest.approx((0 * 10 + 1 * 21 + 2 * 32) / 63)
 
 
-def test_a_bad_reply_is_named_left_out_and_the_round_goes_on(connect: Connect, answer: Any, reply_with: Any) -> None:
+def test_a_bad_reply_is_left_out_and_named_and_the_round_continues(
+    connect: Connect, answer: Any, reply_with: Any
+) -> None:
     def one_bad(client: int, message: Message) -> RecordDict:
         if client == 1:
             return RecordDict(reply_with({name: a * np.float32("nan") for name, a in START.items()}, 20))
@@ -172,7 +174,7 @@ def test_the_order_of_arrival_changes_nothing(connect: Connect, answer: Any) -> 
     assert all(forwards[name].tobytes() == backwards[name].tobytes() for name in START)
 
 
-def test_each_client_is_told_the_round_the_config_and_a_seed_of_its_own(connect: Connect, answer: Any) -> None:
+def test_each_client_gets_the_round_the_config_and_its_own_seed(connect: Connect, answer: Any) -> None:
     told = []
 
     def spy(client: int, message: Message) -> RecordDict:

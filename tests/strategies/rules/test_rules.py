@@ -201,7 +201,7 @@ def test_multikrum_averages_the_nearest_by_their_numbers_of_samples() -> None:
     check("multikrum", step)
 
 
-def test_bulyan_averages_of_each_number_those_nearest_to_the_median_of_krums_choice() -> None:
+def test_bulyan_averages_the_values_nearest_to_the_median_of_krums_choice() -> None:
     def step(number: int, name: str, sent: Arrays, replies: Replies, state: dict[str, Any]) -> Any:
         chosen = stacked(name, [replies[i] for i in np.argsort(krum_scores(replies, 1))[:5]])
         nearest = np.argsort(np.abs(chosen - np.median(chosen, axis=0)), axis=0)[:3]
@@ -271,7 +271,7 @@ def test_counters_stay_integers_and_variances_positive(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in SETTINGS if RULES[name].traits.robust])
-def test_as_many_bad_clients_as_it_stands_move_a_robust_strategy_no_further_than_the_others_are_apart(
+def test_robust_rules_stay_within_the_honest_spread_with_f_bad_clients(
     name: str,
 ) -> None:
     bad = {"fedmedian": 3, "fedtrimmedavg": 1, "krum": 2, "multikrum": 1, "bulyan": 1}[name]
@@ -287,7 +287,7 @@ def test_as_many_bad_clients_as_it_stands_move_a_robust_strategy_no_further_than
     assert not all((mean[key] <= high[key]).all() for key in sent), "the mean is moved"
 
 
-def test_krum_tells_small_steps_of_a_large_model_apart_where_flowers_own_distances_are_lost() -> None:
+def test_krum_separates_small_steps_that_flowers_distances_round_away() -> None:
     sent = {"w": np.full(1000, 100.0, np.float32)}
     rng = np.random.default_rng(0)
     replies: Replies = [
@@ -353,7 +353,7 @@ def test_shared_generators_and_flowers_log_are_left_as_they_were(name: str, capl
     assert not caplog.records
 
 
-def test_fedprox_tells_devices_how_strongly_to_hold_on_and_takes_the_mean() -> None:
+def test_fedprox_sends_mu_and_takes_the_mean() -> None:
     sent = started()
     rule, replies = make_rule("fedprox", proximal_mu=0.25), replies_to(sent, seed=1)
     assert rule.begin(opened(sent)).config == {"proximal-mu": 0.25}
@@ -513,6 +513,6 @@ def test_noise_that_is_too_much_for_so_few_clients_is_refused_beforehand() -> No
     rule.check_size(30)
 
 
-def test_a_setting_called_as_an_argument_of_ours_is_no_setting() -> None:
+def test_a_setting_named_like_our_argument_is_refused() -> None:
     with pytest.raises(InputError, match="unknown setting of strategy 'fedadam' 'name'"):
         make_rule("fedadam", name=1)

@@ -177,7 +177,7 @@ def test_a_stamp_changes_its_corner_and_nothing_else_and_not_what_it_was_given(d
     assert bool((stamp(given, size=5, value=7) == 7).all())
 
 
-def test_the_success_rate_counts_samples_of_other_classes_that_bear_the_trigger() -> None:
+def test_the_attack_success_rate_counts_triggered_samples_of_other_classes() -> None:
     model, samples = SeesThePatch(), images()
     assert attack_success_rate(model, samples, stamp, target_class=2) == 1.0
     assert attack_success_rate(model, samples, lambda x: x, target_class=2) == 0.0

@@ -63,7 +63,7 @@ def test_iam_is_finite_for_one_sample_and_takes_one_shadow_as_a_row() -> None:
     assert torch.equal(iam(many, shadow, many), iam(many, shadow[None], many))
 
 
-def test_position_is_0_at_the_original_and_1_at_the_retrained_and_linear_between() -> None:
+def test_position_runs_linearly_from_0_at_the_original_to_1_at_the_retrained() -> None:
     original, retrained = torch.tensor([5.0, 3.0, 1.0]), torch.tensor([1.0, 2.0, 1.0])
     for share in (-0.5, 0.0, 0.25, 1.0, 1.5):
         assert position(original, retrained, original + share * (retrained - original)) == pytest.approx(share)

@@ -26,7 +26,7 @@ def normal(seed: int, *shape: int, mean: float = 0.0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + mean
 
 
-def test_the_logit_is_the_one_of_the_probability_and_exact_where_that_rounds_to_one() -> None:
+def test_the_logit_is_exact_where_the_probability_rounds_to_one() -> None:
     log_p = normal(0, 8, 5).log_softmax(dim=1)
     labels = torch.arange(8) % 5
     p = log_p.exp().gather(1, labels[:, None]).squeeze(1)
@@ -143,7 +143,7 @@ def overfitted(samples: Samples, seed: int) -> nn.Module:
     return model
 
 
-def test_a_model_trained_on_the_samples_is_told_apart_and_a_retrained_one_is_not() -> None:
+def test_a_model_trained_on_the_samples_is_detected_and_a_retrained_one_is_not() -> None:
     draw = torch.Generator().manual_seed(0)
     everything = Samples(torch.randn(200, 20, generator=draw), torch.randint(3, (200,), generator=draw))
     forget, rest = everything.subset(torch.arange(100)), everything.subset(torch.arange(100, 200))

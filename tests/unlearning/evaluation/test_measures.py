@@ -115,7 +115,7 @@ def test_tow_is_one_at_no_gap_and_falls_with_each() -> None:
         tow(12.0)
 
 
-def test_measures_refuse_what_is_no_probability() -> None:
+def test_measures_refuse_values_that_are_not_probabilities() -> None:
     good, y = torch.tensor([[0.5, 0.5]]), torch.tensor([0])
     with pytest.raises(InputError, match=r"outside 0\.\.1"):
         accuracy(good * 5, y)

@@ -63,7 +63,7 @@ def test_a_model_that_hid_the_samples_relearns_them_sooner_than_a_new_one() -> N
     assert again < relearned
 
 
-def test_it_repeats_by_seed_and_leaves_model_mode_and_random_numbers_as_they_were() -> None:
+def test_the_seed_decides_and_model_mode_and_global_generators_are_unchanged() -> None:
     model, samples = network(dropout=0.5), blobs(0)
     before, counts = copy.deepcopy(model.state_dict()), set()
     model.eval()

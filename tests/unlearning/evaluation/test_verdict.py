@@ -59,14 +59,14 @@ def test_sampling_noise_shrinks_with_the_sample() -> None:
     assert sampling_noise(0.5, 398) == pytest.approx(sampling_noise(0.5, 98) / 2)
 
 
-def test_one_error_among_many_is_within_chance_even_where_every_reference_is_perfect() -> None:
+def test_one_error_is_within_chance_even_where_every_reference_is_perfect() -> None:
     perfect = [{"retain_accuracy": 1.0}, {"retain_accuracy": 1.0}]
     verdict = verdict_of({"retain_accuracy": 0.999}, perfect, num_forget=1000, measures={"retain_accuracy": 1000})
     assert verdict.outcome == "consistent with retraining"
 
 
 @pytest.mark.parametrize("references", [[], REFERENCES[:1]])
-def test_without_two_references_nothing_can_be_told(references: list[dict[str, float]]) -> None:
+def test_without_two_references_there_is_no_verdict(references: list[dict[str, float]]) -> None:
     verdict = verdict_of({"forget_accuracy": 0.7, "test_accuracy": 0.9}, references, num_forget=500, measures=MEASURES)
     assert verdict.outcome == "undetermined"
     assert f"{len(references)} retrained model(s)" in verdict.reason
@@ -93,7 +93,7 @@ def test_a_measure_that_a_model_lacks_is_left_out_aloud() -> None:
     assert nothing.gaps == {}
 
 
-def test_what_is_no_share_is_refused() -> None:
+def test_a_share_outside_0_to_1_is_refused() -> None:
     with pytest.raises(InputError, match="measure 'forget_accuracy' is 72"):
         verdict_of({"forget_accuracy": 72.0}, REFERENCES, num_forget=500, measures=MEASURES)
     with pytest.raises(InputError, match="measure 'forget_accuracy' is nan"):

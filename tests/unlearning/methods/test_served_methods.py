@@ -271,7 +271,7 @@ def test_methods_that_ask_the_others_keep_what_they_know(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVED)
-def test_several_leavers_at_once(name: str) -> None:
+def test_several_forgotten_clients_at_once(name: str) -> None:
     assert "client" in METHODS[name].traits.granularities
     result = serve(name, forgotten=(0, 2))
     assert all(bool(value.isfinite().all()) for value in result.values())
@@ -303,13 +303,13 @@ def test_history_last_reads_no_earlier_round_and_secure_methods_no_update() -> N
 
 
 @pytest.mark.parametrize("name", [name for name in SERVED if METHODS[name].traits.needs_device])
-def test_a_leaver_who_does_not_answer_is_named(name: str) -> None:
+def test_a_forgotten_client_that_does_not_reply_is_named(name: str) -> None:
     with pytest.raises(FedquitError, match=r"no usable answer came from client\(s\) 0"):
         serve(name, silent=(0,))
 
 
 @pytest.mark.parametrize("name", ["federaser", "orthogonal", "mode"])
-def test_a_stayer_who_does_not_answer_is_done_without(name: str) -> None:
+def test_a_remaining_client_that_does_not_reply_is_skipped(name: str) -> None:
     assert all(bool(value.isfinite().all()) for value in serve(name, silent=(2,)).values())
 
 
