@@ -17,7 +17,7 @@ FedquitError                    1  refused or failed
   NoReplyError                  1  a device that is needed did not reply
     AwayError                   1  it is not connected
   RefusedModelError             1  the guard refused a model
-  UnusableModelError            1  a model that gives no numbers
+  UnusableModelError            1  a model whose loss is not a finite number
   CannotForgetError             1  this method cannot serve the request; another may
   NothingToForgetError          1  nobody holds what the request is about
 ```
@@ -125,7 +125,7 @@ class RefusedModelError(FedquitError):
 
 
 class UnusableModelError(FedquitError):
-    """A model that gives no numbers."""
+    """A model whose loss is not a finite number."""
 
 
 class CannotForgetError(FedquitError):

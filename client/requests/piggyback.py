@@ -1,10 +1,10 @@
 """An ask sent in a device's next reply (piggybacked), for a device that cannot reach the forget service itself.
 
-It is signed when it is sent and not when it is stored: rounds may be an hour apart, and the service takes an ask only for
-some minutes after it was made. It is sent as the same bytes until the server says that it has it or they would be too
-old; then it is signed again, and what the first was about stays marked. A reply with an ask is not aggregated, so one
-that the server will not take must not ride for ever: where the server says why, or after a few times, it stays in the
-record, for its owner to see.
+It is signed when it is sent and not when it is stored: rounds may be an hour apart, and the service takes an ask only
+for some minutes after it was made. It is sent as the same bytes until the server says that it has it or they would be
+too old; then it is signed again, and what the first was about stays marked. A reply with an ask is not aggregated, so
+one that the server will not take must not be sent for ever: where the server says why, or after a few times, it stays
+in the record, for its owner to see.
 """
 
 from fedquit.client.device.record import Ask, Record

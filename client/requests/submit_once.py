@@ -92,7 +92,9 @@ def follow(service: ForgetService, request: str, *, seconds: float = float("inf"
         )
     if last not in LAST:
         waited = time.monotonic() - begin
-        raise TimedOutError(f"request {request[:12]} is {last or 'not seen'} after {waited:.0f} s; it continues at the server")
+        raise TimedOutError(
+            f"request {request[:12]} is {last or 'not seen'} after {waited:.0f} s; it continues at the server"
+        )
 
 
 def ended(service: ForgetService, request: str, *, seconds: float = PATIENCE) -> Request:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedquit.client.data.build_data_and_model import form_of
 from fedquit.client.device.local_data.gather import gather
-from fedquit.errors import FedquitError
+from fedquit.errors import UnusableModelError
 from fedquit.server.coordinator.participants.presence import Presence
 from fedquit.server.coordinator.participants.unused_replies import noted
 from fedquit.server.coordinator.workplace import Workplace
@@ -22,10 +22,6 @@ from fedquit.unlearning.tensors.convert import Arrays
 NOTHING_HELD = "has no samples"
 """In the reason of a device that holds none of the samples in question; see
 `fedquit.client.device.deployed_device`."""
-
-
-class UnusableModelError(FedquitError):
-    """A model whose loss is not a finite number."""
 
 
 def trusted_samples(folder: Path, federation: Federation) -> Samples | None:

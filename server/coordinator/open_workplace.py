@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from fedquit.client.requests.signed_request import Signed
-from fedquit.server.check_methods import check_methods
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.federation import FILE, Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.ledger.audit_log.seal import read_seal
+from fedquit.server.provision.check_methods import check_methods
 from fedquit.server.receipts.make_receipt import read_receipts_key
 from fedquit.server.receipts.receipt_maker import NoReceipts, Receipts, SignedReceipts
 from fedquit.server.service.admission import Rules, admit

@@ -14,7 +14,6 @@ from fedquit.client.device.device_checks import Finding
 from fedquit.client.requests.keys import is_usable
 from fedquit.errors import FedquitError, InputError
 from fedquit.processes.supervisor import listens, reached_at
-from fedquit.server.check_methods import check_methods
 from fedquit.server.coordinator.model_metrics import trusted_samples
 from fedquit.server.federation import FILE, Federation
 from fedquit.server.ledger import Ledger
@@ -22,6 +21,7 @@ from fedquit.server.ledger.audit_log.seal import read_seal
 from fedquit.server.page.access import FILE as TOKEN
 from fedquit.server.page.ledger_view import waits_for
 from fedquit.server.provision.certificates import hosts_of
+from fedquit.server.provision.check_methods import check_methods
 
 SOON = datetime.timedelta(days=30)
 ROOM = 20  # models for which there should be room on the disk

@@ -17,8 +17,8 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter, ValidationError
 
 from fedquit.errors import InputError
-from fedquit.server.check_methods import check_methods
 from fedquit.server.federation import Federation, Table
+from fedquit.server.provision.check_methods import check_methods
 from fedquit.settings import load_settings_file
 
 MEMBERS = ("device", "operator")

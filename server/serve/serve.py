@@ -19,9 +19,9 @@ from fedquit.documents import Listener
 from fedquit.errors import FedquitError, InputError
 from fedquit.files import explained, write_whole
 from fedquit.processes.supervisor import Part, Supervisor, line_of_part, listens, pause, reached_at
-from fedquit.server.check_methods import check_methods_apart
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
+from fedquit.server.provision.check_methods import check_methods_apart
 from fedquit.server.provision.deployment_files import nginx
 from fedquit.server.serve.superlink import Flower
 

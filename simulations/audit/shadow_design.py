@@ -1,10 +1,11 @@
 """Which forgotten samples each shadow model has, and the settings of its run.
 
 Models 2k and 2k + 1 are a pair: the samples are dealt to the two like cards, request by request and client by client,
-so the one has what the other has not, and the samples of every forgotten client are halved too. So each sample is in exactly half of any
-even number of models, and further pairs change nothing in those before. A model's run is the run itself with other
-seeds, without the samples that the model has not. Sources: arXiv 2112.03570 (LiRA: each sample is in half of the
-models), 2403.01218 (U-LiRA: models "in" are trained on the sample and then forget it by the method that is evaluated).
+so the one has what the other has not, and the samples of every forgotten client are halved too. So each sample is in
+exactly half of any even number of models, and further pairs change nothing in those before. A model's run is the run
+itself with other seeds, without the samples that the model has not. Sources: arXiv 2112.03570 (LiRA: each sample is in
+half of the models), 2403.01218 (U-LiRA: models "in" are trained on the sample and then forget it by the method that is
+evaluated).
 """
 
 from collections.abc import Sequence

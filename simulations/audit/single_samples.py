@@ -45,7 +45,9 @@ def read_shadow_outputs(path: Path, audited: Sequence[AuditedModel], settings: S
     def confidences(file: Path) -> Tensor:
         model, sha256 = read_model(file, settings)
         if sha256 in known:
-            raise InputError(f"shadow model {file} is {known[sha256]} itself; the evaluated model cannot be its own shadow")
+            raise InputError(
+                f"shadow model {file} is {known[sha256]} itself; the evaluated model cannot be its own shadow"
+            )
         return logit_confidence(predict_log(model, sets.forget), sets.forget.labels)
 
     return ShadowOutputs(

@@ -7,7 +7,7 @@ from tests.benchmarks.deployment import Memory, Messages, alone, memory_of
 from tests.harness.deployment import Process
 
 
-def test_messages_that_overlap_are_one_exchange_and_its_time_is_that_of_the_last() -> None:
+def test_overlapping_messages_are_one_exchange_timed_to_the_last() -> None:
     messages = Messages(Path("none.db"))
     messages.sent = {"a": ("evaluate", 10.0), "b": ("evaluate", 10.1), "c": ("train", 15.0), "lost": ("train", 15.0)}
     messages.fetched = {"a": 11.0, "b": 12.0, "c": 17.0}
@@ -19,7 +19,7 @@ def test_messages_that_overlap_are_one_exchange_and_its_time_is_that_of_the_last
     assert whole == 18.5 - 10.0
 
 
-def test_pages_of_files_that_processes_share_count_once_on_a_machine_of_their_own() -> None:
+def test_shared_file_pages_count_once_on_a_machine_of_its_own() -> None:
     first = Memory("a", 1, 30.0, 60.0, 20.0, {"lib@0": 10.0, "own@0": 1.0})
     second = Memory("b", 2, 40.0, 70.0, 25.0, {"lib@0": 12.0})
     assert alone([first, second]) == {"private_mb": 45.0, "files_mb": 13.0}

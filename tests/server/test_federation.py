@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from fedquit.errors import InputError
-from fedquit.server.check_methods import check_methods, check_methods_apart
 from fedquit.server.federation import Federation, Forgetting
+from fedquit.server.provision.check_methods import check_methods, check_methods_apart
 from fedquit.settings import Scope, Settings, keys_of
 
 

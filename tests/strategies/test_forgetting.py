@@ -103,7 +103,7 @@ def test_an_app_of_ones_own_forgets_a_client_and_recovers(example: Any) -> None:
     assert left[2] < 1.2 * left[0]  # while the others' data is as before
 
 
-def test_who_is_forgotten_is_asked_nothing_any_more_and_nobody_trains_in_that_round(example: Any) -> None:
+def test_a_forgotten_client_gets_no_messages_and_its_round_trains_nobody(example: Any) -> None:
     grid = WatchedGrid(example.client_app)
     start(example, grid)
     assert grid.of("forget") == [CLIENT]

@@ -20,10 +20,10 @@ from fedquit.client.data.build_data_and_model import form_of
 from fedquit.client.data.evaluation_sets import sets_of
 from fedquit.client.device.local_data.gather import gather
 from fedquit.errors import InputError
-from fedquit.server.check_methods import TRAINS_ON_IT
 from fedquit.server.coordinator import Workplace
 from fedquit.server.lifecycle.request_seeds import RequestSeeds
 from fedquit.server.lifecycle.rounds.round_order import Order
+from fedquit.server.provision.check_methods import TRAINS_ON_IT
 from fedquit.server.run.loop import Loop
 from fedquit.server.run.phase_request import PhaseRequest
 from fedquit.server.run.phase_rounds import PhaseRounds

@@ -194,7 +194,11 @@ def test_a_finished_comparison_resumed_runs_nothing_and_says_the_same(finished: 
 
 def test_a_comparison_resumes_only_with_its_own_config(finished: tuple[Path, Document], tmp_path: Path) -> None:
     for before, after, said in (
-        ("rounds = 3", "rounds = 4", "settings.rounds: the comparison in .* has 3, not 4; it is resumed with its own config"),
+        (
+            "rounds = 3",
+            "rounds = 4",
+            "settings.rounds: the comparison in .* has 3, not 4; it is resumed with its own config",
+        ),
         ("seeds = [0, 4]", "seeds = [0]", r"seeds: the comparison in .* has \[0, 4\], not \[0\]"),
         ("[methods.federaser]", "", "methods.federaser: the comparison in .* has .*, not nothing"),
     ):

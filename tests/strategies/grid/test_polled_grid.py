@@ -71,7 +71,7 @@ def test_a_reply_is_handed_on_when_it_comes_not_when_all_have_come() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.3, 3.0, 30.0, 300.0])
-def test_looking_delays_an_exchange_by_a_twentieth_and_does_not_look_for_ever_as_often(seconds: float) -> None:
+def test_polling_adds_a_twentieth_of_an_exchange_and_slows_down_with_time(seconds: float) -> None:
     grid = Slow({1: seconds})
     [(_, came)] = exchange(grid, 1)
     assert came - seconds <= max(0.2, seconds * 0.05) + 0.01

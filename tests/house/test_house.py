@@ -10,7 +10,7 @@ from pathlib import Path
 
 import fedquit
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 FOLDERS = ("client", "server", "simulations", "strategies", "unlearning")
 

@@ -15,7 +15,7 @@ from fedquit.settings import Settings
 from fedquit.strategies.rules import PRIVACY, RULES
 from fedquit.unlearning import METHODS, TEACHERS
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("client", "server", "strategies", "unlearning", "simulations")
 TABLES: dict[str, tuple[str, Iterable[str]]] = {
     "method": ("methods.md", METHODS),

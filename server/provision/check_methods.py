@@ -1,7 +1,7 @@
 """Can a federation's method and objective be carried out by deployed devices? Looking loads torch, some 0.5 GB.
 
-`python -m fedquit.server.check_methods FOLDER` looks for the server in a folder, and takes that memory with it when it
-ends: `fedquit serve`, which lives for years, has no use for it.
+`python -m fedquit.server.provision.check_methods FOLDER` looks for the server in a folder, and frees that memory when
+it ends: `fedquit serve`, which lives for years, has no use for it.
 """
 
 import subprocess
@@ -44,7 +44,7 @@ def check_methods_apart(folder: Path) -> None:
     Raises:
         InputError: it cannot.
     """
-    command = [sys.executable, "-m", "fedquit.server.check_methods", str(folder)]
+    command = [sys.executable, "-m", "fedquit.server.provision.check_methods", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
