@@ -126,11 +126,26 @@ def evaluate_global(message: Message, context: Context) -> Message:
     """Evaluate the global model on this device's samples, or on those of a request while it has them."""
     device, config = _device(message, context), _config(message)
     with device.at_work("evaluate", config):
+        model = device.model(_arrays(message, "arrays"))
+        verified = _verified(device, model, config)
         samples = device.samples(config)
         with deterministic(0):
-            loss, accuracy = evaluate(device.model(_arrays(message, "arrays")), samples)
-        metrics = MetricRecord({"num-examples": len(samples), "loss": loss, "accuracy": accuracy})
+            loss, accuracy = evaluate(model, samples)
+        metrics = MetricRecord({"num-examples": len(samples), "loss": loss, "accuracy": accuracy, **verified})
         return _reply(message, device, {"metrics": metrics})
+
+
+def _verified(device: Device, model: nn.Module, config: ReceivedConfig) -> dict[str, float]:
+    """Return how the model does on the samples of a request, if the message asks for that too and they are there."""
+    if "verify" not in config:
+        return {}
+    try:
+        forgotten = device.samples({**config, "samples": "forget"})
+    except InputError:
+        return {}
+    with deterministic(0):
+        loss, accuracy = evaluate(model, forgotten)
+    return {"forget-loss": loss, "forget-accuracy": accuracy}
 
 
 @app.evaluate("own")

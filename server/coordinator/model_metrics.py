@@ -11,6 +11,7 @@ from fedquit.client.device.local_data.gather import gather
 from fedquit.errors import UnusableModelError
 from fedquit.server.coordinator.participants.presence import Presence
 from fedquit.server.coordinator.participants.unused_replies import noted
+from fedquit.server.coordinator.verification import Verification
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.federation import Federation
 from fedquit.server.lifecycle.evaluator import Evaluator
@@ -50,7 +51,12 @@ class ModelMetrics:
         return Evaluator(self.place.settings, self.trusted).without(gone)
 
     def of(
-        self, arrays: Arrays, presence: Presence, config: Mapping[str, float | str], gone: Collection[int] = ()
+        self,
+        arrays: Arrays,
+        presence: Presence,
+        config: Mapping[str, float | str],
+        gone: Collection[int] = (),
+        verification: Verification | None = None,
     ) -> dict[str, float]:
         """Return `accuracy`, and `loss` in nats: on the validation set, or the mean over devices by their samples.
 
@@ -61,6 +67,7 @@ class ModelMetrics:
             presence: which devices are connected.
             config: what they are sent.
             gone: classes that were forgotten.
+            verification: what one device is asked besides, if devices are asked at all.
 
         Raises:
             UnusableModelError: the loss on the validation set is not a finite number.
@@ -68,11 +75,20 @@ class ModelMetrics:
         metrics = self.evaluator(gone).metrics(arrays)
         if not math.isfinite(metrics.get("loss", 0.0)):
             raise UnusableModelError("the model's loss on trusted data is not a finite number")
-        return metrics or self._reported(arrays, presence, config)
+        return metrics or self._reported(arrays, presence, config, verification)
 
-    def _reported(self, arrays: Arrays, presence: Presence, config: Mapping[str, float | str]) -> dict[str, float]:
+    def _reported(
+        self,
+        arrays: Arrays,
+        presence: Presence,
+        config: Mapping[str, float | str],
+        verification: Verification | None,
+    ) -> dict[str, float]:
         reported, counts = dict[int, Mapping[str, float]](), dict[int, int]()
-        for member, count, metrics in measure(self.place.grid, presence.ready, arrays, config, self._on_reply):
+        own = {verification.member: verification.config} if verification else {}
+        for member, count, metrics in measure(self.place.grid, presence.ready, arrays, config, self._on_reply, own=own):
+            if verification and member == verification.member:
+                verification.take(metrics)
             if "accuracy" in metrics:
                 reported[member], counts[member] = metrics, count
         return _mean(reported, self._weights(counts))

@@ -11,11 +11,13 @@ from fedquit.server.coordinator.participants.excluded_devices import kept_out
 from fedquit.server.coordinator.participants.presence import Presence
 from fedquit.server.coordinator.participants.unused_replies import noted
 from fedquit.server.coordinator.retention import Past
+from fedquit.server.coordinator.verification import Verification
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.ledger import ENDS, FORGOTTEN, UNDER_WAY, Request
 from fedquit.server.lifecycle.rounds.carry_out_round import RoundPlan, Rounds
 from fedquit.server.lifecycle.rounds.round_order import round_order
 from fedquit.server.lifecycle.rounds.train_round import Callbacks, Trained
+from fedquit.strategies.rounds.aggregate import Config
 from fedquit.strategies.rounds.train import Correct
 
 LISTED = 50
@@ -23,12 +25,17 @@ LISTED = 50
 
 
 class Training:
-    """Carries out rounds and commits them."""
+    """Carries out rounds and commits them.
+
+    Attributes:
+        verification: what the device that asked was to report of the last round's model; None: nothing.
+    """
 
     def __init__(self, place: Workplace, past: Past, metrics: ModelMetrics) -> None:
         self.place, self.past, self.metrics = place, past, metrics
         self._rounds = Rounds(place.grid, place.settings, place.objective, frozenset(place.names))
         self._answers: dict[str, str] = {}
+        self.verification: Verification | None = None
         shutil.rmtree(place.folder / REPLIES, ignore_errors=True)  # of a round in which a coordinator was killed
 
     def config(self) -> dict[str, float | str]:
@@ -105,9 +112,14 @@ class Training:
         if not done.adopted:
             facts = {"phase": phase, "step": number, "reason": done.off[:500]}
             place.note("round-not-adopted", request=request.id if request else None, facts=facts)
+        self.verification = None
         if request is None and self.metrics.trusted is None:
             return {}
-        return self.metrics.of(done.arrays, presence, {"samples": "keep", **self.config()}, self.gone_classes())
+        verifies = request and done.adopted and place.federation.forgetting.verify_on_device
+        if request and verifies and request.subject in presence.ready:
+            self.verification = Verification.of(request, number)
+        config: Config = {"samples": "keep", **self.config()}
+        return self.metrics.of(done.arrays, presence, config, self.gone_classes(), self.verification)
 
     def on_reply(self, phase: str, number: int, request: str | None = None) -> Callable[[int, str | None], None]:
         """Return what names in the audit log every reply that is not used, and every device that did not answer."""

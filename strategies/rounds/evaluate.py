@@ -11,6 +11,9 @@ from fedquit.strategies.guard.reply_checks import checked_content, checked_metri
 from fedquit.strategies.rounds.reply import OnReply
 from fedquit.unlearning.tensors.convert import Arrays
 
+SHARES = ("accuracy", "forget-accuracy")
+"""Metrics that are shares."""
+
 
 def measure(
     grid: MeteredGrid,
@@ -18,6 +21,8 @@ def measure(
     arrays: Arrays,
     config: Mapping[str, float | str],
     on_reply: OnReply = lambda _client, _reason: None,
+    *,
+    own: Mapping[int, Mapping[str, float | str]] | None = None,
 ) -> Iterator[tuple[int, int, dict[str, float]]]:
     """Send `arrays` to `clients`; yield of each reply the client, its number of samples and metrics such as `accuracy`.
 
@@ -27,19 +32,27 @@ def measure(
         arrays: the model.
         config: sent along, such as which samples are meant.
         on_reply: called with every reply: the client, and why it was refused, or None.
+        own: client -> what it alone is sent along.
     """
-    content = RecordDict({"arrays": record_of(arrays), "config": ConfigRecord(dict(config))})
+    own, record = own or {}, record_of(arrays)
+    content = RecordDict({"arrays": record, "config": ConfigRecord(dict(config))})
+    contents = {
+        client: RecordDict({"arrays": record, "config": ConfigRecord({**config, **more})})
+        for client, more in own.items()
+    }
     group, ttl = str(grid.server_round), grid.patience
     messages = [
-        Message(content, grid.node_of(client), MessageType.EVALUATE, group_id=group, ttl=ttl) for client in clients
+        Message(contents.get(client, content), grid.node_of(client), MessageType.EVALUATE, group_id=group, ttl=ttl)
+        for client in clients
     ]
     for reply in grid.send_and_receive(messages):
         client = grid.client_of(reply)
         try:
             checked_content(reply)
             count, metrics = checked_metrics(reply)
-            if not 0 <= metrics.get("accuracy", 0.0) <= 1:
-                raise BadReplyError(f"accuracy is {metrics['accuracy']!r}, not from 0 to 1")
+            for name in SHARES:
+                if not 0 <= metrics.get(name, 0.0) <= 1:
+                    raise BadReplyError(f"{name} is {metrics[name]!r}, not from 0 to 1")
         except BadReplyError as reason:
             on_reply(client, str(reason))
         else:
