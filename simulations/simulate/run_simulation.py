@@ -27,6 +27,7 @@ def run_simulation(
     listener: Listener = lambda _event: None,
     only: Collection[str] | None = None,
     keep: Collection[Any] = (),
+    leak: bool = False,
 ) -> tuple[Path, Document]:
     """Carry out a run, or go on with one; return its folder and its report.
 
@@ -43,6 +44,7 @@ def run_simulation(
         only: the phases to carry out, if not all; the report then says what there is so far, and is not written.
         keep: methods that others will run on this training, by name or as `Method.needs` says it: what they need
             of it is kept.
+        leak: whether the report says what the last request told.
 
     Raises:
         InputError: something given cannot be used; nothing was written.
@@ -66,7 +68,7 @@ def run_simulation(
 
             run(make_app(folder, listener, only=only, keep=kept))
             listener({"event": "report"})
-            return path, write_report(folder) if only is None else make_report(folder, folder.load_state())
+            return path, write_report(folder, leak=leak) if only is None else make_report(folder, folder.load_state())
         finally:
             folder.release()
 
