@@ -1,15 +1,15 @@
 """What the last request of a run told: to the server, and to the other devices.
 
 The server sees the model before the request and the one that the asking device handed back; the other devices see the
-model before it and the next one that they are sent. For control the same attacks are made on a pair between which
+model before it and the next one that they are sent; where that contains a round of others too (`adopt = deferred`),
+they subtract the step of the last round of training. For control the same attacks are made on a pair between which
 nothing was forgotten, the last round of training.
 """
-
-from typing import Any
 
 from fedquit.client.data.build_data_and_model import empty_model, form_of
 from fedquit.client.data.evaluation_sets import sets_of
 from fedquit.client.training.build_objective import check_global_model
+from fedquit.documents import Document
 from fedquit.errors import InputError
 from fedquit.server.run.phases import nth
 from fedquit.server.run.run_folder import RunFolder
@@ -18,8 +18,7 @@ from fedquit.settings import Settings
 from fedquit.unlearning.leak.observation import Observation
 from fedquit.unlearning.leak.pair_leak import leak_of_pair
 from fedquit.unlearning.seeds import derive_seed
-from fedquit.unlearning.tensors.arithmetic import StateDict
-from fedquit.unlearning.tensors.convert import tensors_of
+from fedquit.unlearning.tensors.convert import StateDict, tensors_of
 
 LIMITS = (
     "a leak that these attacks do not find may be found by others",
@@ -27,7 +26,7 @@ LIMITS = (
 )
 
 
-def leak_of_run(folder: RunFolder) -> dict[str, Any]:
+def leak_of_run(folder: RunFolder) -> Document:
     """Return what the attacks find, for each that may look: "server", "device", and the "control".
 
     Raises:
@@ -65,9 +64,12 @@ def observations(folder: RunFolder, settings: Settings, state: State) -> dict[st
     start, result = ("original" if not last else nth("recovered", last - 1)), nth("unlearned", last)
     if result not in state.models:
         raise InputError(f"--leak: the run in {folder.path} has no model after its last request")
-    request = Observation(model(state.models[start]), model(state.models[result]))
-    found = {"server": request, "device": request}
-    training = state.recent.get("train", ())
-    if len(training) > 1:
-        found["control"] = Observation(*map(model, training[-2:]))
-    return found
+    before, sent = model(state.models[start]), state.models.get(nth("adopted", last), state.models[result])
+    training = state.recent.get("train", ())[-2:]
+    rounds = Observation(*map(model, training)) if len(training) > 1 else None
+    usual = rounds.step(empty_model(settings.key())) if rounds and sent != state.models[result] else None
+    found = {
+        "server": Observation(before, model(state.models[result])),
+        "device": Observation(before, model(sent), usual),
+    }
+    return found if rounds is None else {**found, "control": rounds}

@@ -107,11 +107,14 @@ def _try_out(settings: Settings, keep: Any) -> tuple[Any, ...]:
     from fedquit.client.data.build_data_and_model import initial_model, split
     from fedquit.client.data.forget_sets import to_forget
     from fedquit.client.personal.personal_models import check_own_models
+    from fedquit.client.training.build_method import method_of
     from fedquit.client.training.build_objective import objective_of
+    from fedquit.server.lifecycle.rounds.deferred_step import check_adopt
     from fedquit.server.lifecycle.training_history import check_room
     from fedquit.server.run.phase_rules import rules_of
 
     objective = objective_of(settings)
+    check_adopt(settings, method_of(settings))
     compression_of(settings)
     parts = split(settings.key())
     for request in range(settings.num_requests):

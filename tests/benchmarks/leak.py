@@ -1,6 +1,6 @@
 """Measure what a request tells, by method, size of the request, and who looks; resumed where it was stopped.
 
-    python -m tests.benchmarks.leak [--data digits --model mlp --trials 40 --out docs/results/leak] [--method fedquit ...]
+    python -m tests.benchmarks.leak [--data digits --model mlp --trials 40 --out FOLDER --method fedquit]
 
 One federation is trained in memory, then asked again and again to forget random samples. Each trial is a game of two
 candidate sets; a third of what is reported is a control in which nothing was forgotten.
@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import click
 import torch
 
+from fedquit.documents import Document
 from fedquit.files import write_json
 from fedquit.settings import Settings
 from fedquit.unlearning.leak.candidate_game import play
@@ -29,7 +29,6 @@ from fedquit.unlearning.seeds import derive_seed
 from tests.benchmarks.leak_federation import Federation, Step
 from tests.benchmarks.leak_report import write_markdown
 
-Document = dict[str, Any]
 SIZES = (1, 2, 8, 32, 120)
 PICTURE_SIZES = (1, 2, 8)
 KINDS = ("same_class", "different_class")
@@ -127,9 +126,7 @@ def cell(federation: Federation, method: Method, size: int, trials: int) -> Docu
             "classes": averaged(found),
             "games": {
                 kind: {
-                    attack: asdict(play(played))
-                    for (w, k, attack), played in scores.items()
-                    if (w, k) == (what, kind)
+                    attack: asdict(play(played)) for (w, k, attack), played in scores.items() if (w, k) == (what, kind)
                 }
                 for kind in KINDS
             },

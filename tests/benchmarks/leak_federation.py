@@ -16,7 +16,8 @@ from fedquit.unlearning.methods.base import Method
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.seeds import derive_seed
 from fedquit.unlearning.session import ClientReply, History
-from fedquit.unlearning.tensors.arithmetic import StateDict, StateMean, difference, moved, parameter_names, update_of
+from fedquit.unlearning.tensors.arithmetic import StateMean, difference, moved, parameter_names, update_of
+from fedquit.unlearning.tensors.convert import StateDict
 
 Step = dict[str, Tensor]
 

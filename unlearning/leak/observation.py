@@ -8,12 +8,12 @@ import copy
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedquit.unlearning.samples import Samples
-from fedquit.unlearning.tensors.arithmetic import StateDict, difference, norm, parameter_names
+from fedquit.unlearning.tensors.arithmetic import difference, norm, parameter_names
+from fedquit.unlearning.tensors.convert import StateDict
 from fedquit.unlearning.tensors.fitting import full_gradient
 
 
@@ -35,6 +35,7 @@ class Observation:
     def step(self, model: nn.Module) -> dict[str, Tensor]:
         """Return what happened beyond the usual: `after - before - usual` of each parameter, float64.
 
+        >>> import torch
         >>> line = nn.Linear(1, 1, bias=False)
         >>> Observation({"weight": torch.tensor([[1.0]])}, {"weight": torch.tensor([[3.0]])}).step(line)
         {'weight': tensor([[2.]], dtype=torch.float64)}
@@ -57,6 +58,7 @@ def gradient(model: nn.Module, samples: Samples) -> dict[str, Tensor]:
     FedQUIT's first gradient on a sample, for a teacher that gives the true class no probability, is this one times
     `-p_y / (1 - p_y)`: to unlearn a sample by a virtual teacher starts as climbing its loss does.
 
+    >>> import torch
     >>> sorted(gradient(nn.Linear(2, 3), Samples(torch.ones(1, 2), torch.tensor([0]))))
     ['bias', 'weight']
     """
@@ -68,6 +70,7 @@ def gradient(model: nn.Module, samples: Samples) -> dict[str, Tensor]:
 def cosine(a: StateDict, b: StateDict) -> float:
     """Return the cosine of the angle between two steps over the entries of both; 0 if one of them is nothing.
 
+    >>> import torch
     >>> cosine({"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([2.0, 0.0])})
     1.0
     """

@@ -1,11 +1,11 @@
 """All attacks on one pair of models: what whoever sees both learns of the samples that were forgotten between them."""
 
 from dataclasses import asdict
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fedquit.documents import Document
 from fedquit.errors import InputError
 from fedquit.unlearning.leak.candidate_game import distinguished
 from fedquit.unlearning.leak.class_read_off import class_evidence, read_off
@@ -19,8 +19,6 @@ MOST_GAMES = 100
 MOST_PICTURES = 8
 """Of more samples together no reconstruction is tried: it takes minutes, and what it gives is a mixture."""
 MOST_CANDIDATES = 100
-
-Document = dict[str, Any]
 
 
 def leak_of_pair(
