@@ -28,6 +28,29 @@ LIMITS = (
     "The signature shows who states this and that it was not altered since, not that the signer is honest.",
 )
 """What a receipt cannot promise, in words; every receipt says it."""
+SEEN_BY_SERVER = (
+    "The server saw the model before the request and what the asking device handed back. From the two it could tell "
+    "which classes were forgotten, how many samples of each, and, of candidates, which."
+)
+SEEN_BY_DEVICES = {
+    "direct": "Every device of the first round of recovery was sent what came of that, and could tell as much.",
+    "deferred": "Other devices were sent the sum of that and a round of training. That hides the classes from who only "
+    "looks, but not which of a few candidates was forgotten from who knows them.",
+    "none": "",
+}
+"""Who could tell what was forgotten, by how the model was adopted; "none": nothing was handed back."""
+
+
+def limits_of(adopted: str) -> list[str]:
+    """Return what a receipt cannot promise.
+
+    Args:
+        adopted: a key of `SEEN_BY_DEVICES`.
+
+    >>> len(limits_of("direct")) - len(limits_of("none"))
+    2
+    """
+    return [*LIMITS, SEEN_BY_SERVER, SEEN_BY_DEVICES[adopted]] if adopted != "none" else list(LIMITS)
 
 
 def statement(model: str, predicate: Mapping[str, Any]) -> bytes:

@@ -66,6 +66,15 @@ class Forgetting(Group):
         setting("the method's own settings, such as lr=0.001,epochs=2", Part.METHOD, Scope.FORGETTING),
     ] = {}
 
+    adopt: Annotated[
+        Literal["direct", "deferred"],
+        setting(
+            "how the others get the model that forgot: sent to them, or added to a round that they train from the one "
+            "before, which hides from them what was forgotten better",
+            Part.AFTER_TRAINING,
+            Scope.FORGETTING,
+        ),
+    ] = "direct"
     guard: Annotated[
         Literal["refuse", "clip", "blend", "adopt"],
         setting(

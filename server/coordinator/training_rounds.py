@@ -15,6 +15,7 @@ from fedquit.server.coordinator.verification import Verification
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.ledger import ENDS, FORGOTTEN, UNDER_WAY, Request
 from fedquit.server.lifecycle.rounds.carry_out_round import RoundPlan, Rounds
+from fedquit.server.lifecycle.rounds.deferred_step import DeferredStep
 from fedquit.server.lifecycle.rounds.round_order import round_order
 from fedquit.server.lifecycle.rounds.train_round import Callbacks, Trained
 from fedquit.strategies.rounds.aggregate import Config
@@ -96,6 +97,7 @@ class Training:
             history=updates if trains else None,
             keeps_updates=trains and updates.keep.updates(number) and self._has_room(),
             screen=self.metrics.evaluator(self.gone_classes()),
+            deferred=None if trains else self._deferred(),
             callbacks=Callbacks(
                 self.on_reply(phase, number),
                 on_ask=self._on_ask,
@@ -104,6 +106,13 @@ class Training:
                 ),
             ),
         )
+
+    def _deferred(self) -> DeferredStep | None:
+        """Return the step that forgot, if it waits for a round of recovery."""
+        place, waiting = self.place, self.place.deferred()
+        if waiting is None:
+            return None
+        return DeferredStep(place.state(waiting.model_before), place.state(waiting.model_after), place.names)
 
     def _evaluate(self, done: Trained, presence: Presence, request: Request | None, number: int) -> dict[str, float]:
         """Return the metrics of a round's model, as far as a decision needs them or the server has samples."""

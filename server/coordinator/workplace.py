@@ -19,6 +19,7 @@ from fedquit.errors import FedquitError, InputError
 from fedquit.files import explained, write_whole
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger, Request, Step
+from fedquit.server.ledger.model_lineage import forget_step
 from fedquit.server.lifecycle.build_rules import named_rules
 from fedquit.server.lifecycle.model_store import Models
 from fedquit.server.lifecycle.request_seeds import RequestSeeds
@@ -31,6 +32,8 @@ from fedquit.unlearning.tensors.convert import Arrays, StateDict, arrays_of, ten
 
 Admit = Callable[[bytes, bytes], str]
 Reached = Callable[[str], None]
+DEFERRED = "deferred"
+"""The measure of a step that forgot which says that its model is added to a round and sent to no other device."""
 
 
 def seconds_since_boot() -> float:
@@ -121,6 +124,19 @@ class Workplace:
         """Return the name of the model that the federation has reached."""
         last = self.ledger.last_step()
         return last.model_after if last else self.initial
+
+    def deferred(self) -> Step | None:
+        """Return the step that forgot, if no round has taken it in yet: no other device may be sent its model."""
+        for request in self.ledger.requests(status="recovering"):
+            forgot = forget_step(self.ledger.steps(request=request.id), request)
+            if forgot and forgot.measures.get(DEFERRED) and forgot.model_after == self.current():
+                return forgot
+        return None
+
+    def sendable(self) -> str:
+        """Return the name of the model that any device may be sent."""
+        waiting = self.deferred()
+        return waiting.model_before if waiting else self.current()
 
     def state(self, name: str) -> StateDict:
         """Return a model, its entries in the order of the layers."""

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from fedquit import __version__
 from fedquit.client.receipts import sealed, statement
-from fedquit.client.receipts.statement import LIMITS
+from fedquit.client.receipts.statement import limits_of
 from fedquit.errors import InputError
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger, Request, Step
@@ -28,6 +28,7 @@ class Outcome:
         unlearned: SHA-256 of the model right after forgetting.
         model: SHA-256 of the model after recovery.
         status: "done", or "unrecovered" if the model is not back at its goal.
+        adopted: how other devices got what a device handed back: "direct", "deferred"; "none": none did.
         exact: whether the method promises that these models never met the data; the ledger is asked whether it is so.
         settings: of the method.
         fallback: why another method than the federation's was used; "" if it was not.
@@ -44,6 +45,7 @@ class Outcome:
     model: str
     status: str = "done"
     exact: bool = False
+    adopted: str = "none"
     settings: Mapping[str, Any] = field(default_factory=dict)
     fallback: str = ""
     measures: MeasuresByStage = field(default_factory=dict)
@@ -85,6 +87,7 @@ def make_receipt(
             "settings": dict(outcome.settings),
             "fallback": outcome.fallback,
             "exact": outcome.exact,
+            "adopted": outcome.adopted,
         },
         "models": {"before": request.model_before, "unlearned": outcome.unlearned, "after": outcome.model},
         "descendants": [_descendant(step) for step in descendants(steps, request)],
@@ -96,7 +99,7 @@ def make_receipt(
             "recovered": outcome.status == "done",
             "thresholds": dict(outcome.thresholds),
         },
-        "limits": list(LIMITS),
+        "limits": limits_of(outcome.adopted),
         "log": {"event": number, "digest": digest},
     }
     return sealed(statement(outcome.model, predicate), key)

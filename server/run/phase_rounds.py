@@ -2,11 +2,12 @@
 
 from fedquit.client.data.forget_sets import forgotten_clients
 from fedquit.server.lifecycle.rounds.carry_out_round import RoundPlan
+from fedquit.server.lifecycle.rounds.deferred_step import DeferredStep, is_deferred
 from fedquit.server.lifecycle.rounds.round_order import Order, round_order
 from fedquit.server.lifecycle.rounds.train_round import Callbacks, correction
 from fedquit.server.lifecycle.training_history import check_room
 from fedquit.server.run.phase_goal import goal_of, payload
-from fedquit.server.run.phases import Phase
+from fedquit.server.run.phases import Phase, nth
 from fedquit.server.run.run_store import PhaseStore
 from fedquit.server.run.simulated_run import SimulatedRun
 from fedquit.strategies.rounds.train import Correct
@@ -18,7 +19,9 @@ class PhaseRounds:
 
     def __init__(self, run: SimulatedRun, phase: Phase) -> None:
         self.run, self.phase = run, phase
-        self.store = PhaseStore(run.store, phase, run.is_remembered(phase))
+        self._defers = phase.kind == "recover" and is_deferred(run.settings.adopt, run.method)
+        adopts = nth("adopted", phase.requests - 1) if self._defers else ""
+        self.store = PhaseStore(run.store, phase, run.is_remembered(phase), adopts)
 
     def carry_out(self) -> None:
         """Train until the phase's goal is reached, from the round that it has reached."""
@@ -75,8 +78,16 @@ class PhaseRounds:
             keeps_updates=trains and run.history.keep.updates(number),
             measures_norms=self.store.remembers,
             screen=run.held_out if bounded else None,
+            deferred=self._deferred(),
             callbacks=Callbacks(run.store.on_reply(phase.name)),
         )
+
+    def _deferred(self) -> DeferredStep | None:
+        """Return the step that forgot, if it waits for a round: none has been added to since it was made."""
+        run, store = self.run, self.run.store
+        if not self._defers or store.state.current not in (None, store.state.models[self.phase.start]):
+            return None
+        return DeferredStep(store.stage(run.phase(self.phase.after).start), store.stage(self.phase.start), run.names)
 
     def _correction(self) -> Correct | None:
         """Return what the method does to the models of a recovery round; None: nothing."""

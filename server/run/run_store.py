@@ -91,7 +91,14 @@ class RunStore:
         return on_reply
 
     def add(
-        self, phase: Phase, finished: FinishedRound, new: Arrays, round_state: RoundState, *, remembers: bool
+        self,
+        phase: Phase,
+        finished: FinishedRound,
+        new: Arrays,
+        round_state: RoundState,
+        *,
+        remembers: bool,
+        stage: str = "",
     ) -> None:
         """Make a finished round or request durable.
 
@@ -101,12 +108,15 @@ class RunStore:
             new: its model.
             round_state: kept for the phase's next round.
             remembers: whether the guard may compare the model of a request with this one.
+            stage: a name by which its model is kept; "": only while it is needed.
         """
         done = round_of(finished)
         before = self.state.current or self.state.models[phase.start]
         parts = (round_state.objective_state, round_state.optimizer_state)
         beside = (None if arrays is None else self.folder.save_model(arrays) for arrays in parts)
         state = self.state.with_round(done, self.folder.save_model(new), *beside)
+        if stage:
+            state = state.with_model(stage, str(state.current))
         if remembers:
             state = state.with_recent(phase.name, before, WINDOW)
         self.save(state, self.emit("round", **done.event(), model_sha256=state.current))
@@ -122,11 +132,13 @@ class PhaseStore:
         run: has them.
         phase: which phase.
         remembers: whether the guard may compare the model of a request with them.
+        adopts: the stage of the model that the first adopted round makes; "": it is no stage.
     """
 
     run: RunStore
     phase: Phase
     remembers: bool
+    adopts: str = ""
 
     @property
     def replies(self) -> Path:
@@ -155,7 +167,8 @@ class PhaseStore:
         """See `RoundStore`."""
         if not finished.adopted:
             self.run.emit("not-adopted", phase=finished.phase, round=finished.number, reason=finished.off)
-        self.run.add(self.phase, finished, new, state, remembers=self.remembers)
+        stage = self.adopts if finished.adopted and self.adopts not in self.run.state.models else ""
+        self.run.add(self.phase, finished, new, state, remembers=self.remembers, stage=stage)
 
 
 def round_of(finished: FinishedRound) -> Round:

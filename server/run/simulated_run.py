@@ -15,6 +15,7 @@ from fedquit.documents import Listener
 from fedquit.errors import InputError
 from fedquit.server.lifecycle.evaluator import Evaluator
 from fedquit.server.lifecycle.rounds.carry_out_round import Rounds
+from fedquit.server.lifecycle.rounds.deferred_step import check_adopt
 from fedquit.server.lifecycle.training_history import History, Keep
 from fedquit.server.run.personal_reports import Devices, measures_by_client
 from fedquit.server.run.phase_rules import rules_of
@@ -46,6 +47,7 @@ class SimulatedRun:
     ) -> None:
         self.grid, self.settings = grid, settings
         self.method, self.objective = method_of(settings), objective_of(settings)
+        check_adopt(settings, self.method)
         self.traits, self.phases, self.rules = self.objective.needs(), phases(settings), rules_of(settings)
         is_global = self.traits.shares == "model"
         model = empty_model(settings.key()) if is_global else None

@@ -34,6 +34,7 @@ SHOWN = (
     "--shadows", type=click.Path(path_type=Path), help="list that `fedquit shadows` wrote, for U-LiRA and IAM"
 )
 @click.option("--relearn-steps", type=click.IntRange(min=1), default=200, show_default=True, help="give up after these")
+@click.option("--leak", is_flag=True, help="also measure what the last request of the run told whom")
 @click.option("--json", "as_json", is_flag=True, help="print as JSON, and nothing else")
 def audit(
     model: Path,
@@ -42,6 +43,7 @@ def audit(
     original: Path | None,
     shadows: Path | None,
     relearn_steps: int,
+    leak: bool,
     as_json: bool,
 ) -> None:
     """Evaluate the model file MODEL against models retrained without the samples.
@@ -54,15 +56,18 @@ def audit(
     """  # noqa: D301 - click's sign that lines stay as they are
     from fedquit.server.run.run_folder import RunFolder
     from fedquit.simulations.audit import audit as work
+    from fedquit.simulations.simulate.leak_of_run import leak_of_run
 
+    of_run = RunFolder(folder)
     document = work.audit(
         model,
         reference_files=references,
         original_file=original,
         shadows_file=shadows,
-        settings=RunFolder(folder).settings(),
+        settings=of_run.settings(),
         relearn_steps=relearn_steps,
     )
+    document["leak"] = leak_of_run(of_run) if leak else None
     if as_json:
         click.echo(json.dumps(document, indent=1, allow_nan=False))
     else:
@@ -75,6 +80,7 @@ def print_audit(document: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from fedquit.simulations.simulate.leak_table import leak_lines
     from fedquit.simulations.simulate.run_tables import STAGE_ROWS
 
     references = document["references"]
@@ -95,6 +101,8 @@ def print_audit(document: dict[str, Any]) -> None:
     console = Console()
     console.print(table)
     for line in _lines(document):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    for line in leak_lines(document.get("leak") or {}):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     verdict = document["verdict"]
     console.print(f"Verdict: [bold]{verdict['outcome']}[/bold]: {verdict['reason']}", soft_wrap=True, highlight=False)

@@ -85,6 +85,7 @@ def _metavar(field: Any) -> str:
     type=click.Path(path_type=Path),
     help="take training from this finished run: the same start for several requests",
 )
+@click.option("--leak", is_flag=True, help="also measure what the last request told the server and the other devices")
 @click.option("--json", "as_json", is_flag=True, help="print the report as JSON, and nothing else")
 def simulate(
     config: Path | None,
@@ -95,6 +96,7 @@ def simulate(
     resume: bool,
     overwrite: bool,
     start: Path | None,
+    leak: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -133,6 +135,7 @@ def simulate(
             overwrite=overwrite,
             start=start,
             listener=progress,
+            leak=leak,
         )
     _print(document, as_json, print_report)
     if not as_json:

@@ -27,6 +27,7 @@ from fedquit.server.run.phases import nth, phases, reference_name
 from fedquit.server.run.run_folder import RunFolder
 from fedquit.server.run.run_state import State
 from fedquit.settings import Settings
+from fedquit.simulations.simulate.leak_of_run import leak_of_run
 from fedquit.simulations.simulate.verdict_of_run import sample_counts, verdict
 from fedquit.unlearning.tensors.convert import load_arrays
 
@@ -36,10 +37,14 @@ ERRORS = ("compression_error_down", "compression_error_up")
 PHASES = ("train", "forget", "recover", "later", "retrain")
 
 
-def write_report(folder: RunFolder) -> Document:
+def write_report(folder: RunFolder, *, leak: bool = False) -> Document:
     """Measure the models of a finished run; write models, figures and report.json; return the report.
 
     A run in which the guard refused a method's model is finished with that.
+
+    Args:
+        folder: of the run.
+        leak: whether to attack what the last request showed; takes a while.
 
     Raises:
         FedquitError: the run is not finished.
@@ -54,6 +59,8 @@ def write_report(folder: RunFolder) -> Document:
             f"fedquit simulate --resume --out {folder.path}"
         )
     document = make_report(folder, state)
+    if leak and not state.refused:
+        document["leak"] = leak_of_run(folder)
     _write_models(folder, state)
     draw_all(folder, state, document)
     write_json(folder.path / "report.json", document)
@@ -85,6 +92,7 @@ def make_report(folder: RunFolder, state: State) -> Document:
         },
         "ratios_to_retraining": _ratios(costs),
         "verdict": verdict(stages["recovered"], references, sample_counts(sets)) if stages["recovered"] else None,
+        "leak": None,
     }
 
 

@@ -27,6 +27,7 @@ def run_simulation(
     listener: Listener = lambda _event: None,
     only: Collection[str] | None = None,
     keep: Collection[Any] = (),
+    leak: bool = False,
 ) -> tuple[Path, Document]:
     """Carry out a run, or resume one; return its folder and its report.
 
@@ -43,6 +44,7 @@ def run_simulation(
         only: the phases to carry out, if not all; the report then says what there is so far, and is not written.
         keep: methods that others will run on this training, by name or as `Method.needs` says it: what they need
             of it is kept.
+        leak: whether the report says what the last request told.
 
     Raises:
         InputError: something given cannot be used; nothing was written.
@@ -66,7 +68,7 @@ def run_simulation(
 
             run(make_app(folder, listener, only=only, keep=kept))
             listener({"event": "report"})
-            return path, write_report(folder) if only is None else make_report(folder, folder.load_state())
+            return path, write_report(folder, leak=leak) if only is None else make_report(folder, folder.load_state())
         finally:
             folder.release()
 
@@ -105,11 +107,14 @@ def _try_out(settings: Settings, keep: Any) -> tuple[Any, ...]:
     from fedquit.client.data.build_data_and_model import initial_model, split
     from fedquit.client.data.forget_sets import to_forget
     from fedquit.client.personal.personal_models import check_own_models
+    from fedquit.client.training.build_method import method_of
     from fedquit.client.training.build_objective import objective_of
+    from fedquit.server.lifecycle.rounds.deferred_step import check_adopt
     from fedquit.server.lifecycle.training_history import check_room
     from fedquit.server.run.phase_rules import rules_of
 
     objective = objective_of(settings)
+    check_adopt(settings, method_of(settings))
     compression_of(settings)
     parts = split(settings.key())
     for request in range(settings.num_requests):

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedquit.server.run.phases import nth
+from fedquit.simulations.simulate.leak_table import leak_lines
 from fedquit.unlearning.methods.base import GRANULARITIES
 
 STAGE_ROWS = (
@@ -72,6 +73,8 @@ def print_report(document: dict[str, Any]) -> None:
         if phase in document["ended"]:
             console.print(f"{phase.capitalize()} stopped: {document['ended'][phase]['reason']}", highlight=False)
     _print_devices(console, stages)
+    for line in leak_lines(document.get("leak") or {}):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     verdict = document["verdict"]
     if verdict is None:
         return

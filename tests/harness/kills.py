@@ -83,7 +83,9 @@ class WatchedGrid(KitGrid):
                 yield reply
 
 
-def prepare(folder: Path, *, sample: bool = False, gone: bool = False, recovers: bool = True) -> Rehearsal:
+def prepare(
+    folder: Path, *, sample: bool = False, gone: bool = False, recovers: bool = True, adopt: str = "direct"
+) -> Rehearsal:
     """Make a deployment that has trained for two rounds and been asked by one device.
 
     Args:
@@ -91,8 +93,10 @@ def prepare(folder: Path, *, sample: bool = False, gone: bool = False, recovers:
         sample: a fifth of the device's samples is to be forgotten, not all.
         gone: the device is not connected any more.
         recovers: the first round of recovery reaches its goal; else none does.
+        adopt: how the others get the model that forgot.
     """
-    rehearsal = rehearse(folder, {} if recovers else {"forgetting": {"patience": NEVER}})
+    forgetting = {"adopt": adopt, **({} if recovers else {"patience": NEVER})}
+    rehearsal = rehearse(folder, {"forgetting": forgetting})
     rehearsal.run(rehearsal.grid(), rounds=BEFORE)
     samples = rehearsal.digests(ASKER) if sample else ()
     rehearsal.ask(rehearsal.signed(ASKER, samples[: len(samples) // 5]))

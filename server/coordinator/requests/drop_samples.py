@@ -23,7 +23,7 @@ def drop_samples(training: Training, request: Request, members: Sequence[int]) -
         outcomes[member] = refused
         note(member, refused)
 
-    arrays, configs = place.models.load(place.current()), dict.fromkeys(members, config)
+    arrays, configs = place.models.load(place.sendable()), dict.fromkeys(members, config)
     for _ in run_exercise(place.grid, "forget", members, arrays, configs, on_reply=on_reply):
         pass
     place.grid.costs.sync()

@@ -10,7 +10,7 @@ from fedquit.server.coordinator.requests.evaluate_forgotten import verify
 from fedquit.server.coordinator.requests.policy import methods_left, plan_of
 from fedquit.server.coordinator.retention import Past
 from fedquit.server.coordinator.training_rounds import Training
-from fedquit.server.coordinator.workplace import Workplace
+from fedquit.server.coordinator.workplace import DEFERRED, Workplace
 from fedquit.server.ledger import Request, Step
 from fedquit.server.ledger.model_lineage import check_exact
 from fedquit.server.message_store import DATABASE, erase_messages
@@ -126,6 +126,7 @@ class Ending:
             model=model,
             status=end,
             exact=forgot is not None and plan_of(self.place.federation, request)[1].traits.restarts,
+            adopted=self._adopted(request, forgot),
             settings=plan_of(self.place.federation, request)[0].method_options(),
             fallback=self._why_fallback(request),
             measures=measures,
@@ -154,6 +155,13 @@ class Ending:
         place.reached(f"{end}: committed")
         self.past.tidy()
 
+    def _adopted(self, request: Request, forgot: Step | None) -> str:
+        """Return how other devices got what a device handed back; "none": none handed anything back."""
+        if forgot is None or not plan_of(self.place.federation, request)[1].traits.needs_device:
+            return "none"
+        waits = self.place.deferred() is not None
+        return "deferred" if forgot.measures.get(DEFERRED) and not waits else "direct"
+
     def _verified(self, request: Request, forgot: Step | None, presence: Presence) -> tuple[dict[str, float], Traffic]:
         """Return what the device measures on what it had forgotten, if the policy asks for it, and what that cost."""
         wanted = self.place.federation.forgetting.verify_on_device and forgot is not None
@@ -170,6 +178,8 @@ class Ending:
             return {}
         stages: dict[str, dict[str, float]] = {"before": {}, "unlearned": {}, "after": {}}
         for name, value in forgot.measures.items():
+            if name == DEFERRED:
+                continue
             stem, _, when = name.rpartition("_")
             stage = {"before": "before", "after": "unlearned"}.get(when)
             stages[stage or "unlearned"][stem if stage else name] = value

@@ -22,11 +22,12 @@ from fedquit.server.coordinator.requests.holders import Holders
 from fedquit.server.coordinator.requests.request_config import request_config
 from fedquit.server.coordinator.retention import Past
 from fedquit.server.coordinator.training_rounds import Training
-from fedquit.server.coordinator.workplace import Workplace
+from fedquit.server.coordinator.workplace import DEFERRED, Workplace
 from fedquit.server.ledger import Request
 from fedquit.server.ledger.model_lineage import check_exact
 from fedquit.server.lifecycle.forget_and_admit import ForgetResult, Guard, forget_and_admit
 from fedquit.server.lifecycle.grid_session import Case, GridSession, served
+from fedquit.server.lifecycle.rounds.deferred_step import is_deferred
 from fedquit.server.lifecycle.rounds.finished_round import FinishedRound, finished_request
 from fedquit.server.lifecycle.rounds.observed_rounds import recent_rounds
 from fedquit.server.lifecycle.rounds.round_order import learning_rate
@@ -68,15 +69,19 @@ class ForgetStep:
         session, done = self._forgotten(request, plan, method, presence, current, number)
         if done.arrays is None:
             raise RefusedModelError(f"the guard refused the model: {done.decision.reason if done.decision else ''}")
-        place.grid.patience = timeout
+        place.grid.patience, deferred = timeout, is_deferred(place.federation.forgetting.adopt, method)
         try:
-            after = self.metrics.of(done.arrays, presence, keeping, gone)
+            if deferred:  # no device may be sent the model, not even to evaluate it
+                after = self.metrics.evaluate(done.arrays, gone)
+            else:
+                after = self.metrics.of(done.arrays, presence, keeping, gone)
         except UnusableModelError as error:
             raise CannotForgetError(str(error)) from error
         measures = {
             **{f"{name}_before": value for name, value in before.items()},
             **{f"{name}_after": value for name, value in after.items()},
             **_reported(session),
+            **({DEFERRED: 1.0} if deferred else {}),
         }
         trained = place.rounds_trained() if done.restart_round is None else self._rounds_before(done.restart_round)
         seconds = time.perf_counter() - started

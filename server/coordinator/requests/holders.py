@@ -64,7 +64,7 @@ class Holders:
                 none.add(member)
 
         config = {"samples": "forget", **request_config(self.training, request, plan)}
-        arrays = self.place.models.load(self.place.current())
+        arrays = self.place.models.load(self.place.sendable())
         queried = [member for member in presence.ready if member not in none]
         replies = measure(self.place.grid, queried, arrays, config, on_reply)
         return {member: min(count, self.past.size(member)) for member, count, _ in replies}

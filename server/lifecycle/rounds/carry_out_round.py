@@ -11,6 +11,7 @@ from typing import Protocol
 
 from fedquit.client.objectives import Objective, Sharing
 from fedquit.server.lifecycle.evaluator import Evaluator
+from fedquit.server.lifecycle.rounds.deferred_step import DeferredStep
 from fedquit.server.lifecycle.rounds.finished_round import FinishedRound, finished_round
 from fedquit.server.lifecycle.rounds.observed_rounds import ObservedRound
 from fedquit.server.lifecycle.rounds.round_order import Order
@@ -63,6 +64,7 @@ class RoundPlan:
         measures_norms: whether the guard may compare the model of a request with this round.
         screen: says whether the round's model can be used, and with it each reply is bounded; None: replies are added
             as they come.
+        deferred: a step that forgot, to add to this round; None: there is none.
         callbacks: what is called with the replies; `on_taken` is the round's own.
     """
 
@@ -76,6 +78,7 @@ class RoundPlan:
     keeps_updates: bool = False
     measures_norms: bool = True
     screen: Evaluator | None = None
+    deferred: DeferredStep | None = None
     callbacks: Callbacks = field(default_factory=Callbacks)
 
 
@@ -103,7 +106,8 @@ class Rounds:
         Raises:
             FedquitError: too few replies can be used; nothing is stored.
         """
-        arrays, number, history = store.model(), plan.order.number, plan.history
+        arrays = plan.deferred.sent() if plan.deferred else store.model()
+        number, history = plan.order.number, plan.history
         sent = tensors_of(arrays)
         if history:
             history.begin(number, sent)
@@ -128,6 +132,8 @@ class Rounds:
             sharing=self.sharing,
             limits=None if plan.screen is None else self._limits(plan, plan.screen, store, arrays),
         )
+        if plan.deferred:
+            done = plan.deferred.added(done)
         finished = finished_round(self.grid, plan.order, done, trained=plan.trained, norms=observed.statistics())
         finished = replace(finished, metrics=plan.evaluate(done))
         store.add(finished, done.arrays, done.state)

@@ -69,9 +69,9 @@ def no_waiting_for_the_disk() -> Iterator[None]:
         yield
 
 
-def simulated_settings(method: str, granularity: str) -> Settings:
+def simulated_settings(method: str, granularity: str, adopt: str = "direct") -> Settings:
     return Settings.read({
-        **TRAINING, **FORGETTING, **REQUESTS[granularity], "method": method,
+        "adopt": adopt, **TRAINING, **FORGETTING, **REQUESTS[granularity], "method": method,
         "method-settings": OPTIONS.get(method, {}), "clients": 4, "scheme": "iid", "samples": 160, "split-seed": 0,
         "rounds": ROUNDS, "reference": "none",
     })  # fmt: skip
@@ -114,7 +114,9 @@ def simulate(path: Path, settings: Settings) -> tuple[list[tuple[str, str]], Any
 
 def deploy(path: Path, settings: Settings, granularity: str) -> tuple[list[tuple[str, str]], Any]:
     """Return the phase and the model of each step of a deployment, and what its guard found."""
-    forgetting = {"method": settings.method, "method-settings": settings.method_settings, "fallback": []}
+    forgetting = {
+        "method": settings.method, "method-settings": settings.method_settings, "fallback": [], "adopt": settings.adopt,
+    }  # fmt: skip
     tables = {
         "training": TRAINING,
         "forgetting": {**FORGETTING, **forgetting},
@@ -157,6 +159,22 @@ def test_the_same_request_makes_the_same_models_under_both_drivers(
     assert [phase for phase, _ in deployed] == ["train"] * ROUNDS + ["forget"] + ["recover"] * RECOVERS
     assert simulated == deployed
     assert found_in_simulation == found
+
+
+@pytest.mark.parametrize(("method", "granularity"), [("fedquit", g) for g in GRANULARITIES] + [("ascent", "client")])
+def test_deferred_adoption_makes_the_same_models_under_both_drivers(
+    tmp_path: Path, method: str, granularity: str
+) -> None:
+    settings = simulated_settings(method, granularity, "deferred")
+    deployed, found = deploy(tmp_path / "deployed", settings, granularity)
+    simulated, found_in_simulation = simulate(tmp_path / "simulated", settings)
+    assert [phase for phase, _ in deployed] == ["train"] * ROUNDS + ["forget"] + ["recover"] * RECOVERS
+    assert simulated == deployed
+    assert found_in_simulation == found
+    if granularity == "client":
+        directly, _ = simulate(tmp_path / "direct", simulated_settings(method, granularity))
+        assert directly[: ROUNDS + 1] == simulated[: ROUNDS + 1]  # the same step of the same device ...
+        assert directly[ROUNDS + 1] != simulated[ROUNDS + 1]  # ... adopted in another way
 
 
 @pytest.mark.parametrize("method", sorted({name for name, _ in PAIRS} - {name for name, _ in SERVED}))

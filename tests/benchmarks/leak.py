@@ -1,0 +1,244 @@
+"""Measure what a request tells, by method, size of the request, and who looks; resumed where it was stopped.
+
+    python -m tests.benchmarks.leak [--data digits --model mlp --trials 40 --out FOLDER --method fedquit]
+
+One federation is trained in memory, then asked again and again to forget random samples. Each trial is a game of two
+candidate sets; a third of what is reported is a control in which nothing was forgotten.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+
+import click
+import torch
+
+from fedquit.documents import Document
+from fedquit.files import write_json
+from fedquit.settings import Settings
+from fedquit.unlearning.leak.candidate_game import play
+from fedquit.unlearning.leak.class_read_off import class_evidence, read_off
+from fedquit.unlearning.leak.image_quality import nearest, psnr, ssim
+from fedquit.unlearning.leak.observation import cosine, gradient
+from fedquit.unlearning.leak.reconstruct_inputs import Attack, reconstruct
+from fedquit.unlearning.methods.base import METHODS, Method, make_method
+from fedquit.unlearning.samples import Samples, normalised
+from fedquit.unlearning.seeds import derive_seed
+from tests.benchmarks.leak_federation import Federation, Step
+from tests.benchmarks.leak_report import write_markdown
+
+SIZES = (1, 2, 8, 32, 120)
+PICTURE_SIZES = (1, 2, 8)
+KINDS = ("same_class", "different_class")
+SLOW = {"mode": 6, "orthogonal": 6, "federaser": 6}
+"""Methods of many exchanges, and how many trials they get."""
+DATA: dict[tuple[str, str], Document] = {
+    ("digits", "mlp"): {"rounds": 10},
+    ("digits", "cnn"): {"rounds": 10},
+    ("fashion-mnist", "cnn"): {"rounds": 5, "samples": 5000},
+}
+COMMON: Document = {"clients": 10, "alpha": 1.0}
+CHANCE_CANDIDATES = 100
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What somebody sees of one request, minus what they would have expected; `naive`: without subtracting."""
+
+    step: Step
+    naive: Step
+
+
+def views(federation: Federation, asker: int, reply: Step, made: Step, method: Method) -> dict[str, Seen]:
+    """Return what each that may look sees. Deferred, f itself is not sent to devices, nor is a model far from g."""
+    found = {"device, direct": Seen(made, made)}
+    if reply:
+        found["server"] = Seen(reply, reply)
+    if method.traits.step == "result":
+        others = federation.others(asker)
+        sent = {name: step + others[name] for name, step in made.items()}
+        found["device, deferred"] = Seen(minus(sent, federation.usual), sent)
+    return found
+
+
+def controls(federation: Federation, asker: int) -> dict[str, Seen]:
+    """Return what is seen where nothing is forgotten: an ordinary reply on unseen samples, and an ordinary round."""
+    model = federation.trained(federation.current, federation.unseen, derive_seed(asker, "control"))
+    ordinary = {name: model[name].double() - federation.current[name].double() for name in federation.usual}
+    others = federation.others(asker)
+    return {
+        "server": Seen(ordinary, ordinary),
+        "device, direct": Seen(others, others),
+        "device, deferred": Seen(minus(others, federation.usual), others),
+    }
+
+
+def minus(step: Step, other: Step) -> Step:
+    """Return the difference of two steps."""
+    return {name: value - other[name] for name, value in step.items()}
+
+
+def candidates(pool: Samples, size: int, kind: str, seed: int) -> tuple[Samples, Samples]:
+    """Return two sets of distinct samples: the same classes sample by sample, or no class in common."""
+    draw = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(pool), generator=draw)
+    labels = pool.labels[order]
+    if kind == "different_class":
+        classes = torch.randperm(int(pool.labels.max()) + 1, generator=draw)
+        half = torch.isin(labels, classes[: len(classes) // 2])
+        return pool.subset(order[half][:size]), pool.subset(order[~half][:size])
+    first, left, second = order[:size], order[size:].tolist(), list[int]()
+    for label in labels[:size].tolist():
+        fit = next(index for index in left if int(pool.labels[index]) == label)
+        left.remove(fit)
+        second.append(fit)
+    return pool.subset(first), pool.subset(torch.tensor(second))
+
+
+def cell(federation: Federation, method: Method, size: int, trials: int) -> Document:
+    """Play the games of one method and size, and read classes off; by who looks."""
+    scores: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    reads: dict[str, list[Document]] = {}
+    clients, classes = len(federation.samples), int(federation.pool.labels.max()) + 1
+    kept = {asker: controls(federation, asker) for asker in range(clients)}
+    model = federation.model(federation.current)
+    for kind in KINDS:
+        for trial in range(trials):
+            asker = trial % clients
+            seed = derive_seed(federation.settings.seed, "trial", kind, size, trial)
+            truth, other = candidates(federation.pool, size, kind, seed)
+            real = views(federation, asker, *federation.ask(method, asker, truth, seed), method)
+            tries = [federation.ask(method, asker, each, derive_seed(seed, "attacker")) for each in (truth, other)]
+            slopes = [gradient(model, each) for each in (truth, other)]
+            for who, seen in real.items():
+                replays = [reply if who == "server" else made for reply, made in tries]
+                for what, there in ((who, seen), (f"{who}, control", kept[asker][who])):
+                    pair = (cosine(there.step, replays[0]), cosine(there.step, replays[1]))
+                    scores.setdefault((what, kind, "replay"), []).append(pair)
+                    pair = (cosine(there.step, slopes[0]), cosine(there.step, slopes[1]))
+                    scores.setdefault((what, kind, "gradient"), []).append(pair)
+                    if kind == KINDS[0]:
+                        reads.setdefault(what, []).append(reading(there, truth, classes))
+    return {
+        what: {
+            "classes": averaged(found),
+            "games": {
+                kind: {
+                    attack: asdict(play(played)) for (w, k, attack), played in scores.items() if (w, k) == (what, kind)
+                }
+                for kind in KINDS
+            },
+        }
+        for what, found in reads.items()
+    }
+
+
+def reading(seen: Seen, truth: Samples, classes: int) -> Document:
+    """Return how right the read-off was, naive and with the usual step subtracted."""
+    counts = truth.labels.bincount(minlength=classes)
+    found = {"naive": seen.naive, "informed": seen.step}
+    return {name: asdict(read_off(class_evidence(step, classes), counts)) for name, step in found.items()}
+
+
+def averaged(found: Sequence[Document]) -> Document:
+    """Return the mean of each measure over trials, and how many trials there were."""
+
+    def mean(name: str, measure: str) -> float | None:
+        known = [float(each[name][measure]) for each in found if each[name][measure] is not None]
+        return fmean(known) if known else None
+
+    measures = ("guessed", "exact", "auc", "correlation")
+    return {
+        "trials": len(found),
+        **{name: {measure: mean(name, measure) for measure in measures} for name in ("naive", "informed")},
+    }
+
+
+def pictures(federation: Federation, method: Method, size: int, trials: int, attack: Attack) -> Document:
+    """Rebuild what was forgotten, from what each that may look sees, and score it against the truth."""
+    rows: dict[str, list[Document]] = {}
+    model, shape = federation.model(federation.current), tuple(federation.pool.inputs.shape[1:])
+    for trial in range(trials):
+        asker, seed = trial % len(federation.samples), derive_seed(federation.settings.seed, "picture", size, trial)
+        truth, _ = candidates(federation.pool, size, KINDS[0], seed)
+        order = torch.randperm(len(federation.pool), generator=torch.Generator().manual_seed(seed + 1))
+        true = normalised(truth.inputs)
+        others = normalised(federation.pool.inputs[order[: CHANCE_CANDIDATES - size]])
+        seen = views(federation, asker, *federation.ask(method, asker, truth, seed), method)
+        seen |= {"control": controls(federation, asker)["server"]}
+        for who in ("server", "device, deferred", "control"):
+            if who not in seen:
+                continue
+            made = reconstruct(model, seen[who].step, truth.labels, shape, attack, seed=seed).inputs
+            quality = [max((ssim(each, one), psnr(each, one)) for each in made) for one in true]
+            rows.setdefault(who, []).append(
+                {
+                    "ssim": fmean(each[0] for each in quality),
+                    "psnr": fmean(each[1] for each in quality),
+                    "hit": fmean(nearest(each, torch.cat([true, others])) < size for each in made),
+                    **({"true": true.tolist(), "made": made.tolist()} if trial < 6 and size == 1 else {}),
+                }
+            )
+    return {"by_chance": size / CHANCE_CANDIDATES, "trials": trials, "who": rows}
+
+
+def measured_methods() -> Iterator[str]:
+    """Yield the methods that a request can be measured of: those that train again from the start show no step."""
+    yield from (name for name, found in METHODS.items() if not found.traits.restarts)
+
+
+@click.command()
+@click.option("--data", default="digits", show_default=True)
+@click.option("--model", default="mlp", show_default=True)
+@click.option("--method", "methods", multiple=True, help="only these [all but retrain]")
+@click.option("--size", "sizes", type=int, multiple=True, default=SIZES, show_default=True)
+@click.option("--trials", default=40, show_default=True)
+@click.option("--picture-trials", default=10, show_default=True, help="0: no reconstructions")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/results/leak"), show_default=True)
+@click.option("--report-only", is_flag=True, help="only write the report of what is there")
+def main(
+    data: str,
+    model: str,
+    methods: tuple[str, ...],
+    sizes: tuple[int, ...],
+    trials: int,
+    picture_trials: int,
+    out: Path,
+    report_only: bool,
+) -> None:
+    """Fill in the cells that OUT/leak.json lacks, and write OUT.md and pictures."""
+    if not report_only:
+        fill(data, model, methods or tuple(measured_methods()), sizes, trials, picture_trials, out / "leak.json")
+    write_markdown(out)
+
+
+def fill(
+    data: str, model: str, methods: Sequence[str], sizes: Sequence[int], trials: int, picture_trials: int, file: Path
+) -> None:
+    """Measure what is not in the file yet; each cell is written as soon as it is there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    done: Document = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    given = {**COMMON, **DATA.get((data, model), {}), "dataset": data, "model": model}
+    federation = Federation(Settings.read(given))
+
+    def keep(name: str, make: Callable[[], Document]) -> None:
+        if name not in done:
+            done[name] = make()
+            write_json(file, done)
+            click.echo(f"{name}: done", err=True)
+
+    for name in methods:
+        method, played = make_method(name), min(trials, SLOW.get(name, trials))
+        for size in sizes:
+            keep(f"{data}/{model}/{name}/{size}", lambda m=method, s=size, n=played: cell(federation, m, s, n))
+    for size in PICTURE_SIZES if picture_trials else ():
+        keep(
+            f"{data}/{model}/pictures/{size}",
+            lambda s=size: pictures(federation, make_method("fedquit"), s, picture_trials, Attack()),
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""The table of leaks in Markdown, and reconstructions beside the truth, from the JSON that the benchmark wrote."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedquit.documents import Document
+
+WHO = ("server", "device, direct", "device, deferred")
+INTRO = """# What a request to be forgotten tells
+
+    python -m tests.benchmarks.leak --data digits --model mlp      # and so on; resumes where it was stopped
+
+Ten clients train together (Dirichlet 1; digits: 10 rounds; Fashion-MNIST: 5,000 samples, 5 rounds). Then one of them is asked,
+again and again from the same model g, to forget random samples; n is the number of those requests. Three may look:
+
+- **server**: g, and the model f that the asking device handed back;
+- **device, direct**: g, and the model that the others are sent next, which forgetting made of f (`adopt = direct`). Where
+  that is f itself the row is left out: it is the server's;
+- **device, deferred**: g, and g + (the others' mean step) + (f - g), which they are sent next with `adopt = deferred`.
+
+*Classes* are read off the last layer's bias without any search: whether the class with the most evidence was forgotten, whether
+the classes with evidence above 0 are just those forgotten, the chance that a forgotten class has more evidence than another
+(0.5: guessing), and the correlation with the number of samples of each class. Nothing is subtracted first.
+
+In the *game* two sets of samples are equally likely, of the same classes sample by sample or of no class in common, and the
+attacker says which was forgotten. It knows g, the method, its settings and both sets, forgets each itself with other random
+numbers, and compares by cosine; a device first subtracts the step of the round before, which it has seen. Shown is the area
+under the ROC curve with its 95 % interval (Newcombe 2006, method 5); 0.5 is guessing. The *control* is the same game where
+nothing was forgotten: on an ordinary reply to training, and on an ordinary round.
+
+Not measured: `retrain`, which returns an untrained model; what several requests about the same samples tell together; an
+attacker who takes part in the deferred round with chosen updates. A reconstruction that fails proves nothing; the game is the
+stricter test.
+"""
+
+
+def write_markdown(folder: Path) -> None:
+    """Write FOLDER.md from FOLDER/leak.json, and a picture for each data set and model."""
+    cells: Document = json.loads((folder / "leak.json").read_text(encoding="utf-8"))
+    runs = list(dict.fromkeys("/".join(name.split("/")[:2]) for name in cells))
+    parts = [section for run in runs for section in _section(run, cells, folder)]
+    folder.with_suffix(".md").write_text(INTRO + "\n" + "\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _section(run: str, cells: Document, folder: Path) -> Iterator[str]:
+    data, model = run.split("/")
+    mine = {name.removeprefix(f"{run}/"): cell for name, cell in cells.items() if name.startswith(f"{run}/")}
+    yield f"## {data}, {model}"
+    rows = [row for name, cell in mine.items() if not name.startswith("pictures") for row in _rows(name, cell)]
+    if rows:
+        titles = ("method", "samples", "who", "n", "class guessed", "classes exact", "AUC", "counts, r",
+                  "game, same classes", "game, different", "control, same", "control, different")  # fmt: skip
+        yield table(titles, rows)
+    shown = {name.split("/")[1]: cell for name, cell in mine.items() if name.startswith("pictures")}
+    if shown:
+        yield "Reconstructions of what FedQUIT forgot, means over n requests:"
+        titles = ("samples", "from what is seen by", "n", "SSIM", "PSNR, dB", "nearest of 100 is right", "by chance")
+        yield table(titles, [row for size, cell in shown.items() for row in _picture_rows(size, cell)])
+    if "1" in shown:
+        file = folder / f"reconstructions-{data}-{model}.png"
+        draw(shown["1"]["who"], file)
+        yield f"![The truth, and what was rebuilt of it]({folder.name}/{file.name})"
+
+
+def _rows(name: str, cell: Document) -> Iterator[tuple[str, ...]]:
+    method, size = name.split("/")
+    for who in WHO:
+        if who in cell:
+            seen, control = cell[who], cell[f"{who}, control"]
+            if who != "server" and "server" in cell and seen["games"] == cell["server"]["games"]:
+                continue
+            read = seen["classes"]["naive"]
+            yield (
+                method,
+                size,
+                who,
+                str(seen["classes"]["trials"]),
+                f"{read['guessed']:.0%}",
+                f"{read['exact']:.0%}",
+                *("-" if read[name] is None else f"{read[name]:.2f}" for name in ("auc", "correlation")),
+                *(strongest(found["games"][kind]) for found in (seen, control) for kind in found["games"]),
+            )
+
+
+def strongest(games: Document) -> str:
+    """Return the area of the attack that knows the method, and its interval.
+
+    >>> strongest({"replay": {"auc": 1.0, "low": 0.9, "high": 1.0}})
+    '1.00 (0.90-1.00)'
+    """
+    game = games["replay"]
+    return f"{game['auc']:.2f} ({game['low']:.2f}-{game['high']:.2f})"
+
+
+def _picture_rows(size: str, cell: Document) -> Iterator[tuple[str, ...]]:
+    for who, rows in cell["who"].items():
+        means = [sum(row[key] for row in rows) / len(rows) for key in ("ssim", "psnr", "hit")]
+        yield (
+            size, who, str(len(rows)), f"{means[0]:.2f}", f"{means[1]:.1f}", f"{means[2]:.0%}",
+            f"{cell['by_chance']:.0%}",
+        )  # fmt: skip
+
+
+def table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Return rows as a Markdown table."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in (titles, ("---",) * len(titles), *rows))
+
+
+def draw(who: Document, file: Path) -> None:
+    """Draw the true pictures, and below them what was rebuilt from what each sees."""
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    names = list(who)
+    shown = [row for row in who[names[0]] if "true" in row]
+    figure, axes = plt.subplots(len(names) + 1, len(shown), figsize=(1.1 * len(shown) + 1.6, 1.2 * (len(names) + 1)))
+    for column in range(len(shown)):
+        stacked = [who[names[0]][column]["true"], *(who[name][column]["made"] for name in names)]
+        for line, picture in enumerate(stacked):
+            axis = axes[line][column]
+            axis.imshow(np.array(picture)[0].mean(axis=0), cmap="gray", vmin=-1, vmax=1)
+            axis.set(xticks=[], yticks=[])
+            if not column:
+                axis.set_ylabel(["truth", *names][line], rotation=0, ha="right", va="center", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(file, dpi=90, metadata={"Software": None})
+    plt.close(figure)
