@@ -78,14 +78,24 @@ COMMANDS = {
     "methods": ("fedquit.simulations.simulate.command:methods", "List the methods of forgetting and what each needs."),
 }
 
+PEOPLE = {
+    "For researchers, on one machine": (
+        *("simulate", "compare", "configs", "report", "summary", "costs", "plan", "shadows", "audit"),
+        *("methods", "objectives", "strategies", "codecs"),
+    ),
+    "For operators of a server": ("provision", "doctor", "serve", "requests", "member", "ledger"),
+    "For owners of a device": ("join", "forget", "leave", "status", "watch", "receipt", "verify", "record"),
+}
+"""Who a command is for, in the order of the help; some serve several, and stand with those who need them most."""
+
 
 class LazyGroup(click.Group):
     """A group that imports a command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the commands, in the order of `COMMANDS`."""
+        """Return the commands, in the order of `PEOPLE`."""
         del ctx
-        return list(COMMANDS)
+        return [name for names in PEOPLE.values() for name in names]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return a command."""
@@ -97,10 +107,12 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing them."""
+        """List the commands by the people they are for, without importing them; the columns of all are aligned."""
         del ctx
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        width = max(map(len, COMMANDS))
+        for people, names in PEOPLE.items():
+            with formatter.section(people):
+                formatter.write_dl([(name.ljust(width), COMMANDS[name][1]) for name in names])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

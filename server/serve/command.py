@@ -13,19 +13,28 @@ import click
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--no-proxy", is_flag=True, help="run no nginx: there is a proxy already")
+@click.option("--track", default="", metavar="NAMES", help="follow it in tensorboard, mlflow or wandb, or in several")
 @click.option("--json", "as_json", is_flag=True, help="print every event as a line of JSON, and nothing else")
-def serve(folder: Path, no_proxy: bool, as_json: bool) -> None:
+def serve(folder: Path, no_proxy: bool, track: str, as_json: bool) -> None:
     """Run the server in FOLDER, which `fedquit provision` made: it trains, forgets and recovers until it is ended.
 
     Restarts what dies, and resumes after a crash. End it with Ctrl-C or SIGTERM.
     """
     from fedquit.server.serve.serve import START_WITHIN, line_of, make_server
+    from fedquit.server.serve.track_ledger import TrackerTroubles
+    from fedquit.trackers import tracker_names
 
     def tell(event: Mapping[str, Any]) -> None:
         entry = {"at": round(time.time(), 3), **event}
         click.echo(json.dumps(entry) if as_json else f"{time.strftime('%H:%M:%S')} {line_of(event)}")
 
-    supervisor, run = make_server(folder, proxy=not no_proxy, listener=tell)
+    supervisor, run = make_server(folder, proxy=not no_proxy, listener=tell, trackers=tracker_names(track))
+    troubles = TrackerTroubles(folder, tell)
+
+    def look() -> None:
+        troubles.tend()
+        run.tend()
+
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.ask_to_stop())
     supervisor.start(START_WITHIN)
@@ -35,4 +44,4 @@ def serve(folder: Path, no_proxy: bool, as_json: bool) -> None:
     except BaseException:
         supervisor.stop()
         raise
-    supervisor.run(run.tend)
+    supervisor.run(look)

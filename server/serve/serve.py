@@ -5,6 +5,7 @@ superexec   starts the ServerApp (the coordinator) when the SuperLink has a run
 proxy       nginx: shows devices the SuperLink's fleet API, and nothing else
 service     the forget service
 page        the operator's page
+tracker-…   follows the ledger, where there is --track
 the run     of the coordinator: started again whenever there is none
 """
 
@@ -24,14 +25,15 @@ from fedquit.server.ledger import Ledger
 from fedquit.server.provision.check_methods import check_methods_apart
 from fedquit.server.provision.deployment_files import nginx
 from fedquit.server.serve.superlink import Flower
+from fedquit.server.serve.track_ledger import tracker_part
 
 START_WITHIN = 180.0  # seconds for a part to be ready, on a small machine
 LOOK_EVERY = 30.0  # seconds between two looks at the run
 LIVE = ("pending", "starting", "running")
 
 
-def parts(folder: Path, flower: Flower, *, proxy: bool) -> list[Part]:
-    """Return the parts of the server in `folder`, in the order to start them in.
+def parts(folder: Path, flower: Flower, *, proxy: bool, trackers: Sequence[str] = ()) -> list[Part]:
+    """Return the parts of the server in `folder`, in the order to start them in; `trackers` follow it.
 
     Raises:
         InputError: the proxy is wanted, and nginx is not installed.
@@ -55,7 +57,7 @@ def parts(folder: Path, flower: Flower, *, proxy: bool) -> list[Part]:
     found.append(Part("service", service, port=server.forget_port, host=devices))
     page = [python, "-m", "fedquit.server.page", str(folder)]
     found.append(Part("page", page, port=server.page_port, host=reached_at(server.page_bind)))
-    return found
+    return [*found, *(tracker_part(folder, name) for name in trackers)]
 
 
 class Run:
@@ -109,7 +111,9 @@ class Run:
         self._registered.update(member.fingerprint for member in new)
 
 
-def make_server(folder: Path, *, proxy: bool, listener: Listener) -> tuple[Supervisor, Run]:
+def make_server(
+    folder: Path, *, proxy: bool, listener: Listener, trackers: Sequence[str] = ()
+) -> tuple[Supervisor, Run]:
     """Return what keeps the server in `folder` alive, and its run.
 
     Raises:
@@ -126,7 +130,7 @@ def make_server(folder: Path, *, proxy: bool, listener: Listener) -> tuple[Super
     write_whole(folder / "proxy" / "nginx.conf", nginx(federation, folder).encode())
     flower = Flower(folder, federation)
     flower.prepare()
-    found = parts(folder, flower, proxy=proxy)
+    found = parts(folder, flower, proxy=proxy, trackers=trackers)
     supervisor = Supervisor(found, folder / "logs", listener)
     supervisor.clear()
     taken = [f"{part.port} ({part.name})" for part in found if part.port and listens(part.port, part.host)]
@@ -152,6 +156,10 @@ def line_of(event: Mapping[str, Any]) -> str:
         return f"device: {event['reason']}; the others take part"
     if event["event"] == "run":
         return f"run {event['run']}: started"
+    if event["event"] == "tracker":
+        return f"tracker {event['tracker']}: {event['reason'] or 'it follows again'}" + (
+            "; the server goes on, and tells it later" if event["reason"] else ""
+        )
     if event["event"] == "trouble":
         return f"run: {event['reason']}; it will be tried again"
     return line_of_part(event)

@@ -18,6 +18,7 @@ from fedquit.errors import InputError
 @click.option("--overwrite", is_flag=True, help="replace the comparison in --out")
 @click.option("--plan", "only_plan", is_flag=True, help="print the runs that it consists of, and run nothing")
 @click.option("--report", "only_report", is_flag=True, help="CONFIG is a summary.json: write its report, run nothing")
+@click.option("--track", default="", metavar="NAMES", help="follow it in tensorboard, mlflow or wandb, or in several")
 @click.option("--json", "as_json", is_flag=True, help="print the results as JSON, and nothing else")
 def compare(
     config: Path,
@@ -27,6 +28,7 @@ def compare(
     overwrite: bool,
     only_plan: bool,
     only_report: bool,
+    track: str,
     as_json: bool,
 ) -> None:
     """Compare methods of forgetting: every method on every request, with several seeds and equal budgets.
@@ -55,9 +57,18 @@ def compare(
     from fedquit.simulations.compare.cells.cells_progress import CompareProgress
     from fedquit.simulations.compare.comparison import run_comparison
     from fedquit.simulations.compare.report.comparison_table import print_results
+    from fedquit.trackers import tracker_names
+    from fedquit.trackers.tracking import failure_line
 
     path, document = run_comparison(
-        config, out=out, jobs=jobs, resume=resume, overwrite=overwrite, progress=CompareProgress
+        config,
+        out=out,
+        jobs=jobs,
+        resume=resume,
+        overwrite=overwrite,
+        progress=CompareProgress,
+        trackers=tracker_names(track),
+        say=lambda name, reason: click.echo(f"fedquit: {failure_line(name, reason)}", err=True),
     )
     if as_json:
         click.echo(json.dumps(document, indent=1, allow_nan=False))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedquit.documents import Document
+from fedquit.documents import Document, Event
 from fedquit.errors import InputError
 from fedquit.files import explained, write_json
 from fedquit.simulations.compare.cells.comparison_folder import check_folder, comparison_folder
@@ -16,6 +16,8 @@ from fedquit.simulations.compare.config.comparison_checks import check_rows, che
 from fedquit.simulations.compare.config.comparison_config import Comparison
 from fedquit.simulations.compare.config.read_config import read_comparison
 from fedquit.simulations.compare.results.results_document import make_results, summary_of
+from fedquit.simulations.compare.track_comparison import TrackComparison
+from fedquit.trackers.tracking import Say
 
 
 def planned(config: Path) -> list[Cell]:
@@ -36,6 +38,8 @@ def run_comparison(
     resume: bool = False,
     overwrite: bool = False,
     progress: CellsProgress,
+    trackers: Sequence[str] = (),
+    say: Say = lambda _tracker, _reason: None,
 ) -> tuple[Path, Document]:
     """Carry out a comparison, or resume one; return its folder and its results.
 
@@ -46,6 +50,8 @@ def run_comparison(
         resume: continue the comparison in `out`.
         overwrite: replace the comparison in `out`.
         progress: from the runs and the folder to the listener of events.
+        trackers: that follow it.
+        say: told of a tracker that fails, once.
 
     Raises:
         InputError: something given cannot be used; nothing was written.
@@ -62,10 +68,19 @@ def run_comparison(
     cells, cores = plan(comparison, targets), os.cpu_count() or 1
     jobs = jobs or cores
     with comparison_folder(path, planned, resume=resume, overwrite=overwrite, replaying=replaying):
-        with progress(cells, path) as listener:
-            failed = run_cells(cells, path, jobs=jobs, workers=max(1, cores // jobs), listener=listener)
-        document = make_results(comparison, targets, cells, path, failed)
-        _write(path, comparison, document)
+        with (
+            progress(cells, path) as shown,
+            TrackComparison(trackers, say, comparison.title, cells, path) as tracked,
+        ):
+
+            def listen(event: Event) -> None:
+                shown(event)
+                tracked(event)
+
+            failed = run_cells(cells, path, jobs=jobs, workers=max(1, cores // jobs), listener=listen)
+            document = make_results(comparison, targets, cells, path, failed)
+            _write(path, comparison, document)
+            tracked.finish(document)
         if not failed:
             _purge(path, cells)
     return path, document

@@ -1,7 +1,7 @@
 """The researcher's commands: each parses, makes one call, prints."""
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,9 @@ def _metavar(field: Any) -> str:
     help="take training from this finished run: the same start for several requests",
 )
 @click.option("--leak", is_flag=True, help="also measure what the last request told the server and the other devices")
+@click.option(
+    "--track", default="", metavar="NAMES", help="follow the run in tensorboard, mlflow or wandb, or in several"
+)
 @click.option("--json", "as_json", is_flag=True, help="print the report as JSON, and nothing else")
 def simulate(
     config: Path | None,
@@ -97,6 +100,7 @@ def simulate(
     overwrite: bool,
     start: Path | None,
     leak: bool,
+    track: str,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -111,6 +115,7 @@ def simulate(
     fedquit simulate --granularity sample --forget-share 0.5 half of client 0's samples; the client stays
     fedquit simulate --granularity class --forget-class 3    a class, wherever it lies
     fedquit simulate --resume --out runs/mine                resume where it was killed
+    fedquit simulate --track tensorboard                     follow it in TensorBoard (docs/trackers.md)
     """  # noqa: D301 - click's sign that lines stay as they are
     from fedquit.settings import load_settings_file
     from fedquit.simulations.configs.shipped_configs import find_config
@@ -118,13 +123,26 @@ def simulate(
     from fedquit.simulations.simulate.run_report import refusal
     from fedquit.simulations.simulate.run_simulation import run_simulation
     from fedquit.simulations.simulate.run_tables import print_report
+    from fedquit.simulations.simulate.track_run import TrackRun
+    from fedquit.trackers import tracker_names
+    from fedquit.trackers.tracking import failure_line
 
     flags = {name: value for name, value in given.items() if value is not None}
     if iid and flags.setdefault("scheme", "iid") != "iid":
         raise InputError("--iid and --scheme exclude each other")
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other")
-    with Progress() as progress:
+    trackers = tracker_names(track)
+
+    def say(name: str, reason: str) -> None:
+        click.echo(f"fedquit: {failure_line(name, reason)}", err=True)
+
+    with Progress() as progress, TrackRun(trackers, say) as tracked:
+
+        def listen(event: Mapping[str, Any]) -> None:
+            progress(event)
+            tracked(event)
+
         path, document = run_simulation(
             {**(load_settings_file(find_config(config, "simulate")) if config else {}), **flags},
             source=str(config) if config else "settings",
@@ -134,7 +152,7 @@ def simulate(
             resume=resume,
             overwrite=overwrite,
             start=start,
-            listener=progress,
+            listener=listen,
             leak=leak,
         )
     _print(document, as_json, print_report)

@@ -66,9 +66,12 @@ def run_simulation(
             from fedquit.server.app import make_app
             from fedquit.simulations.simulate.run_report import make_report, write_report
 
+            listener({"event": "opened", "folder": str(path), "settings": settings.run_config()})
             run(make_app(folder, listener, only=only, keep=kept))
             listener({"event": "report"})
-            return path, write_report(folder, leak=leak) if only is None else make_report(folder, folder.load_state())
+            document = write_report(folder, leak=leak) if only is None else make_report(folder, folder.load_state())
+            listener({"event": "finished", "folder": str(path), "report": document})
+            return path, document
         finally:
             folder.release()
 

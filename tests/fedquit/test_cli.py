@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedquit.cli import COMMANDS
 from fedquit.settings import Part, keys_of
 
 Run = Callable[..., tuple[int, str, str]]
@@ -66,6 +67,31 @@ def test_a_mistake_gets_one_line_and_exit_code_4_and_writes_nothing(
     assert said in one_line(err)
     assert out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_help_names_every_command_once_under_the_people_it_is_for(run: Run) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    sections = re.findall(r"^For ([a-z]+)\b.*:\n((?:  .*\n)+)", out, flags=re.MULTILINE)
+    named = {people: re.findall(r"^  ([a-z]+) ", text, flags=re.MULTILINE) for people, text in sections}
+    assert list(named) == ["researchers", "operators", "owners"]
+    assert sorted(name for names in named.values() for name in names) == sorted(COMMANDS)
+    assert {"simulate", "compare"} <= set(named["researchers"])
+    assert "serve" in named["operators"]
+    assert {"join", "forget"} <= set(named["owners"])
+
+
+def test_tables_fit_80_columns_with_nothing_cut_off(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    folder = str(tmp_path / "run")
+    assert run("simulate", *TINY, "--budget", "1", "--forget", "0;1", "--out", folder)[0] == 0  # five stages
+    shown = {name: run(name)[1] for name in ("--help", "methods", "objectives", "strategies", "codecs", "configs")}
+    shown |= {name: run(name, folder)[1] for name in ("report", "costs")}
+    for name, text in shown.items():
+        table = [line for line in text.splitlines() if name not in ("report", "costs") or set(line) & set("│┃━─")]
+        assert len(table) > 5, name
+        assert [line for line in table if len(line.rstrip()) > 80] == [], name
+        assert "…" not in re.sub(r"=…", "", "\n".join(table)), name
 
 
 def test_objectives_are_listed_for_people_and_for_programs(run: Run) -> None:
