@@ -11,7 +11,6 @@ from fedquit.server.ledger import Ledger
 from fedquit.server.ledger.audit_log.seal import read_seal
 from fedquit.server.provision.check_methods import check_methods
 from fedquit.server.receipts.make_receipt import read_receipts_key
-from fedquit.server.receipts.receipt_maker import NoReceipts, Receipts, SignedReceipts
 from fedquit.server.service.admission import Rules, admit
 from fedquit.strategies.grid.metered_grid import MeteredGrid
 
@@ -33,7 +32,7 @@ def open_place(grid: MeteredGrid, folder: Path, **how: Any) -> Workplace:
     federation, key = Federation.read(folder), folder / KEY
     check_methods(federation, folder / FILE)
     has_key = key.is_file()
-    receipts: Receipts = SignedReceipts(federation, read_receipts_key(key)) if has_key else NoReceipts()
+    receipts_key = read_receipts_key(key) if has_key else None
     seal = read_seal(key) if has_key else None
     ledger = Ledger.open(federation.ledger_url(folder), seal=seal, clock=how.get("clock", time.time))
     rules = Rules.of(federation)
@@ -41,5 +40,5 @@ def open_place(grid: MeteredGrid, folder: Path, **how: Any) -> Workplace:
     def take(ask: bytes, signature: bytes) -> str:
         return admit(ledger, Signed(ask, signature), rules, now=place.clock(), came_from="reply").request.id
 
-    place = Workplace(grid, federation, folder, ledger, receipts=receipts, admit=take, **how)
+    place = Workplace(grid, federation, folder, ledger, receipts_key=receipts_key, admit=take, **how)
     return place

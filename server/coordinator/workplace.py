@@ -8,6 +8,7 @@ from typing import Any
 
 import filelock
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
@@ -24,7 +25,6 @@ from fedquit.server.lifecycle.build_rules import named_rules
 from fedquit.server.lifecycle.model_store import Models
 from fedquit.server.lifecycle.request_seeds import RequestSeeds
 from fedquit.server.lifecycle.rounds.train_round import RoundState
-from fedquit.server.receipts.receipt_maker import NoReceipts, Receipts
 from fedquit.strategies.cost_log.cost_log import Costs
 from fedquit.strategies.grid.metered_grid import MeteredGrid
 from fedquit.unlearning.tensors.arithmetic import parameter_names
@@ -53,7 +53,7 @@ class Workplace:
         federation: what the server is told.
         folder: the server's.
         ledger: open.
-        receipts: makes them.
+        receipts_key: signs receipts; None: there are none.
         admit: takes an ask (its bytes and signature) that came in a reply, and returns the request's id.
         clock: Unix seconds, which people and time servers may set.
         steady: seconds from some moment, which nobody sets: waits inside this process are measured by them.
@@ -68,7 +68,7 @@ class Workplace:
         folder: Path,
         ledger: Ledger,
         *,
-        receipts: Receipts | None = None,
+        receipts_key: Ed25519PrivateKey | None = None,
         admit: Admit | None = None,
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = seconds_since_boot,
@@ -76,7 +76,7 @@ class Workplace:
         reached: Reached = lambda _point: None,
     ) -> None:
         self.federation, self.folder, self.ledger = federation, folder, ledger
-        self.receipts: Receipts = receipts or NoReceipts()
+        self.receipts_key = receipts_key
         self.admit, self.clock, self.steady = admit or _refuse, clock, steady
         self.pause, self.reached = pause, reached
         self.settings = federation.settings()

@@ -14,11 +14,12 @@ from fedquit.server.coordinator.workplace import DEFERRED, Workplace
 from fedquit.server.ledger import Request, Step
 from fedquit.server.ledger.model_lineage import check_exact
 from fedquit.server.message_store import DATABASE, erase_messages
-from fedquit.server.receipts.make_receipt import Outcome
+from fedquit.server.receipts.make_receipt import Outcome, make_receipt
 from fedquit.strategies.cost_log.cost_log import Traffic
 from fedquit.strategies.guard.step_checks import Bounds
 from fedquit.unlearning.stop_rules import Stopped
 
+NO_KEY = "no receipt: no key"
 NOT_COMPARED = "no model was retrained without the data to compare with"
 
 
@@ -136,7 +137,11 @@ class Ending:
             kept={place.initial: "made before any data was seen"},
             messages=messages,
         )
-        receipt = place.receipts.make(place.ledger, request.id, outcome, place.clock())
+        receipt, key, now = None, place.receipts_key, place.clock()
+        if key is not None:
+            receipt = make_receipt(
+                place.ledger, request.id, federation=place.federation, key=key, outcome=outcome, now=now
+            )
         facts = {
             "stopped": stopped.reason,
             "reached": stopped.reached,
@@ -146,7 +151,7 @@ class Ending:
             "messages": messages,
             "verify_bytes_down": traffic.down,
             "verify_bytes_up": traffic.up,
-            "receipt_missing": place.receipts.missing,
+            "receipt_missing": "" if key else NO_KEY,
         }
         place.reached("recovering: receipt made")
         place.ledger.advance(
