@@ -258,11 +258,6 @@ class Ledger:
         with self._database.read() as connection:
             return steps.find(connection, phase, request, after)
 
-    def contributed(self, member: int) -> list[Step]:
-        """Return the steps to which that member contributed."""
-        with self._database.read() as connection:
-            return steps.contributed_by(connection, member)
-
     def most_contributed(self, member: int) -> int | None:
         """Return the most samples that member contributed to one step, None if it contributed to none.
 

@@ -66,12 +66,6 @@ def find(connection: Connection, phase: str | None, request: str | None, after: 
     return _read(connection, where)
 
 
-def contributed_by(connection: Connection, member: int) -> list[Step]:
-    """Return the steps to which a member contributed."""
-    where = select(contributions.c.step).where(contributions.c.member == int(member))
-    return _read(connection, [steps.c.number.in_(where)])
-
-
 def most_of(connection: Connection, member: int) -> int | None:
     """Return the most samples that a member contributed to one step; None: it contributed to none."""
     most = connection.execute(
