@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from fedquit.client.user_factory import import_factory, is_factory
+from fedquit.client.models.user_factory import import_factory, is_factory
 from fedquit.errors import InputError, unknown
 
 InputShape = tuple[int, int, int]

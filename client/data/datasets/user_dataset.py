@@ -1,7 +1,7 @@
 """A dataset that the user wrote: `package.module:factory`."""
 
 from fedquit.client.data.datasets.dataset import Dataset, make_dataset, make_samples
-from fedquit.client.user_factory import import_factory
+from fedquit.client.models.user_factory import import_factory
 from fedquit.errors import InputError
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")

@@ -271,7 +271,9 @@ def test_asked_again_it_answers_the_same_without_carrying_it_out_again(
 ) -> None:
     mark(kit, 1, 5)
     first = forget(kit)
-    monkeypatch.setattr("fedquit.client.app.Work.forgotten", lambda _: pytest.fail("carried out again"))
+    monkeypatch.setattr(
+        "fedquit.client.messages.message_work.Work.forgotten", lambda _: pytest.fail("carried out again")
+    )
     kit.path(kit.data).unlink()
     change_nothing = np.zeros((3, 4, 4), np.uint8)
     np.savez(kit.path(kit.data), x=change_nothing, y=[0, 1, 2])
