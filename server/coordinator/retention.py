@@ -16,7 +16,7 @@ from fedquit.server.ledger import FORGOTTEN, UNDER_WAY, Request, Step
 from fedquit.server.ledger.model_lineage import descendants
 from fedquit.server.lifecycle.rounds.observed_rounds import WINDOW
 from fedquit.server.lifecycle.training_history import History, Keep
-from fedquit.strategies.guard.sizes import believed_size
+from fedquit.strategies.guard.client_weights import believed
 from fedquit.unlearning.methods.base import Method
 from fedquit.unlearning.tensors.convert import StateDict
 
@@ -39,8 +39,7 @@ class Past:
         self.updates = History(place.folder, keep, MANY, lambda number: self._seen.get(number, ()))
         self._first: dict[int, Step] = {}
         self._seen: dict[int, tuple[int, ...]] = {}
-        self._said: dict[int, list[int]] = {}
-        self._sizes: dict[int, int] = {}
+        self._largest: dict[int, list[int]] = {}  # the two largest counts of a device's samples, the larger last
         self._read = 0
         self.rounds = 0
         self.last_round: Step | None = None
@@ -57,21 +56,20 @@ class Past:
             for given in step.contributions:
                 self._first.setdefault(given.member, step)
             for given in step.contributions if step.phase != "forget" else ():
-                self._sizes[given.member] = given.num_examples
-                self._said[given.member] = sorted([*self._said.get(given.member, ()), given.num_examples])[-2:]
+                self._largest[given.member] = sorted([*self._largest.get(given.member, ()), given.num_examples])[-2:]
             if step.phase == "train":
                 self.rounds, self.last_round = self.rounds + 1, step
         return self._seen
 
     def sizes(self) -> dict[int, int]:
-        """Return how many samples each device last counted for."""
+        """Return how many samples each device has counted for: at least twice, or once if it took part once."""
         self.steps()
-        return dict(self._sizes)
+        return {member: largest[0] for member, largest in self._largest.items()}
 
     def size(self, member: int) -> int:
-        """Return how many samples a device is believed to have, by what it and the others said in training."""
-        self.steps()
-        return believed_size(self._said, member)
+        """Return how many samples a device is believed to have; one that never trained, as many as it may have."""
+        sizes = self.sizes()
+        return believed({member: MANY, **sizes}, {})[member] if sizes else 1
 
     def checkpoints(self) -> dict[int, str]:
         """Return the steps before whose start some device had never taken part, and the models they began with.
@@ -175,4 +173,4 @@ class StepHistory:
 
 
 MANY = 10**9
-"""More devices than any federation has: a new one may come at any time."""
+"""More devices than any federation has, as a new one may come at any time; and more samples than a device has."""

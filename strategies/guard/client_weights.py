@@ -1,8 +1,10 @@
-"""How many samples a client counts for in a round: what it says, held to what is known and to a share of the round.
+"""How many samples a client is believed to have, and what weight they give it in a round.
 
-Federated averaging weighs a model by the number of samples that its sender says it has (McMahan et al. 2017, arXiv
-1602.05629). Whoever says a billion is the mean. So a number is believed up to what the client counted for before and up
-to what the others have, and no one client has more of a round's weights than a share.
+Federated averaging weighs a model by the number of samples that its sender reports (McMahan et al. 2017, arXiv
+1602.05629). A client that reports a billion would be the mean; and a bound that grows with the number of samples,
+such as `Method.reach`, would bound nothing. Nobody can count another's samples. But a client reports a number in
+every round, and so do the others: a number is believed up to a multiple of what the client has counted for before and
+of what the others have, and no client has more than a share of a round's weights.
 """
 
 import math
@@ -10,26 +12,26 @@ from collections.abc import Mapping
 from statistics import median
 
 GROWTH = 2
-"""Largest allowed ratio of a client's weight to its weight last time."""
+"""Largest allowed ratio of a client's number of samples to what it counted for before."""
 BEYOND = 10
-"""Largest allowed ratio of a client's weight to the median of the others' reported numbers of samples."""
+"""Largest allowed ratio of a client's number of samples to the median of the others' numbers."""
 HALF = 0.5
 """No client moves a mean by more than all the others together."""
 
 
-def believed(said: Mapping[int, int], before: Mapping[int, int]) -> dict[int, int]:
+def believed(reported: Mapping[int, int], before: Mapping[int, int]) -> dict[int, int]:
     """Return how many samples each client is believed to have.
 
     Args:
-        said: client -> samples, as it says, of the replies of one round.
-        before: client -> samples that it last counted for, or that it was enrolled with; not all are known.
+        reported: client -> samples, as it reports, in the replies of one round; or as it has counted for.
+        before: client -> samples that it counted for before, or that it was enrolled with; not all are known.
 
     >>> believed({0: 40, 1: 50, 2: 10**9, 3: 10**9}, {0: 40, 2: 60})
     {0: 40, 1: 50, 2: 120, 3: 500}
     """
     found = {}
-    for client, count in said.items():
-        others = [number for other, number in said.items() if other != client]
+    for client, count in reported.items():
+        others = [number for other, number in reported.items() if other != client]
         bounds = [BEYOND * math.ceil(median(others))] if others else []
         bounds += [GROWTH * before[client]] if before.get(client) else []
         found[client] = min([count, *bounds])

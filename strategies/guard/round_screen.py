@@ -55,7 +55,7 @@ class Limits:
         weight_cap: of a client's share of the weights; see `capped`. 0: none, and what it says is believed.
         clip: largest allowed ratio of an update's norm to the usual one; 0: no bound.
         usual: group of entries -> how long steps usually were in rounds before; see `clipping`.
-        before: client -> samples that it last counted for.
+        before: client -> samples that it counted for before.
         look: says what a model is worth.
         on_bounded: called with what in a reply exceeds its bound by far: the client, and facts of it.
     """

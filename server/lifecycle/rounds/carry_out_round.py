@@ -42,7 +42,7 @@ class RoundStore(Protocol):
         """Return what the checks on replies measured in each of the last `WINDOW` rounds, the latest last."""
 
     def sizes(self) -> Mapping[int, int]:
-        """Return for each client the number of samples that it last counted for."""
+        """Return for each client the number of samples that it has counted for before."""
 
     def add(self, finished: FinishedRound, new: Arrays, state: RoundState) -> None:
         """Make a round, its model and its state durable: all of them, or after a crash none."""
