@@ -3,7 +3,7 @@
 Before either, devices that were away when something was forgotten drop it.
 
 Every turn ends in at most one transaction of the ledger. What a turn does follows from the ledger, the models that it
-names and who is connected; so a coordinator that was killed anywhere goes on where it was.
+names and which devices are connected; so a coordinator that was killed anywhere continues where it was.
 """
 
 import math
@@ -25,7 +25,7 @@ POLL = 1.0
 AFTER_FAILURE = 60.0
 """Seconds at most until a round that failed is tried again."""
 JUMP = 60.0
-"""Seconds by which the clock is set at least, for the log to say so."""
+"""A clock that is set by at least this many seconds is noted in the log."""
 
 
 class Coordinator:
@@ -51,23 +51,23 @@ class Coordinator:
         self.past.tidy()
 
     def run(self) -> None:
-        """Work for ever."""
+        """Work until the process ends."""
         while True:
             if not self.turn():
                 self.place.pause(POLL)
 
     def turn(self) -> bool:
         """Do the next thing; False: there is nothing to do, or it must wait."""
-        self._tell_jump()
+        self._note_jump()
         presence = self._watch.look()
-        self._tell_deadlines()
+        self._note_deadlines()
         if self.catching_up.turn(presence):
             return True
         request = self.requests.next(presence)
         return self.requests.turn(request, presence) if request else self._train(presence)
 
     def _train(self, presence: Presence) -> bool:
-        """Carry out a round if its time has come and enough devices are there."""
+        """Carry out a round if its time has come and enough devices are connected."""
         place, schedule = self.place, self.place.federation.schedule
         began = place.steady()
         if began < max(self._due(), self._not_before):
@@ -88,7 +88,7 @@ class Coordinator:
     def _due(self) -> float:
         """Return when the next round of training begins, by `place.steady`; infinity if there is none.
 
-        What the clock says counts only after a restart. A last round in the future then counts as one that ends now.
+        The clock counts only after a restart; a last round in its future then counts as one that ends now.
         """
         self.past.steps()
         place, schedule, last = self.place, self.place.federation.schedule, self.past.last_round
@@ -102,7 +102,7 @@ class Coordinator:
             self._next = (last.number, place.steady() + wait)
         return self._next[1]
 
-    def _tell_jump(self) -> None:
+    def _note_jump(self) -> None:
         """Note in the log, once, that the clock was set."""
         offset = self.place.clock() - self.place.steady()
         if abs(offset - self._offset) >= JUMP:
@@ -110,7 +110,7 @@ class Coordinator:
             self._offset = offset
 
     def _enough(self, presence: Presence) -> bool:
-        """Say whether enough devices are there; if not, the log hears of it once."""
+        """Say whether enough devices are connected; if not, note it in the log once."""
         wanted = max(self.place.federation.schedule.min_clients, self.place.rules.training.needs())
         enough = len(presence.ready) >= wanted
         if not enough and ("waiting", "") not in self._said:
@@ -118,17 +118,17 @@ class Coordinator:
         (self._said.discard if enough else self._said.add)(("waiting", ""))
         return enough
 
-    def _tell_deadlines(self) -> None:
+    def _note_deadlines(self) -> None:
         """Note in the log, once for each request, that its deadline is near, and that it is past."""
         now = self.place.clock()
         for status in ("asked", "forgetting", "recovering"):
             for request in self.place.ledger.requests(status=status):
                 if is_near(request, now):
-                    self._tell_once("deadline-near", request)
+                    self._note_once("deadline-near", request)
                 if now >= request.deadline:
-                    self._tell_once("deadline-past", request)
+                    self._note_once("deadline-past", request)
 
-    def _tell_once(self, kind: str, request: Request) -> None:
+    def _note_once(self, kind: str, request: Request) -> None:
         if (kind, request.id) in self._said:
             return
         self._said.add((kind, request.id))

@@ -1,4 +1,4 @@
-"""Open the workplace of a server from its folder: server.toml, ledger, keys, and the rules for asks."""
+"""Open the workplace of a server from its folder: server.toml, ledger, keys, and the rules of admission."""
 
 import time
 from pathlib import Path
@@ -21,7 +21,7 @@ def open_place(grid: MeteredGrid, folder: Path, **how: Any) -> Workplace:
     """Return the workplace of the server whose folder is `folder`.
 
     Args:
-        grid: carries the messages; its members are none yet.
+        grid: carries the messages; it has no members yet.
         folder: the server's, as `fedquit provision` makes it.
         how: more of `Workplace`, such as a clock.
 

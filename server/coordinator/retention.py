@@ -1,4 +1,4 @@
-"""What the server still has of the past: models and updates on disk, who took part when, and what must go.
+"""What the server keeps of the past: models and updates on disk, who took part when, and what must be removed.
 
 Kept are the current model, those of the last steps (the guard compares with them), the untrained one, what a method of
 the policy needs, and the model that a request which recovers met. All else is removed after every step, so that a file
@@ -101,7 +101,7 @@ class Past:
         return models - {""}
 
     def tidy(self) -> None:
-        """Remove the models and whatever else nobody needs any more."""
+        """Remove the models and everything else that is no longer needed."""
         alive = self.keep_alive()
         self._place.models.remove(self._place.models.names() - alive)
         self._place.drop_kept()

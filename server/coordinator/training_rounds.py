@@ -35,7 +35,7 @@ class Training:
     def __init__(self, place: Workplace, past: Past, metrics: ModelMetrics) -> None:
         self.place, self.past, self.metrics = place, past, metrics
         self._rounds = Rounds(place.grid, place.settings, place.objective, frozenset(place.names))
-        self._answers: dict[str, str] = {}
+        self._outcomes: dict[str, str] = {}
         self.verification: Verification | None = None
         shutil.rmtree(place.folder / REPLIES, ignore_errors=True)  # of a round in which a coordinator was killed
 
@@ -51,11 +51,11 @@ class Training:
             "requests": len(begun),
             "taken": ",".join([request.id for request in requests][-LISTED:]),
             "settled": ",".join(ended[-LISTED:]),
-            "answers": ",".join([f"{ask}:{answer}" for ask, answer in self._answers.items()][-LISTED:]),
+            "answers": ",".join([f"{id_}:{outcome}" for id_, outcome in self._outcomes.items()][-LISTED:]),
         }
 
     def gone_classes(self) -> set[int]:
-        """Return the classes that were asked to be forgotten."""
+        """Return the classes of all requests that have begun."""
         requests = self.place.ledger.requests()
         return {c for r in requests if r.status in (*UNDER_WAY, *FORGOTTEN) for c in r.classes}
 
@@ -131,7 +131,7 @@ class Training:
         return self.metrics.of(done.arrays, presence, config, self.gone_classes(), self.verification)
 
     def on_reply(self, phase: str, number: int, request: str | None = None) -> Callable[[int, str | None], None]:
-        """Return what names in the audit log every reply that is not used, and every device that did not answer."""
+        """Return what names in the audit log every reply that is not used, and every device that did not reply."""
         return noted(self.place, phase, number, request)
 
     def _on_ask(self, member: int, ask: bytes, signature: bytes) -> None:
@@ -140,15 +140,15 @@ class Training:
         The outcome is lost with the process; the device then sends its request again. A request whose sender is not
         proven has no outcome, so that nobody can stop another device's request with it.
         """
-        answer = "taken"
+        outcome = "taken"
         try:
             self.place.admit(ask, signature)
         except FedquitError as refusal:
             self.place.note("ask-in-reply-refused", member=member, facts={"reason": str(refusal)[:500]})
             if getattr(refusal, "member", None) is None:
                 return
-            answer = str(getattr(refusal, "code", "refused"))
-        self._answers[Signed(ask, signature).id] = answer
+            outcome = str(getattr(refusal, "code", "refused"))
+        self._outcomes[Signed(ask, signature).id] = outcome
 
     def _has_room(self) -> bool:
         used = sum(file.stat().st_size for file in self.past.updates.path.rglob("*.safetensors"))

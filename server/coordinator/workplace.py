@@ -44,21 +44,21 @@ def seconds_since_boot() -> float:
 class Workplace:
     """See the module; the folder is locked for as long as this object is not closed.
 
-    Where the federation is, the last step of the ledger says; the models that it names lie in the folder. What is
-    written into the folder before a step is committed is named by what is in it, or by the step's number, so that an
-    attempt which was killed leaves nothing that matters.
+    The state of the federation is the last step of the ledger; the models that it names are in the folder. What is
+    written into the folder before a step is committed is named by its content, or by the step's number, so a killed
+    attempt leaves nothing that matters.
 
     Args:
-        grid: carries the messages; its members are none yet.
-        federation: what the server is told.
+        grid: carries the messages; it has no members yet.
+        federation: the server's config.
         folder: the server's.
         ledger: open.
         receipts_key: signs receipts; None: there are none.
-        admit: takes an ask (its bytes and signature) that came in a reply, and returns the request's id.
-        clock: Unix seconds, which people and time servers may set.
-        steady: seconds from some moment, which nobody sets: waits inside this process are measured by them.
-        pause: waits so many seconds.
-        reached: told of every point of the work, just before it is passed.
+        admit: takes a request (its bytes and signature) that came in a reply, and returns its id.
+        clock: Unix seconds; people and time servers may set this clock.
+        steady: seconds of a clock that is never set; waits inside this process are measured by it.
+        pause: waits a number of seconds.
+        reached: called with each point of the work, just before it is passed.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Workplace:
         self.initial = self.models.save(self._initial())
 
     def close(self) -> None:
-        """Let another coordinator in."""
+        """Release the folder for another coordinator."""
         self._lock.release()
 
     def note(
@@ -157,7 +157,7 @@ class Workplace:
         """Return what the random choices of a request derive from."""
         return RequestSeeds.of_id(self.settings.seed, request.id)
 
-    # What is kept beside the model from one round of a phase to the next
+    # What is kept besides the model from one round of a phase to the next
 
     def round_state(self, phase: str, request: str | None) -> tuple[RoundState, int]:
         """Return what the last round kept for the next one of its phase, and which of them the next one is."""
@@ -174,9 +174,9 @@ class Workplace:
         return RoundState(found.get("beside"), found.get("moments")), int(content["nth"]) + 1
 
     def keep(self, number: int, round_state: RoundState, nth: int) -> None:
-        """Write down what step `number` keeps; what a killed attempt at it wrote is replaced.
+        """Write what step `number` keeps, in place of what a killed attempt at it wrote.
 
-        Something empty is not nothing: an objective may keep that a first round is over.
+        An empty state is written too: it may mean to an objective that a first round is over.
         """
         flat: dict[str, NDArray[Any]] = {}
         for part, arrays in (("beside", round_state.objective_state), ("moments", round_state.optimizer_state)):
@@ -202,7 +202,7 @@ class Workplace:
 
 
 def mend_rows(path: Path) -> None:
-    """Cut off a row of the account that a killed server did not finish writing."""
+    """Cut off a row of the cost log that a killed server did not finish writing."""
     if not path.exists():
         return
     with explained(path), path.open("r+b") as file:

@@ -16,8 +16,8 @@ class Guard:
 
     Attributes:
         recent: what recent rounds show.
-        bounds: how far off the method's model may be.
-        policy: what is done with it if it is further off.
+        bounds: of the method's model.
+        policy: what is done with a model out of bounds.
         evaluate: gives the accuracy of a model on the server's own data, if it has any.
     """
 
@@ -27,10 +27,10 @@ class Guard:
     evaluate: Evaluate | None = None
 
     def check(self, new: StateDict, sent: StateDict, *, training: bool) -> None:
-        """Refuse what one device hands back, see `check_reply`.
+        """Refuse a device's reply, see `check_reply`.
 
         Raises:
-            BadReplyError: saying what is off.
+            BadReplyError: the reply is out of bounds; the text says in what.
         """
         check_reply(new, sent, self.recent, self.bounds, self.policy, training=training)
 
@@ -41,12 +41,12 @@ class Guard:
 
 @dataclass(frozen=True, slots=True)
 class ForgetResult:
-    """What came of a forget step.
+    """The outcome of a forget step.
 
     Attributes:
-        arrays: the model to go on with, entries in the order of the layers; None: the guard refused it.
-        decision: the guard's; None: no model is shared, and nobody looked.
-        restart_round: the round that training goes on with, for a method that goes back to an earlier model.
+        arrays: the model to continue with, entries in the order of the layers; None: the guard refused it.
+        decision: the guard's; None: no model is shared, so there was none to check.
+        restart_round: the round from which training continues, for a method that goes back to an earlier model.
     """
 
     arrays: Arrays | None
@@ -69,13 +69,13 @@ def forget_and_admit(
 
     Args:
         method: that serves the request.
-        session: of the request; afterwards it knows who answered, and what that cost.
-        guard: decides; None: there is no model to look at.
+        session: of the request; afterwards it has the replies, and what they cost.
+        guard: decides; None: no model is shared.
         serve: has the method serve the request: `served`, with a driver's own errors around it.
         hold: given the method's model before the guard looks at it, to keep it aside; what it raises ends the step.
 
     Raises:
-        NoReplyError: a device that is needed did not answer.
+        NoReplyError: a device that is needed did not reply.
         FedquitError: the method cannot do it.
     """
     new = serve(method, session)

@@ -22,11 +22,11 @@ from fedquit.unlearning.tensors.convert import Arrays, StateDict, arrays_of, ten
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Whom a request is about, its seeds, and what devices are sent of it.
+    """Which clients a request is about, its seeds, and what devices are sent of it.
 
     Attributes:
         forgotten: the clients with something to forget; `remaining`: those that take part and have nothing to forget.
-        num_examples: samples to forget of each leaver, samples of each stayer.
+        num_examples: client -> number of samples to forget, or of all its samples if it has none to forget.
         seeds: of the method and of devices' exercises.
         config: what every device is sent.
         proxy: gives the samples that the server itself holds.
@@ -43,7 +43,7 @@ class Case:
 def exercise_config(
     case: Case, exercise: str, step: str, config: Mapping[str, float], *, lr: float, exchanges: int, client: int
 ) -> dict[str, float | str]:
-    """Return what a client is sent besides the model: what the method says, which samples, and a seed of its own.
+    """Return what a client is sent besides the model: the method's config, which samples, and a seed.
 
     >>> case = Case((3,), (0,), {}, RequestSeeds(1, lambda exchanges, client: 7, 1), {"requests": 1})
     >>> exercise_config(case, "train", "forget", {"epochs": 2}, lr=0.1, exchanges=0, client=0)
@@ -55,22 +55,22 @@ def exercise_config(
 
 
 class GridSession:
-    """See `Session`; and it remembers who answered, why others did not, and what the devices spent.
+    """See `Session`; it also records which clients replied, why others did not, and what the devices spent.
 
     Args:
-        grid: carries the messages, already told which phase and round they count to.
+        grid: carries the messages, after `begin`, which says what they count to.
         settings: of the federation.
         case: the request.
         initial: the model before the first round.
-        current: that of the request.
-        history: what was kept of training.
+        current: the model that the request starts from.
+        history: of training, as far as it was kept.
         lr: learning rate of an ordinary round at this point of the schedule.
-        on_reply: told of every reply.
-        check: compares what a client hands back with what it was sent, told whether it was asked to train, and raises
-            `BadReplyError` if that must not be used. None: what is no model is refused, and nothing else.
+        on_reply: called with every reply.
+        check: compares what a client returns with what it was sent, given whether it was to train, and raises
+            `BadReplyError` if that must not be used. None: only what is not a model is refused.
 
     Attributes:
-        answered: client -> the last answer of its that could be used, without its model.
+        answered: client -> its last reply that could be used, without the model.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class GridSession:
                 self._check(tensors_of(reply.arrays), state, training=exercise == "train")
 
         for reply in run_exercise(
-            self._grid, exercise, clients, arrays, configs, extra=more, on_reply=self._hear, check=check
+            self._grid, exercise, clients, arrays, configs, extra=more, on_reply=self._note_reply, check=check
         ):
             self.answered[reply.client] = Reply(
                 reply.client, {}, reply.num_examples, reply.metrics, reply.samples_digest
@@ -151,7 +151,7 @@ class GridSession:
             believed = min(reply.num_examples, self.num_examples[reply.client])
             yield ClientReply(reply.client, tensors_of(reply.arrays), believed, reply.metrics)
 
-    def _hear(self, client: int, refused: str | None) -> None:
+    def _note_reply(self, client: int, refused: str | None) -> None:
         if refused is not None:
             self.reasons.append(f"client {client}: {refused}")
         self._on_reply(client, refused)
@@ -161,7 +161,7 @@ def served(method: Method, session: GridSession) -> Arrays:
     """Have the method serve the request, and let only a usable model through.
 
     Raises:
-        NoReplyError: a device that is needed did not answer.
+        NoReplyError: a device that is needed did not reply.
         FedquitError: what the method did or returned cannot be used.
     """
     name = method.name

@@ -47,7 +47,7 @@ class Models:
         try:
             content = path.read_bytes()
         except FileNotFoundError:
-            raise FedquitError(f"checkpoint {path} is missing; the run cannot go on from here") from None
+            raise FedquitError(f"checkpoint {path} is missing; the run cannot continue") from None
         if hashlib.sha256(content).hexdigest() != name:
             raise FedquitError(f"checkpoint {path} is damaged: its SHA-256 is not its name")
         return arrays_in(content, f"checkpoint {path}")

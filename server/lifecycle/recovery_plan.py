@@ -1,4 +1,4 @@
-"""When recovery ends: the one function that makes a stop rule of what a driver was told, and of what it measured."""
+"""When recovery ends: the one function that makes a stop rule of a driver's settings and of what it measured."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,8 +31,8 @@ def stop_rule(plan: RecoveryPlan, reference: float | None) -> StopRule:
 
     Args:
         plan: of the recovery.
-        reference: accuracy to reach: of the model before the request, or for "oracle" of the retrained model; None:
-            nobody measured it, and rounds alone decide.
+        reference: accuracy to reach: of the model before the request, or for "oracle" of the retrained model; None: it
+            was not measured, and rounds alone decide.
 
     >>> stop_rule(RecoveryPlan("utility", rounds=30, tolerance=0.02), 0.9)
     Utility(reference=0.9, tolerance=0.02, patience=1, max_rounds=30)

@@ -1,6 +1,6 @@
 """Where the random choices of one request come from.
 
-A driver says it, the lifecycle draws nothing else: the same seeds, under whichever driver, give the same models.
+A driver gives them, and the lifecycle draws from nothing else: the same seeds give the same models under both drivers.
 """
 
 from collections.abc import Callable

@@ -139,7 +139,7 @@ class History:
 
         Args:
             gone: clients that had something erased: models after a round of theirs, and their updates.
-            everything: all that was kept, as nobody needs it any more.
+            everything: whether all that was kept is returned, as no request is left.
         """
         rounds, theirs, seen, files = self.rounds(), {f"{client}.safetensors" for client in gone}, False, list[Path]()
         for number in range(1, max(rounds, default=0) + 1):

@@ -10,7 +10,7 @@ from fedquit.strategies.rules import Rule
 
 
 def rules_of(settings: Settings) -> Rules:
-    """Return the strategies with their settings, and with differential privacy around them if it is asked for.
+    """Return the strategies with their settings, and with differential privacy around them if they set it.
 
     Raises:
         InputError: no such strategy or setting, settings that exclude each other, or fewer clients than it needs.
@@ -26,12 +26,12 @@ def rules_of(settings: Settings) -> Rules:
 
 
 def _check_size(rule: Rule, phase: Phase, settings: Settings) -> None:
-    """Refuse a strategy that needs more replies than clients are asked in the rounds of a phase."""
+    """Refuse a strategy that needs more replies than clients take part in the rounds of a phase."""
     left = settings.clients - len(forgotten_clients(settings, phase.requests))
-    asked = num_sampled(left, settings.fraction)
-    if asked < rule.needs():
+    sampled = num_sampled(left, settings.fraction)
+    if sampled < rule.needs():
         raise InputError(
             f"strategy '{rule.name}' needs {rule.needs()} replies a round with these settings, and in phase "
-            f"'{phase.name}' {asked} of {left} clients are asked: take more clients, or other settings of the strategy"
+            f"'{phase.name}' {sampled} of {left} clients take part: take more clients, or other strategy settings"
         )
-    rule.check_size(asked)
+    rule.check_size(sampled)

@@ -10,7 +10,7 @@ class Phase:
     """From the model of one stage to that of another, by ordinary rounds or by the method.
 
     Attributes:
-        name: as in events and accounts.
+        name: as in events and the cost log.
         kind: train, forget, recover, later or retrain.
         start: stage that it starts from; `result`: stage that it ends in.
         seed: of its clients and samplings.

@@ -1,6 +1,6 @@
-"""The folder of a run: everything that a killed run needs to go on, and that a report is made from.
+"""The folder of a run: everything that a killed run needs to resume, and that a report is made from.
 
-settings.json     what the run was told
+settings.json     the settings of the run
 partition.json    client -> indices into the training set
 state.json        how far it is; replaced whole after every round
 events.jsonl      what happened, a line each
@@ -68,7 +68,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
-        """Open the folder of an earlier run to go on with it.
+        """Open the folder of an earlier run to resume it.
 
         Raises:
             InputError: it is not the folder of a run.
@@ -100,11 +100,11 @@ class RunFolder:
 
     @property
     def costs_file(self) -> Path:
-        """The rows of the account."""
+        """The cost log."""
         return costs_file(self.path)
 
     def settings(self) -> Settings:
-        """Return what the run was told, its split being the saved one."""
+        """Return the settings of the run, with the saved split of the data."""
         settings = read_settings(self.path)
         if self.partition_file.exists():
             settings = settings.model_copy(update={"partition": str(self.partition_file.resolve())})
@@ -121,7 +121,7 @@ class RunFolder:
         return state
 
     def _put_back(self, tail: bytes, size: int) -> None:
-        """Make `tail` the end of the account, of `size` bytes, if a failure of power took it."""
+        """Make `tail` the end of the cost log, of `size` bytes, if a power failure took it."""
         file, start = self.costs_file, size - len(tail)
         if tail and file.exists() and file.stat().st_size >= start:
             with explained(file), file.open("rb") as opened:
@@ -133,7 +133,7 @@ class RunFolder:
                 opened.write(tail)
 
     def save_state(self, state: State) -> None:
-        """Make `state` the point from which a killed run goes on, and drop models that nothing names any more."""
+        """Make `state` the one from which a killed run resumes, and drop models that nothing names any more."""
         write_json(self.path / "state.json", state.to_json())
         for path in (self.path / "checkpoints").iterdir():
             if path.stem not in state.named_models():
@@ -172,7 +172,7 @@ def _unbegun(path: Path) -> bool:
 
 
 def read_settings(path: Path) -> Settings:
-    """Return what the run in the folder `path` was told.
+    """Return the settings of the run in the folder `path`.
 
     Raises:
         InputError: it is not the folder of a run.
@@ -197,7 +197,7 @@ def read_state(path: Path) -> State:
 
 
 def costs_file(path: Path) -> Path:
-    """Return the file of the rows of the account of the run in the folder `path`."""
+    """Return the cost log of the run in the folder `path`."""
     return path / "costs.csv"
 
 

@@ -16,7 +16,7 @@ class Round:
     Attributes:
         phase: train, forget, recover, later, retrain, retrain-1, ...
         number: how many rounds the new model has been trained for.
-        exchanges: how often the server asked and waited; 1 but for some methods of forgetting.
+        exchanges: how often the server sent messages and waited; 1 except for some methods of forgetting.
         participants: the clients whose replies went into the model; `refused` replies did not.
         loss: mean training loss (nats) over their samples.
         seconds: from the first message to the new model.
@@ -26,7 +26,7 @@ class Round:
         update_norm: median length of single clients' steps, parameters alone; `update_norm_mad`: their median absolute
             deviation. None: no model is shared.
         compression_error_down: relative L2 error of the models sent, their mean; `compression_error_up`: of the
-            replies, as the devices say; None: they were not coded.
+            replies, as devices report it; None: they were not compressed.
     """
 
     phase: str
@@ -79,13 +79,13 @@ class State:
     Attributes:
         models: name of a stage (initial, original, unlearned, recovered, retrained, ...) -> SHA-256.
         current: SHA-256 of the model that the unfinished phase has reached.
-        beside: SHA-256 of what the server keeps beside it for the objective, as `Objective.broadcast` says; or None.
-        moments: SHA-256 of what the strategy keeps from round to round, as `Aggregate.result` says; or None.
+        beside: SHA-256 of the objective's state, see `RoundState`; or None.
+        moments: SHA-256 of the optimizer state, see `RoundState`; or None.
         ended: phase -> why it ended, in words; `reached`: phase -> whether its goal was met.
         recent: phase -> the last models of its rounds, the one before them first: what the guard compares with. Those
             of training stay, for runs that start from it.
         guard: phase -> what the guard decided about its model, as `Decision.document` has it.
-        devices: stage -> client -> what that device said of its own model, where devices have one.
+        devices: stage -> client -> what that device reported of its personalised model, where devices have one.
         events_size: bytes of events.jsonl that belong to this state; `costs_size`: of costs.csv.
         costs_tail: the last of those of costs.csv, if they may not be on the disk yet.
     """
@@ -119,16 +119,16 @@ class State:
         return next((phase for phase, decided in self.guard.items() if decided["verdict"] == "refuse"), None)
 
     def with_round(self, finished: Round, model: str, beside: str | None = None, moments: str | None = None) -> Self:
-        """Return the state after a round that ended in `model`, with `beside` and `moments` kept beside it."""
+        """Return the state after a round that ended in `model`, with `beside` and `moments` kept for the next one."""
         return replace(self, rounds=(*self.rounds, finished), current=model, beside=beside, moments=moments)
 
     def with_model(self, stage: str, model: str) -> Self:
         """Return the state in which `stage` is `model`."""
         return replace(self, models={**self.models, stage: model})
 
-    def with_devices(self, stage: str, said: Mapping[str, Any]) -> Self:
-        """Return the state in which devices said so of their own models at `stage`."""
-        return replace(self, devices={**self.devices, stage: dict(said)})
+    def with_devices(self, stage: str, reports: Mapping[str, Any]) -> Self:
+        """Return the state with what devices reported of their personalised models at `stage`."""
+        return replace(self, devices={**self.devices, stage: dict(reports)})
 
     def with_recent(self, phase: str, before: str, most: int) -> Self:
         """Return the state that remembers the phase's last models, at most this many, and the one before them."""
@@ -172,7 +172,7 @@ class State:
         """Return the state of a document that `to_json` made.
 
         Raises:
-            InputError: it was made by another version, or is no state.
+            InputError: another version made it, or it is not a state.
         """
         try:
             fields = dict(document)

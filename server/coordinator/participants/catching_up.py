@@ -1,6 +1,6 @@
-"""Devices that were away when something was forgotten drop it before they take part again, whatever else goes on.
+"""Devices that were away when something was forgotten drop it before they take part again, whatever else happens.
 
-A device that is connected and does not drop what it must takes no part, and holds nobody up for long: all such
+A device that is connected and does not drop what it must takes no part, and delays the others little: all such
 devices together are waited for during at most a tenth of the time.
 """
 
@@ -13,7 +13,7 @@ from fedquit.server.coordinator.training_rounds import Training
 SHORTEST, LONGEST = 60.0, 3600.0
 """Seconds between two tries with a device that fails at once: doubled each time, up to the longest."""
 REST = 9.0
-"""The others go on for so many times as long as the last try with a device that failed before took."""
+"""After a try with a device that failed before, the others continue for this many times as long as the try took."""
 
 
 class CatchingUp:
@@ -25,7 +25,7 @@ class CatchingUp:
         self._again, self._pause = -math.inf, SHORTEST
 
     def turn(self, presence: Presence) -> bool:
-        """Ask the devices that are there and have not failed lately; False: there is none."""
+        """Have the connected devices that have not failed lately drop what they must; False: there are none."""
         began = self.place.steady()
         due = [
             m for m in sorted(presence.owing) if m in presence.here and (m not in self._failed or began >= self._again)
@@ -33,17 +33,17 @@ class CatchingUp:
         if not due:
             return False
         request = presence.owing[due[0]][0]
-        asked = [member for member in due if request in presence.owing[member]]
-        dropped = drop_samples(self.training, request, asked)
+        tried = [member for member in due if request in presence.owing[member]]
+        dropped = drop_samples(self.training, request, tried)
         for member in dropped:
             self.place.note("dropped", request=request.id, member=member)
-        self._remember(set(asked), set(dropped), self.place.steady() - began)
+        self._remember(set(tried), set(dropped), self.place.steady() - began)
         return True
 
-    def _remember(self, asked: set[int], dropped: set[int], took: float) -> None:
-        """Remember who has failed, and when those are asked again; the log has their reasons."""
-        self._failed = (self._failed | asked) - dropped
-        if asked <= dropped:
+    def _remember(self, tried: set[int], dropped: set[int], took: float) -> None:
+        """Remember which devices failed, and when they are tried again; the log has their reasons."""
+        self._failed = (self._failed | tried) - dropped
+        if tried <= dropped:
             self._pause = SHORTEST
         else:
             self._again = self.place.steady() + max(self._pause, REST * took)

@@ -1,7 +1,7 @@
-"""Devices that were found to have made a round useless are not asked for some rounds; then they are again.
+"""Devices that were found to have made a round useless are not sampled for some rounds; then they are again.
 
-Who it was is a measure of the step of that round, so it is in the ledger with it or not at all, and a coordinator that
-starts again knows it. A device that is found again is kept out again.
+The device is a measure of the step of that round, so a coordinator that starts again knows it. A device that is found
+again is kept out again.
 """
 
 from fedquit.server.coordinator.participants.presence import Presence
@@ -12,11 +12,11 @@ FOUND = "found_member_"
 
 
 def kept_out(place: Workplace, presence: Presence, needs: int, phase: str) -> frozenset[int]:
-    """Return the devices that are not asked in the next step; nobody, if too few would be left to go on.
+    """Return the devices that are not sampled in the next step: none, if too few would remain.
 
     Args:
         place: the workplace.
-        presence: who is there.
+        presence: which devices are connected.
         needs: replies that the rule of the phase needs.
         phase: "train" or "recover".
     """

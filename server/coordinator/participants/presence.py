@@ -18,7 +18,7 @@ class Presence:
         devices: that are enrolled, have not withdrawn, and whose key is not revoked.
         here: members that are connected, withdrawn ones included.
         owing: devices that must still drop what some request was about -> those requests.
-        leaving: devices that are to forget samples and have not yet: until then they train on nothing.
+        leaving: devices that are to forget samples and have not yet; until then they do not train.
     """
 
     devices: frozenset[int] = frozenset()
@@ -32,7 +32,7 @@ class Presence:
         return tuple(sorted((self.devices & self.here) - self.owing.keys() - self.leaving))
 
     def has(self, request: Request) -> bool:
-        """Say whether the device that a request is about is connected; a class is no single device's."""
+        """Say whether the device that a request is about is connected; a class belongs to no single device."""
         return request.granularity != "class" and request.subject in self.here
 
     @property
@@ -42,7 +42,7 @@ class Presence:
 
 
 class Watch:
-    """Looks who is there; strangers are named in the audit log once."""
+    """Watches which devices are connected; strangers are named in the audit log once."""
 
     def __init__(self, place: Workplace) -> None:
         self._place = place
@@ -50,10 +50,10 @@ class Watch:
         self._dropped: dict[str, set[int]] = {}
 
     def look(self) -> Presence:
-        """Return who is there now, and have the grid know them."""
+        """Return which devices are connected now, and register them with the grid."""
         place = self._place
         enrolled = [member for member in place.ledger.members() if member.role == "device"]
-        members = [member for member in enrolled if member.status != "revoked"]  # given no work, whatever it says
+        members = [member for member in enrolled if member.status != "revoked"]  # who gets no work
         revoked = {member.fingerprint for member in enrolled} - {member.fingerprint for member in members}
         present = place.grid.meet({member.fingerprint: Node(member.number) for member in members})
         for key in sorted(present.strangers - self._strangers - revoked):
@@ -67,9 +67,9 @@ class Watch:
         return Presence(devices, here, self._owing(devices), leaving)
 
     def _owing(self, devices: frozenset[int]) -> dict[int, tuple[Request, ...]]:
-        """Return which devices have not yet dropped what a request was about, as they were not there or did not answer.
+        """Return which devices have not yet dropped what a request was about: they were away, or did not reply.
 
-        All of a client's data goes with the client. Samples are their device's affair, classes every device's.
+        All of a client's data leaves with it. Samples concern their device, classes every device.
         """
         owing: dict[int, tuple[Request, ...]] = {}
         for request in self._place.ledger.requests():
@@ -87,7 +87,7 @@ class Watch:
 
 
 def dropped(place: Workplace, request: Request) -> set[int]:
-    """Return the devices that have dropped what a request is about: they said so, or answered its forget step."""
+    """Return the devices that have dropped what a request is about: by an event, or a reply in its forget step."""
     members = {
         e.member for e in place.ledger.events(request=request.id) if e.kind == "dropped" and e.member is not None
     }

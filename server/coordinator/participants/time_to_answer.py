@@ -1,6 +1,6 @@
-"""How long the device of a request is still waited for; time in which no coordinator looked is not charged to it.
+"""How long the device of a request is still waited for, without the time in which no coordinator looked.
 
-Each look at the devices sets the time of the file `LOOKED`. A coordinator that starts finds there since when nobody
+Each look at the devices sets the time of the file `LOOKED`. A coordinator that starts reads there since when none
 looked, and notes that in the log for each request that waits. After a crash of the process alone that is a moment.
 """
 
@@ -14,7 +14,7 @@ LOOKED = ".coordinator.looked"
 """File in the server's folder; its time is that of the last look at the devices."""
 AWAY = "server-away"
 SHORT = 10.0
-"""Seconds between two coordinators that are not worth a word."""
+"""An outage of at most this many seconds is not noted."""
 
 
 def looked(place: Workplace) -> None:
@@ -26,7 +26,7 @@ def looked(place: Workplace) -> None:
 
 
 def note_outage(place: Workplace) -> None:
-    """Note for each request that waits for how long nobody looked; to be called before the first look."""
+    """Note for each request that waits for how long no coordinator looked; to be called before the first look."""
     now, last = place.clock(), _last_look(place)
     for request in place.ledger.requests(status="forgetting"):
         seconds = now - max(last, request.changed_at)
@@ -53,6 +53,6 @@ def time_left(place: Workplace, request: Request) -> float:
 
 
 def time_to_answer(place: Workplace, request: Request) -> float:
-    """Return how many seconds a device that is asked now is given: one that is there at the end, those of a round."""
-    told = place.federation
-    return max(time_left(place, request), min(told.schedule.round_timeout, told.forgetting.device_timeout))
+    """Return how many seconds a device has to reply to a message sent now: at least the time of a round."""
+    config = place.federation
+    return max(time_left(place, request), min(config.schedule.round_timeout, config.forgetting.device_timeout))

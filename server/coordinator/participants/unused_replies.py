@@ -1,4 +1,4 @@
-"""What the audit log hears of replies that are not used, and of those that never came."""
+"""How the audit log names replies that are not used, and those that never came."""
 
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.strategies.guard.reply_checks import UNAVAILABLE
@@ -7,7 +7,7 @@ from fedquit.strategies.rounds.reply import OnReply
 
 
 def noted(place: Workplace, phase: str, number: int, request: str | None = None) -> OnReply:
-    """Return what names in the audit log every reply that is not used, and every device that did not answer."""
+    """Return what names in the audit log every reply that is not used, and every device that did not reply."""
 
     def on_reply(member: int, refused: str | None) -> None:
         if refused:

@@ -1,7 +1,7 @@
-"""The end of a request whose recovery is over: done, or unrecovered; or what its method did is undone.
+"""The end of a request whose recovery is over: done, or unrecovered; or the step of its method is undone.
 
-What contained the data is removed and the receipt is made before the request ends, and neither if the receipt would not
-be true.
+What contained the data is removed and the receipt is made before the request ends; neither, if the receipt would not be
+true.
 """
 
 from fedquit.errors import FedquitError
@@ -32,7 +32,7 @@ class Ending:
     def end(
         self, request: Request, forgot: Step | None, rounds: list[Step], stopped: Stopped, presence: Presence
     ) -> None:
-        """End a request whose recovery is over, or go back to the model before where it was of no use."""
+        """End a request whose recovery is over, or go back to the model before if recovery failed."""
         self.place.reached("recovering: ending")
         why = self._untrue(request, forgot)
         if why:
@@ -68,7 +68,7 @@ class Ending:
         before = forgot.measures.get("accuracy_before")
         last = rounds[-1].measures.get("accuracy") if rounds else forgot.measures.get("accuracy_after")
         if before is None or last is None:
-            return True  # nobody knows
+            return True  # nobody measured it
         return not stopped.reached and last < Bounds().accuracy * before
 
     def _undo(self, request: Request, forgot: Step, stopped: Stopped, presence: Presence) -> None:

@@ -1,4 +1,4 @@
-"""Ask the device whose data was forgotten how the recovered model does on it, while it still has it."""
+"""Evaluate the recovered model on the forgotten data, on the device that had asked, while it still has the data."""
 
 from fedquit.server.coordinator.training_rounds import Training
 from fedquit.server.coordinator.workplace import Workplace
@@ -8,9 +8,9 @@ from fedquit.strategies.rounds.evaluate import measure
 
 
 def verify(place: Workplace, training: Training, request: Request) -> tuple[dict[str, float], Traffic]:
-    """Return loss and accuracy of the current model on what was forgotten, as the device says, and what asking cost.
+    """Return loss and accuracy of the current model on what was forgotten, as the device reports, and their traffic.
 
-    No measures come back if the device does not answer.
+    {} is returned if the device does not reply.
     """
     place.reached("recovering: verifying")
     number = place.next_number() - 1
@@ -20,9 +20,9 @@ def verify(place: Workplace, training: Training, request: Request) -> tuple[dict
     config["granularity"] = request.granularity
     arrays = place.models.load(place.current())
     before = place.grid.costs.of("evaluate")
-    heard = training.on_reply("evaluate", number, request.id)
+    on_reply = training.on_reply("evaluate", number, request.id)
     measures: dict[str, float] = {}
-    for _, _, metrics in measure(place.grid, [request.subject], arrays, config, heard):
+    for _, _, metrics in measure(place.grid, [request.subject], arrays, config, on_reply):
         measures = {f"forget_{name}": metrics[name] for name in ("loss", "accuracy") if name in metrics}
     place.grid.costs.sync()
     after = place.grid.costs.of("evaluate")

@@ -19,21 +19,17 @@ from fedquit.server.coordinator.participants.presence import Presence
 from fedquit.server.coordinator.participants.time_to_answer import time_to_answer
 from fedquit.server.coordinator.requests.blame_method import blaming
 from fedquit.server.coordinator.requests.holders import Holders
-from fedquit.server.coordinator.requests.request_config import request_config
+from fedquit.server.coordinator.requests.request_session import Sessions
 from fedquit.server.coordinator.retention import Past
 from fedquit.server.coordinator.training_rounds import Training
 from fedquit.server.coordinator.workplace import DEFERRED, Workplace
 from fedquit.server.ledger import Request
 from fedquit.server.ledger.model_lineage import check_exact
-from fedquit.server.lifecycle.forget_and_admit import ForgetResult, Guard, forget_and_admit
-from fedquit.server.lifecycle.grid_session import Case, GridSession, served
+from fedquit.server.lifecycle.forget_and_admit import ForgetResult, forget_and_admit
+from fedquit.server.lifecycle.grid_session import GridSession, served
 from fedquit.server.lifecycle.rounds.deferred_step import is_deferred
 from fedquit.server.lifecycle.rounds.finished_round import FinishedRound, finished_request
-from fedquit.server.lifecycle.rounds.observed_rounds import recent_rounds
-from fedquit.server.lifecycle.rounds.round_order import learning_rate
 from fedquit.settings import Settings
-from fedquit.strategies.guard.decide import Policy
-from fedquit.strategies.guard.step_checks import Recent, bounds_of
 from fedquit.strategies.rounds.aggregate import Config
 from fedquit.unlearning.methods.base import Method
 from fedquit.unlearning.tensors.convert import Arrays, StateDict, arrays_of
@@ -45,6 +41,7 @@ class ForgetStep:
     def __init__(self, place: Workplace, past: Past, metrics: ModelMetrics, training: Training) -> None:
         self.place, self.past, self.metrics, self.training = place, past, metrics, training
         self.holders = Holders(place, past, training)
+        self._sessions = Sessions(place, past, metrics, training)
         self.began_at = 0.0  # when devices were last sent a forget message
 
     def carry_out(self, request: Request, plan: Settings, method: Method, presence: Presence) -> None:
@@ -123,8 +120,8 @@ class ForgetStep:
         place, name = self.place, ""
         with blaming(method):
             counts = self.holders.counts(request, plan, method, presence)
-            guard = self._guard(request, method, counts)
-            session = self._session(request, plan, presence, current, number, counts, guard)
+            guard = self._sessions.guard(request, method, counts)
+            session = self._sessions.open(request, plan, presence, current, number, counts, guard)
 
         def serve(method: Method, session: GridSession) -> Arrays:
             with blaming(method):
@@ -146,52 +143,6 @@ class ForgetStep:
         place.reached("forgetting: decided")
         return session, done
 
-    def _session(
-        self,
-        request: Request,
-        plan: Settings,
-        presence: Presence,
-        current: StateDict,
-        number: int,
-        counts: Mapping[int, int],
-        guard: Guard,
-    ) -> GridSession:
-        place = self.place
-        forgotten = tuple(sorted(counts))
-        remaining = tuple(member for member in presence.ready if member not in forgotten)
-        case = Case(
-            forgotten=forgotten,
-            remaining=remaining,
-            num_examples={**{member: self.past.size(member) for member in remaining}, **counts},
-            seeds=place.seeds(request),
-            config=request_config(self.training, request, plan),
-            proxy=lambda: self.metrics.trusted,
-        )
-        return GridSession(
-            place.grid,
-            place.settings,
-            case,
-            initial=place.state(place.initial),
-            current=current,
-            history=self.past.session_history(),
-            lr=learning_rate(place.settings, place.rounds_trained() + 1),
-            on_reply=self.training.on_reply("forget", number, request.id),
-            check=guard.check,
-        )
-
-    def _guard(self, request: Request, method: Method, counts: Mapping[int, int]) -> Guard:
-        place, policy = self.place, self.place.federation.forgetting
-        bounds = bounds_of(method, place.names, counts.values(), request.classes, exact=place.grid.compression.exact)
-        evaluator = self.metrics.evaluator(self.training.gone_classes())
-        return Guard(self._recent(), bounds, Policy(policy.guard, policy.blend), evaluator.accuracy)
-
-    def _recent(self) -> Recent:
-        """Return what the guard compares a model with: the last steps whose models are still there."""
-        place, steps = self.place, self.past.recent()
-        models = ((place.state(step.model_before), place.state(step.model_after)) for step in steps)
-        every = [step.measures for step in place.ledger.steps()]
-        return recent_rounds([step.measures for step in steps], every, models, place.order)
-
     def _check_restart(self, request: Request, model: str) -> None:
         """Check that a model which a method went back to never met the data of a request.
 
@@ -202,7 +153,7 @@ class ForgetStep:
         here = {steps[0].model_before, *(step.model_after for step in steps)}
         try:
             if model not in here:
-                raise FedquitError(f"model {model[:12]} is none that the federation has had")
+                raise FedquitError(f"model {model[:12]} was never the federation's")
             check_exact(steps, request, model)
         except FedquitError as error:
             raise CannotForgetError(f"the model it goes back to cannot be used: {error}") from error

@@ -49,14 +49,13 @@ def plan_of(federation: Federation, request: Request) -> tuple[Settings, Method]
 def methods_left(federation: Federation, request: Request, events: Sequence[Event], *, is_there: bool) -> list[str]:
     """Return the methods that a request may still come to, in order.
 
-    One that destroys the model is none of them for a device that is there or has answered: it could have destroyed the
-    model at will.
+    A method that destroys the model is left out if the device is connected or has replied: it could trigger it at will.
 
     Args:
-        federation: what the server is told.
+        federation: the server's config.
         request: which.
         events: its own.
-        is_there: whether a device is connected, or has just answered, that should have forgotten.
+        is_there: whether a device that should have forgotten is connected, or has just replied.
     """
     able = [method for _, method in chain(federation, request.granularity)]
     after = able[[method.name for method in able].index(request.method) + 1 :]
@@ -68,7 +67,7 @@ def methods(federation: Federation) -> list[Method]:
     """Return all methods of the policy.
 
     Raises:
-        InputError: a plan cannot be.
+        InputError: a plan cannot be made.
     """
     found = [method_of(plan) for plan in plans(federation)]
     if not found:

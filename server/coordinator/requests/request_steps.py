@@ -83,7 +83,7 @@ class RequestSteps:
     def _leave(self, request: Request) -> Request | None:
         """Return the request with which this one's device left already, if it did.
 
-        Service and coordinator each look before they take an ask, so two of one device can come in at once.
+        Service and coordinator each check before they take a request, so two of one device can come in at once.
         """
         if request.granularity == "class":
             return None
@@ -147,9 +147,9 @@ class RequestSteps:
         Args:
             request: which.
             why: its present method could not do it.
-            presence: who is there.
+            presence: which devices are connected.
             refused: whether the guard refused a model.
-            answered: whether a device answered, with whatever.
+            answered: whether a device replied, with whatever.
         """
         place, events = self.place, self.place.ledger.events(request=request.id)
         left = methods_left(place.federation, request, events, is_there=answered or presence.has(request))

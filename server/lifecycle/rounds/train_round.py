@@ -24,7 +24,7 @@ OnBounded = Callable[[int, dict[str, Any]], None]
 
 @dataclass(frozen=True, slots=True)
 class RoundState:
-    """What the server keeps beside the model from one round of a phase to the next.
+    """What the server keeps besides the model from one round of a phase to the next.
 
     Attributes:
         objective_state: for the objective, as `Objective.broadcast` says.
@@ -40,12 +40,12 @@ class Trained:
     """The model that a round made, and what its replies were.
 
     Attributes:
-        taken: client -> samples that its sender is believed to have, and their digest if it told one.
+        taken: client -> number of samples that it is believed to have, and their digest if it sent one.
         refused: replies that did not go into the model.
         loss: mean training loss, nats.
         seconds: from the first message to the new model; `device_seconds`: processor time over all devices.
         adopted: whether the replies made a model that can be used; if not, the model and what was kept are as before.
-        off: why the model of all replies could not be used; "": it could. `found`: the client to blame, if it is sure.
+        off: why the model of all replies could not be used; "": it could. `found`: the client to blame, if certain.
         checks: figures of the checks on the replies; the next rounds get them as `Limits.usual`.
     """
 

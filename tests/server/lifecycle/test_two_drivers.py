@@ -3,7 +3,7 @@
 Both train two rounds on the same devices, get the same request and recover. They derive seeds and number rounds
 differently, as a deployment counts the step that forgets too; so both are given the same seeds here, and the simulation
 the deployment's numbers. The guard adopts whatever is a model, so that every method comes to recovery; what it found is
-compared.
+compared, and so is what the run's folder and the ledger have of each round.
 """
 
 import os
@@ -21,6 +21,7 @@ from fedquit.client.data.evaluation_sets import sets_of
 from fedquit.client.device.local_data.gather import gather
 from fedquit.errors import InputError
 from fedquit.server.coordinator import Workplace
+from fedquit.server.ledger import Step
 from fedquit.server.lifecycle.request_seeds import RequestSeeds
 from fedquit.server.lifecycle.rounds.round_order import Order
 from fedquit.server.provision.check_methods import TRAINS_ON_IT
@@ -95,8 +96,8 @@ def same_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PhaseRounds, "order", as_deployed)
 
 
-def simulate(path: Path, settings: Settings) -> tuple[list[tuple[str, str]], Any]:
-    """Return the phase and the model of each round of a simulation, and what its guard found."""
+def simulate(path: Path, settings: Settings) -> tuple[list[tuple[str, str]], Any, list[Any]]:
+    """Return the phase and the model of each round of a simulation, what its guard found, and figures."""
     made: list[tuple[str, str]] = []
 
     def hear(event: Mapping[str, Any]) -> None:
@@ -109,11 +110,20 @@ def simulate(path: Path, settings: Settings) -> tuple[list[tuple[str, str]], Any
             state = Loop(MeteredGrid(engine, patience=600), settings, folder, hear).run()
     finally:
         folder.release()
-    return made, state.guard["forget"]["findings"]
+    figures = [
+        (
+            one.participants,
+            one.refused,
+            one.measures["holdout_accuracy"],
+            one.update_norm if one.phase == "train" else None,
+        )
+        for one in state.rounds
+    ]
+    return made, state.guard["forget"]["findings"], figures
 
 
-def deploy(path: Path, settings: Settings, granularity: str) -> tuple[list[tuple[str, str]], Any]:
-    """Return the phase and the model of each step of a deployment, and what its guard found."""
+def deploy(path: Path, settings: Settings, granularity: str) -> tuple[list[tuple[str, str]], Any, list[Any]]:
+    """Return the phase and the model of each step of a deployment, what its guard found, and figures."""
     forgetting = {
         "method": settings.method, "method-settings": settings.method_settings, "fallback": [], "adopt": settings.adopt,
     }  # fmt: skip
@@ -135,7 +145,15 @@ def deploy(path: Path, settings: Settings, granularity: str) -> tuple[list[tuple
         log = [(event.kind, event.facts) for event in ledger.events(request=request)]
         assert found.status in ("done", "unrecovered"), log
         [findings] = [facts["findings"] for kind, facts in log if kind == "quarantined"]
-        return [(step.phase, step.model_after) for step in ledger.steps()], findings
+        steps = ledger.steps()
+    return [(step.phase, step.model_after) for step in steps], findings, [figures_of(step) for step in steps]
+
+
+def figures_of(step: Step) -> tuple[Any, ...]:
+    """Return of a step what a simulation has of its rounds; norms of training alone, which is all that it needs."""
+    accuracy = step.measures["accuracy_after" if step.phase == "forget" else "accuracy"]
+    norm = step.measures["update_norm"] if step.phase == "train" else None
+    return tuple(given.member for given in step.contributions), step.refused, accuracy, norm
 
 
 def ask(rehearsal: Rehearsal, granularity: str) -> str:
@@ -154,11 +172,12 @@ def test_the_same_request_makes_the_same_models_under_both_drivers(
     tmp_path: Path, method: str, granularity: str
 ) -> None:
     settings = simulated_settings(method, granularity)
-    deployed, found = deploy(tmp_path / "deployed", settings, granularity)
-    simulated, found_in_simulation = simulate(tmp_path / "simulated", settings)
+    deployed, found, in_ledger = deploy(tmp_path / "deployed", settings, granularity)
+    simulated, found_in_simulation, in_folder = simulate(tmp_path / "simulated", settings)
     assert [phase for phase, _ in deployed] == ["train"] * ROUNDS + ["forget"] + ["recover"] * RECOVERS
     assert simulated == deployed
     assert found_in_simulation == found
+    assert in_folder == in_ledger
 
 
 @pytest.mark.parametrize(("method", "granularity"), [("fedquit", g) for g in GRANULARITIES] + [("ascent", "client")])
@@ -166,13 +185,14 @@ def test_deferred_adoption_makes_the_same_models_under_both_drivers(
     tmp_path: Path, method: str, granularity: str
 ) -> None:
     settings = simulated_settings(method, granularity, "deferred")
-    deployed, found = deploy(tmp_path / "deployed", settings, granularity)
-    simulated, found_in_simulation = simulate(tmp_path / "simulated", settings)
+    deployed, found, in_ledger = deploy(tmp_path / "deployed", settings, granularity)
+    simulated, found_in_simulation, in_folder = simulate(tmp_path / "simulated", settings)
     assert [phase for phase, _ in deployed] == ["train"] * ROUNDS + ["forget"] + ["recover"] * RECOVERS
     assert simulated == deployed
     assert found_in_simulation == found
+    assert in_folder == in_ledger
     if granularity == "client":
-        directly, _ = simulate(tmp_path / "direct", simulated_settings(method, granularity))
+        directly, _, _ = simulate(tmp_path / "direct", simulated_settings(method, granularity))
         assert directly[: ROUNDS + 1] == simulated[: ROUNDS + 1]  # the same step of the same device ...
         assert directly[ROUNDS + 1] != simulated[ROUNDS + 1]  # ... adopted in another way
 
