@@ -10,6 +10,7 @@ from fedquit.server.coordinator.model_metrics import ModelMetrics
 from fedquit.server.coordinator.participants.excluded_devices import kept_out
 from fedquit.server.coordinator.participants.presence import Presence
 from fedquit.server.coordinator.participants.unused_replies import noted
+from fedquit.server.coordinator.requests.policy import plan_of
 from fedquit.server.coordinator.retention import Past
 from fedquit.server.coordinator.verification import Verification
 from fedquit.server.coordinator.workplace import Workplace
@@ -20,6 +21,7 @@ from fedquit.server.lifecycle.rounds.round_order import round_order
 from fedquit.server.lifecycle.rounds.train_round import Callbacks, Trained
 from fedquit.strategies.rounds.aggregate import Config
 from fedquit.strategies.rounds.train import Correct
+from fedquit.strategies.rules import FlowerRule
 
 LISTED = 50
 """At most this many ids of requests are in a message."""
@@ -73,11 +75,15 @@ class Training:
         self.past.tidy()
         place.reached(f"{phase}: tidied")
 
+    def rule(self, request: Request | None) -> FlowerRule:
+        """Return the rule of rounds of a request's recovery; None: of training."""
+        return self.place.rules.after(plan_of(self.place.federation, request)[1] if request else None)
+
     def _plan(
         self, presence: Presence, request: Request | None, correct: Correct | None, number: int, store: LedgerRounds
     ) -> RoundPlan:
         place, phase, trains = self.place, store.phase, request is None
-        rule, updates = place.rules.training if trains else place.rules.recovery, self.past.updates
+        rule, updates = self.rule(request), self.past.updates
         order = round_order(
             place.settings,
             phase,

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from fedquit.client.data.build_data_and_model import empty_model
-from fedquit.client.training.build_method import method_of
 from fedquit.client.training.build_objective import objective_of
 from fedquit.errors import InputError
 from fedquit.settings import Settings
 from fedquit.strategies.rules import FlowerRule, is_mean, make_private, make_rule
+from fedquit.unlearning.methods.base import Method
 from fedquit.unlearning.tensors.arithmetic import parameter_names
 
 
@@ -17,11 +17,13 @@ class Rules:
 
     training: FlowerRule
     recovery: FlowerRule
-    restarts: bool = False
 
-    def of(self, *, recovers: bool) -> FlowerRule:
-        """Return the rule of a round; after a method that restarts, recovery is training."""
-        return self.recovery if recovers and not self.restarts else self.training
+    def after(self, method: Method | None) -> FlowerRule:
+        """Return the rule of rounds after a method served a request; None: of training.
+
+        A method that restarts leaves a model to train again, so that its recovery is training.
+        """
+        return self.training if method is None or method.traits.restarts else self.recovery
 
 
 def named_rules(settings: Settings) -> Rules:
@@ -43,12 +45,12 @@ def named_rules(settings: Settings) -> Rules:
 
 def _plain(settings: Settings) -> Rules:
     training = make_rule(settings.strategy, **settings.strategy_settings)
-    recovery, restarts = training, method_of(settings).traits.restarts
+    recovery = training
     if settings.recover_strategy:
         recovery = make_rule(settings.recover_strategy, **settings.recover_strategy_settings)
     elif settings.recover_strategy_settings:
         raise InputError("recover-strategy-settings: there is no recover-strategy whose settings they could be")
-    return Rules(training, recovery, restarts)
+    return Rules(training, recovery)
 
 
 def _private(settings: Settings, rules: Rules) -> Rules:
@@ -66,7 +68,7 @@ def _private(settings: Settings, rules: Rules) -> Rules:
     training, recovery = (
         make_private(settings.dp, rule, **settings.dp_settings) for rule in (rules.training, rules.recovery)
     )
-    return Rules(training, recovery, rules.restarts)
+    return Rules(training, recovery)
 
 
 def _check_no_mean(settings: Settings) -> None:

@@ -70,7 +70,7 @@ class PhaseRounds:
         return RoundPlan(
             self.order(number),
             trained=number,
-            rule=run.rules.of(recovers=phase.recovers),
+            rule=run.rules.after(run.method if phase.recovers else None),
             evaluate=lambda done: run.metrics(phase, done.arrays, number),
             left_out=forgotten_clients(settings, phase.requests),
             correct=correct,

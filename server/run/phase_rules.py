@@ -1,6 +1,7 @@
 """The strategies of a simulation's phases, checked against how many clients there are in each."""
 
 from fedquit.client.data.forget_sets import forgotten_clients
+from fedquit.client.training.build_method import method_of
 from fedquit.errors import InputError
 from fedquit.server.lifecycle.build_rules import Rules, named_rules
 from fedquit.server.run.phases import Phase, phases
@@ -21,7 +22,7 @@ def rules_of(settings: Settings) -> Rules:
     rules = named_rules(settings)
     for phase in phases(settings):
         if phase.kind != "forget":
-            _check_size(rules.of(recovers=phase.recovers), phase, settings)
+            _check_size(rules.after(method_of(settings) if phase.recovers else None), phase, settings)
     return rules
 
 

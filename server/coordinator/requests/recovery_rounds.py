@@ -30,7 +30,7 @@ class Recovery:
             self.attempts.get_unstuck(request)
             self.ending.end(request, forgot, rounds, stopped, presence)
             return True
-        if len(presence.ready) < max(1, place.rules.recovery.needs()):
+        if len(presence.ready) < max(1, self.training.rule(request).needs()):
             self.attempts.get_stuck(request)
             return False
         correct = correction(

@@ -197,6 +197,19 @@ def test_deferred_adoption_makes_the_same_models_under_both_drivers(
         assert directly[ROUNDS + 1] != simulated[ROUNDS + 1]  # ... adopted in another way
 
 
+@pytest.mark.parametrize("method", ["fedquit", "retrain"])
+def test_recovery_has_the_same_strategy_under_both_drivers(
+    tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, _, _ = simulate(tmp_path / "plain", simulated_settings(method, "client"))
+    monkeypatch.setitem(TRAINING, "recover-strategy", "fedmedian")
+    settings = simulated_settings(method, "client")
+    deployed, _, _ = deploy(tmp_path / "deployed", settings, "client")
+    simulated, _, _ = simulate(tmp_path / "simulated", settings)
+    assert simulated == deployed
+    assert (simulated == plain) == (method == "retrain")  # whose rounds train again
+
+
 @pytest.mark.parametrize("method", sorted({name for name, _ in PAIRS} - {name for name, _ in SERVED}))
 def test_a_method_that_only_a_simulation_serves_is_refused_with_the_reason(tmp_path: Path, method: str) -> None:
     with pytest.raises(InputError, match=f"'{method}' has the device train on what is to be forgotten"):
