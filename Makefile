@@ -6,6 +6,7 @@ OLDEST := .venv-oldest
 SECONDS ?= 60
 # Of the tests a good part waits for processes and pauses, so more of them run at once than there are cores.
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ $$n -lt 8 ] && expr $$n + 1 || echo 8)
+AT_ONCE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 OUT ?= runs/$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
@@ -36,10 +37,10 @@ simulate: $(VENV)/run.stamp ## train, forget, recover and compare on real digits
 	$(BIN)/fedquit simulate --out $(OUT)
 
 test: $(VENV)/dev.stamp ## run every test and every example in the documentation of the code; JOBS=3 at once
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest $(AT_ONCE)
 
 test-oldest: $(OLDEST)/dev.stamp ## run the tests with the lowest version of each dependency (Python 3.11; an hour)
-	$(OLDEST)/bin/python -m pytest
+	$(OLDEST)/bin/python -m pytest $(AT_ONCE)
 
 check: format lint types contract test ## all that a change must pass
 

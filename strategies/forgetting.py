@@ -20,10 +20,10 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedquit.errors import FedquitError, InputError
+from fedquit.errors import BadReplyError, FedquitError, InputError
 from fedquit.strategies.flower_internals import Run
 from fedquit.strategies.guard.decide import Policy, admit_model
-from fedquit.strategies.guard.reply_checks import BadReplyError, checked_arrays, checked_metrics
+from fedquit.strategies.guard.reply_checks import checked_arrays, checked_metrics
 from fedquit.strategies.guard.step_checks import Recent, bounds_of, longest_of
 from fedquit.unlearning.methods.base import make_method
 from fedquit.unlearning.seeds import derive_seed
@@ -134,8 +134,9 @@ class Forgetting(Strategy):
             return []
         self._gone.update(nodes)
         seed = derive_seed(self._seed, "forget", number)
-        told = {"step": "forget", "seed": seed, "method": self._method.name, "settings": json.dumps(self._settings)}
-        return [_message(nodes[0], told, arrays)]
+        settings = json.dumps(self._settings)
+        config = {"step": "forget", "seed": seed, "method": self._method.name, "settings": settings}
+        return [_message(nodes[0], config, arrays)]
 
     def _admit(self, number: int, replies: list[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Return the model of the client that forgot, if it may become the global one."""
@@ -271,8 +272,8 @@ def _parameters(state: StateDict) -> frozenset[str]:
     return frozenset(name for name in state if name.rpartition(".")[2] not in BUFFERS)
 
 
-def _message(node: int, told: Mapping[str, str | int], arrays: ArrayRecord | None = None) -> Message:
-    content = RecordDict({RECORD: ConfigRecord({**told})})
+def _message(node: int, config: Mapping[str, Any], arrays: ArrayRecord | None = None) -> Message:
+    content = RecordDict({RECORD: ConfigRecord({**config})})
     if arrays is not None:
         content["arrays"] = arrays
     return Message(content, dst_node_id=node, message_type="train")

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from fedquit.client.data.build_data_and_model import dataset_of, split
 from fedquit.client.data.partition import Indices
-from fedquit.client.models.user_factory import import_factory, is_factory
 from fedquit.errors import InputError
 from fedquit.files import read_json
 from fedquit.settings import Key, Settings, settings_of
 from fedquit.unlearning.seeds import derive_seed
+from fedquit.user_factory import import_factory, is_factory
 
 
 @lru_cache(maxsize=32)

@@ -13,8 +13,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from fedquit.client.models.user_factory import import_factory, is_factory
 from fedquit.errors import InputError, unknown
+from fedquit.user_factory import import_factory, is_factory
 
 InputShape = tuple[int, int, int]
 

@@ -41,7 +41,7 @@ class Rate:
 class Seats:
     """A limit on the number of callers that stay, in all and of each.
 
-    >>> from fedquit.server.service.refusal import RefusalError
+    >>> from fedquit.errors import RefusalError
     >>> seats = Seats(in_all=2, of_each=1)
     >>> with seats.taken("me"):
     ...     try:

@@ -68,7 +68,7 @@ def print_report(document: dict[str, Any]) -> None:
     if len(requests) > 1:
         _print_requests(console, requests)
     for number, request in enumerate(requests):
-        _print_guard(console, nth("forget", number), request["guard"])
+        _print_guard(console, nth("forget", number), request.get("guard"))  # none in reports from before it
         phase = nth("recover", number)
         if phase in document["ended"]:
             console.print(f"{phase.capitalize()} stopped: {document['ended'][phase]['reason']}", highlight=False)

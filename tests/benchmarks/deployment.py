@@ -171,8 +171,8 @@ def memory_of(process: Process) -> Memory | None:
     except OSError:
         return None
     name = next((name for name in NAMES if name in process.command), process.command[-40:])
-    sizes = (round(found[key], 1) for key in ("Pss:", "Rss:", "Pss_Anon:"))
-    return Memory(name, process.pid, *sizes, files_of(process.pid))
+    pss, rss, private = (round(found[key], 1) for key in ("Pss:", "Rss:", "Pss_Anon:"))
+    return Memory(name, process.pid, pss, rss, private, files_of(process.pid))
 
 
 def files_of(pid: int) -> dict[str, float]:

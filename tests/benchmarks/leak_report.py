@@ -11,27 +11,30 @@ INTRO = """# What a request to be forgotten tells
 
     python -m tests.benchmarks.leak --data digits --model mlp      # and so on; resumes where it was stopped
 
-Ten clients train together (Dirichlet 1; digits: 10 rounds; Fashion-MNIST: 5,000 samples, 5 rounds). Then one of them is asked,
-again and again from the same model g, to forget random samples; n is the number of those requests. Three may look:
+Ten clients train together (Dirichlet 1; digits: 10 rounds; Fashion-MNIST: 5,000 samples, 5 rounds). Then one of them
+is asked, again and again from the same model g, to forget random samples; n is the number of those requests. Three
+may look:
 
 - **server**: g, and the model f that the asking device handed back;
-- **device, direct**: g, and the model that the others are sent next, which forgetting made of f (`adopt = direct`). Where
-  that is f itself the row is left out: it is the server's;
-- **device, deferred**: g, and g + (the others' mean step) + (f - g), which they are sent next with `adopt = deferred`.
+- **device, direct**: g, and the model that the others are sent next, which forgetting made of f (`adopt = direct`).
+  Where that is f itself the row is left out: it is the server's;
+- **device, deferred**: g, and g + (the others' mean step) + (f - g), which they are sent next with `adopt =
+  deferred`.
 
-*Classes* are read off the last layer's bias without any search: whether the class with the most evidence was forgotten, whether
-the classes with evidence above 0 are just those forgotten, the chance that a forgotten class has more evidence than another
-(0.5: guessing), and the correlation with the number of samples of each class. Nothing is subtracted first.
+*Classes* are read off the last layer's bias without any search: whether the class with the most evidence was
+forgotten, whether the classes with evidence above 0 are just those forgotten, the chance that a forgotten class has
+more evidence than another (0.5: guessing), and the correlation with the number of samples of each class. Nothing is
+subtracted first.
 
-In the *game* two sets of samples are equally likely, of the same classes sample by sample or of no class in common, and the
-attacker says which was forgotten. It knows g, the method, its settings and both sets, forgets each itself with other random
-numbers, and compares by cosine; a device first subtracts the step of the round before, which it has seen. Shown is the area
-under the ROC curve with its 95 % interval (Newcombe 2006, method 5); 0.5 is guessing. The *control* is the same game where
-nothing was forgotten: on an ordinary reply to training, and on an ordinary round.
+In the *game* two sets of samples are equally likely, of the same classes sample by sample or of no class in common,
+and the attacker says which was forgotten. It knows g, the method, its settings and both sets, forgets each itself
+with other random numbers, and compares by cosine; a device first subtracts the step of the round before, which it has
+seen. Shown is the area under the ROC curve with its 95 % interval (Newcombe 2006, method 5); 0.5 is guessing. The
+*control* is the same game where nothing was forgotten: on an ordinary reply to training, and on an ordinary round.
 
-Not measured: `retrain`, which returns an untrained model; what several requests about the same samples tell together; an
-attacker who takes part in the deferred round with chosen updates. A reconstruction that fails proves nothing; the game is the
-stricter test.
+Not measured: `retrain`, which returns an untrained model; what several requests about the same samples tell together;
+an attacker who takes part in the deferred round with chosen updates. A reconstruction that fails proves nothing; the
+game is the stricter test.
 """
 
 

@@ -11,7 +11,7 @@ from fedquit import errors
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("client", "server", "strategies", "unlearning", "simulations")
-MOST = 14
+MOST = 13  # besides __init__.py
 ALIAS = re.compile(r"[A-Z][a-z]\w*")
 ERROR = re.compile(r"(Error|Exception)$")
 SAME_EVERYWHERE = {"__init__", "__main__", "command", "app"}  # the command of a room; Flower's two apps
@@ -30,7 +30,8 @@ def test_no_folder_has_more_entries_than_a_reader_can_hold() -> None:
         if (ROOT / path).is_symlink():  # to a room
             continue
         for folder, entry in zip(path.parents, (path, *path.parents), strict=False):
-            entries[folder].add(entry.name)
+            if entry.name != "__init__.py":
+                entries[folder].add(entry.name)
     del entries[PurePosixPath()]
     assert len(entries) > 40
     assert {str(folder): len(found) for folder, found in entries.items() if len(found) > MOST} == {}

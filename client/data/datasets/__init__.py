@@ -18,8 +18,8 @@ from fedquit.client.data.datasets.image_folder import load_folder
 from fedquit.client.data.datasets.npz import load_npz
 from fedquit.client.data.datasets.resize import resize
 from fedquit.client.data.datasets.user_dataset import load_factory
-from fedquit.client.models.user_factory import is_factory
 from fedquit.errors import InputError, unknown
+from fedquit.user_factory import is_factory
 
 __all__ = ["DATASETS", "Dataset", "load_dataset"]
 

@@ -1,8 +1,8 @@
 """A dataset that the user wrote: `package.module:factory`."""
 
 from fedquit.client.data.datasets.dataset import Dataset, make_dataset, make_samples
-from fedquit.client.models.user_factory import import_factory
 from fedquit.errors import InputError
+from fedquit.user_factory import import_factory
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 

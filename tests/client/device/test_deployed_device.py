@@ -11,99 +11,31 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
-from PIL import Image
 
-from fedquit.client.app import app
 from fedquit.client.data.build_data_and_model import initial_model
 from fedquit.client.device import deployed_device
-from fedquit.client.device.command import leave
-from fedquit.client.device.local_data.gather import find
 from fedquit.client.device.local_data.sample_digest import set_digest
-from fedquit.client.device.local_data.sample_names import marking
-from fedquit.client.device.record import Mark, Record, opened, stored_replies
+from fedquit.client.device.record import Record, opened, stored_replies
 from fedquit.client.device.record.stored_replies import Replies
 from fedquit.client.kit import Kit
 from fedquit.client.models.model_file import model_hash
-from fedquit.client.requests.keys import new_key, public_der, read_private
-from fedquit.client.requests.piggyback import SIGNINGS
-from fedquit.client.requests.signed_request import Signed, is_from, read_ask
 from fedquit.errors import InputError
-from fedquit.server.provision.certificates import node_key_files
 from fedquit.settings import Settings
-from fedquit.strategies.flower_internals import become_server_task
-from fedquit.strategies.grid.array_record import arrays_of_record
-
-SETTINGS = Settings(model="mlp", classes="3", input_shape="1x4x4", batch_size=4)
-START = initial_model(SETTINGS, 0).state_dict()
-REQUEST, OTHER = "5e" * 32, "07" * 32
-
-
-def make_kit(folder: Path, count: int = 12, **more: str) -> Kit:
-    folder.mkdir()
-    draw = np.random.default_rng(3)
-    np.savez(folder / "own.npz", x=draw.integers(0, 256, (count, 4, 4), dtype=np.uint8), y=[0, 1, 2] * (count // 3))
-    told = {"federation": "clinics", "superlink": "h:1", "forget": "h:2", "name": "north", "data": "own.npz", **more}
-    lines = [f'{key} = "{value}"' for key, value in told.items()]
-    (folder / "device.toml").write_text("\n".join([*lines, "number = 4"]))
-    (folder / "node.key").write_bytes(node_key_files(new_key())[0])
-    (folder / "node.key").chmod(0o600)
-    return Kit.read(folder)
-
-
-@pytest.fixture
-def kit(tmp_path: Path) -> Kit:
-    return make_kit(tmp_path / "kit")
-
-
-def rows(kit: Kit, *numbers: int) -> tuple[bytes, ...]:
-    return tuple(find(kit.path(kit.data), [str(number) for number in numbers]).values())
-
-
-def change(kit: Kit, change: Callable[[Any, Any], tuple[Any, Any]]) -> None:
-    with np.load(kit.path(kit.data)) as held:
-        x, y = change(held["x"], held["y"])
-    np.savez(kit.path(kit.data), x=x, y=y)
-
-
-def send(kit: Kit, kind: str, state: Any = None, settings: Settings = SETTINGS, **config: Any) -> RecordDict:
-    become_server_task(1)
-    told = ConfigRecord({"seed": 5, "lr": 0.1, "server-round": 1, "phase": "train", **config})
-    content = RecordDict({"arrays": ArrayRecord(dict(state or START)), "config": told})
-    node: Any = {"kit": str(kit.folder)}
-    context = Context(run_id=9, node_id=7, node_config=node, state=RecordDict(), run_config=settings.run_config())
-    return app(Message(content, 7, kind), context).content
-
-
-def forget(kit: Kit, request: str = REQUEST, **config: Any) -> RecordDict:
-    return send(kit, "train.forget", **{"phase": "forget", "samples": "forget", "request": request, **config})
-
-
-def said(content: RecordDict) -> dict[str, Any]:
-    return dict(content.metric_records["metrics"])
-
-
-def model_of(content: RecordDict) -> str:
-    return model_hash(arrays_of_record(content.array_records["arrays"]))
-
-
-def mark(kit: Kit, *numbers: int, request: str = REQUEST) -> None:
-    with opened(kit.path(kit.record)) as record:
-        record.mark(Mark(request, "sample", digests=rows(kit, *numbers)))
-
-
-def trained_on(kit: Kit) -> set[bytes]:
-    """Train a round and return the digests of what it trained on, as the record has them."""
-    digest = send(kit, "train").config_records["config"]["samples-digest"]
-    with opened(kit.path(kit.record)) as record:
-        assert record.rounds()[-1].samples_digest == digest
-        every = {each for row in record.database.read("SELECT digests FROM sample_sets") for each in parts(row[0])}
-        return {each for each in every if record.rounds()[-1] in record.rounds(each)}
-
-
-def parts(value: bytes) -> list[bytes]:
-    return [value[start : start + 32] for start in range(0, len(value), 32)]
+from tests.client.device.kit_messages import (
+    OTHER,
+    REQUEST,
+    SETTINGS,
+    START,
+    change,
+    forget,
+    make_kit,
+    mark,
+    model_of,
+    rows,
+    said,
+    send,
+    trained_on,
+)
 
 
 def test_it_says_its_number_and_how_many_samples_it_may_train_on(kit: Kit) -> None:
@@ -135,111 +67,6 @@ def test_a_device_trains_as_a_simulated_client_with_the_same_samples_does(kit: K
     with deterministic(5):
         fit(model, samples, lr=0.1, batch_size=4, seed=5)
     assert model_of(reply) == model_hash(model.state_dict())
-
-
-def test_forgotten_samples_never_train_again_in_any_position_or_number(kit: Kit) -> None:
-    gone = rows(kit, 1, 5)
-    mark(kit, 1, 5)
-    forget(kit)
-    assert trained_on(kit).isdisjoint(gone)
-    change(kit, lambda x, y: (np.concatenate([x[::-1], x[[1, 1]]]), np.concatenate([y[::-1], y[[1, 1]]])))
-    assert trained_on(kit).isdisjoint(gone)
-    assert said(send(kit, "query"))["num-examples"] == 10
-
-
-def stored_as(kit: Kit, form: str) -> None:
-    """Store the kit's data in another form, without loss."""
-    with np.load(kit.path(kit.data)) as held:
-        x, y = held["x"], held["y"]
-    arrays = {
-        "with channels": x[:, None],
-        "rows": x.reshape(12, 16),
-        "float32 levels": x.astype(np.float32),
-        "float64 0..1": x / 255,
-        "float16 0..1": (x / 255).astype(np.float16),
-        "as training sees it": x.astype(np.float32) / np.float32(127.5) - 1,
-    }
-    if form in arrays:
-        np.savez(kit.path(kit.data), x=arrays[form], y=y.astype(np.uint8))
-        return
-    for number, (image, label) in enumerate(zip(x, y, strict=True)):
-        (kit.folder / "images" / str(label)).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).convert(form).save(kit.folder / "images" / str(label) / f"{number}.png")
-    told = kit.folder / "device.toml"
-    told.write_text(told.read_text().replace("own.npz", "images"))
-
-
-FORMS = (
-    "with channels", "rows", "float32 levels", "float64 0..1", "float16 0..1", "as training sees it", "L", "RGB",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_what_was_forgotten_does_not_train_again_in_another_form(kit: Kit, form: str) -> None:
-    mark(kit, 1, 5)
-    forget(kit)
-    stored_as(kit, form)
-    kit = Kit.read(kit.folder)
-    assert said(send(kit, "query"))["num-examples"] == 10
-    assert said(send(kit, "train"))["num-examples"] == 10
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_samples_stored_in_another_form_since_the_request_are_forgotten(kit: Kit, form: str) -> None:
-    marking(kit, "sample", rows(kit, 1, 5))(REQUEST)
-    stored_as(kit, form)
-    kit = Kit.read(kit.folder)
-    reply = forget(kit, granularity="sample")
-    assert said(reply)["num-examples"] == 2
-    assert said(send(kit, "train"))["num-examples"] == 10
-    assert model_of(forget(kit, granularity="sample")) == model_of(reply)
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_samples_named_in_a_piggybacked_request_are_forgotten_in_another_form(kit: Kit, form: str) -> None:
-    CliRunner().invoke(leave, [str(kit.folder), "--sample", "1", "--sample", "5"], catch_exceptions=False)
-    request = ridden(send(kit, "train")).id
-    stored_as(kit, form)
-    assert said(forget(Kit.read(kit.folder), request, granularity="sample"))["num-examples"] == 2
-
-
-def test_a_sample_retired_once_is_not_forgotten_again_in_another_form(kit: Kit) -> None:
-    mark(kit, 1, 5)
-    forget(kit)
-    stored_as(kit, "rows")
-    assert said(forget(kit, OTHER, granularity="client"))["num-examples"] == 10
-
-
-def test_a_class_that_was_forgotten_does_not_come_back_written_otherwise(kit: Kit) -> None:
-    forget(kit, granularity="class", classes="2")
-    change(kit, lambda x, y: (255 - x, np.char.add("0", y.astype(str))))
-    assert said(send(kit, "query"))["num-examples"] == 8
-
-
-def test_what_was_forgotten_does_not_come_back_under_another_label(kit: Kit) -> None:
-    mark(kit, 1)
-    forget(kit)
-    change(kit, lambda x, y: (x, np.where(np.arange(12) == 1, 2, y)))
-    assert len(trained_on(kit)) == 11
-
-
-def test_samples_marked_then_deleted_do_not_train_when_they_come_back(kit: Kit) -> None:
-    trained_on(kit)
-    mark(kit, 1)
-    whole = kit.path(kit.data).read_bytes()
-    change(kit, lambda x, y: (np.delete(x, 1, 0), np.delete(y, 1, 0)))
-    with pytest.raises(InputError, match="nothing that request 5e5e5e5e5e5e is about is there any more"):
-        forget(kit)
-    kit.path(kit.data).write_bytes(whole)
-    assert len(trained_on(kit)) == 11
-
-
-def test_samples_that_are_added_train_and_those_removed_do_not(kit: Kit) -> None:
-    first = trained_on(kit)
-    change(kit, lambda x, y: (np.concatenate([x[2:], 255 - x[:1]]), np.concatenate([y[2:], y[:1]])))
-    second = trained_on(kit)
-    assert len(first - second) == 2
-    assert len(second - first) == 1
 
 
 def test_forgetting_runs_the_methods_step_on_the_marked_samples(kit: Kit) -> None:
@@ -417,85 +244,6 @@ def test_what_it_kept_of_earlier_rounds_goes_with_what_it_retires(kit: Kit) -> N
     mark(kit, 1)
     forget(kit)
     assert not list((kit.folder / "memory").rglob("*.safetensors"))
-
-
-def put(kit: Kit, *numbers: int) -> None:
-    with opened(kit.path(kit.record)) as record:
-        record.put("sample" if numbers else "client", rows(kit, *numbers), "please")
-
-
-def ridden(content: RecordDict) -> Signed:
-    told = content.config_records["ask"]
-    ask, signature = told["ask"], told["signature"]
-    assert isinstance(ask, bytes)
-    assert isinstance(signature, bytes)
-    return Signed(ask, signature)
-
-
-def test_a_pending_request_is_piggybacked_signed_with_the_devices_key(kit: Kit) -> None:
-    assert "ask" not in send(kit, "train").config_records
-    put(kit, 1, 5)
-    signed = ridden(send(kit, "train"))
-    assert is_from(signed, public_der(read_private(kit.key_file)))
-    ask = read_ask(signed.ask)
-    assert (ask.federation, ask.granularity, ask.samples_count, ask.note) == ("clinics", "sample", 2, "please")
-    assert ask.samples_digest == set_digest(rows(kit, 1, 5))
-
-
-def test_a_piggybacked_request_keeps_its_bytes_until_acknowledged(kit: Kit) -> None:
-    put(kit, 1)
-    first = ridden(send(kit, "train"))
-    assert ridden(send(kit, "train")) == first
-    assert "ask" not in send(kit, "train", taken=first.id).config_records
-
-
-def test_an_expired_request_is_signed_again_and_either_can_be_served(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(kit, 1)
-    first = ridden(send(kit, "train"))
-    with opened(kit.path(kit.record)) as record, record.database.writing() as cursor:
-        cursor.execute("UPDATE asks SET signed_at = signed_at - 600")
-    second = ridden(send(kit, "train"))
-    assert first.id != second.id
-    for signed in (first, second):
-        assert said(forget(kit, signed.id))["num-examples"] == 1
-
-
-def test_a_request_is_piggybacked_a_limited_number_of_times(kit: Kit) -> None:
-    put(kit, 1)
-    for _ in range(SIGNINGS):
-        assert "ask" in send(kit, "train").config_records
-        with opened(kit.path(kit.record)) as record, record.database.writing() as cursor:
-            cursor.execute("UPDATE asks SET signed_at = signed_at - 600")
-    assert "ask" not in send(kit, "train").config_records
-    put(kit, 5)
-    assert "ask" in send(kit, "train").config_records
-
-
-@pytest.mark.parametrize(("code", "again"), [("nothing-contributed", False), ("quota", True), ("stale", True)])
-def test_a_refused_request_is_piggybacked_again_only_if_retrying_can_help(kit: Kit, code: str, again: bool) -> None:
-    put(kit, 1)
-    first = ridden(send(kit, "train"))
-    assert ("ask" in send(kit, "train", answers=f"{first.id}:{code}").config_records) is again
-    with opened(kit.path(kit.record)) as record:
-        assert [ask.refused for ask in record.asks()] == [code]
-
-
-def test_a_request_accepted_under_another_id_is_not_piggybacked_again(kit: Kit) -> None:
-    put(kit, 1)
-    first = ridden(send(kit, "train"))
-    assert "ask" not in send(kit, "train", answers=f"junk,{'0' * 64}:quota,{first.id}:taken").config_records
-    with opened(kit.path(kit.record)) as record:
-        assert record.asks() == []
-
-
-def test_a_served_request_is_not_piggybacked_again(kit: Kit) -> None:
-    put(kit)
-    signed = ridden(send(kit, "train"))
-    reply = forget(kit, signed.id)
-    assert said(reply)["num-examples"] == 12
-    assert "ask" not in reply.config_records
-    with opened(kit.path(kit.record)) as record:
-        assert record.asks() == []
 
 
 def test_a_method_that_is_chosen_late_is_the_one_that_is_carried_out(kit: Kit) -> None:

@@ -1,11 +1,9 @@
 """Objectives: the identities between them, gradients by hand, teachers that never change, and the plug-in interface."""
 
 import copy
-import importlib.metadata
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, is_dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -15,21 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedquit.client.objectives import (
-    OBJECTIVES,
-    Adaptive,
-    Done,
     FedGKD,
-    LocalRound,
-    Objective,
-    Speculative,
-    Traits,
-    all_objectives,
     make_objective,
 )
 from fedquit.client.objectives.base.frozen_teacher import Teacher, logits_and_features, logits_of
 from fedquit.client.objectives.base.gates import agreement_weights, learnable_weights
-from fedquit.client.objectives.base.imitation import mean_over
-from fedquit.client.objectives.base.objective import objective
 from fedquit.client.objectives.fedgkd import mean_of
 from fedquit.client.objectives.fedlmd import label_masked_kl, majority
 from fedquit.client.objectives.fedntd import not_true_kl
@@ -37,59 +25,22 @@ from fedquit.client.objectives.fedprox import proximal
 from fedquit.client.objectives.kd import soft_kl
 from fedquit.client.objectives.moon import contrast
 from fedquit.client.training.sgd import Batch, deterministic
-from fedquit.errors import FedquitError, InputError
-from fedquit.unlearning.samples import Samples, shuffled_batches
+from fedquit.errors import InputError
+from fedquit.unlearning.samples import shuffled_batches
+from tests.client.objectives.local_rounds import (
+    CLASSES,
+    ROUND,
+    drawn,
+    local_round,
+    net,
+    pairs,
+    same,
+    samples,
+    state,
+    trained,
+)
 
-FEATURES, CLASSES = 5, 4
-BUILT_IN = ["fd", "fedavg", "fedgkd", "fedkd", "fedlmd", "fedntd", "fedproto", "fedprox", "kd", "moon"]
 IMITATING = ["fedgkd", "fedlmd", "fedntd", "kd"]
-ROUND = LocalRound(seed=3, lr=0.1, epochs=2, batch_size=6, momentum=0.5, weight_decay=0.01)
-
-pairs = st.tuples(st.integers(0, 10_000), st.sampled_from([0.1, 1.0, 30.0]), st.integers(2, 6), st.integers(1, 5))
-
-
-def drawn(seed: int, size: float, classes: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return student's and teacher's logits and labels, in double precision."""
-    generator = torch.Generator().manual_seed(seed)
-    student, teacher = (torch.randn(batch, classes, generator=generator, dtype=torch.float64) * size for _ in range(2))
-    return student, teacher, torch.randint(classes, (batch,), generator=generator)
-
-
-def samples(size: int = 20) -> Samples:
-    generator = torch.Generator().manual_seed(5)
-    labels = torch.randint(0, CLASSES, (size,), generator=generator)
-    return Samples(torch.randn(size, FEATURES, generator=generator), labels)
-
-
-def net(seed: int = 0) -> nn.Sequential:
-    """Return a net with what a teacher could be changed by: batch normalisation and dropout."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Sequential(
-            nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, CLASSES)
-        )
-
-
-def state(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def trained(name: str, local_round: LocalRound = ROUND, **own: Any) -> tuple[dict[str, Tensor], Done]:
-    model = net()
-    with deterministic(7):
-        done = make_objective(name, **own).train(model, samples(), local_round)
-    return state(model), done
-
-
-def same(one: Any, other: Any) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def local_round(**changed: Any) -> LocalRound:
-    return LocalRound(**{**{name: getattr(ROUND, name) for name in ROUND.__dataclass_fields__}, **changed})
-
-
-# What must be the same
 
 
 @settings(max_examples=8, deadline=None)
@@ -226,9 +177,6 @@ def test_mean_is_batchmean_divided_by_the_classes_and_tau_squared_a_factor(name:
     assert term(tau_squared=True) == pytest.approx(whole * 4, abs=1e-6)
 
 
-# Gradients
-
-
 @settings(max_examples=40, deadline=None)
 @given(pairs, st.sampled_from([0.5, 1.0, 3.0]))
 def test_the_gradient_of_kl_is_student_minus_teacher_over_tau(case: tuple[int, float, int, int], tau: float) -> None:
@@ -304,9 +252,6 @@ def test_losses_and_gradients_are_finite_at_logits_of_ten_thousand(name: str, si
     assert gradient.isfinite().all()
 
 
-# Teachers
-
-
 @pytest.mark.parametrize("how", ["eval", "train"])
 @pytest.mark.parametrize("view", [logits_of, logits_and_features])
 def test_a_teacher_is_bit_for_bit_what_it_was_buffers_too(how: str, view: Any) -> None:
@@ -370,9 +315,6 @@ def test_moon_keeps_its_model_and_moves_away_from_it() -> None:
     assert not same(trained("moon", local_round(state=state(net(4))))[0], first)
 
 
-# FedGKD's server
-
-
 def test_the_server_sends_the_mean_of_the_last_models_of_the_phase() -> None:
     gkd, kept, sent = FedGKD(models=3), None, []
     models = [{"w": torch.tensor([float(number), 2.0 * number])} for number in range(6)]
@@ -398,157 +340,6 @@ def test_fedgkd_of_one_model_is_distillation_from_the_global_one() -> None:
     theirs = trained("fedgkd", local_round(extra=state(net())), weight=0.5)
     assert same(ours[0], theirs[0])
     assert not same(ours[0], trained("fedavg")[0])
-
-
-# Gates
-
-
-def test_a_gate_that_lets_all_through_changes_nothing() -> None:
-    for name in ["kd", "fedntd", "moon"]:
-        now = local_round(state=state(net(2)))
-        plain = trained(name, now)
-        for gate in (Speculative(top_k=CLASSES), Speculative(top_k=1, beta=1.0), Adaptive(share=1.0)):
-            gated = trained(name, now, gate=gate)
-            assert all(torch.allclose(gated[0][key], plain[0][key], atol=1e-6) for key in plain[0])
-
-
-def test_samples_that_a_gate_leaves_out_have_no_gradient_in_the_term() -> None:
-    student, teacher, _ = drawn(3, 2.0, 4, 12)
-    student.requires_grad_()
-    weights = agreement_weights(student.detach(), teacher, 2, 0.0)
-    assert 0 < weights.sum() < 12
-    (gradient,) = torch.autograd.grad(mean_over(soft_kl(student, teacher), weights), student)
-    assert not gradient[weights == 0].any()
-    (alone,) = torch.autograd.grad(soft_kl(student, teacher)[weights == 1].mean(), student)
-    torch.testing.assert_close(gradient, alone)
-
-
-@settings(max_examples=40, deadline=None)
-@given(pairs, st.integers(1, 8))
-def test_speculative_is_one_where_the_students_first_is_among_the_teachers(
-    case: tuple[int, float, int, int], k: int
-) -> None:
-    student, teacher, _ = drawn(*case)
-    for row, weight in enumerate(agreement_weights(student, teacher, k, 0.25).tolist()):
-        among = sorted(range(case[2]), key=lambda c: -float(teacher[row, c]))[:k]
-        assert weight == (1.0 if int(student[row].argmax()) in among else 0.25)
-
-
-@settings(max_examples=40, deadline=None)
-@given(pairs, st.floats(0.05, 1.0))
-def test_adaptive_keeps_the_largest_gains(case: tuple[int, float, int, int], share: float) -> None:
-    student, teacher, _ = drawn(*case)
-    reference = teacher.roll(1, dims=1)
-    weights = learnable_weights(student, teacher, reference, share)
-    gain = soft_kl(student, teacher) - soft_kl(reference, teacher)
-    assert int(weights.sum()) == max(1, round(share * len(gain)))
-    assert gain[weights == 1].min() >= (gain[weights == 0].max() if (weights == 0).any() else -math.inf)
-
-
-def test_where_a_gate_lets_nobody_through_cross_entropy_is_left() -> None:
-    student, teacher = torch.eye(3)[:2].requires_grad_(), torch.eye(3)[1:]
-    weights = Speculative(top_k=1)(student, teacher)
-    term = mean_over(soft_kl(student, teacher), weights)
-    (gradient,) = torch.autograd.grad(term, student)
-    assert not weights.any()
-    assert term == 0
-    assert torch.equal(gradient, torch.zeros_like(gradient))
-
-
-def test_a_gate_that_compares_has_the_device_keep_its_previous_model() -> None:
-    assert make_objective("kd").needs().keeps == "nothing"
-    assert make_objective("kd", gate=Adaptive()).needs().keeps == "previous model"
-    done = trained("kd", gate=Adaptive())[1]
-    assert done.keep is not None
-    with_other = trained("kd", local_round(state=state(net(3))), gate=Adaptive())[0]
-    assert not same(with_other, trained("kd", gate=Adaptive())[0])
-
-
-# The plug-in interface
-
-
-@dataclass(frozen=True, slots=True)
-class Double(Objective):
-    """An objective of somebody else's."""
-
-    name: ClassVar[str] = "double"
-    traits: ClassVar[Traits] = Traits("twice the cross-entropy")
-
-    by: float
-
-    def loss(self, model: nn.Module, samples: Samples, local_round: LocalRound) -> Any:
-        return lambda student, batch: self.by * F.cross_entropy(student(batch.inputs), batch.labels)
-
-
-@pytest.fixture
-def third_party(monkeypatch: pytest.MonkeyPatch) -> None:
-    points = [
-        importlib.metadata.EntryPoint("double", f"{__name__}:Double", "fedquit.objectives"),
-        importlib.metadata.EntryPoint("fedavg", "missing.module:Impostor", "fedquit.objectives"),
-        importlib.metadata.EntryPoint("stranger", f"{__name__}:Stranger", "fedquit.objectives"),
-    ]
-    monkeypatch.setattr(
-        importlib.metadata, "entry_points", lambda *, group: points if group == "fedquit.objectives" else []
-    )
-    monkeypatch.setattr(
-        importlib.metadata.EntryPoint, "load", lambda self: {"Double": Double, "Stranger": int}[self.attr]
-    )
-
-
-def test_the_built_in_objectives_have_the_one_form() -> None:
-    assert sorted(OBJECTIVES) == BUILT_IN
-    for name, cls in OBJECTIVES.items():
-        assert cls.name == name
-        assert isinstance(cls.traits, Traits)
-        assert is_dataclass(cls)
-        assert not hasattr(cls(), "__dict__"), "slotted"
-        assert cls() == cls(), "every setting has a default"
-
-
-@pytest.mark.usefixtures("third_party")
-def test_another_package_adds_an_objective_by_an_entry_point() -> None:
-    assert make_objective("double", by=2.0) == Double(by=2.0)
-    with pytest.raises(InputError, match="objective 'double' needs these settings: by"):
-        make_objective("double")
-    assert make_objective("fedavg") == OBJECTIVES["fedavg"](), "a built-in name wins"
-    with pytest.raises(FedquitError, match=r"objective 'stranger' .* is no objective"):
-        all_objectives()
-
-
-def test_a_name_is_taken_once() -> None:
-    with pytest.raises(InputError, match="objective 'fedavg' is registered already"):
-        objective(type("Other", (Objective,), {"name": "fedavg"}))
-
-
-@pytest.mark.parametrize(
-    ("name", "own", "message"),
-    [
-        ("fedprx", {}, r"unknown objective 'fedprx' \(did you mean 'fedprox'\?\); known: fd, fedavg"),
-        ("fedavg", {"mu": 1}, "objective 'fedavg' takes no settings; given: mu"),
-        ("fedprox", {"nu": 1}, "unknown setting of objective 'fedprox' 'nu'; known: mu"),
-        ("fedprox", {"mu": -1}, "mu is -1; it must be a finite number of at least 0"),
-        ("kd", {"weight": 1.5}, "weight is 1.5; it must be between 0 and 1"),
-        ("kd", {"temperature": 0}, "temperature is 0"),
-        ("kd", {"reduction": "sum"}, "unknown reduction 'sum'; known: batchmean, mean"),
-        ("kd", {"teacher_mode": "dream"}, "unknown teacher_mode 'dream'; known: eval, train"),
-        ("kd", {"tau_squared": 1}, "tau_squared is 1; it must be true or false"),
-        ("kd", {"gate": "speculative"}, "gate is 'speculative'; make one with make_gate"),
-        ("fedgkd", {"models": 0}, "models is 0"),
-        ("fedntd", {"weight": float("nan")}, "weight is nan"),
-        ("moon", {"temperature": -1}, "temperature is -1"),
-        ("moon", {"mu": "x"}, "mu is 'x'"),
-    ],
-)
-def test_each_setting_is_checked_when_it_is_given(name: str, own: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        make_objective(name, **own)
-
-
-def test_traits_refuse_words_that_programs_do_not_know() -> None:
-    with pytest.raises(InputError, match="unknown thing to keep 'memories'"):
-        Traits("", keeps="memories")
-    with pytest.raises(InputError, match="unknown thing that travels 'gradients'"):
-        Traits("", up="gradients")
 
 
 @pytest.mark.parametrize("how", ["eval", "train"])

@@ -93,7 +93,7 @@ def test_a_tracker_that_fails_is_told_of_once_and_the_others_go_on(opened: dict[
     assert opened["good"].calls[-1] == ("end", True)
 
 
-def test_a_tracker_that_hangs_holds_up_no_round_and_the_end_no_longer_than_said(
+def test_a_hanging_tracker_delays_no_round_and_the_end_by_a_bounded_time(
     opened: dict[str, Written], tmp_path: Path
 ) -> None:
     said, begun = list[tuple[str, str]](), time.monotonic()

@@ -34,10 +34,8 @@ class Grid(KitGrid):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    return {
-        devices: rehearse(tmp_path_factory.mktemp("one") / str(devices), devices=devices).folder for devices in (2, 4)
-    }
+def made(template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    return {2: rehearse(tmp_path_factory.mktemp("one") / "two", devices=2).folder, 4: template}
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def test_stopped_at_any_event_the_step_is_added_once(tmp_path: Path) -> None:
     ("given", "way_out"),
     [({"method": "negate"}, "set adopt = direct"), ({"objective": "fd", "method": "continue"}, "adopt")],
 )
-def test_where_nothing_can_be_added_deferral_is_refused_before_anything_is_written(
+def test_deferral_is_refused_in_advance_where_nothing_can_be_added(
     tmp_path: Path, given: dict[str, Any], way_out: str
 ) -> None:
     with pytest.raises(InputError, match=way_out):

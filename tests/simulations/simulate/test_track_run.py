@@ -110,7 +110,7 @@ def test_a_tracker_that_comes_later_is_told_of_the_rounds_that_were(
     check_rounds(tensorboard_scalars(out / "tensorboard"), out)
 
 
-def test_a_tracker_that_cannot_be_reached_is_told_of_once_and_the_run_is_the_same(
+def test_an_unreachable_tracker_is_reported_once_and_changes_no_run(
     tracked: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     away = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}

@@ -12,20 +12,6 @@ from fedquit.unlearning.methods.base import method
 from fedquit.unlearning.methods.references import Continue, Retrain
 from fedquit.unlearning.tensors.convert import StateDict
 
-BUILT_IN = [
-    "ascent",
-    "auxiliary-head",
-    "continue",
-    "federaser",
-    "fedquit",
-    "mode",
-    "negate",
-    "orthogonal",
-    "projected-ascent",
-    "pseudo-ascent",
-    "retrain",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Shrink(Method):
@@ -54,13 +40,12 @@ def third_party(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_built_in_methods_carry_their_own_names() -> None:
-    assert sorted(METHODS) == BUILT_IN
     for name, cls in METHODS.items():
         assert cls.name == name
         assert isinstance(cls.traits, Traits)
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_method_has_the_one_form(name: str) -> None:
     cls = METHODS[name]
     assert issubclass(cls, Method)

@@ -16,7 +16,7 @@ from fedquit.server.federation import Federation
 from fedquit.server.ledger import Event, Request, Step
 from fedquit.server.page import ledger_view
 from fedquit.strategies.grid.array_record import record_of
-from tests.harness.rehearsal import KitGrid, Rehearsal, rehearse
+from tests.harness.rehearsal import KitGrid, Rehearsal
 
 HOUR, DAY = 3600.0, 86_400.0
 CLASS = 3
@@ -47,16 +47,11 @@ class Grid(KitGrid):
                     yield changed
 
 
-@pytest.fixture(scope="session")
-def life(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return rehearse(tmp_path_factory.mktemp("life") / "made").folder
-
-
 @pytest.fixture
-def make(life: Path, tmp_path: Path) -> Make:
+def make(template: Path, tmp_path: Path) -> Make:
     def made(*, holders: Iterable[int] = range(4), **tables: dict[str, Any]) -> Rehearsal:
         """Copy the deployment; only `holders` have samples of CLASS."""
-        rehearsal = Rehearsal(shutil.copytree(life, tmp_path / f"copy-{len(list(tmp_path.iterdir()))}"))
+        rehearsal = Rehearsal(shutil.copytree(template, tmp_path / f"copy-{len(list(tmp_path.iterdir()))}"))
         rehearsal.tell(tables)
         for kit in rehearsal.kits():
             if kit.number not in set(holders):

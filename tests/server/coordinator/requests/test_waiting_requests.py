@@ -14,7 +14,7 @@ from fedquit.client.device.record import Record
 from fedquit.client.receipts import read_receipt
 from fedquit.server.coordinator import Coordinator
 from fedquit.server.ledger import Request, Step
-from tests.harness.rehearsal import IDLE, KitGrid, Rehearsal, rehearse
+from tests.harness.rehearsal import IDLE, KitGrid, Rehearsal
 
 HOUR, DAY = 3600.0, 86_400.0
 TIMEOUT = 6 * HOUR
@@ -39,11 +39,6 @@ class Grid(KitGrid):
                 changed = self.change(message, reply)
                 if changed is not None:
                     yield changed
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return rehearse(tmp_path_factory.mktemp("waiting") / "made").folder
 
 
 @pytest.fixture

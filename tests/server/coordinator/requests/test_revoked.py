@@ -1,34 +1,15 @@
 """A device whose key is revoked is given no work, and nothing that it sends or signs counts, whenever that happens."""
 
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import pytest
 from flwr.app import Message
 
 from fedquit.server.coordinator import Coordinator
 from fedquit.server.ledger import Step
-from tests.harness.rehearsal import KitGrid, Rehearsal, rehearse
+from tests.harness.rehearsal import KitGrid, Rehearsal
 
 Make = Callable[..., Rehearsal]
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return rehearse(tmp_path_factory.mktemp("revoked") / "made").folder
-
-
-@pytest.fixture
-def make(template: Path, tmp_path: Path) -> Make:
-    def copied(**tables: dict[str, Any]) -> Rehearsal:
-        shutil.copytree(template, tmp_path / "out")
-        rehearsal = Rehearsal(tmp_path / "out")
-        rehearsal.tell(tables)
-        return rehearsal
-
-    return copied
 
 
 def revoke(rehearsal: Rehearsal, member: int, **how: Any) -> None:
