@@ -163,6 +163,12 @@ class Supervisor:
             running.stop()
         process_groups.forget(self._logs)
 
+    def end(self, name: str) -> None:
+        """Kill a part that lives and does not do its work; like one that died it is started again after a pause."""
+        for running in self._running:
+            if running.part.name == name:
+                running.kill()
+
     def pids(self) -> dict[str, int]:
         """Return the main process of each part that is alive."""
         alive = ((running.part.name, running.process) for running in self._running)
@@ -237,6 +243,11 @@ class _Running:
             self.process = None
         if self.process is None and now >= self._next:
             self.start()
+
+    def kill(self) -> None:
+        process = self.process
+        if process is not None and not process_groups.is_over(process):
+            process.kill()
 
     def stop(self) -> None:
         if self.process is None:
