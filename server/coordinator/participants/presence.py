@@ -77,6 +77,8 @@ class Watch:
                 continue
             if request.status == "forgetting":  # its own forget message is still to come
                 continue
+            if self._place.no_such_class(request):
+                continue
             concerned = devices if request.granularity == "class" else devices & {request.subject}
             known = self._dropped.setdefault(request.id, set())
             if concerned - known:
