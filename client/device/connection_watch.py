@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from fedquit.client.device.last_exchange import seconds_since
+from fedquit.client.device.last_exchange import FLEET, seconds_since
 from fedquit.client.kit import Kit
 from fedquit.errors import InputError
 
@@ -18,8 +18,6 @@ SILENT = 120.0
 BETWEEN = 30.0
 """Seconds at most between two looks whether a server that is silent answers."""
 PATIENCE = 10.0  # seconds for an answer of the server
-FLEET = "/v1/fleet/"
-"""What the proxy passes on to the SuperLink: without that one, the proxy itself answers with an error."""
 
 
 class ConnectionWatch:
@@ -61,7 +59,7 @@ class ConnectionWatch:
             status, _ = ask_server(self._kit, FLEET)
         except (InputError, OSError, http.client.HTTPException):
             return False
-        return status < 500
+        return status < 500  # else it is the proxy that answers, and the SuperLink is away
 
 
 def ask_server(kit: Kit, path: str = "/") -> tuple[int, str | None]:

@@ -20,6 +20,8 @@ from fedquit.processes import end_together
 
 VARIABLE = "FEDQUIT_LAST_EXCHANGE"
 """Names the file to the process of the SuperNode."""
+FLEET = "/v1/fleet/"
+"""Where the server answers SuperNodes; the proxy passes nothing else on to the SuperLink."""
 SECONDS = struct.Struct("d")
 
 
@@ -41,14 +43,14 @@ def seconds_since(path: Path) -> float:
 
 
 def noting(send: Callable[..., Any], path: Path) -> Callable[..., Any]:
-    """Return `httpx.Client.send` which notes when an answer came that is no error."""
+    """Return `httpx.Client.send` which notes when an answer of the server came that is no error."""
     with path.open("r+b") as file:
         at = mmap.mmap(file.fileno(), SECONDS.size)
 
     @functools.wraps(send)
     def noted(*arguments: Any, **how: Any) -> Any:
         response = send(*arguments, **how)
-        if response.is_success:
+        if response.is_success and response.url.path.startswith(FLEET):  # not what local processes say to each other
             at[:] = SECONDS.pack(time.monotonic())
         return response
 
