@@ -10,7 +10,7 @@ AT_ONCE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 OUT ?= runs/$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help simulate test test-oldest check format lint types contract proto codings e2e bench kills kills-deployed poison guard fuzz pictures clean
+.PHONY: help simulate test test-oldest check format lint types contract proto codings e2e bench kills kills-deployed faults-deployed poison guard fuzz pictures clean
 
 help: ## show this help
 	@echo "fedquit: federated learning that can forget"
@@ -79,7 +79,10 @@ kills: $(VENV)/dev.stamp ## kill a rehearsed deployment at every point of a requ
 	$(BIN)/python -c "from tests.harness.kills import main; main()"
 
 kills-deployed: $(VENV)/dev.stamp ## kill each process of a real deployment at each step of a request (an hour)
-	$(BIN)/python -m tests.harness.kills_deployed
+	$(BIN)/python -m tests.harness.deployed.kills_deployed
+
+faults-deployed: $(VENV)/dev.stamp ## hit real deployments with 200 seeded faults (hours; as root; FAULTS="--faults 20")
+	$(BIN)/python -m tests.harness.deployed.faults_deployed --resume $(FAULTS)
 
 poison: $(VENV)/dev.stamp ## show what one lying device of four does to rounds of training
 	$(BIN)/python -m tests.harness.poison

@@ -26,8 +26,13 @@ def explained(path: Path) -> Iterator[None]:
         raise FedquitError(f"cannot write {path}: {error.strerror or error}; {way_out}") from error
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Write `content` to `path`, so that a reader or a crash sees the old file or the new one.
+
+    Args:
+        path: the file.
+        content: what it is to hold.
+        mode: who may read and write it, from its first moment; the process's umask takes from that.
 
     Raises:
         FedquitError: it could not be written; nothing is left behind.
@@ -35,7 +40,8 @@ def write_whole(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with explained(path):
         try:
-            with temporary.open("wb") as file:
+            temporary.unlink(missing_ok=True)  # a file that is there already would keep its own mode
+            with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())

@@ -19,11 +19,20 @@ KIT = click.argument("kit", type=click.Path(path_type=Path))
 @click.command()
 @KIT
 @click.option("--check", "only_check", is_flag=True, help="check the device, and start nothing")
+@click.option(
+    "--silent",
+    type=click.FloatRange(min=0, min_open=True),
+    default=120.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="connect anew if the server is there but did not answer Flower for SECONDS",
+)
 @click.option("--json", "as_json", is_flag=True, help="print every event as a line of JSON, and nothing else")
-def join(kit: Path, only_check: bool, as_json: bool) -> None:
+def join(kit: Path, only_check: bool, silent: float, as_json: bool) -> None:
     """Run the device of KIT in its federation: it trains when the server asks, and forgets.
 
-    Checks the kit first. Restarts what dies, and resumes after a crash. End it with Ctrl-C or SIGTERM.
+    Checks the kit first. Restarts what dies or has lost its connection, and resumes after a crash. End it with Ctrl-C
+    or SIGTERM.
     """
     from fedquit.client.device.join import check, line_of, make_device
 
@@ -36,12 +45,12 @@ def join(kit: Path, only_check: bool, as_json: bool) -> None:
         sys.exit(code)
     for name in [name for name in os.environ if name.startswith("FLWR_")]:
         del os.environ[name]
-    supervisor, lock = make_device(kit, tell)
+    device = make_device(kit, tell, silent)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: supervisor.ask_to_stop())
-    with lock:
-        supervisor.start(60.0)
-        supervisor.run()
+        signal.signal(number, lambda *_: device.supervisor.ask_to_stop())
+    with device.lock:
+        device.supervisor.start(60.0)
+        device.supervisor.run(device.watch.look)
 
 
 @click.command()

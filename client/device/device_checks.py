@@ -9,15 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from fedquit.client.device.connection_watch import ask_server
 from fedquit.client.device.local_data.gather import count
 from fedquit.client.device.record import opened
 from fedquit.client.kit import Kit
 from fedquit.client.requests.keys import read_private
 from fedquit.errors import FedquitError, InputError
 
-PATIENCE = 10.0  # seconds to wait for the server
 WORRYING, TOO_FAR = 60.0, 240.0  # seconds between the clocks; Flower lets nobody in beyond 300
 UNREACHABLE = 2
 
@@ -136,33 +135,8 @@ def _record(kit: Kit) -> str:
 
 def _date_of_server(kit: Kit) -> float | None:
     """Return the server's time (Unix seconds), by what it says of any page; None: it does not say."""
-    try:
-        context = ssl.create_default_context(cafile=str(kit.authority_file))
-        host, port = address(kit.superlink)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{kit.authority_file} or the address '{kit.superlink}' cannot be used ({error})") from error
-    connection = http.client.HTTPSConnection(host, port, timeout=PATIENCE, context=context)
-    try:
-        connection.request("HEAD", "/")
-        said = connection.getresponse().getheader("Date")
-    finally:
-        connection.close()
+    _, said = ask_server(kit)
     return email.utils.parsedate_to_datetime(said).timestamp() if said else None
-
-
-def address(text: str) -> tuple[str, int]:
-    """Return the host and the port of HOST:PORT.
-
-    Raises:
-        ValueError: it is none.
-
-    >>> address("[::1]:9443")
-    ('::1', 9443)
-    """
-    parts = urlsplit(f"//{text}")
-    if not parts.hostname or not parts.port:
-        raise ValueError("write HOST:PORT")
-    return parts.hostname, parts.port
 
 
 if __name__ == "__main__":

@@ -14,11 +14,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import filelock
 
+from fedquit.client.device.connection_watch import SILENT, ConnectionWatch
+from fedquit.client.device.last_exchange import VARIABLE, begin
 from fedquit.client.kit import Kit
 from fedquit.documents import Listener
 from fedquit.errors import FedquitError
@@ -58,8 +61,29 @@ def check(folder: Path, listener: Listener, *, patient: bool = True) -> int:
     return checking.returncode or max(codes, default=0)
 
 
-def make_device(folder: Path, listener: Listener) -> tuple[Supervisor, filelock.BaseFileLock]:
-    """Return what keeps the device of the kit in `folder` alive, and the lock that it holds.
+@dataclass(frozen=True, slots=True)
+class KeptDevice:
+    """A device that is kept alive and connected.
+
+    Attributes:
+        supervisor: of its SuperNode.
+        watch: to be called about once a second: ends a SuperNode that has no connection.
+        lock: held for as long as this process runs the kit.
+    """
+
+    supervisor: Supervisor
+    watch: ConnectionWatch
+    lock: filelock.BaseFileLock
+
+
+def make_device(folder: Path, listener: Listener, silent: float = SILENT) -> KeptDevice:
+    """Return what keeps the device of the kit in `folder` alive.
+
+    Args:
+        folder: the kit.
+        listener: called with what happens.
+        silent: seconds without an answer of the server after which the SuperNode is started again, if the server is
+            there.
 
     Raises:
         FedquitError: another process runs this kit.
@@ -74,15 +98,20 @@ def make_device(folder: Path, listener: Listener) -> tuple[Supervisor, filelock.
         lock.acquire()
     except filelock.Timeout:
         raise FedquitError(f"another fedquit join runs the kit {kit.folder}; end that one first") from None
-    programs = write_programs(home) if LINUX else None
-    part = Part("supernode", supernode(kit, free_port()), environment(home, programs))
-    return Supervisor([part], logs, lambda event: listener(_explained(event))), lock
+    file = home / "last-exchange"
+    with explained(file):
+        begin(file)
+    told = {**environment(home, write_programs(home) if LINUX else None), VARIABLE: str(file)}
+    part = Part("supernode", supernode(kit, free_port()), told, before=lambda: begin(file))
+    supervisor = Supervisor([part], logs, lambda event: listener(_explained(event)))
+    watch = ConnectionWatch(kit, file, lambda: supervisor.end("supernode"), listener, silent)
+    return KeptDevice(supervisor, watch, lock)
 
 
 def supernode(kit: Kit, port: int) -> list[str]:
     """Return the command that runs the SuperNode; on `port` of this machine it talks to its own processes."""
     return [
-        *(sys.executable, "-m", "fedquit.processes.end_together", "flower-supernode"),
+        *(sys.executable, "-m", "fedquit.client.device.last_exchange", "flower-supernode"),
         *("--superlink", kit.superlink, "--root-certificates", str(kit.authority_file)),
         *("--auth-supernode-private-key", str(kit.key_file), "--host", "127.0.0.1", "--port", str(port)),
         *("--node-config", f"kit={_quoted(str(kit.folder))}"),
@@ -138,6 +167,10 @@ def line_of(event: Mapping[str, Any]) -> str:
     """
     if event["event"] == "check":
         return f"{event['state']:<8} {event['name']}: {event['text']}"
+    if event["event"] == "silent":
+        return (
+            f"supernode: no answer of the server for {event['seconds']:.0f} s, and the server is there: connects anew"
+        )
     return line_of_part(event) + (f": {event['reason']}" if "reason" in event else "")
 
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 import grpc
 
 from fedquit.client.kit import Kit
+from fedquit.client.receipts.envelope import LARGEST as LARGEST_RECEIPT
 from fedquit.client.requests.call_auth import prove
 from fedquit.client.requests.keys import PrivateKey, read_private
 from fedquit.client.requests.proto.forget_pb2 import Change, Page, Request, RequestId, Requests, SignedAsk, Submitted
@@ -27,6 +28,7 @@ OPTIONS = (
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.max_receive_message_length", LARGEST_RECEIPT + 4096),  # gRPC's own limit is that of 20,000 rounds
 )
 
 

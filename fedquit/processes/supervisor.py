@@ -13,6 +13,7 @@ import ctypes
 import logging.handlers
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ JITTER = 0.5
 """Up to this share of a pause is left out by chance."""
 GRACE = 20.0  # seconds for a part to end by itself
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +166,12 @@ class Supervisor:
             running.stop()
         process_groups.forget(self._logs)
 
+    def end(self, name: str) -> None:
+        """Kill a part that lives and does not do its work; like one that died it is started again after a pause."""
+        for running in self._running:
+            if running.part.name == name:
+                running.kill()
+
     def pids(self) -> dict[str, int]:
         """Return the main process of each part that is alive."""
         alive = ((running.part.name, running.process) for running in self._running)
@@ -238,6 +247,11 @@ class _Running:
         if self.process is None and now >= self._next:
             self.start()
 
+    def kill(self) -> None:
+        process = self.process
+        if process is not None and not process_groups.is_over(process):
+            process.kill()
+
     def stop(self) -> None:
         if self.process is None:
             return
@@ -267,11 +281,23 @@ def reached_at(bind: str) -> str:
 
 
 def _copy(process: "subprocess.Popen[str]", log: Path) -> None:
-    """Copy what a process says into its log, which never grows beyond some files."""
-    writer = logging.handlers.RotatingFileHandler(log, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
+    """Copy what a process says into its log, each line with its time; the log never grows beyond some files.
+
+    What cannot be written, as on a full disk, is left out: a process whose lines nobody takes would stand still.
+    """
+    writer = _Writer(log, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8", delay=True)
     for line in process.stdout or ():
-        writer.emit(logging.makeLogRecord({"msg": line.rstrip("\n")}))
-    writer.close()
+        said = COLOUR.sub("", line.rstrip("\n"))
+        if said.strip():
+            moment = datetime.now(UTC).isoformat(sep=" ", timespec="seconds").removesuffix("+00:00")
+            writer.emit(logging.makeLogRecord({"msg": f"{moment} {said}"}))
+    with contextlib.suppress(OSError):
+        writer.close()
+
+
+class _Writer(logging.handlers.RotatingFileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Say nothing of a line that cannot be written."""
 
 
 def _die_with_parent() -> None:

@@ -12,7 +12,7 @@ from fedquit.errors import FedquitError
 from fedquit.server.coordinator.model_metrics import ModelMetrics
 from fedquit.server.coordinator.participants.catching_up import CatchingUp
 from fedquit.server.coordinator.participants.presence import Presence, Watch
-from fedquit.server.coordinator.participants.time_to_answer import note_outage
+from fedquit.server.coordinator.participants.time_to_answer import note_jump, note_outage
 from fedquit.server.coordinator.requests.policy import is_near, methods
 from fedquit.server.coordinator.requests.request_steps import RequestSteps
 from fedquit.server.coordinator.retention import Past
@@ -107,6 +107,7 @@ class Coordinator:
         offset = self.place.clock() - self.place.steady()
         if abs(offset - self._offset) >= JUMP:
             self.place.note("clock-set", facts={"seconds": round(offset - self._offset)})
+            note_jump(self.place, offset - self._offset)
             self._offset = offset
 
     def _enough(self, presence: Presence) -> bool:

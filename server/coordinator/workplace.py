@@ -25,6 +25,7 @@ from fedquit.server.lifecycle.build_rules import named_rules
 from fedquit.server.lifecycle.model_store import Models
 from fedquit.server.lifecycle.request_seeds import RequestSeeds
 from fedquit.server.lifecycle.rounds.train_round import RoundState
+from fedquit.settings import num_classes
 from fedquit.strategies.cost_log.cost_log import Costs
 from fedquit.strategies.grid.metered_grid import MeteredGrid
 from fedquit.unlearning.tensors.arithmetic import parameter_names
@@ -117,6 +118,15 @@ class Workplace:
     ) -> None:
         """Add an event to the audit log."""
         self.ledger.note(kind, request=request, member=member, facts=facts or {})
+
+    def no_such_class(self, request: Request) -> str:
+        """Say which class a request is about that there is not; "": all are there.
+
+        Asks for such classes are refused; earlier versions took them, and no device can drop what it does not know.
+        """
+        number = num_classes(self.settings.classes)
+        beyond = [label for label in request.classes if number and label >= number]
+        return f"there is no class {beyond[0]} here: they are 0 to {number - 1}" if beyond else ""
 
     # Models
 

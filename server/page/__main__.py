@@ -17,6 +17,7 @@ from fedquit.server.page.access import Access
 from fedquit.server.page.routes import make_page
 
 PATIENCE = 10.0  # seconds
+LONGEST = 65_536  # bytes of an answer that are read
 
 
 def main(folder: Path) -> None:
@@ -53,8 +54,20 @@ def is_well(folder: Path) -> str:
     try:
         with urllib.request.urlopen(request, timeout=PATIENCE, context=context) as answer:  # noqa: S310
             return str(json.load(answer)["status"])
+    except urllib.error.HTTPError as error:
+        with error:
+            said = error.read(LONGEST)
+        raise FedquitError(f"the page at {scheme}://{address} is not well: {_reason(said) or error}") from None
     except (OSError, ValueError, KeyError) as error:
         raise FedquitError(f"the page at {scheme}://{address} is not well: {error}") from None
+
+
+def _reason(said: bytes) -> str:
+    """Return what a page that is not well says of that; "": nothing that can be understood."""
+    try:
+        return "; ".join(map(str, json.loads(said)["troubles"]))
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 if __name__ == "__main__":

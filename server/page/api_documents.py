@@ -18,11 +18,19 @@ class Trouble(Document):
 
 
 class Health(Document):
-    """The page and the ledger answer; `waiting`: for how many more devices training waits, or nothing."""
+    """Whether the server can work.
+
+    Attributes:
+        status: "ok" or "trouble".
+        federation: its name.
+        waiting: for how many more devices training waits, or nothing.
+        troubles: what keeps the server from working: a full disk, a last step that failed, no coordinator.
+    """
 
     status: str
     federation: str
     waiting: str
+    troubles: list[str]
 
 
 class MemberDocument(Document):

@@ -3,6 +3,7 @@
 It is read-only. It answers to its own names alone, and beyond loopback to who has its token: see `access`.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.page import api_documents, ledger_view
 from fedquit.server.page.access import COOKIE, Access
+from fedquit.server.page.health import troubles, unreadable
 from fedquit.server.page.sentences import moment
 
 POLICY = {
@@ -50,6 +52,12 @@ FIGURES: Responses = {
         "description": "The ledger cannot be read",
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Trouble"}}},
     },
+}
+UNWELL: Responses = {
+    503: {
+        "model": api_documents.Health,
+        "description": "Something keeps the server from working",
+    }
 }
 LOGIN = "/login"
 WANTED = (
@@ -111,7 +119,8 @@ def make_page(
     async def trouble(request: Request, error: FedquitError) -> Response:
         if request.url.path.startswith(PROGRAMS):
             return JSONResponse({"detail": str(error)}, status_code=503)
-        return shown("trouble", status=503, what="The ledger cannot be read", why=str(error))
+        why = "; ".join(unreadable(folder, error))
+        return shown("trouble", status=503, what="The ledger cannot be read", why=why)
 
     @page.exception_handler(AnyHTTPException)
     async def refused(request: Request, error: AnyHTTPException) -> Response:
@@ -135,7 +144,8 @@ def make_page(
 
     @page.get("/", response_class=HTMLResponse, include_in_schema=False)
     def first(opened: Opened) -> HTMLResponse:
-        return shown("overview", facts=ledger_view.overview(opened, federation, clock()))
+        found = troubles(opened, federation, folder, clock())
+        return shown("overview", facts=ledger_view.overview(opened, federation, clock()), troubles=found)
 
     @page.get("/requests", response_class=HTMLResponse, include_in_schema=False)
     def all_requests(opened: Opened) -> HTMLResponse:
@@ -190,11 +200,19 @@ def make_page(
             ledger_view.metrics(opened, federation, clock()), media_type="text/plain; version=0.0.4"
         )
 
-    @page.get("/healthz", response_model=api_documents.Health)
-    def healthz(opened: Opened) -> dict[str, str]:
-        """Say that the page and the ledger answer, and whether training waits for devices to be enrolled."""
-        waiting = ledger_view.waits_for(opened.members(), federation)
-        return {"status": "ok", "federation": federation.name, "waiting": waiting}
+    @page.get("/healthz", response_model=api_documents.Health, responses=UNWELL)
+    def healthz(response: Response) -> dict[str, Any]:
+        """Say whether the server can work, or what keeps it from that, and whether training waits for devices."""
+        waiting = ""
+        try:
+            with contextlib.contextmanager(ledger)() as opened:
+                found = troubles(opened, federation, folder, clock())
+                waiting = ledger_view.waits_for(opened.members(), federation)
+        except FedquitError as error:
+            found = unreadable(folder, error)
+        response.status_code = 503 if found else 200
+        status = "trouble" if found else "ok"
+        return {"status": status, "federation": federation.name, "waiting": waiting, "troubles": found}
 
     return page
 

@@ -130,7 +130,9 @@ SENTENCES: Mapping[str, Callable[[Facts, str, MemberNames], str]] = {
     "quarantined": _quarantined,
     "forgot": lambda facts, _who, _names: facts.get("why") or f"forgotten: model {facts.get('model_after', '')[:12]}",
     "server-away": lambda facts, who, _names: (
-        f"the server was away for {facts['seconds']:.0f} s, which {who} is not charged with"
+        f"the server's clock was set by {facts['seconds']:+.0f} s, which {who} is not charged with"
+        if facts.get("clock")
+        else f"the server was away for {facts['seconds']:.0f} s, which {who} is not charged with"
     ),
     "fallback": lambda facts, _who, _names: f"{facts['failed']} could not do it: {facts['why']}; now {facts['method']}",
     "recovered": lambda facts, _who, _names: f"round {facts['round']}, of recovery: model {facts['model_after'][:12]}",

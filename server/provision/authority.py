@@ -6,7 +6,6 @@ is made (every two years, or for another host) and for nothing else: it may lie 
 """
 
 import datetime
-import os
 from pathlib import Path
 
 from cryptography import x509
@@ -48,11 +47,7 @@ def renew(out: Path, federation: Federation, now: datetime.datetime, *, new_auth
 
 def write(path: Path, content: bytes, mode: int) -> None:
     """Write a file whole; one for its owner alone is so from its first moment."""
-    before = os.umask(0o777 & ~mode)
-    try:
-        write_whole(path, content)
-    finally:
-        os.umask(before)
+    write_whole(path, content, mode)
     path.chmod(mode)
 
 

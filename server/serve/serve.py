@@ -24,6 +24,7 @@ from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.provision.check_methods import check_methods_apart
 from fedquit.server.provision.deployment_files import nginx
+from fedquit.server.serve.given_up_runs import Starts, serverapps
 from fedquit.server.serve.superlink import Flower
 from fedquit.server.serve.track_ledger import tracker_part
 
@@ -73,6 +74,7 @@ class Run:
         self._flower, self._folder, self._listener = flower, folder, listener
         self._registered, self._shut_out = set[str](), set[str]()
         self._next, self._failures = 0.0, 0
+        self._starts = Starts(folder, lambda: serverapps(flower.home))
 
     def begin(self) -> None:
         """End what an earlier server left running, so that the present config holds."""
@@ -88,12 +90,22 @@ class Run:
         try:
             self._register()
             if not any(status.startswith(LIVE) for status in self._flower.runs().values()):
-                self._listener({"event": "run", "run": self._flower.start_run()})
+                self._start()
             self._failures = 0
         except FedquitError as error:
             self._failures += 1
             self._next = time.monotonic() + max(LOOK_EVERY, pause(self._failures))
             self._listener({"event": "trouble", "reason": str(error)})
+
+    def _start(self) -> None:
+        """Start a run, unless the one before never came to work and gives a reason to wait."""
+        wait = self._starts.given_up()
+        if wait:
+            self._next = time.monotonic() + wait
+            self._listener({"event": "slow", "seconds": wait})
+            return
+        self._starts.begun()
+        self._listener({"event": "run", "run": self._flower.start_run()})
 
     def _register(self) -> None:
         ledger = Ledger.open(self._flower.federation.ledger_url(self._folder), write=False)
@@ -160,6 +172,8 @@ def line_of(event: Mapping[str, Any]) -> str:
         return f"tracker {event['tracker']}: {event['reason'] or 'it follows again'}" + (
             "; the server goes on, and tells it later" if event["reason"] else ""
         )
+    if event["event"] == "slow":
+        return f"run: ended before it came to work; the next one in {event['seconds']:.0f} s; see superexec.log"
     if event["event"] == "trouble":
         return f"run: {event['reason']}; it will be tried again"
     return line_of_part(event)

@@ -1,16 +1,19 @@
 """A device whose connection broke comes back by itself: what lies before the server may cut handshakes for a while."""
 
-import socket
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fedquit.client.data.build_data_and_model import dataset_of
 from fedquit.client.device.join import free_port
+from fedquit.client.device.last_exchange import seconds_since
+from fedquit.processes.process_groups import process_of
 from fedquit.processes.supervisor import Part, Supervisor
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
@@ -19,62 +22,15 @@ from fedquit.server.provision.provision import provision
 from fedquit.server.serve.serve import START_WITHIN
 from fedquit.server.serve.superlink import Flower
 from fedquit.settings import Settings
+from tests.harness.deployed.forwarder import PASS, STALL, Forwarder
 from tests.harness.processes import joined
 from tests.harness.waiting import MOST, until
 
 pytestmark = pytest.mark.timeout(MOST)
 CUTS = 3
 """Handshakes that are closed one after the other."""
-
-
-class Forwarder:
-    """Passes connections on to a port, or closes each as it comes.
-
-    Attributes:
-        cutting: whether it closes them.
-        cut: how many it has closed.
-        passed: bytes that came back from the server.
-    """
-
-    def __init__(self, target: int) -> None:
-        self.target, self.cutting, self.cut, self.passed = target, False, 0, 0
-        self.open = set[socket.socket]()
-        self.listening = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self.listening.getsockname()[1])
-
-    def serve(self) -> None:
-        with suppress(OSError):
-            while True:
-                device, _ = self.listening.accept()
-                if self.cutting:
-                    self.cut += 1
-                    device.close()
-                else:
-                    threading.Thread(target=self.pass_on, args=(device,), daemon=True).start()
-
-    def pass_on(self, device: socket.socket) -> None:
-        with suppress(OSError), device, socket.create_connection(("127.0.0.1", self.target)) as server:
-            self.open.add(device)
-            back = threading.Thread(target=self.copy, args=(server, device), daemon=True)
-            back.start()
-            self.copy(device, server)
-            back.join()
-
-    def copy(self, source: socket.socket, to: socket.socket) -> None:
-        with suppress(OSError):
-            while content := source.recv(65536):
-                self.passed += len(content) if to in self.open else 0
-                to.sendall(content)
-        for end in (source, to):
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-    def break_off(self) -> None:
-        """Close every connection, and each that comes."""
-        self.cutting = True
-        for device in list(self.open):
-            with suppress(OSError):
-                device.shutdown(socket.SHUT_RDWR)
+SILENT = 15.0
+"""Seconds without an exchange after which these devices connect anew: Flower waits up to 5 s between two."""
 
 
 @contextmanager
@@ -95,29 +51,76 @@ def superlink(folder: Path, port: int) -> Iterator[None]:
         supervisor.stop()
 
 
-def test_a_device_comes_back_after_handshakes_were_cut(tmp_path: Path) -> None:
+@contextmanager
+def connected(root: Path, *arguments: str) -> Iterator[tuple[Forwarder, list[Mapping[str, Any]]]]:
+    """Run a SuperLink and a device with a forwarder between them; yield that and the device's events, once it polls."""
     target = free_port()
     forwarder = Forwarder(target)
-    (tmp_path / "federation.toml").write_text(
+    (root / "federation.toml").write_text(
         f'name = "clinics"\n[server]\nfleet-port = {forwarder.port}\nsuperlink-port = {target}\n'
         f'[training]\nmodel = "mlp"\nclasses = 10\ninput-shape = "1x8x8"\n'
-        f'[[device]]\nname = "north"\ndata = "{tmp_path / "own.npz"}"\n'
+        f'[[device]]\nname = "north"\ndata = "{root / "own.npz"}"\n'
     )
     data = dataset_of(Settings()).train
-    np.savez(tmp_path / "own.npz", x=data.inputs.numpy()[:120], y=data.labels.numpy()[:120])
-    provision(read_plan(tmp_path / "federation.toml"), tmp_path / "clinics")
-    threading.Thread(target=forwarder.serve, daemon=True).start()
+    np.savez(root / "own.npz", x=data.inputs.numpy()[:120], y=data.labels.numpy()[:120])
+    provision(read_plan(root / "federation.toml"), root / "clinics")
     with ExitStack() as stack:
-        stack.callback(forwarder.listening.close)
-        stack.enter_context(superlink(tmp_path / "clinics" / "server", target))
-        stack.enter_context(joined(tmp_path / "clinics" / "kits" / "north"))
-        until(lambda: "SuperNode ID" in log(tmp_path), "connection")
+        stack.callback(forwarder.refuse)
+        stack.enter_context(superlink(root / "clinics" / "server", target))
+        _, events = stack.enter_context(joined(root / "clinics" / "kits" / "north", *arguments))
+        until(lambda: "SuperNode ID" in log(root), "connection")
+        yield forwarder, events
+
+
+def polls(forwarder: Forwarder) -> None:
+    """Wait until the server has answered a device some more."""
+    before = forwarder.passed
+    until(lambda: forwarder.passed > before + 2000, "answers of the server to a device that polls")
+
+
+def test_a_device_comes_back_after_handshakes_were_cut(tmp_path: Path) -> None:
+    with connected(tmp_path) as (forwarder, _):
         forwarder.break_off()
         until(lambda: forwarder.cut >= CUTS, "handshakes to cut")
-        forwarder.cutting = False
+        forwarder.mode = PASS
         until(lambda: log(tmp_path).count("SuperNode ID") >= 2, "second connection")
-        before = forwarder.passed
-        until(lambda: forwarder.passed > before + 2000, "answers of the server to a device that polls")
+        polls(forwarder)
+
+
+def test_a_supernode_that_hangs_while_the_server_is_there_is_replaced(tmp_path: Path) -> None:
+    with connected(tmp_path, "--silent", str(SILENT)) as (forwarder, events):
+        first = pids(events)[0]
+        os.kill(first, signal.SIGSTOP)  # it lives, and exchanges nothing
+        until(lambda: "silent" in [event["event"] for event in events], "word of it")
+        until(lambda: len(pids(events)) >= 2, "second SuperNode")
+        assert process_of(first) is None
+        until(lambda: log(tmp_path).count("SuperNode ID") >= 2, "second connection")
+        polls(forwarder)
+
+
+@pytest.mark.parametrize("how", ["refuse", "stall"])
+def test_a_device_comes_back_to_a_server_that_was_away_behind_a_forwarder(tmp_path: Path, how: str) -> None:
+    with connected(tmp_path, "--silent", str(SILENT)) as (forwarder, events):
+        if how == "refuse":
+            forwarder.refuse()
+        else:
+            forwarder.mode = STALL
+        until(lambda: silent(tmp_path) > 2 * SILENT, "silence of twice the limit")
+        assert "silent" not in [event["event"] for event in events], "nothing is mended while the server is away"
+        if how == "refuse":
+            forwarder.listen()
+        else:
+            forwarder.mode = PASS
+        polls(forwarder)
+        until(lambda: silent(tmp_path) < SILENT, "exchange")
+
+
+def pids(events: list[Mapping[str, Any]]) -> list[int]:
+    return [event["pid"] for event in events if event["event"] == "started"]
+
+
+def silent(root: Path) -> float:
+    return seconds_since(root / "clinics" / "kits" / "north" / "flower" / "last-exchange")
 
 
 def log(root: Path) -> str:

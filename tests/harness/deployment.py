@@ -38,15 +38,18 @@ MOST = 10
 """A wait takes no more than so many times what it may take without progress."""
 PARTS = {
     "SuperLink": "flower-superlink",
+    "SuperNode": "flower-supernode",
     "SuperExec": "flower-superexec",
     "ServerApp": "flwr-serverapp",
     "forget service": "fedquit.server.service",
-    "SuperNode": "flower-supernode",
+    "page": "fedquit.server.page",
     "ClientApp": "flwr-clientapp",
+    "ready process": "warm_clientapp",
+    "serve": "fedquit serve",
     "join": "fedquit join",
     "forget": "fedquit forget",
 }
-"""What is in the command line of each kind of process."""
+"""What is in the command line of each kind of process; that of a device's SuperNode is its SuperExec's too."""
 Found = TypeVar("Found")
 
 
@@ -98,15 +101,17 @@ class Deployment:
             path.write_text(re.sub(rf"\b({'|'.join(new)})\b", lambda found: new[found[0]], text), encoding="utf-8")
         return Deployment(folder)
 
-    def run(self, name: str, *arguments: object) -> "subprocess.Popen[bytes]":
-        """Start a command of fedquit's; what it says goes to logs/NAME.log."""
+    def run(
+        self, name: str, *arguments: object, environment: Mapping[str, str] | None = None
+    ) -> "subprocess.Popen[bytes]":
+        """Start a command of fedquit's, with more of an environment; what it says goes to logs/NAME.log."""
         self.logs.mkdir(exist_ok=True)
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("FLWR_")}
-        environment |= {MARK: str(self.folder), "OMP_NUM_THREADS": "1"}
-        environment["PATH"] = f"{self.python.parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        whole = {key: value for key, value in os.environ.items() if not key.startswith("FLWR_")}
+        whole |= {MARK: str(self.folder), "OMP_NUM_THREADS": "1", **(environment or {})}
+        whole["PATH"] = f"{self.python.parent}{os.pathsep}{os.environ.get('PATH', '')}"
         command = [str(self.python), "-m", "fedquit", *map(str, arguments)]
         with (self.logs / f"{name}.log").open("ab") as log:
-            child = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment)
+            child = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=whole)
         self._children.append(child)
         return child
 
@@ -221,7 +226,14 @@ class Deployment:
         return tuple(found)
 
 
-def made(folder: Path, tables: Mapping[str, dict[str, Any]], *, devices: int = 3, samples: int = 240) -> Deployment:
+def made(
+    folder: Path,
+    tables: Mapping[str, dict[str, Any]],
+    *,
+    devices: int = 3,
+    samples: int = 240,
+    proxy: bool = False,
+) -> Deployment:
     """Make a deployment of that many devices on free ports, who share `samples` of the digits.
 
     Args:
@@ -229,7 +241,8 @@ def made(folder: Path, tables: Mapping[str, dict[str, Any]], *, devices: int = 3
         tables: of federation.toml, beside the ports.
         devices: how many.
         samples: how many in all.
+        proxy: whether devices reach the SuperLink through nginx, and not itself.
     """
     ports = {name: free_port() for name in PORTS}
-    server = {**ports, "superlink-port": ports["fleet-port"]}  # no proxy: devices reach the SuperLink itself
+    server = {**ports, "superlink-port": free_port() if proxy else ports["fleet-port"]}
     return Deployment(rehearse(folder, {**tables, "server": server}, devices=devices, samples=samples).folder)

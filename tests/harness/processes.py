@@ -52,11 +52,11 @@ def started_with(home: Path) -> list[int]:
 
 
 @contextmanager
-def joined(kit: Path) -> Iterator[tuple["subprocess.Popen[str]", list[Mapping[str, Any]]]]:
-    """Run `fedquit join KIT --json`, and yield it with the events as they come."""
+def joined(kit: Path, *arguments: str) -> Iterator[tuple["subprocess.Popen[str]", list[Mapping[str, Any]]]]:
+    """Run `fedquit join KIT --json`, with more arguments, and yield it with the events as they come."""
     events: list[Mapping[str, Any]] = []
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "fedquit", "join", str(kit), "--json"]
+    command = [sys.executable, "-m", "fedquit", "join", str(kit), "--json", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as device:
 
         def read() -> None:

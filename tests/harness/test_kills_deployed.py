@@ -10,8 +10,8 @@ import pytest
 
 from fedquit.client.kit import Kit
 from fedquit.processes.supervisor import listens
+from tests.harness.deployed.kills_deployed import TABLES, Outcome
 from tests.harness.deployment import MARK, Deployment, made
-from tests.harness.kills_deployed import TABLES, Outcome
 from tests.harness.waiting import until
 
 SAME = Outcome("done", 1, 1, 1, "a", "b", "c", ((0,), (0, 1, 2)), 0, (), True, seconds=41.0, killed=1)

@@ -13,6 +13,9 @@ from fedquit.client.device.record.record_rows import Forgotten
 from fedquit.client.models.model_file import model_bytes, tensors_in
 from fedquit.files import explained, write_whole
 
+PRIVATE = 0o600
+"""A model just after forgetting is for nobody but the device and its server."""
+
 
 class Replies:
     """The replies that a record keeps."""
@@ -42,7 +45,8 @@ class Replies:
         file, content = self._file(request, exercise), model_bytes(done.state)
         with explained(file):
             self._folder.mkdir(exist_ok=True)
-        write_whole(file, content)
+            self._folder.chmod(0o700)
+        write_whole(file, content, PRIVATE)
         name, metrics = hashlib.sha256(content).hexdigest(), json.dumps(dict(done.metrics))
         row = (request, exercise, done.num_examples, done.loss, metrics, name)
         with self._database.writing() as cursor:

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from fedquit.server.coordinator.participants.time_to_answer import looked
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.ledger import FORGOTTEN, UNDER_WAY, Request
+from fedquit.server.serve.last_look import Looks
 from fedquit.strategies.grid.node_identity import Member as Node
 
 BEGUN = (*UNDER_WAY, *FORGOTTEN)
@@ -45,7 +45,7 @@ class Watch:
     """Watches which devices are connected; strangers are named in the audit log once."""
 
     def __init__(self, place: Workplace) -> None:
-        self._place = place
+        self._place, self._looks = place, Looks(place.folder)
         self._strangers: set[str] = set()
         self._dropped: dict[str, set[int]] = {}
 
@@ -61,7 +61,7 @@ class Watch:
         self._strangers |= present.strangers
         devices = frozenset(member.number for member in members if member.status == "active")
         here = frozenset(member.client for member in present.members.values())
-        looked(place)
+        self._looks.note(here, place.clock(), place.steady())
         waiting = place.ledger.requests(status="forgetting")
         leaving = frozenset(request.subject for request in waiting if request.granularity == "sample")
         return Presence(devices, here, self._owing(devices), leaving)
@@ -76,6 +76,8 @@ class Watch:
             if request.status not in BEGUN or request.granularity == "client":
                 continue
             if request.status == "forgetting":  # its own forget message is still to come
+                continue
+            if self._place.no_such_class(request):
                 continue
             concerned = devices if request.granularity == "class" else devices & {request.subject}
             known = self._dropped.setdefault(request.id, set())

@@ -1,28 +1,16 @@
 """How long the device of a request is still waited for, without the time in which no coordinator looked.
 
-Each look at the devices sets the time of the file `LOOKED`. A coordinator that starts reads there since when none
+Each look at the devices is written down (`last_look`). A coordinator that starts reads there since when none
 looked, and notes that in the log for each request that waits. After a crash of the process alone that is a moment.
 """
 
-import os
-
-from fedquit.files import explained
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.ledger import Request
+from fedquit.server.serve.last_look import look_of
 
-LOOKED = ".coordinator.looked"
-"""File in the server's folder; its time is that of the last look at the devices."""
 AWAY = "server-away"
 SHORT = 10.0
 """An outage of at most this many seconds is not noted."""
-
-
-def looked(place: Workplace) -> None:
-    """Remember that the devices were looked at now. It takes no space, so it can be done on a full disk."""
-    path, now = place.folder / LOOKED, place.clock()
-    with explained(path):
-        path.touch()
-        os.utime(path, (now, now))
 
 
 def note_outage(place: Workplace) -> None:
@@ -34,11 +22,17 @@ def note_outage(place: Workplace) -> None:
             place.note(AWAY, request=request.id, member=request.subject, facts={"seconds": seconds})
 
 
+def note_jump(place: Workplace, seconds: float) -> None:
+    """Note for each request that waits that the clock was set by so many seconds: they have not passed."""
+    for request in place.ledger.requests(status="forgetting"):
+        place.note(AWAY, request=request.id, member=request.subject, facts={"seconds": seconds, "clock": True})
+
+
 def _last_look(place: Workplace) -> float:
     """Return when the devices were last looked at, or else (a folder that was restored) when something happened."""
-    path = place.folder / LOOKED
-    if path.exists():
-        return path.stat().st_mtime
+    at = look_of(place.folder)
+    if at is not None:
+        return at
     number, _ = place.ledger.head()
     return max((event.at for event in place.ledger.events(after=number - 1)), default=0.0)
 

@@ -1,5 +1,9 @@
-"""How often a request was tried, and until when it or its device is left alone; lost when the coordinator restarts."""
+"""How often a request was tried, and until when it or its device is left alone; lost when the coordinator restarts.
 
+Moments are those of `place.steady`: a clock that is set makes no wait longer or shorter.
+"""
+
+import math
 from collections import Counter
 
 from fedquit.server.coordinator.workplace import Workplace
@@ -27,11 +31,11 @@ class Attempts:
 
     def may_begin(self, request: Request) -> bool:
         """Say whether the pause of a request is over."""
-        return self._place.clock() >= self._not_before.get(request.id, 0.0)
+        return self._place.steady() >= self._not_before.get(request.id, -math.inf)
 
     def pause(self, request: Request) -> None:
         """Leave a request alone for a while."""
-        self._not_before[request.id] = self._place.clock() + min(PAUSE, self._timeout / (2 * ATTEMPTS))
+        self._not_before[request.id] = self._place.steady() + min(PAUSE, self._timeout / (2 * ATTEMPTS))
 
     def fail(self, request: Request) -> None:
         """Count an attempt at which the device failed."""
@@ -50,10 +54,10 @@ class Attempts:
 
         Args:
             member: which.
-            since: Unix seconds when it was last sent a forget message.
+            since: when it was last sent a forget message, by `place.steady`.
             late: whether its time was up.
         """
-        now = self._place.clock()
+        now = self._place.steady()
         again = member in self._failed_at and now < self._failed_at[member] + (1 + REST) * self._timeout
         self._failed_at[member] = now
         if late or again:
@@ -61,11 +65,11 @@ class Attempts:
 
     def is_resting(self, member: int) -> bool:
         """Say whether a device has kept others waiting and is left alone."""
-        return self._place.clock() < self._rests_until.get(member, 0.0)
+        return self._place.steady() < self._rests_until.get(member, -math.inf)
 
     def get_stuck(self, request: Request) -> None:
         """Note that no round of recovery could be carried out now."""
-        self._stuck.setdefault(request.id, self._place.clock())
+        self._stuck.setdefault(request.id, self._place.steady())
 
     def get_unstuck(self, request: Request) -> None:
         """Note that a round of recovery was carried out, or that recovery is over."""
@@ -73,5 +77,5 @@ class Attempts:
 
     def is_stuck(self, request: Request) -> bool:
         """Say whether no round of recovery could be carried out for a whole `device-timeout`."""
-        now = self._place.clock()
+        now = self._place.steady()
         return now - self._stuck.get(request.id, now) >= self._timeout

@@ -42,7 +42,7 @@ class ForgetStep:
         self.place, self.past, self.metrics, self.training = place, past, metrics, training
         self.holders = Holders(place, past, training)
         self._sessions = Sessions(place, past, metrics, training)
-        self.began_at = 0.0  # when devices were last sent a forget message
+        self.began_at = 0.0  # when devices were last sent a forget message, by `place.steady`
 
     def carry_out(self, request: Request, plan: Settings, method: Method, presence: Presence) -> None:
         """Have a method forget, and commit the outcome.
@@ -62,7 +62,7 @@ class ForgetStep:
         keeping: Config = {"samples": "keep", **self.training.config()}
         gone = self.training.gone_classes()
         before = self.metrics.of(arrays_of(current), presence, keeping, gone)
-        place.grid.patience, self.began_at = time_to_answer(place, request), place.clock()
+        place.grid.patience, self.began_at = time_to_answer(place, request), place.steady()
         session, done = self._forgotten(request, plan, method, presence, current, number)
         if done.arrays is None:
             raise RefusedModelError(f"the guard refused the model: {done.decision.reason if done.decision else ''}")

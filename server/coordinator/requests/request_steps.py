@@ -63,6 +63,9 @@ class RequestSteps:
             reason = f"no method of [forgetting] forgets by {request.granularity}"
             place.ledger.advance(request.id, of="asked", to="refused", kind="refused", reason=reason)
             return True
+        if beyond := place.no_such_class(request):
+            place.ledger.advance(request.id, of="asked", to="refused", kind="refused", reason=beyond)
+            return True
         leave = self._leave(request)
         if leave is not None:
             reason = f"request {leave.id[:12]} covers it: the device left with all its data"
@@ -93,6 +96,8 @@ class RequestSteps:
     def _forget(self, request: Request, presence: Presence) -> bool:
         """Have the request's present method do it, or go to the next one."""
         place = self.place
+        if beyond := place.no_such_class(request):
+            return self._refuse(request, beyond)
         if not self.turns.is_contained(request):
             facts = {"why": "no model contained any of it"}
             model = place.current()

@@ -152,7 +152,7 @@ def test_a_kit_is_run_by_one_process(kit: Kit) -> None:
 
 def test_the_supernode_is_this_kits_and_no_other_flowers(kit: Kit) -> None:
     command, told = supernode(kit, 9999), environment(kit.folder / "flower")
-    assert command[:4] == [sys.executable, "-m", "fedquit.processes.end_together", "flower-supernode"]
+    assert command[:4] == [sys.executable, "-m", "fedquit.client.device.last_exchange", "flower-supernode"]
     own = command[: command.index("--and")] if sys.platform == "linux" else command
     pairs = dict(zip(own[4::2], own[5::2], strict=True))
     assert pairs["--auth-supernode-private-key"] == str(kit.key_file)

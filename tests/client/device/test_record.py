@@ -3,6 +3,7 @@
 import os
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 import time
@@ -144,6 +145,15 @@ def test_a_reply_is_the_same_to_the_last_bit_and_is_dropped_when_it_is_settled(p
         Replies(record).drop(["r1"])
         assert Replies(record).find("r1", "e1") is None
     assert list((path.parent / "replies").iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no modes of files")
+def test_a_reply_is_for_its_owner_alone(path: Path) -> None:
+    folder = path.parent / "replies"
+    folder.mkdir(mode=0o755)  # as an earlier version made it
+    with opened(path) as record:
+        Replies(record).keep("r1", "e1", Forgotten({"w": torch.tensor([0.1])}, 5, 0.25, {}))
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (folder, *folder.iterdir())] == [0o700, 0o600]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"half a mod"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -80,6 +81,28 @@ def test_an_error_in_the_main_work_ends_the_parts(tmp_path: Path) -> None:
     with pytest.raises(FedquitError, match="the ledger is gone"):
         supervisor.run(beside)
     assert not supervisor.pids()
+
+
+def test_a_log_has_the_time_of_each_line_and_no_colours(tmp_path: Path) -> None:
+    says = [
+        sys.executable,
+        "-c",
+        "import time; print('\\x1b[92mINFO \\x1b[0m: here\\n\\n', flush=True); time.sleep(600)",
+    ]
+    supervisor = Supervisor([Part("a", says)], tmp_path)
+    supervisor.start(STILL)
+    until(lambda: (tmp_path / "a.log").exists() and "here" in (tmp_path / "a.log").read_text())
+    supervisor.stop()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d INFO : here\n", (tmp_path / "a.log").read_text())
+
+
+def test_a_part_works_on_while_its_log_cannot_be_written(tmp_path: Path) -> None:
+    works = f"import time\nfor _ in range(3000): print('x' * 100, flush=True)\nopen({str(tmp_path / 'done')!r}, 'w')\n"
+    (tmp_path / "a.log").mkdir()  # nothing can be written there
+    supervisor = Supervisor([Part("a", [sys.executable, "-c", works + "time.sleep(600)"])], tmp_path)
+    supervisor.start(STILL)
+    until((tmp_path / "done").exists, "end of its work, with 300 kB said")
+    supervisor.stop()
 
 
 def test_a_part_that_never_listens_is_named_with_its_log_and_the_others_end(tmp_path: Path) -> None:

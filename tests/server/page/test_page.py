@@ -1,6 +1,12 @@
 """The operator sees what the ledger holds, as HTML, JSON and figures for Prometheus; nobody can change it there."""
 
+import contextlib
 import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +16,7 @@ from fastapi.testclient import TestClient
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Contribution, Ledger, NewRequest, Step
 from fedquit.server.page.routes import make_page
+from fedquit.server.serve.last_look import LOOKED
 
 NOW = 1_700_000_000.0
 HERE = "http://localhost:9080"
@@ -101,4 +108,51 @@ def test_it_says_that_it_is_well_and_that_it_is_not(page: TestClient, tmp_path: 
     lost = TestClient(make_page(tmp_path / "nowhere", Federation(name="clinics")), base_url=HERE)
     answer = lost.get("/healthz")
     assert answer.status_code == 503
-    assert "ledger" in answer.json()["detail"]
+    assert "ledger" in answer.json()["troubles"][0]
+
+
+def test_health_says_that_a_disk_is_full_until_there_is_room(server: Path) -> None:
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("a disk that can be filled is mounted")
+    small = server / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(small)], check=False)
+    if mounted.returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        shutil.copy(server / "ledger.db", small)
+        page = TestClient(make_page(small, Federation(name="clinics"), clock=lambda: NOW), base_url=HERE)
+        assert page.get("/healthz").json()["troubles"] == []
+        with contextlib.suppress(OSError), (small / "filler").open("wb") as filler:
+            while True:
+                filler.write(bytes(1 << 20))
+        answer = page.get("/healthz")
+        assert (answer.status_code, answer.json()["status"]) == (503, "trouble")
+        assert f"the disk of {small} is full" in answer.json()["troubles"][0]
+        assert f"the disk of {small} is full" in page.get("/").text
+        (small / "filler").unlink()
+        assert page.get("/healthz").status_code == 200
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def test_health_says_that_the_last_step_failed_until_one_succeeds(page: TestClient, server: Path) -> None:
+    ledger = Ledger.open(f"sqlite:///{server}/ledger.db", clock=lambda: NOW)
+    ledger.note("round-failed", facts={"reason": "1 reply can be used, 2 are needed"})
+    ledger.note("no-reply", member=1, facts={"phase": "train", "step": 3, "reason": "unavailable"})
+    answer = page.get("/healthz")
+    assert answer.status_code == 503
+    assert answer.json()["troubles"] == ["the last step failed (round-failed): 1 reply can be used, 2 are needed"]
+    ledger.add_step(replace(step(3, "train", None), contributions=(Contribution(1, 80),)))
+    assert page.get("/healthz").status_code == 200
+    ledger.close()
+
+
+def test_health_says_that_no_coordinator_comes_to_work(server: Path) -> None:
+    federation = Federation(name="clinics")
+    page = TestClient(make_page(server, federation, clock=lambda: NOW), base_url=HERE)
+    (server / LOOKED).touch()
+    os.utime(server / LOOKED, (NOW - 3800, NOW - 3800))
+    assert page.get("/healthz").status_code == 200, "it may wait for a device that forgets"
+    os.utime(server / LOOKED, (NOW - 4000, NOW - 4000))
+    assert page.get("/healthz").json()["troubles"][0].startswith("no coordinator has looked at the devices for 4000 s")

@@ -1,6 +1,11 @@
 """The coordinator's run: there is one whenever the SuperLink is up, and every device is let in once."""
 
+import itertools
+import os
+import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +16,11 @@ import pytest
 from fedquit.errors import FedquitError
 from fedquit.server.federation import Federation, Server
 from fedquit.server.ledger import Ledger, Member
+from fedquit.server.serve.given_up_runs import serverapps
+from fedquit.server.serve.last_look import LOOKED
 from fedquit.server.serve.serve import Run, line_of
 from fedquit.server.serve.superlink import Flower
+from tests.harness.waiting import STILL, until
 
 
 class FakeFlower:
@@ -25,6 +33,7 @@ class FakeFlower:
         self.stopped: list[int] = []
         self.down = False
         self.refuses: set[str] = set()
+        self.home = Path("/nowhere")
 
     def runs(self) -> dict[int, str]:
         if self.down:
@@ -70,11 +79,46 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         made.ledger.close()
 
 
-def test_a_run_is_started_where_there_is_none_and_again_when_it_has_failed(world: World) -> None:
+def test_a_run_is_started_where_there_is_none_and_again_when_it_has_failed(world: World, tmp_path: Path) -> None:
     assert world.later(0) == ["run"]
+    (tmp_path / LOOKED).touch()  # it came to work
     assert world.later(100) == []
     world.flower.states[1] = "finished:failed"
     assert world.later(100) == ["run"]
+
+
+def test_a_run_that_never_came_to_work_is_followed_by_the_next_after_a_pause(world: World, tmp_path: Path) -> None:
+    starts = list[float]()
+    for _ in range(400):  # a machine so busy that Flower gives up each ServerApp before it has started
+        if world.later(5) == ["run"]:
+            starts.append(world.now)
+        world.flower.states = dict.fromkeys(world.flower.states, "finished:failed")
+    gaps = [later - earlier for earlier, later in itertools.pairwise(starts)]
+    assert gaps[:2] == sorted(gaps[:2])
+    assert gaps[3:] == [90.0] * len(gaps[3:]), "a minute more than between two looks"
+    (tmp_path / LOOKED).touch()  # the last one came to work
+    assert world.later(100) == ["run"], "and so its successor is started at once"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_a_serverapp_that_flower_has_given_up_is_ended_before_the_next_one(world: World, tmp_path: Path) -> None:
+    world.flower.home = tmp_path / "flower"
+    command = [sys.executable, "-c", "import time; time.sleep(600)", "flwr-serverapp"]
+    left = subprocess.Popen(command, env={**os.environ, "FLWR_HOME": str(world.flower.home)})
+    stranger = subprocess.Popen(command, env={**os.environ, "FLWR_HOME": str(tmp_path / "another")})
+    try:
+        until(lambda: serverapps(world.flower.home) == [left.pid])
+        world.flower.states = {1: "running"}
+        world.later(100)
+        assert left.poll() is None, "its run lives"
+        world.flower.states = {1: "finished:failed"}
+        assert world.later(100) == ["run"]
+        assert left.wait(STILL) == -signal.SIGKILL
+        assert stranger.poll() is None
+    finally:
+        for process in (left, stranger):
+            process.kill()
+            process.wait()
 
 
 def test_devices_are_let_in_once_also_those_that_come_later(world: World) -> None:

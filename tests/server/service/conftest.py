@@ -57,13 +57,13 @@ class World:
     def service(self, name: str, deadline: float = STILL) -> ForgetService:
         return ForgetService(Kit.read(self.kit_folder(name)), deadline=deadline)
 
-    def work_off(self, request: str, *, end: str = "done") -> None:
+    def work_off(self, request: str, *, end: str = "done", receipt: bytes = b'{"payload": "..."}') -> None:
         """Carry a request through its states, as the coordinator does."""
         self.ledger.advance(request, of="asked", to="forgetting", kind="forgetting", withdraw=True)
         self.ledger.advance(request, of="forgetting", to="recovering", kind="recovering")
         reason = None if end in FORGOTTEN else "no device answered"
-        receipt = b'{"payload": "..."}' if end in FORGOTTEN else None
-        self.ledger.advance(request, of="recovering", to=end, kind=end, reason=reason, receipt=receipt)
+        made = receipt if end in FORGOTTEN else None
+        self.ledger.advance(request, of="recovering", to=end, kind=end, reason=reason, receipt=made)
 
 
 @pytest.fixture

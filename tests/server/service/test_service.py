@@ -1,6 +1,9 @@
 """The service on loopback with TLS: asks are taken, followed and shown to whom they concern; a flood starves nobody."""
 
+import base64
 import datetime
+import hashlib
+import json
 import os
 import re
 import signal
@@ -18,6 +21,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from fedquit.client.receipts.envelope import LARGEST
 from fedquit.client.requests import channel
 from fedquit.client.requests.call_auth import prove
 from fedquit.client.requests.keys import new_key
@@ -72,6 +76,17 @@ def test_an_ask_is_taken_followed_through_every_state_and_its_receipt_fetched(wo
         assert north.status(request).has_receipt
         assert north.receipt(request) == b'{"payload": "..."}'
         assert [change.status for change in north.watch(request)] == STATES
+
+
+def test_the_receipt_of_a_hundred_thousand_rounds_is_handed_out_whole(world: Any) -> None:
+    models = [hashlib.sha256(b"%d" % number).hexdigest() for number in range(100_000)]
+    receipt = json.dumps({"payload": base64.b64encode(json.dumps(models).encode()).decode()}).encode()
+    assert 8_000_000 < len(receipt) < LARGEST
+    world.start()
+    with world.service("north") as north:
+        request = north.submit(ask(world, "north")).request.id
+        world.work_off(request, receipt=receipt)
+        assert north.receipt(request) == receipt
 
 
 def test_a_watch_shows_why_a_request_failed(world: Any) -> None:

@@ -33,8 +33,8 @@ from fedquit.client.requests.keys import read_private
 from fedquit.client.requests.signed_request import LONGEST_FRESH, Granularity, make_ask
 from fedquit.errors import FedquitError, UnrecoveredError
 from fedquit.server.ledger import ENDS, Request
+from tests.harness.deployed.observed_steps import ASKER, OTHER, STEPS, Seen, Step, home_of
 from tests.harness.deployment import Deployment, Process, made
-from tests.harness.observed_steps import ASKER, OTHER, STEPS, Seen, Step, home_of
 
 ROUNDS = 2
 SAMPLES = 12

@@ -1,0 +1,1 @@
+"""Rigs that break deployments of real processes: kills at each step of a request, and seeded faults of every kind."""
