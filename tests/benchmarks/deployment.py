@@ -27,6 +27,7 @@ import click
 from fedquit.server.ledger import ENDS, Request
 from fedquit.server.message_store import DATABASE
 from tests.harness.deployment import Deployment, Process, made
+from tests.harness.waiting import until
 
 ASKER = "north"
 SAMPLES = 4
@@ -230,6 +231,11 @@ def ask(deployment: Deployment, number: int) -> Ask:
     return Ask(request.status, round(seconds, 2), round(took, 2), round(first - request.asked_at, 2), exchanges)
 
 
+def at_work(deployment: Deployment) -> list[Process]:
+    """Return the processes that carry out a message or are ready for one."""
+    return [one for one in deployment.processes() if one.part == "ClientApp" or "warm_clientapp" in one.command]
+
+
 def is_idle(deployment: Deployment) -> bool:
     """Say whether a round is done and no device works."""
     with deployment.ledger() as ledger:
@@ -243,7 +249,7 @@ def figures(devices: int, asks: int, *, trusted: bool, settle: float) -> dict[st
         devices: how many.
         asks: how many, one after the other.
         trusted: whether the server has a validation set.
-        settle: seconds to wait for once nothing is to do, before memory is measured.
+        settle: seconds to wait once no device has a process for messages, before memory is measured.
     """
     tables: dict[str, dict[str, Any]] = {
         "schedule": {"every": "1h", "rounds": 1, "min-clients": devices},
@@ -255,6 +261,7 @@ def figures(devices: int, asks: int, *, trusted: bool, settle: float) -> dict[st
         deployment = made(Path(temporary) / "federation", tables, devices=devices, samples=200 * devices)
         with deployment.running():
             deployment.until(lambda: is_idle(deployment), "first round", LIMIT, 0.5)
+            until(lambda: not at_work(deployment), "end of the processes that are ready for a message", every=1.0)
             time.sleep(settle)
             idle = [memory for process in deployment.processes() if (memory := memory_of(process))]
             idle_device = [memory for process in of_device(deployment) if (memory := memory_of(process))]
@@ -297,7 +304,12 @@ def lines_of(found: Mapping[str, Any]) -> Iterator[str]:
 @click.option("--devices", default=3, show_default=True, help="each several processes of its own")
 @click.option("--asks", default=5, show_default=True, help="one after the other")
 @click.option("--trusted", is_flag=True, help="the server has a validation set")
-@click.option("--settle", default=75.0, show_default=True, help="seconds of nothing to do before memory is measured")
+@click.option(
+    "--settle",
+    default=10.0,
+    show_default=True,
+    help="seconds before memory is measured, once no device has a process for messages",
+)
 @click.option("--json", "as_json", is_flag=True, help="print JSON, and nothing else")
 def main(devices: int, asks: int, trusted: bool, settle: float, as_json: bool) -> None:
     """Print the figures."""
