@@ -20,10 +20,10 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedquit.errors import FedquitError, InputError
+from fedquit.errors import BadReplyError, FedquitError, InputError
 from fedquit.strategies.flower_internals import Run
 from fedquit.strategies.guard.decide import Policy, admit_model
-from fedquit.strategies.guard.reply_checks import BadReplyError, checked_arrays, checked_metrics
+from fedquit.strategies.guard.reply_checks import checked_arrays, checked_metrics
 from fedquit.strategies.guard.step_checks import Recent, bounds_of, longest_of
 from fedquit.unlearning.methods.base import make_method
 from fedquit.unlearning.seeds import derive_seed
@@ -134,7 +134,12 @@ class Forgetting(Strategy):
             return []
         self._gone.update(nodes)
         seed = derive_seed(self._seed, "forget", number)
-        told = {"step": "forget", "seed": seed, "method": self._method.name, "settings": json.dumps(self._settings)}
+        told: dict[str, str | int] = {
+            "step": "forget",
+            "seed": seed,
+            "method": self._method.name,
+            "settings": json.dumps(self._settings),
+        }
         return [_message(nodes[0], told, arrays)]
 
     def _admit(self, number: int, replies: list[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:

@@ -127,7 +127,7 @@ def lie(change: Callable[[torch.Tensor], torch.Tensor]) -> Mod:
 
     def changed(reply: Message) -> Message:
         if not reply.has_error() and "forgotten" in reply.content.config_records.get(RECORD, {}):
-            state = reply.content["arrays"].to_torch_state_dict()
+            state = reply.content.array_records["arrays"].to_torch_state_dict()
             reply.content["arrays"] = ArrayRecord({name: change(value) for name, value in state.items()})
         return reply
 

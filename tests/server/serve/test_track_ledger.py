@@ -53,8 +53,9 @@ class Listed:
 def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Rehearsal:
     """A federation in which one of three devices was forgotten."""
     rehearsal = rehearse(tmp_path_factory.mktemp("rehearsal") / "made", TABLES, devices=3, samples=90)
-    rehearsal.ask(rehearsal.signed(0))
     with rehearsal.grid() as grid:
+        rehearsal.run(grid, rounds=1)
+        rehearsal.ask(rehearsal.signed(0))
         rehearsal.run(grid, rounds=1)
     return rehearsal
 
