@@ -10,7 +10,7 @@ AT_ONCE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 OUT ?= runs/$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help simulate test test-oldest check format lint types contract proto codings e2e bench kills kills-deployed faults-deployed poison guard fuzz pictures clean
+.PHONY: help simulate test test-oldest check format lint types contract proto codings e2e bench kills kills-deployed faults-deployed poison guard fuzz pictures site clean
 
 help: ## show this help
 	@echo "fedquit: federated learning that can forget"
@@ -89,6 +89,10 @@ poison: $(VENV)/dev.stamp ## show what one lying device of four does to rounds o
 
 guard: $(VENV)/dev.stamp ## show what the guard of forgetting lets through, honest and sabotaged
 	$(BIN)/python -c "from tests.harness.sabotage import main; main()"
+
+site: $(VENV)/run.stamp ## build these documents as a web site in build/site, strictly: no dead link
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean: ## remove what the tools left (not runs/)
 	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

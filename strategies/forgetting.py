@@ -134,8 +134,12 @@ class Forgetting(Strategy):
             return []
         self._gone.update(nodes)
         seed = derive_seed(self._seed, "forget", number)
-        settings = json.dumps(self._settings)
-        config = {"step": "forget", "seed": seed, "method": self._method.name, "settings": settings}
+        config: dict[str, str | int] = {
+            "step": "forget",
+            "seed": seed,
+            "method": self._method.name,
+            "settings": json.dumps(self._settings),
+        }
         return [_message(nodes[0], config, arrays)]
 
     def _admit(self, number: int, replies: list[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:

@@ -29,7 +29,7 @@ class ToWandb:
             resume="allow" if run.id and mode == "online" else None,
             reinit="create_new",
             dir=str(run.folder),
-            mode=mode,  # type: ignore[arg-type]
+            mode=mode,
             settings=wandb.Settings(
                 silent=True, console="off", disable_git=True, disable_code=True, save_code=False, x_disable_stats=True,
                 x_disable_meta=True, x_disable_machine_info=True,

@@ -42,7 +42,7 @@ class TrackLedger:
         self._folder, self._name, self._open = folder, name, open_it
         self._file = folder / "trackers" / f"{name}.json"
         self._tracker: Tracker | None = None
-        self._federation = Federation.read(folder, check_method=False)
+        self._federation = Federation.read(folder)
         at = _read(self._file)
         self.id, self.step, self.trouble = str(at.get("id", "")), int(at.get("step", 0)), str(at.get("trouble", ""))
         self._requests: Mapping[str, float] = {}

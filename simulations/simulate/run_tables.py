@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -18,7 +19,7 @@ STAGE_ROWS = (
     ("forget loss", lambda stage: f"{stage['forget_loss']:.3f}"),
     ("called members (confidence)", lambda stage: _percent(stage["attacks"]["confidence"]["member_rate"])),
     ("called members (mod. entropy)", lambda stage: _percent(stage["attacks"]["modified_entropy"]["member_rate"])),
-    ("model SHA-256", lambda stage: stage["model_sha256"][:12]),
+    ("model SHA-256", lambda stage: stage["model_sha256"][:8]),
 )
 PHASE_OF = {
     "original": "train",
@@ -42,7 +43,7 @@ def print_report(document: dict[str, Any]) -> None:
     models = config["models"] or config["model"]
     named = f"{models} with {config['mentee']}" if config["mentee"] else models
     title = f"{config['dataset']}, {named}: {_asked(document)} forgotten by {config['method']}"
-    table = Table(title=f"{title} ({document['samples']['forget']} samples)", title_justify="left")
+    table = Table(title=f"{title} ({document['samples']['forget']} samples)", title_justify="left", box=SIMPLE_HEAD)
     stages = {name: stage for name, stage in document["stages"].items() if stage}
     table.add_column("")
     for name in stages:

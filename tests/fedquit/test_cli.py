@@ -88,7 +88,9 @@ def test_tables_fit_80_columns_with_nothing_cut_off(run: Run, tmp_path: Path, mo
     shown = {name: run(name)[1] for name in ("--help", "methods", "objectives", "strategies", "codecs", "configs")}
     shown |= {name: run(name, folder)[1] for name in ("report", "costs")}
     for name, text in shown.items():
-        table = [line for line in text.splitlines() if name not in ("report", "costs") or set(line) & set("│┃━─")]
+        table = [
+            line for line in text.splitlines() if not line.startswith(("Verdict", "Guard", "Forgetting", "Recover"))
+        ]
         assert len(table) > 5, name
         assert [line for line in table if len(line.rstrip()) > 80] == [], name
         assert "…" not in re.sub(r"=…", "", "\n".join(table)), name

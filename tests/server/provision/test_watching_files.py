@@ -12,13 +12,13 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from fedquit.server.federation import Federation
+from fedquit.server.federation import Federation, Schedule
 from fedquit.server.ledger import STATES, Ledger
 from fedquit.server.ledger.rows import Step
 from fedquit.server.page.ledger_view import metrics
 from fedquit.server.provision.watching_files import alert_rules, alerts, dashboard
 
-FEDERATION = Federation.model_validate({"name": "clinics", "schedule": {"every": "1h", "round-timeout": "10m"}})
+FEDERATION = Federation(name="clinics", schedule=Schedule(every=3600.0, round_timeout=600.0))
 STEP = Step(1, "train", None, "a" * 64, "b" * 64, 1, (), 0, 1.0, 1.0, 5, 5, {}, 100.0)
 
 
@@ -73,10 +73,7 @@ def test_panels_do_not_overlap() -> None:
 
 
 def test_training_that_is_over_is_never_late() -> None:
-    told = {
-        alert.name: alert.expression
-        for alert in alerts(Federation.model_validate({"name": "c", "schedule": {"rounds": 5}}))
-    }
+    told = {alert.name: alert.expression for alert in alerts(Federation(name="c", schedule=Schedule(rounds=5)))}
     assert told["FedquitTrainingLate"].endswith('fedquit_steps_total{federation="c",phase="train"} < 5')
 
 

@@ -1,5 +1,6 @@
 """A tracker follows a server's ledger: nothing twice, nothing lost, nobody named."""
 
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,11 @@ import pytest
 
 from fedquit.server.ledger import Ledger
 from fedquit.server.serve.serve import line_of
-from fedquit.server.serve.track_ledger import TrackerTroubles, TrackLedger, settings_told
+from fedquit.server.serve.track_ledger import TrackerTroubles, TrackLedger, settings_told, tracker_part
 from fedquit.trackers import TrackedRun
 from tests.fedquit.trackers.read_back import tensorboard_scalars
 from tests.harness.rehearsal import Rehearsal, rehearse
+from tests.harness.waiting import STILL, until
 
 TABLES: dict[str, dict[str, Any]] = {"schedule": {"rounds": 1}}
 
@@ -53,10 +55,15 @@ class Listed:
 def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Rehearsal:
     """A federation in which one of three devices was forgotten."""
     rehearsal = rehearse(tmp_path_factory.mktemp("rehearsal") / "made", TABLES, devices=3, samples=90)
-    rehearsal.ask(rehearsal.signed(0))
     with rehearsal.grid() as grid:
         rehearsal.run(grid, rounds=1)
+        rehearsal.ask(rehearsal.signed(0))
+        rehearsal.run(grid, rounds=1)
     return rehearsal
+
+
+def text_of(file: Path) -> str:
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
 def steps_of(rehearsal: Rehearsal) -> list[Any]:
@@ -77,6 +84,20 @@ def test_every_step_of_a_server_is_read_back_from_tensorboard(rehearsed: Rehears
     for step in steps:
         assert found[f"{step.phase}/bytes_up"][step.number] == pytest.approx(step.bytes_up)
         assert found[f"{step.phase}/clients"][step.number] == len(step.contributions)
+
+
+def test_the_process_of_a_server_follows_the_ledger_until_it_is_ended(rehearsed: Rehearsal) -> None:
+    folder = rehearsed.server / "trackers"
+    part = tracker_part(rehearsed.server, "tensorboard")
+    (folder / "tensorboard.json").unlink(missing_ok=True)
+    with subprocess.Popen(part.command, stdout=subprocess.PIPE, text=True) as process:
+        last = steps_of(rehearsed)[-1].number
+        until(lambda: f'"step": {last}' in text_of(folder / "tensorboard.json"), "last step")
+        process.terminate()
+        assert process.wait(STILL) == 0
+        assert process.stdout is not None
+        assert process.stdout.read() == ""
+    assert "train/bytes_up" in tensorboard_scalars(folder / "tensorboard")
 
 
 def test_a_tracker_that_was_away_is_told_everything_once_and_in_order(rehearsed: Rehearsal) -> None:

@@ -1,0 +1,96 @@
+"""What a device runs of the code that a server sends: none but what its owner approved.
+
+Flower carries an app to the devices in each run, as a bundle (a zip file), and whoever may start runs at the server
+may send any. The app of `fedquit serve` only names the installed fedquit, so a device knows it already: its code has a
+digest, which settings are no part of. A bundle with other code is put into KIT/refused for its owner to look at, and
+nothing of it is run, unless device.toml approves its digest.
+"""
+
+import hashlib
+import io
+import json
+import tomllib
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+from fedquit.client.kit import FILE, Kit
+from fedquit.errors import FedquitError
+from fedquit.files import explained, write_whole
+
+FORM = '"""Made by `fedquit serve`."""\n\n{line}\n\n__all__ = ["app"]\n'
+APP_FILES: Mapping[str, str] = {
+    "deployed/__init__.py": '"""The app of a deployed federation."""\n',
+    "deployed/client_app.py": FORM.format(line="from fedquit.client.app import app"),
+    "deployed/server_app.py": FORM.format(line="from fedquit.server.app import deployed as app"),
+}
+"""The code of a deployed app, by the path of each file: a device never imports what is the server's."""
+COMPONENTS: Mapping[str, str] = {
+    "serverapp": "deployed.server_app:app",
+    "clientapp": "deployed.client_app:app",
+}
+"""Where Flower finds the two apps in it."""
+PROJECT, LISTING = "pyproject.toml", ".info/"
+LARGEST = 50_000_000
+"""Bytes that a bundle may unpack to."""
+REFUSED = "refused"
+"""Folder of the kit with the bundles that were refused."""
+
+
+class OtherCodeError(FedquitError):
+    """The server sent code that this device does not run."""
+
+
+def code_digest(files: Mapping[str, bytes], components: object) -> str:
+    """Return the hex SHA-256 of code: of every file with its path, and of where Flower finds the apps in it.
+
+    >>> code_digest({"a.py": b"1"}, {}) == code_digest({"a.py": b"2"}, {})
+    False
+    """
+    listed = [[name, hashlib.sha256(content).hexdigest()] for name, content in sorted(files.items())]
+    return hashlib.sha256(json.dumps([listed, components], sort_keys=True).encode()).hexdigest()
+
+
+def bundle_digest(bundle: bytes) -> str:
+    """Return the digest of the code in a bundle; settings in its pyproject.toml are no code.
+
+    Raises:
+        OtherCodeError: it is no bundle, or one whose files cannot be told apart.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
+            entries = archive.infolist()
+            names = [entry.filename for entry in entries]
+            if len({name.casefold() for name in names}) != len(names):
+                raise OtherCodeError("the server sent a bundle in which a file is there twice")
+            if sum(entry.file_size for entry in entries) > LARGEST:
+                raise OtherCodeError(f"the server sent a bundle that unpacks to more than {LARGEST:,} bytes")
+            files = {entry.filename: archive.read(entry) for entry in entries}
+        project: Any = tomllib.loads(files.pop(PROJECT).decode())
+        components = project["tool"]["flwr"]["app"]["components"]
+    except (zipfile.BadZipFile, KeyError, TypeError, ValueError, RuntimeError, NotImplementedError, EOFError) as error:
+        raise OtherCodeError(f"the server sent something that is no Flower app: {error!r}") from None
+    return code_digest({name: text for name, text in files.items() if not name.startswith(LISTING)}, components)
+
+
+OWN = code_digest({name: text.encode() for name, text in APP_FILES.items()}, dict(COMPONENTS))
+"""Digest of the app that this fedquit's own server sends."""
+
+
+def check_bundle(bundle: bytes, kit: Kit) -> None:
+    """Refuse a bundle whose code is neither this fedquit's own app nor approved in the kit.
+
+    Raises:
+        OtherCodeError: naming its digest, where it was put, and how to approve it.
+    """
+    digest = bundle_digest(bundle)
+    if digest == OWN or digest in kit.approve:
+        return
+    place = kit.folder / REFUSED / f"{digest[:16]}.zip"
+    with explained(place):
+        place.parent.mkdir(mode=0o700, exist_ok=True)
+    write_whole(place, bundle)
+    raise OtherCodeError(
+        f"the server sent other code than this device runs, and nothing of it was run; look at {place}, and if it is "
+        f'to run here, add approve = ["{digest}"] to {FILE} in the kit'
+    )

@@ -1,0 +1,97 @@
+"""What a device's owner lets the server set: the table [bounds] of device.toml.
+
+[bounds]
+lr = 0.5                        # step sizes, of training and of a method, at most
+local-epochs = 5                # passes over the data in a message, at most
+objective = ["fedavg", "fedprox"]
+model = ["mlp", "my_models.nets:small"]
+method = ["fedquit"]
+
+What is not named is not bounded, but for one thing: a model of the form `package.module:factory` has the device call
+something that is installed on it, so it must be named.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from fedquit.errors import FedquitError, InputError, unknown
+from fedquit.settings import Settings
+
+NUMBERS, LISTS = ("lr", "local-epochs"), ("objective", "model", "method")
+WHERE = "[bounds] in device.toml"
+
+
+class OutOfBoundsError(FedquitError):
+    """The server sets something that this device's owner does not let it set."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceBounds:
+    """The checked table.
+
+    Attributes:
+        most: "lr" and "local-epochs" -> how much at most.
+        named: "objective", "model" and "method" -> what it may be.
+    """
+
+    most: Mapping[str, float]
+    named: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def read(cls, table: Mapping[str, Any], source: str) -> Self:
+        """Return what the table says.
+
+        Raises:
+            InputError: naming the key.
+
+        >>> DeviceBounds.read({"lr": 0.5, "model": ["mlp"]}, "device.toml").named
+        {'model': ('mlp',)}
+        """
+        for key, value in table.items():
+            if key not in (*NUMBERS, *LISTS):
+                raise unknown(f"key in [bounds] of {source}", key, (*NUMBERS, *LISTS))
+            number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+            names = isinstance(value, list) and all(isinstance(name, str) for name in value)
+            if not (number if key in NUMBERS else names):
+                wanted = "a number above 0" if key in NUMBERS else 'a list of names such as ["a", "b"]'
+                raise InputError(f"{source}: [bounds] {key} is {value!r}; it must be {wanted}")
+        return cls(
+            {key: float(table[key]) for key in NUMBERS if key in table},
+            {key: tuple(table[key]) for key in LISTS if key in table},
+        )
+
+    def check(self, settings: Settings, config: Mapping[str, Any]) -> None:
+        """Refuse a message whose settings are beyond the bounds.
+
+        Args:
+            settings: of the run, with what the message changes of them.
+            config: what the message says besides, such as the round's `lr`.
+
+        Raises:
+            OutOfBoundsError: naming the setting, its value and the bound.
+        """
+        method = settings.method_options()
+        for key, values in (
+            ("lr", [settings.lr, config.get("lr", 0), method.get("lr", 0)]),
+            ("local-epochs", [settings.local_epochs, config.get("epochs", 0), method.get("epochs", 0)]),
+        ):
+            for value in values:
+                self._check_number(key, value)
+        for key in LISTS:
+            self._check_name(key, getattr(settings, key))
+
+    def _check_number(self, key: str, value: object) -> None:
+        most = self.most.get(key)
+        if most is None or not isinstance(value, int | float):  # "auto" is the method's own small step
+            return
+        if not value <= most:  # NaN is beyond every bound
+            raise OutOfBoundsError(f"the server sets {key} to {value}, and this device takes at most {most:g}: {WHERE}")
+
+    def _check_name(self, key: str, value: str) -> None:
+        allowed = self.named.get(key)
+        if allowed is None and not (key == "model" and ":" in value):
+            return
+        if value not in (allowed or ()):
+            takes = f"takes {', '.join(allowed)}" if allowed else "takes none that it does not name"
+            raise OutOfBoundsError(f"the server sets {key} to '{value}', and this device {takes}: {key} of {WHERE}")

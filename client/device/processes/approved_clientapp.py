@@ -1,0 +1,56 @@
+"""Flower's `flwr-clientapp`, kept to the code that the device's owner approved.
+
+    python -m fedquit.client.device.processes.approved_clientapp ARGUMENTS...
+
+Flower unpacks the app that a server sent, and imports it. Between the two there is nothing of ours, so what unpacks is
+replaced: it looks first (`approved_code`). Where a newer Flower has it elsewhere, nothing is run at all.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from fedquit.client.device.approved_code import check_bundle
+from fedquit.client.kit import Kit
+from fedquit.errors import FedquitError
+
+PROGRAM = "flwr-clientapp"
+RUNTIME, UNPACKS = "flwr.supernode.runtime.run_clientapp", "install_from_fab"
+"""Where Flower 1.41 and 1.42 carry out a message, and the function there that unpacks the app."""
+
+
+def kit_folder() -> Path:
+    """Return the kit's folder, in which `fedquit join` put Flower's."""
+    return Path(os.environ["FLWR_HOME"]).parent
+
+
+def approved_program(folder: Path) -> Callable[[], object]:
+    """Return Flower's program, which from now on in this process unpacks nothing that the kit in `folder` refuses.
+
+    Raises:
+        FedquitError: this Flower cannot be kept to that.
+    """
+    (program,) = entry_points(group="console_scripts", name=PROGRAM)
+    run, runtime = program.load(), import_module(RUNTIME)
+    unpack: Any = getattr(runtime, UNPACKS, None)
+    if unpack is None:
+        raise FedquitError(
+            "this version of Flower cannot be kept to approved code; install one that fedquit was tested on"
+        )
+
+    def look_first(bundle: bytes | Path, *arguments: Any, **named: Any) -> Any:
+        content = bundle if isinstance(bundle, bytes) else Path(bundle).read_bytes()
+        check_bundle(content, Kit.read(folder))
+        return unpack(content, *arguments, **named)
+
+    setattr(runtime, UNPACKS, look_first)
+    return run  # type: ignore[no-any-return]
+
+
+if __name__ == "__main__":
+    sys.argv[0] = PROGRAM
+    approved_program(kit_folder())()
