@@ -1,4 +1,4 @@
-"""The ServerApp: trains, forgets, recovers and compares, with whatever clients its grid reaches."""
+"""The ServerApps: of a simulation, of `flwr run`, and of a deployment."""
 
 import tempfile
 from collections.abc import Collection, Mapping
@@ -20,7 +20,7 @@ from fedquit.strategies.grid.metered_grid import MeteredGrid
 from fedquit.strategies.grid.polled_grid import PolledGrid
 
 SIMULATED = 7 * 86_400.0
-"""Seconds that a simulation waits for replies: its devices take as long as they take, but not for ever."""
+"""Seconds that a simulation waits for replies: its devices may take long, but not for ever."""
 FIRST = 60.0
 """Seconds that a deployment waits for replies before its workplace has read server.toml."""
 
@@ -28,7 +28,7 @@ FIRST = 60.0
 def make_app(
     folder: RunFolder, listener: Listener, *, only: Collection[str] | None = None, keep: Keep | None = None
 ) -> ServerApp:
-    """Return a ServerApp that works in `folder` and tells `listener`; `only` and `keep` are the loop's."""
+    """Return the ServerApp of the run in `folder`; for the other arguments see `Loop` and `Loop.run`."""
     server_app = ServerApp()
 
     @server_app.main()
@@ -52,7 +52,7 @@ def coordinate(grid: Grid, context: Context) -> None:
 
 
 def _print(event: Mapping[str, Any]) -> None:
-    """Say what `flwr log` should show."""
+    """Print an event for `flwr log`."""
     if event["event"] == "round":
         measures = "  ".join(f"{name} {event[name]:.4f}" for name in ("holdout_accuracy", "forget_accuracy"))
         print(f"{event['phase']} round {event['round']}: {measures}", flush=True)  # noqa: T201
@@ -67,7 +67,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run what the run config says: `flwr run .`; `out` names a folder to keep (a temporary one if empty).
+    """Carry out the run of a run config: `flwr run .`; `out` names a folder to keep (a temporary one if empty).
 
     The number of clients is the number of nodes.
     """
