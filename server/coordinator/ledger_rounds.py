@@ -95,11 +95,15 @@ class LedgerRounds:
 
     def nth(self) -> int:
         """Return which round of the phase comes next, from 1."""
-        return self._kept[1]
+        return self._kept[1] + 1
 
     @cached_property
     def _kept(self) -> tuple[RoundState, int]:
-        return self.place.round_state(self.phase, self.request.id if self.request else None)
+        """Return what the last round kept for the next one of its phase, and which round of the phase that was."""
+        last, request = self.place.ledger.last_step(), self.request.id if self.request else None
+        if last is None or (last.phase, last.request) != (self.phase, request):
+            return RoundState(), 0
+        return self.place.kept.load(last.number)
 
     def last_checks(self) -> list[Mapping[str, float]]:
         """See `RoundStore`."""
@@ -113,7 +117,7 @@ class LedgerRounds:
     def add(self, finished: FinishedRound, new: Arrays, state: RoundState) -> None:
         """See `RoundStore`."""
         place, before = self.place, self.place.current()
-        place.keep(finished.number, state, self.nth())
+        place.kept.save(finished.number, state, self.nth())
         model = place.models.save(new) if finished.adopted else before
         place.reached(f"{self.phase}: model written")
         place.grid.costs.sync()

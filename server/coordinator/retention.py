@@ -104,7 +104,7 @@ class Past:
         """Remove the models and everything else that is no longer needed."""
         alive = self.keep_alive()
         self._place.models.remove(self._place.models.names() - alive)
-        self._place.drop_kept()
+        self._place.kept.drop_before(self._place.next_number() - 1)
         if self._place.ledger.in_progress() is None:
             self._place.quarantine.remove(self._place.quarantine.names())
 

@@ -7,24 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from numpy.typing import NDArray
-from safetensors.numpy import save
 
 from fedquit.client.compression.build_compression import compression_of
 from fedquit.client.data.build_data_and_model import empty_model, initial_model
-from fedquit.client.models.model_file import arrays_in
 from fedquit.client.training.build_objective import objective_of
 from fedquit.errors import FedquitError, InputError
-from fedquit.files import explained, write_whole
+from fedquit.files import explained
+from fedquit.server.coordinator.kept_states import KeptStates
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger, Request, Step
 from fedquit.server.ledger.model_lineage import forget_step
 from fedquit.server.lifecycle.build_rules import named_rules
 from fedquit.server.lifecycle.model_store import Models
 from fedquit.server.lifecycle.request_seeds import RequestSeeds
-from fedquit.server.lifecycle.rounds.train_round import RoundState
 from fedquit.settings import num_classes
 from fedquit.strategies.cost_log.cost_log import Costs
 from fedquit.strategies.grid.metered_grid import MeteredGrid
@@ -87,8 +83,9 @@ class Workplace:
         self.models = Models(folder / "models")
         self.quarantine = Models(folder / "quarantine")
         with explained(folder):
-            for path in (self.models.folder, self.quarantine.folder, folder / "kept"):
+            for path in (self.models.folder, self.quarantine.folder):
                 path.mkdir(exist_ok=True)
+        self.kept = KeptStates(folder)
         self._lock = filelock.FileLock(str(folder / ".coordinator.lock"), timeout=0)
         try:
             self._lock.acquire()
@@ -166,45 +163,6 @@ class Workplace:
     def seeds(self, request: Request) -> RequestSeeds:
         """Return what the random choices of a request derive from."""
         return RequestSeeds.of_id(self.settings.seed, request.id)
-
-    # What is kept besides the model from one round of a phase to the next
-
-    def round_state(self, phase: str, request: str | None) -> tuple[RoundState, int]:
-        """Return what the last round kept for the next one of its phase, and which of them the next one is."""
-        last = self.ledger.last_step()
-        path = self._kept_file(last) if last else None
-        if last is None or path is None or (last.phase, last.request) != (phase, request) or not path.exists():
-            return RoundState(), 1
-        content = arrays_in(path.read_bytes(), path)
-        found = {
-            part: {key.partition("/")[2]: array for key, array in content.items() if key.startswith(f"{part}/")}
-            for part in ("beside", "moments")
-            if part in content
-        }
-        return RoundState(found.get("beside"), found.get("moments")), int(content["nth"]) + 1
-
-    def keep(self, number: int, round_state: RoundState, nth: int) -> None:
-        """Write what step `number` keeps, in place of what a killed attempt at it wrote.
-
-        An empty state is written too: it may mean to an objective that a first round is over.
-        """
-        flat: dict[str, NDArray[Any]] = {}
-        for part, arrays in (("beside", round_state.objective_state), ("moments", round_state.optimizer_state)):
-            if arrays is not None:
-                flat |= {part: np.array(True), **{f"{part}/{name}": array for name, array in arrays.items()}}
-        if flat:
-            content = {name: np.asarray(array, order="C") for name, array in flat.items()}
-            write_whole(self.folder / "kept" / f"{number}.safetensors", save({**content, "nth": np.array(nth)}))
-
-    def drop_kept(self) -> None:
-        """Remove what was kept of steps before the last one."""
-        last = self.ledger.last_step()
-        for path in (self.folder / "kept").glob("*.safetensors"):
-            if last is None or int(path.stem) < last.number:
-                path.unlink(missing_ok=True)
-
-    def _kept_file(self, step: Step) -> Path:
-        return self.folder / "kept" / f"{step.number}.safetensors"
 
     def _initial(self) -> Arrays:
         model = initial_model(self.settings, self.settings.seed_of_model)
