@@ -30,7 +30,7 @@ class Verification:
     @classmethod
     def of(cls, request: Request, step: int) -> "Verification":
         """Return the verification of the model of a step of a request's recovery."""
-        config = {"verify": 1, "request": request.id, "granularity": request.granularity}
+        config: dict[str, float | str] = {"verify": 1, "request": request.id, "granularity": request.granularity}
         return cls(request.id, request.subject, step, config)
 
     def take(self, reported: Mapping[str, float]) -> None:
