@@ -27,6 +27,7 @@ from fedquit.documents import Listener
 from fedquit.errors import FedquitError
 from fedquit.files import explained, write_whole
 from fedquit.processes.end_together import AND
+from fedquit.processes.hidden_token import PROGRAMS
 from fedquit.processes.supervisor import Part, Supervisor, line_of_part
 
 LINUX = sys.platform == "linux"
@@ -148,6 +149,7 @@ def environment(home: Path, programs: Path | None = None) -> dict[str, str]:
     """
     before = [str(programs)] if programs else []
     return {
+        **({PROGRAMS: str(programs)} if programs else {}),
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": LOOK_EVERY,
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",

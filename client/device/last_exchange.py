@@ -11,12 +11,14 @@ import functools
 import mmap
 import os
 import struct
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fedquit.processes import end_together
+from fedquit.processes.hidden_token import HidingPopen
 
 VARIABLE = "FEDQUIT_LAST_EXCHANGE"
 """Names the file to the process of the SuperNode."""
@@ -63,6 +65,7 @@ def main() -> None:
 
     if path := os.environ.get(VARIABLE):
         httpx.Client.send = noting(httpx.Client.send, Path(path))  # type: ignore[method-assign]
+    subprocess.Popen = HidingPopen  # type: ignore[misc] - for the SuperExec, which is forked from here
     end_together.main()
 
 

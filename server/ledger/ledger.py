@@ -293,6 +293,21 @@ class Ledger:
             found = [dict(row._mapping) for row in connection.execute(query)]
         return [Event(**{**fields, "facts": read_facts(fields["facts"])}) for fields in found]
 
+    def newest_events(self, limit: int, *, only: Collection[str] = (), without: Collection[str] = ()) -> list[Event]:
+        """Return the newest `limit` events, newest first.
+
+        Args:
+            limit: how many at most.
+            only: of these kinds; empty: of all.
+            without: of none of these kinds.
+        """
+        query = select(events).order_by(events.c.number.desc()).limit(limit)
+        query = query.where(events.c.kind.in_(only)) if only else query
+        query = query.where(events.c.kind.not_in(without)) if without else query
+        with self._database.read() as connection:
+            found = [dict(row._mapping) for row in connection.execute(query)]
+        return [Event(**{**fields, "facts": read_facts(fields["facts"])}) for fields in found]
+
     def head(self) -> tuple[int, str]:
         """Return number and digest of the last event; who notes them can later say whether the log still has it."""
         with self._database.read() as connection:

@@ -13,6 +13,10 @@ OPEN = ("asked", *UNDER_WAY)
 PHASES = ("train", "forget", "recover")
 LATELY, LOOKED_AT = 10, 1000
 """The number of notable events shown, and the number of events at the end of the log that are searched for them."""
+ALIKE = 3
+"""The number of events shown of one kind and member; and of all that callers can cause."""
+FLOODS = ("turned-away", "turned-away-more", "ask-in-reply-refused")
+"""Kinds of events that anybody can cause as often as they like; they are shown apart."""
 Sample = tuple[tuple[tuple[str, str], ...], float]
 
 
@@ -20,7 +24,7 @@ def overview(ledger: Ledger, federation: Federation, now: float) -> Document:
     """Return what the first page says: who takes part, where training is, which requests are open."""
     members, steps, requests = ledger.members(), ledger.steps(), ledger.requests()
     names = names_of(members)
-    shown = [request_facts(request, federation, names, now) for request in requests]
+    shown = [request_facts(request, federation, names, now, uncharged(ledger, request)) for request in requests]
     return {
         "federation": federation.name,
         "members": [member_facts(member, steps) for member in members],
@@ -72,8 +76,27 @@ def member_facts(member: Member, steps: Sequence[Step]) -> Document:
     }
 
 
-def request_facts(request: Request, federation: Federation, names: MemberNames, now: float) -> Document:
-    """Return a request, how long it has, and what comes next; the signed ask and the receipt are left out."""
+def uncharged(ledger: Ledger, request: Request) -> float:
+    """Return the seconds that the device of a request has beyond `device-timeout`, as no server was there to see it."""
+    if request.status != "forgetting":
+        return 0.0
+    events = ledger.events(request=request.id)
+    away = [event for event in events if event.kind == "server-away" and event.at >= request.changed_at]
+    return sum(float(event.facts["seconds"]) for event in away)
+
+
+def request_facts(
+    request: Request, federation: Federation, names: MemberNames, now: float, more: float = 0.0
+) -> Document:
+    """Return a request, how long it has, and what comes next; the signed ask and the receipt are left out.
+
+    Args:
+        request: which.
+        federation: the server's config.
+        names: of members.
+        now: Unix seconds.
+        more: seconds of `uncharged`.
+    """
     left_out = ("ask", "signature", "receipt")
     facts = {name: value for name, value in asdict(request).items() if name not in left_out}
     is_open = request.status in OPEN
@@ -85,7 +108,7 @@ def request_facts(request: Request, federation: Federation, names: MemberNames, 
         "overdue": is_open and now > request.deadline,
         "late": not is_open and request.changed_at > request.deadline,
     }
-    return {**facts, "outlook": outlook(facts, federation)}
+    return {**facts, "outlook": outlook(facts, federation, more)}
 
 
 def timeline(ledger: Ledger, request: Request, names: MemberNames) -> list[Document]:
@@ -94,10 +117,18 @@ def timeline(ledger: Ledger, request: Request, names: MemberNames) -> list[Docum
 
 
 def lately(ledger: Ledger, names: MemberNames) -> list[Document]:
-    """Return what happened lately that an operator should hear of, newest first."""
-    events = ledger.events(after=max(0, ledger.head()[0] - LOOKED_AT))
-    notable = [event for event in events if event.kind in NOTABLE and event.facts.get("verdict") != "adopt"]
-    return [event_facts(event, names) for event in notable[: -LATELY - 1 : -1]]
+    """Return what happened lately that an operator should hear of, newest first.
+
+    Whoever can make the log say something again and again, a stranger or a device, gets a few lines, and pushes nothing
+    else off the page.
+    """
+    alike, found = Counter[tuple[str, int | None]](), list[Event]()
+    for event in ledger.newest_events(LOOKED_AT, without=FLOODS):
+        if event.kind in NOTABLE and event.facts.get("verdict") != "adopt":
+            alike[event.kind, event.member] += 1
+            found += [event] * (alike[event.kind, event.member] <= ALIKE)
+    shown = [*found[:LATELY], *ledger.newest_events(ALIKE, only=FLOODS)]
+    return [event_facts(event, names) for event in sorted(shown, key=lambda event: event.number, reverse=True)]
 
 
 def event_facts(event: Event, names: MemberNames) -> Document:

@@ -4,6 +4,7 @@ It is read-only. It answers to its own names alone, and beyond loopback to who h
 """
 
 import contextlib
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -26,6 +27,8 @@ from fedquit.server.page import api_documents, ledger_view
 from fedquit.server.page.access import COOKIE, Access
 from fedquit.server.page.health import troubles, unreadable
 from fedquit.server.page.sentences import moment
+from fedquit.server.page.watch_metrics import watch_metrics
+from fedquit.server.serve.last_look import read_seen
 
 POLICY = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
@@ -102,11 +105,15 @@ def make_page(
 
     def all_facts(opened: Ledger) -> list[Document]:
         names, now = ledger_view.names_of(opened.members()), clock()
-        return [ledger_view.request_facts(request, federation, names, now) for request in opened.requests()]
+        return [
+            ledger_view.request_facts(request, federation, names, now, ledger_view.uncharged(opened, request))
+            for request in opened.requests()
+        ]
 
     def one_of(opened: Ledger, request_id: str) -> Document:
         request, names = found(opened, request_id), ledger_view.names_of(opened.members())
-        facts = ledger_view.request_facts(request, federation, names, clock())
+        more = ledger_view.uncharged(opened, request)
+        facts = ledger_view.request_facts(request, federation, names, clock(), more)
         return {**facts, "events": ledger_view.timeline(opened, request, names)}
 
     @page.middleware("http")
@@ -144,8 +151,9 @@ def make_page(
 
     @page.get("/", response_class=HTMLResponse, include_in_schema=False)
     def first(opened: Opened) -> HTMLResponse:
-        found = troubles(opened, federation, folder, clock())
-        return shown("overview", facts=ledger_view.overview(opened, federation, clock()), troubles=found)
+        found, disk = troubles(opened, federation, folder, clock()), shutil.disk_usage(folder)
+        facts = ledger_view.overview(opened, federation, clock())
+        return shown("overview", facts=facts, troubles=found, seen=read_seen(folder), disk=disk)
 
     @page.get("/requests", response_class=HTMLResponse, include_in_schema=False)
     def all_requests(opened: Opened) -> HTMLResponse:
@@ -197,7 +205,8 @@ def make_page(
     def metrics(opened: Opened) -> PlainTextResponse:
         """Return the figures for Prometheus."""
         return PlainTextResponse(
-            ledger_view.metrics(opened, federation, clock()), media_type="text/plain; version=0.0.4"
+            ledger_view.metrics(opened, federation, clock()) + watch_metrics(opened, federation, folder, clock()),
+            media_type="text/plain; version=0.0.4",
         )
 
     @page.get("/healthz", response_model=api_documents.Health, responses=UNWELL)

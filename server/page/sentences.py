@@ -12,12 +12,13 @@ MemberNames = Mapping[int | str | None, str]
 """Names of members by number and by fingerprint."""
 
 
-def outlook(request: Facts, federation: Federation) -> str:
+def outlook(request: Facts, federation: Federation, more: float = 0.0) -> str:
     """Say where a request stands and what comes next.
 
     Args:
         request: of `facts.request_facts`.
         federation: the server's config.
+        more: seconds for which the device is waited for beyond `device-timeout`, as the server was away.
 
     >>> outlook({"status": "recovering", "overdue": False}, Federation(name="clinics"))
     'The other devices mend the model, until its accuracy is back or [forgetting] recover-rounds are over.'
@@ -26,7 +27,7 @@ def outlook(request: Facts, federation: Federation) -> str:
     if request["status"] == "asked":
         return "It waits for its turn: between two rounds, when no other request recovers, the oldest first."
     if request["status"] == "forgetting":
-        by = moment(request["changed_at"] + settings.device_timeout)
+        by = moment(request["changed_at"] + settings.device_timeout + more)
         fallback = (
             f"then {settings.fallback[0]} is tried"
             if settings.fallback

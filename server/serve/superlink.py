@@ -118,7 +118,8 @@ class Flower:
         """Return the command that runs the SuperExec, which starts the ServerApp."""
         address = f"127.0.0.1:{self.federation.server.superlink_port}"
         return [
-            *("flower-superexec", "--runtime-api-address", address),
+            *(sys.executable, "-m", "fedquit.processes.hidden_token", "flower-superexec"),
+            *("--runtime-api-address", address),
             *("--root-certificates", str(self.folder / "ca.crt")),
         ]
 

@@ -5,8 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,26 @@ def server(folder: Path, federation: Federation) -> Iterator[Flower]:
         supervisor.stop()
 
 
+@contextmanager
+def command_lines(folder: Path) -> Iterator[set[str]]:
+    """Look at the list of processes many times a second; yield the command lines of those that belong to a folder."""
+    found, over = set[str](), threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.02):
+            for entry in Path("/proc").glob("[0-9]*"):
+                with suppress(OSError):
+                    line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    if "flwr-" in line and str(folder).encode() in (entry / "environ").read_bytes():
+                        found.add(line)
+
+    threading.Thread(target=look, daemon=True).start()
+    try:
+        yield found
+    finally:
+        over.set()
+
+
 @pytest.fixture
 def federation(tmp_path: Path) -> Path:
     """Provision a federation of one device, and return its folder."""
@@ -114,7 +135,11 @@ def test_a_device_joins_trains_asks_forgets_and_comes_back_when_it_is_killed(fed
     gone = digests_of(kit, ["3", "7"])
     with opened(kit.path(kit.record)) as record:
         record.put("sample", gone)
-    with server(folder, Federation.read(folder)) as flower, joined(kit.folder) as (device, events):
+    with (
+        server(folder, Federation.read(folder)) as flower,
+        joined(kit.folder) as (device, events),
+        command_lines(federation) as lines,
+    ):
         until(lambda: any(event["event"] == "started" for event in events), "SuperNode")
         flower.start_run()
         until((folder / "said.json").exists, "answers", moving=lambda: files(federation))
@@ -124,6 +149,9 @@ def test_a_device_joins_trains_asks_forgets_and_comes_back_when_it_is_killed(fed
         device.send_signal(signal.SIGTERM)
         assert device.wait(STILL) == 0
     assert {event["state"] for event in events if event["event"] == "check"} == {"ok"}
+    programs = {name for name in ("flwr-serverapp", "flwr-clientapp") if any(name in line for line in lines)}
+    assert sys.platform != "linux" or programs == {"flwr-serverapp", "flwr-clientapp"}
+    assert not [line for line in lines if "--token" in line], "a token is nobody's but the task's"
     said = json.loads((folder / "said.json").read_text())
     assert [(each["kind"], each["num-examples"]) for each in said] == [
         ("query", 120), ("train", 120), ("train.forget", 2), ("train", 118),

@@ -20,17 +20,23 @@ import time
 
 SOCKET, LOCK = "warm.sock", "warm.lock"
 ACCEPTED = b"+"
+TOKEN = "FEDQUIT_TASK_TOKEN"  # noqa: S105 - the variable's name; `fedquit.processes.hidden_token` is not imported here
 STARTING = 10.0
 """Seconds that a message waits for a process that is still being started: Flower gives a message up after 30."""
 POLL = 0.05
 
 
 def main(folder: str, program: str, arguments: list[str]) -> None:
-    """Carry out a message of Flower's."""
-    code = handed_over(folder, arguments)
+    """Carry out a message of Flower's; its token is in the environment, and comes on no command line."""
+    token = os.environ.pop(TOKEN, "")
+    code = handed_over(folder, [*arguments, "--token", token] if token else arguments)
     if code is not None:
         sys.exit(code)
-    code = subprocess.call([_found(program, folder), *arguments])  # noqa: S603 - Flower's own command
+    if token:
+        own, with_it = [sys.executable, "-m", "fedquit.processes.hidden_token", program], {**os.environ, TOKEN: token}
+        code = subprocess.call([*own, *arguments], env=with_it)  # noqa: S603 - Flower's own command
+    else:
+        code = subprocess.call([_found(program, folder), *arguments])  # noqa: S603 - Flower's own command
     lock = locked(folder)
     if lock is not None:
         os.set_inheritable(lock, True)

@@ -16,7 +16,8 @@ from fastapi.testclient import TestClient
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Contribution, Ledger, NewRequest, Step
 from fedquit.server.page.routes import make_page
-from fedquit.server.serve.last_look import LOOKED
+from fedquit.server.page.sentences import moment
+from fedquit.server.serve.last_look import LOOKED, SEEN, Looks, Seen, look_of, read_seen
 
 NOW = 1_700_000_000.0
 HERE = "http://localhost:9080"
@@ -85,6 +86,61 @@ def test_prometheus_reads_the_figures(page: TestClient) -> None:
     assert 'fedquit_requests{federation="clinics",status="asked"} 1' in lines
     assert 'fedquit_requests_overdue{federation="clinics"} 1' in lines
     assert all(line.startswith("#") or line.count(" ") == 1 for line in lines)
+
+
+def test_a_device_is_waited_for_longer_where_the_server_was_away(page: TestClient, server: Path) -> None:
+    ledger = Ledger.open(f"sqlite:///{server}/ledger.db", clock=lambda: NOW)
+    ledger.advance(IDS[1], of="asked", to="forgetting", kind="forgetting", method="fedquit")
+    assert f"until {moment(NOW + 3600)}" in page.get(f"/api/requests/{IDS[1]}").json()["outlook"]
+    ledger.note("server-away", request=IDS[1], member=1, facts={"seconds": 1800.0})
+    ledger.close()
+    for told in (page.get(f"/api/requests/{IDS[1]}").json(), page.get("/api/overview").json()["open"][0]):
+        assert f"until {moment(NOW + 5400)}" in told["outlook"]
+
+
+def test_a_flood_pushes_no_line_of_others_off_the_first_page(page: TestClient, server: Path) -> None:
+    ledger = Ledger.open(f"sqlite:///{server}/ledger.db", clock=lambda: NOW)
+    ledger.note("revoked", member=0, facts={"reason": "stolen"})
+    for number in range(1200):
+        ledger.note("turned-away", facts={"reason": "bad-signature", "why": f"forged {number}"})
+        if number % 10 == 0:
+            facts = {"phase": "train", "step": 3, "reason": f"NaN {number}"}
+            ledger.note("reply-refused", member=1, facts=facts)
+    ledger.close()
+    shown = [(event["kind"], event["member"]) for event in page.get("/api/overview").json()["lately"]]
+    assert ("revoked", 0) in shown
+    assert 0 < shown.count(("turned-away", None)) <= 3
+    assert 0 < shown.count(("reply-refused", 1)) <= 3
+    assert "stolen" in page.get("/").text
+
+
+def test_who_is_connected_stands_in_the_figures_and_on_the_page(server: Path) -> None:
+    looks = Looks(server)
+    looks.note([0, 1], NOW - 90, 0.0)
+    looks.note([0], NOW - 5, 85.0)
+    page = TestClient(make_page(server, Federation(name="clinics"), clock=lambda: NOW + 30), base_url=HERE)
+    lines = page.get("/metrics").text.splitlines()
+    assert 'fedquit_devices_connected{federation="clinics"} 1' in lines
+    assert f'fedquit_device_last_seen_timestamp_seconds{{federation="clinics",device="north"}} {NOW - 5}' in lines
+    assert f'fedquit_last_look_timestamp_seconds{{federation="clinics"}} {NOW - 5}' in lines
+    assert 'fedquit_oldest_open_request_age_seconds{federation="clinics"} 30.0' in lines
+    free = next(line for line in lines if line.startswith("fedquit_disk_free_bytes"))
+    assert float(free.split()[-1]) > 0
+    shown = page.get("/").text
+    assert '<td data-label="connected">yes</td>' in shown
+    assert '<td data-label="connected">2 min ago</td>' in shown
+
+
+def test_who_was_seen_is_known_after_a_restart_and_a_full_disk_is_no_reason_to_stop(tmp_path: Path) -> None:
+    Looks(tmp_path).note([1], NOW, 0.0)
+    looks = Looks(tmp_path)
+    (tmp_path / SEEN).unlink()
+    (tmp_path / SEEN).mkdir()  # nothing can be written there
+    looks.note([2], NOW + 60, 60.0)
+    assert look_of(tmp_path) == NOW + 60
+    (tmp_path / SEEN).rmdir()
+    looks.note([2], NOW + 120, 120.0)
+    assert read_seen(tmp_path) == Seen(frozenset({2}), {1: NOW, 2: NOW + 120})
 
 
 def test_nothing_can_be_changed(page: TestClient, server: Path) -> None:
