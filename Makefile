@@ -19,7 +19,7 @@ help: ## show this help
 
 $(VENV)/run.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable '.[server,simulation]'
 	@touch $@
 
 $(VENV)/dev.stamp: pyproject.toml

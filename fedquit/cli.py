@@ -13,6 +13,7 @@ import click
 
 from fedquit import __version__
 from fedquit.errors import FedquitError
+from fedquit.extras import missing_extra
 
 # name -> (where the command is, one line of help)
 COMMANDS = {
@@ -139,9 +140,12 @@ def main() -> NoReturn:
         code = _fail("stopped; what was finished is kept: continue with --resume", 1, as_json)
     except BrokenPipeError:
         code = 1
-    except Exception:
-        traceback.print_exc()
-        code = _fail("this is a bug in fedquit; please report it with the lines above", 5, as_json)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and (missing := missing_extra(error.name)):
+            code = _fail(missing, 4, as_json)
+        else:
+            traceback.print_exc()
+            code = _fail("this is a bug in fedquit; please report it with the lines above", 5, as_json)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -175,7 +175,7 @@ FROM python:3.12-slim
 RUN apt-get update && apt-get install -y --no-install-recommends nginx-light && rm -rf /var/lib/apt/lists/*
 COPY fedquit-*.whl /tmp/
 RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu \\
-    "$(echo /tmp/fedquit-*.whl)[postgres]"
+    "$(echo /tmp/fedquit-*.whl)[server,postgres]"
 """
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from fedquit.extras import check_extra
+
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
@@ -20,6 +22,7 @@ def serve(folder: Path, no_proxy: bool, track: str, as_json: bool) -> None:
 
     Restarts what dies, and resumes after a crash. End it with Ctrl-C or SIGTERM.
     """
+    check_extra("server")  # its parts are processes of their own, which could only say so in their logs
     from fedquit.server.serve.serve import START_WITHIN, line_of, make_server
     from fedquit.server.serve.track_ledger import TrackerTroubles
     from fedquit.trackers import tracker_names

@@ -54,7 +54,9 @@ def handed_over(folder: str, arguments: list[str]) -> int | None:
 
     Once it was taken it is not tried again, whatever becomes of it: Flower's token is for one process.
     """
-    connection = _connected(folder)
+    connection = None
+    with contextlib.suppress(OSError):  # such as a folder that is gone: no reason to lose a message
+        connection = _connected(folder)
     if connection is None:
         return None
     with connection:
@@ -86,8 +88,11 @@ def _connected(folder: str) -> socket.socket | None:
 
 
 def locked(folder: str) -> int | None:
-    """Return an open file that holds the lock of whoever is ready in `folder`; None: another holds it."""
-    file = os.open(f"{folder}/{LOCK}", os.O_RDWR | os.O_CREAT, 0o600)
+    """Return an open file that holds the lock of who is ready in `folder`; None: another holds it, or nobody can."""
+    try:
+        file = os.open(f"{folder}/{LOCK}", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError:
+        return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

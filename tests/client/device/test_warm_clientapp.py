@@ -58,15 +58,19 @@ def command(folder: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-IS", str(HAND_OVER), str(folder), CLIENTAPP, *arguments]
 
 
-def given(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Hand a message over, with Flower's program on the path."""
+def given(folder: Path, *arguments: str, programs: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    """Hand a message over, with Flower's program on the path; `programs` is the folder of whoever is ready."""
     bin_folder = folder / "bin"
     bin_folder.mkdir(exist_ok=True)
     (bin_folder / CLIENTAPP).write_text(FLOWERS)
     (bin_folder / CLIENTAPP).chmod(0o700)
     path = os.pathsep.join([str(folder), str(bin_folder), os.environ["PATH"]])
     return subprocess.run(
-        command(folder, *arguments), capture_output=True, text=True, check=False, env={**os.environ, "PATH": path}
+        command(programs or folder, *arguments),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PATH": path},
     )
 
 
@@ -93,6 +97,12 @@ def test_without_a_process_that_is_ready_flowers_own_program_runs(folder: Path) 
     assert (done.returncode, done.stdout) == (7, "flower a b c\n")
     assert held is not None
     os.close(held)
+
+
+def test_a_message_is_not_lost_where_no_process_can_be_ready(tmp_path: Path, folder: Path) -> None:
+    programs = tmp_path / "gone"
+    done = given(folder, "a", programs=programs)
+    assert (done.returncode, done.stdout) == (7, "flower a\n")
 
 
 def test_a_message_whose_process_was_killed_is_not_carried_out_twice(
