@@ -118,6 +118,15 @@ class Federation:
             for name in self.next_steps[0]
         }
 
+    def round(self, state: StateDict, without: int, number: int) -> StateDict:
+        """Return the model after a round of all clients besides one."""
+        mean = StateMean()
+        for client, samples in enumerate(self.samples):
+            if client != without:
+                seed = derive_seed(self.settings.seed, "recover", number, client)
+                mean.add(self.trained(state, samples, seed), len(samples))
+        return mean.result()
+
     def ask(self, method: Method, asker: int, forgotten: Samples, seed: int) -> tuple[Step, Step]:
         """Return what the asking device changed of what it was sent, and what came of the request at the server.
 

@@ -169,7 +169,8 @@ class Ending:
 
     def _verified(self, request: Request, forgot: Step | None, presence: Presence) -> tuple[dict[str, float], Traffic]:
         """Return what the device measures on what it had forgotten, if the policy asks for it, and what that cost."""
-        wanted = self.place.federation.forgetting.verify_on_device and forgot is not None
+        policy = self.place.federation.forgetting  # with noise the device reports nothing that tells of the samples
+        wanted = policy.verify_on_device and not policy.forget_noise and forgot is not None
         if not wanted or request.subject not in presence.here:
             return {}, Traffic()
         reported = self.training.verification
