@@ -127,6 +127,11 @@ class Forgetting(Table):
     deadline: Annotated[Seconds, Field(gt=0)] = 30 * UNITS["d"]
     verify_on_device: bool = True
 
+    @property
+    def verifies(self) -> bool:
+        """Whether the device is asked so; not where it adds noise: a loss on the samples tells which they are."""
+        return self.verify_on_device and not self.forget_noise
+
 
 class Asking(Table):
     """How many requests are taken, and how old an ask may be.
