@@ -9,6 +9,7 @@ candidate sets; a third of what is reported is a control in which nothing was fo
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -295,13 +296,13 @@ def fill(
     for name in methods:
         method, played = make_method(name), min(trials, SLOW.get(name, trials))
         for size in sizes:
-            keep(f"{data}/{model}/{name}/{size}", lambda m=method, s=size, n=played: cell(federation, m, s, n))
+            keep(f"{data}/{model}/{name}/{size}", partial(cell, federation, method, size, played))
     for noise in NOISES if curves else ():
-        keep(f"{data}/{model}/noise/{noise:g}", lambda z=noise: curve(federation, z, trials))
+        keep(f"{data}/{model}/noise/{noise:g}", partial(curve, federation, noise, trials))
     for size in PICTURE_SIZES if picture_trials else ():
         keep(
             f"{data}/{model}/pictures/{size}",
-            lambda s=size: pictures(federation, make_method("fedquit"), s, picture_trials, Attack()),
+            partial(pictures, federation, make_method("fedquit"), size, picture_trials, Attack()),
         )
 
 

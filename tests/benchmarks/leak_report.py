@@ -65,8 +65,8 @@ def _section(run: str, cells: Document, folder: Path) -> Iterator[str]:
     shown = {name.split("/")[1]: cell for name, cell in mine.items() if name.startswith("pictures")}
     if shown:
         yield "Reconstructions of what FedQUIT forgot, means over n requests:"
-        titles = ("samples", "from what is seen by", "n", "SSIM", "PSNR, dB", "nearest of 100 is right", "by chance")
-        yield table(titles, [row for size, cell in shown.items() for row in _picture_rows(size, cell)])
+        seen = ("samples", "from what is seen by", "n", "SSIM", "PSNR, dB", "nearest of 100 is right", "by chance")
+        yield table(seen, [row for size, cell in shown.items() for row in _picture_rows(size, cell)])
     if "1" in shown:
         file = folder / f"reconstructions-{data}-{model}.png"
         draw(shown["1"]["who"], file)

@@ -67,7 +67,7 @@ def test_deferred_no_device_is_sent_the_model_that_forgot_not_even_to_evaluate(t
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], Outcome]:
     scratch = tmp_path_factory.mktemp("kills")
-    rehearsal = prepare(scratch / "prepared", adopt="deferred")
+    rehearsal = prepare(scratch / "prepared", deferred=True)
     return rehearsal.folder, *points_of(rehearsal.folder, scratch)
 
 
