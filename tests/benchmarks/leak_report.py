@@ -173,7 +173,8 @@ def draw(who: Document, file: Path) -> None:
 
     names = list(who)
     shown = [row for row in who[names[0]] if "true" in row]
-    figure, axes = plt.subplots(len(names) + 1, len(shown), figsize=(1.1 * len(shown) + 1.6, 1.2 * (len(names) + 1)))
+    size = (1.1 * len(shown) + 1.6, 1.2 * (len(names) + 1))
+    figure, axes = plt.subplots(len(names) + 1, len(shown), figsize=size, squeeze=False)
     for column in range(len(shown)):
         stacked = [who[names[0]][column]["true"], *(who[name][column]["made"] for name in names)]
         for line, picture in enumerate(stacked):
