@@ -36,7 +36,7 @@ def test_noise_has_the_stated_scale_on_every_parameter() -> None:
     assert abs(float(left.mean())) < 0.03
 
 
-def test_the_same_seed_draws_the_same_noise_so_asking_again_averages_nothing_away() -> None:
+def test_asking_again_draws_the_same_noise_and_averages_nothing_away() -> None:
     new = moved(0, 1.0)
     one, two, other = (blurred(new, OLD, NAMES, clip=1.0, noise=1.0, seed=seed) for seed in (1, 1, 2))
     assert all(torch.equal(one[name], two[name]) for name in NAMES)
