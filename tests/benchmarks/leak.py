@@ -46,6 +46,7 @@ DATA: dict[tuple[str, str], Document] = {
 COMMON: Document = {"clients": 10, "alpha": 1.0}
 CHANCE_CANDIDATES = 100
 NOISES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+TOGETHER = (1, 2, 4, 8)
 CLIP = 0.06
 """FedQUIT's steps on these data are 0.02 to 0.1 long."""
 RECOVERING = (0, 1, 2)
@@ -87,6 +88,11 @@ def controls(federation: Federation, asker: int) -> dict[str, Seen]:
 def minus(step: Step, other: Step) -> Step:
     """Return the difference of two steps."""
     return {name: value - other[name] for name, value in step.items()}
+
+
+def plus(step: Step, other: Step) -> Step:
+    """Return the sum of two steps."""
+    return {name: value + other[name] for name, value in step.items()}
 
 
 def candidates(pool: Samples, size: int, kind: str, seed: int) -> tuple[Samples, Samples]:
@@ -216,6 +222,36 @@ def curve(federation: Federation, noise: float, trials: int, size: int = 8) -> D
     }
 
 
+def together(federation: Federation, number: int, trials: int, size: int = 8) -> Document:
+    """Play the game where the steps of `number` requests of different clients are added up and adopted at once.
+
+    What a server would give the others that serves all requests that wait in one step; it does not do so yet.
+    """
+    method, scores = make_method("fedquit"), dict[str, list[tuple[float, float]]]()
+    reads: dict[str, list[Document]] = {}
+    classes = int(federation.pool.labels.max()) + 1
+    for trial in range(trials):
+        asker, seed = trial % len(federation.samples), derive_seed(federation.settings.seed, "together", trial)
+        truth, other = candidates(federation.pool, size, KINDS[0], seed)
+        made = federation.ask(method, asker, truth, seed)[1]
+        for more in range(1, number):
+            stranger, _ = candidates(federation.pool, size, KINDS[0], derive_seed(seed, "stranger", more))
+            made = plus(made, federation.ask(method, asker, stranger, derive_seed(seed, "stranger", more))[1])
+        tries = [federation.ask(method, asker, each, derive_seed(seed, "attacker"))[1] for each in (truth, other)]
+        sent = plus(made, federation.others(asker))
+        for who, seen in (
+            ("device, direct", Seen(made, made)),
+            ("device, deferred", Seen(minus(sent, federation.usual), sent)),
+        ):
+            scores.setdefault(who, []).append((cosine(seen.step, tries[0]), cosine(seen.step, tries[1])))
+            reads.setdefault(who, []).append(reading(seen, truth, classes))
+    return {
+        "number": number,
+        "games": {who: asdict(play(found)) for who, found in scores.items()},
+        "classes": {who: averaged(found) for who, found in reads.items()},
+    }
+
+
 def noisy(federation: Federation, step: Step, noise: float, seed: int) -> Step:
     """Return a step as a device would send it."""
     new, old = federation.plus(step), federation.current
@@ -299,6 +335,8 @@ def fill(
             keep(f"{data}/{model}/{name}/{size}", partial(cell, federation, method, size, played))
     for noise in NOISES if curves else ():
         keep(f"{data}/{model}/noise/{noise:g}", partial(curve, federation, noise, trials))
+    for number in TOGETHER if curves else ():
+        keep(f"{data}/{model}/together/{number}", partial(together, federation, number, trials))
     for size in PICTURE_SIZES if picture_trials else ():
         keep(
             f"{data}/{model}/pictures/{size}",

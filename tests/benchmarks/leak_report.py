@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fedquit.documents import Document
 
+READ = ("auc", "correlation")
 WHO = ("server", "device, direct", "device, deferred")
 INTRO = """# What a request to be forgotten tells
 
@@ -53,7 +54,10 @@ def _section(run: str, cells: Document, folder: Path) -> Iterator[str]:
     mine = {name.removeprefix(f"{run}/"): cell for name, cell in cells.items() if name.startswith(f"{run}/")}
     yield f"## {data}, {model}"
     rows = [
-        row for name, cell in mine.items() if not name.startswith(("pictures", "noise")) for row in _rows(name, cell)
+        row
+        for name, cell in mine.items()
+        if not name.startswith(("pictures", "noise", "together"))
+        for row in _rows(name, cell)
     ]
     if rows:
         titles = ("method", "samples", "who", "n", "class guessed", "classes exact", "AUC", "counts, r",
@@ -62,6 +66,16 @@ def _section(run: str, cells: Document, folder: Path) -> Iterator[str]:
     noises = [cell for name, cell in mine.items() if name.startswith("noise")]
     if noises:
         yield from _curve(noises, folder, f"noise-{data}-{model}.png")
+    several = [cell for name, cell in mine.items() if name.startswith("together")]
+    if several:
+        yield (
+            "Requests together: the steps of several requests, 8 samples each, added up; what is seen of one of them "
+            "(a server does not serve requests so yet):"
+        )
+        yield table(
+            ("requests", "seen by", "n", "AUC of its classes", "counts, r", "game, same classes"),
+            [row for cell in several for row in _together_rows(cell)],
+        )
     shown = {name.split("/")[1]: cell for name, cell in mine.items() if name.startswith("pictures")}
     if shown:
         yield "Reconstructions of what FedQUIT forgot, means over n requests:"
@@ -101,6 +115,13 @@ def strongest(games: Document) -> str:
     """
     game = games["replay"]
     return f"{game['auc']:.2f} ({game['low']:.2f}-{game['high']:.2f})"
+
+
+def _together_rows(cell: Document) -> Iterator[tuple[str, ...]]:
+    for who, game in cell["games"].items():
+        read = cell["classes"][who]
+        found = ("-" if value is None else f"{value:.2f}" for value in (read["naive"][key] for key in READ))
+        yield (str(cell["number"]), who, str(read["trials"]), *found, strongest({"replay": game}))
 
 
 def _curve(noises: list[Document], folder: Path, file: str) -> Iterator[str]:
