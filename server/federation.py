@@ -101,6 +101,8 @@ class Forgetting(Table):
             of recovery, where too few are there or no round can be carried out.
         fallback: methods to try in this order where the device is gone, refuses or its model is refused; one that
             destroys the model ("negate") only where the device is gone, and it is undone if recovery does not mend it.
+        forget_clip: the device shortens what forgetting changed to this length; 0: any length.
+        forget_noise: and adds noise to it, standard deviation of a parameter in times of `forget_clip`.
         adopt: "direct": the devices of the first round of recovery are sent the model that forgot; "deferred": it is
             added to a round from the model before, where the method makes a short step.
         guard: what to do with a method's model that is further off than recent rounds explain.
@@ -117,11 +119,18 @@ class Forgetting(Table):
     recover_rounds: Annotated[int, Field(ge=1)] = 30
     device_timeout: Annotated[Seconds, Field(gt=0)] = 3600.0
     fallback: tuple[Literal["retrain", "federaser", "negate", "continue"], ...] = ("retrain",)
+    forget_clip: Annotated[float, Field(ge=0)] = 0.0
+    forget_noise: Annotated[float, Field(ge=0)] = 0.0
     adopt: Literal["direct", "deferred"] = "direct"
     guard: Literal["adopt", "clip", "blend", "refuse"] = "refuse"
     blend: Annotated[float, Field(gt=0, le=1)] = 0.5
     deadline: Annotated[Seconds, Field(gt=0)] = 30 * UNITS["d"]
     verify_on_device: bool = True
+
+    @property
+    def verifies(self) -> bool:
+        """Whether the device is asked so; not where it adds noise: a loss on the samples tells which they are."""
+        return self.verify_on_device and not self.forget_noise
 
 
 class Asking(Table):

@@ -32,6 +32,7 @@ from fedquit.client.training.sgd import deterministic, evaluate
 from fedquit.errors import FedquitError, InputError, unknown
 from fedquit.settings import Part, Scalar, Settings, keys_of
 from fedquit.unlearning.samples import Samples
+from fedquit.unlearning.seeds import derive_seed
 from fedquit.unlearning.tensors.convert import StateDict
 
 LONGEST = 3600.0  # seconds to wait for the message before this one
@@ -155,11 +156,18 @@ class DeployedDevice:
         samples = self.samples(config)
         if config.get(DROP):
             return Forgotten(model.state_dict(), len(samples), 0.0)
-        before = self._measures(model, samples, "before")
+        reports = not self.settings.forget_noise  # a loss on the samples tells which they are, as clearly as the model
+        before = self._measures(model, samples, "before") if reports else {}
         done = carry_out()
-        done = replace(done, metrics={**done.metrics, **before, **self._measures(model, samples, "after")})
+        after = self._measures(model, samples, "after") if reports else {}
+        done = replace(done, metrics={**done.metrics, **before, **after})
         replies.keep(mark.request, exercise, done)
         return done
+
+    def noise_seed(self, config: ReceivedConfig) -> int:
+        """See `Device`; derived from this device's private key, so that nobody else can take the noise off again."""
+        secret = hashlib.sha256(self.kit.key_file.read_bytes()).hexdigest()
+        return derive_seed(0, "noise", secret, str(config.get("request", "")), self._received)
 
     def adds(self, config: ReceivedConfig) -> Mapping[str, Mapping[str, str | bytes]]:
         """Return the digest of the samples that the reply is about, and an ask that waits to ride in it."""

@@ -26,6 +26,7 @@ from fedquit.client.training.build_objective import objective_of
 from fedquit.errors import unknown
 from fedquit.settings import Key, Scalar, Settings, settings_of
 from fedquit.unlearning.samples import Samples
+from fedquit.unlearning.seeds import derive_seed
 from fedquit.unlearning.tensors.convert import StateDict
 
 ReceivedConfig = Mapping[str, Any]
@@ -89,6 +90,10 @@ class Device(Protocol):
             extra: more tensors that were sent.
             carry_out: the method's step.
         """
+        ...
+
+    def noise_seed(self, config: ReceivedConfig) -> int:
+        """Return the seed of noise that the server must not be able to draw; the same for the same message."""
         ...
 
     def adds(self, config: ReceivedConfig) -> Mapping[str, Mapping[str, str | bytes]]:
@@ -162,6 +167,10 @@ class SimulatedDevice:
         """See `Device`."""
         del config, model, extra
         return carry_out()
+
+    def noise_seed(self, config: ReceivedConfig) -> int:
+        """See `Device`; in a simulation nobody is to be kept from it."""
+        return derive_seed(int(config["seed"]), "noise")
 
     def adds(self, config: ReceivedConfig) -> Mapping[str, Mapping[str, str | bytes]]:
         """See `Device`."""

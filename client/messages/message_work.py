@@ -26,7 +26,9 @@ from fedquit.client.training.build_method import method_of
 from fedquit.client.training.build_objective import objective_of
 from fedquit.client.training.sgd import deterministic
 from fedquit.errors import InputError
+from fedquit.unlearning.leak.blurred_step import blurred
 from fedquit.unlearning.samples import Samples
+from fedquit.unlearning.tensors.arithmetic import parameter_names
 from fedquit.unlearning.tensors.convert import StateDict
 
 
@@ -147,7 +149,23 @@ class Work:
                 config=self.numbers,
                 extra=self.extra,
             )
+        if self.device.settings.forget_clip and self.config.get("samples", "forget") == "forget":
+            return self._blurred(len(samples), losses[-1])
         return Forgotten(self.model.state_dict(), len(samples), losses[-1])
+
+    def _blurred(self, count: int, loss: float) -> Forgotten:
+        """Return what forgetting gave, clipped and with noise; with noise nothing else that tells of the samples."""
+        settings, model = self.device.settings, self.model
+        state = blurred(
+            model.state_dict(),
+            received_tensors(self.message, "arrays"),
+            parameter_names(model),
+            clip=settings.forget_clip,
+            noise=settings.forget_noise,
+            seed=self.device.noise_seed(self.config),
+        )
+        model.load_state_dict(state)
+        return Forgotten(state, count, 0.0 if settings.forget_noise else loss)
 
     def reply(
         self, loss: float, state: StateDict, num_examples: int | None = None, more: Mapping[str, float] | None = None

@@ -66,12 +66,31 @@ class Forgetting(Group):
         setting("the method's own settings, such as lr=0.001,epochs=2", Part.METHOD, Scope.FORGETTING),
     ] = {}
 
+    forget_clip: Annotated[
+        float,
+        setting(
+            "the device shortens what forgetting changed to this length, before anybody sees it; 0: any length",
+            Part.METHOD,
+            Scope.FORGETTING,
+            ge=0,
+        ),
+    ] = 0.0
+    forget_noise: Annotated[
+        float,
+        setting(
+            "the device adds Gaussian noise to it: standard deviation for each parameter, in times of forget-clip",
+            Part.METHOD,
+            Scope.FORGETTING,
+            ge=0,
+        ),
+    ] = 0.0
+
     adopt: Annotated[
         Literal["direct", "deferred"],
         setting(
             "how the others get the model that forgot: sent to them, or added to a round that they train from the one "
             "before, which hides from them what was forgotten better",
-            Part.AFTER_TRAINING,
+            Part.METHOD,
             Scope.FORGETTING,
         ),
     ] = "direct"
@@ -157,6 +176,8 @@ def check_forgetting(asked: Forgetting, clients: int) -> None:
     _check_who_asks(asked, clients)
     if (asked.granularity == "class") != bool(asked.forget_class):
         raise InputError("granularity = class and forget-class = LABEL go together")
+    if asked.forget_noise and not asked.forget_clip:
+        raise InputError("forget-noise is in times of forget-clip: set forget-clip too")
     if asked.forget_samples and asked.granularity != "sample":
         raise InputError("forget-samples needs granularity = sample")
     if asked.recover == "oracle" and asked.num_requests > 1:

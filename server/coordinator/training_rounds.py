@@ -130,7 +130,7 @@ class Training:
         self.verification = None
         if request is None and self.metrics.trusted is None:
             return {}
-        verifies = request and done.adopted and place.federation.forgetting.verify_on_device
+        verifies = request and done.adopted and place.federation.forgetting.verifies
         if request and verifies and request.subject in presence.ready:
             self.verification = Verification.of(request, number)
         config: Config = {"samples": "keep", **self.config()}

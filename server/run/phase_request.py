@@ -96,6 +96,7 @@ class PhaseRequest:
             return None
         classes = settings.forget_class[self.phase.requests - 1] if settings.forget_class else ()
         sizes = [case.num_examples[client] for client in case.forgotten]
-        bounds = bounds_of(run.method, run.names, sizes, classes, exact=run.grid.compression.exact)
+        exact = run.grid.compression.exact and not settings.forget_noise
+        bounds = bounds_of(run.method, run.names, sizes, classes, exact=exact)
         policy = Policy(settings.guard, settings.blend)
         return Guard(self.store.recent(self.phase.after), bounds, policy, run.held_out.accuracy)

@@ -78,8 +78,8 @@ def bounds_of(
         parameters: the model's entries that are parameters.
         sizes: samples to forget of each device that forgets, as the server knows them; none: no device does.
         asked: classes that are to be forgotten.
-        exact: whether models travel without loss. What a lossy codec changes is no step of an optimizer, so that no
-            reach is known.
+        exact: whether models travel without loss or noise. What a lossy codec or noise changes is no step of an
+            optimizer, so that no reach is known.
 
     >>> from fedquit.unlearning.methods.base import make_method
     >>> bounds_of(make_method("retrain"), (), ()).step, bounds_of(make_method("fedquit", lr=0.001), (), [64]).reach

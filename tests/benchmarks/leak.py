@@ -9,15 +9,18 @@ candidate sets; a third of what is reported is a control in which nothing was fo
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
 import click
 import torch
 
+from fedquit.client.training.sgd import evaluate
 from fedquit.documents import Document
 from fedquit.files import write_json
 from fedquit.settings import Settings
+from fedquit.unlearning.leak.blurred_step import blurred, game_bound
 from fedquit.unlearning.leak.candidate_game import play
 from fedquit.unlearning.leak.class_read_off import class_evidence, read_off
 from fedquit.unlearning.leak.image_quality import nearest, psnr, ssim
@@ -26,6 +29,7 @@ from fedquit.unlearning.leak.reconstruct_inputs import Attack, reconstruct
 from fedquit.unlearning.methods.base import METHODS, Method, make_method
 from fedquit.unlearning.samples import Samples, normalised
 from fedquit.unlearning.seeds import derive_seed
+from fedquit.unlearning.tensors.arithmetic import difference
 from tests.benchmarks.leak_federation import Federation, Step
 from tests.benchmarks.leak_report import write_markdown
 
@@ -41,6 +45,12 @@ DATA: dict[tuple[str, str], Document] = {
 }
 COMMON: Document = {"clients": 10, "alpha": 1.0}
 CHANCE_CANDIDATES = 100
+NOISES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+TOGETHER = (1, 2, 4, 8)
+CLIP = 0.06
+"""FedQUIT's steps on these data are 0.02 to 0.1 long."""
+RECOVERING = (0, 1, 2)
+MOST_ROUNDS, TOLERANCE = 20, 0.01
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,11 @@ def controls(federation: Federation, asker: int) -> dict[str, Seen]:
 def minus(step: Step, other: Step) -> Step:
     """Return the difference of two steps."""
     return {name: value - other[name] for name, value in step.items()}
+
+
+def plus(step: Step, other: Step) -> Step:
+    """Return the sum of two steps."""
+    return {name: value + other[name] for name, value in step.items()}
 
 
 def candidates(pool: Samples, size: int, kind: str, seed: int) -> tuple[Samples, Samples]:
@@ -184,6 +199,80 @@ def pictures(federation: Federation, method: Method, size: int, trials: int, att
     return {"by_chance": size / CHANCE_CANDIDATES, "trials": trials, "who": rows}
 
 
+def curve(federation: Federation, noise: float, trials: int, size: int = 8) -> Document:
+    """Play the game on steps that are clipped to `CLIP` and get noise, and recover from them.
+
+    The clip is about what FedQUIT's step is long, so that clipping alone costs nothing.
+    """
+    method, scores = make_method("fedquit"), dict[str, list[tuple[float, float]]]()
+    for trial in range(trials):
+        asker, seed = trial % len(federation.samples), derive_seed(federation.settings.seed, "noise", trial)
+        truth, other = candidates(federation.pool, size, KINDS[0], seed)
+        made = noisy(federation, federation.ask(method, asker, truth, seed)[1], noise, seed)
+        tries = [federation.ask(method, asker, each, derive_seed(seed, "attacker"))[1] for each in (truth, other)]
+        sent = {name: step + federation.others(asker)[name] for name, step in made.items()}
+        for who, seen in (("server", made), ("device, deferred", minus(sent, federation.usual))):
+            scores.setdefault(who, []).append((cosine(seen, tries[0]), cosine(seen, tries[1])))
+    recovery = [recovered(federation, method, asker, noise) for asker in RECOVERING]
+    return {
+        "noise": noise,
+        "bound": game_bound(noise),
+        "games": {who: asdict(play(found)) for who, found in scores.items()},
+        "recovery": recovery,
+    }
+
+
+def together(federation: Federation, number: int, trials: int, size: int = 8) -> Document:
+    """Play the game where the steps of `number` requests of different clients are added up and adopted at once.
+
+    What a server would give the others that serves all requests that wait in one step; it does not do so yet.
+    """
+    method, scores = make_method("fedquit"), dict[str, list[tuple[float, float]]]()
+    reads: dict[str, list[Document]] = {}
+    classes = int(federation.pool.labels.max()) + 1
+    for trial in range(trials):
+        asker, seed = trial % len(federation.samples), derive_seed(federation.settings.seed, "together", trial)
+        truth, other = candidates(federation.pool, size, KINDS[0], seed)
+        made = federation.ask(method, asker, truth, seed)[1]
+        for more in range(1, number):
+            stranger, _ = candidates(federation.pool, size, KINDS[0], derive_seed(seed, "stranger", more))
+            made = plus(made, federation.ask(method, asker, stranger, derive_seed(seed, "stranger", more))[1])
+        tries = [federation.ask(method, asker, each, derive_seed(seed, "attacker"))[1] for each in (truth, other)]
+        sent = plus(made, federation.others(asker))
+        for who, seen in (
+            ("device, direct", Seen(made, made)),
+            ("device, deferred", Seen(minus(sent, federation.usual), sent)),
+        ):
+            scores.setdefault(who, []).append((cosine(seen.step, tries[0]), cosine(seen.step, tries[1])))
+            reads.setdefault(who, []).append(reading(seen, truth, classes))
+    return {
+        "number": number,
+        "games": {who: asdict(play(found)) for who, found in scores.items()},
+        "classes": {who: averaged(found) for who, found in reads.items()},
+    }
+
+
+def noisy(federation: Federation, step: Step, noise: float, seed: int) -> Step:
+    """Return a step as a device would send it."""
+    new, old = federation.plus(step), federation.current
+    made = blurred(new, old, federation.names, clip=CLIP, noise=noise, seed=derive_seed(seed, "device"))
+    return difference(made, old, federation.names)
+
+
+def recovered(federation: Federation, method: Method, asker: int, noise: float) -> Document:
+    """Have a client forgotten, and count the rounds of the others until the accuracy on unseen samples is back."""
+    mine = federation.samples[asker]
+    step = noisy(federation, federation.ask(method, asker, mine, asker)[1], noise, asker)
+    state = federation.plus(step)
+    before, after = (evaluate(federation.model(each), federation.unseen)[1] for each in (federation.current, state))
+    rounds, accuracy = 0, after
+    while rounds < MOST_ROUNDS and (rounds == 0 or accuracy < before - TOLERANCE):
+        rounds += 1
+        state = federation.round(state, asker, rounds)
+        accuracy = evaluate(federation.model(state), federation.unseen)[1]
+    return {"before": before, "after": after, "rounds": rounds, "reached": accuracy >= before - TOLERANCE}
+
+
 def measured_methods() -> Iterator[str]:
     """Yield the methods that a request can be measured of: those that train again from the start show no step."""
     yield from (name for name, found in METHODS.items() if not found.traits.restarts)
@@ -197,6 +286,7 @@ def measured_methods() -> Iterator[str]:
 @click.option("--trials", default=40, show_default=True)
 @click.option("--picture-trials", default=10, show_default=True, help="0: no reconstructions")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/results/leak"), show_default=True)
+@click.option("--noise", "curves", is_flag=True, help="only what clipping and noise on the device give, and cost")
 @click.option("--report-only", is_flag=True, help="only write the report of what is there")
 def main(
     data: str,
@@ -206,16 +296,26 @@ def main(
     trials: int,
     picture_trials: int,
     out: Path,
+    curves: bool,
     report_only: bool,
 ) -> None:
     """Fill in the cells that OUT/leak.json lacks, and write OUT.md and pictures."""
     if not report_only:
-        fill(data, model, methods or tuple(measured_methods()), sizes, trials, picture_trials, out / "leak.json")
+        chosen = methods or (() if curves else tuple(measured_methods()))
+        fill(data, model, chosen, sizes, trials, picture_trials, out / "leak.json", curves=curves)
     write_markdown(out)
 
 
 def fill(
-    data: str, model: str, methods: Sequence[str], sizes: Sequence[int], trials: int, picture_trials: int, file: Path
+    data: str,
+    model: str,
+    methods: Sequence[str],
+    sizes: Sequence[int],
+    trials: int,
+    picture_trials: int,
+    file: Path,
+    *,
+    curves: bool = False,
 ) -> None:
     """Measure what is not in the file yet; each cell is written as soon as it is there."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -232,11 +332,15 @@ def fill(
     for name in methods:
         method, played = make_method(name), min(trials, SLOW.get(name, trials))
         for size in sizes:
-            keep(f"{data}/{model}/{name}/{size}", lambda m=method, s=size, n=played: cell(federation, m, s, n))
+            keep(f"{data}/{model}/{name}/{size}", partial(cell, federation, method, size, played))
+    for noise in NOISES if curves else ():
+        keep(f"{data}/{model}/noise/{noise:g}", partial(curve, federation, noise, trials))
+    for number in TOGETHER if curves else ():
+        keep(f"{data}/{model}/together/{number}", partial(together, federation, number, trials))
     for size in PICTURE_SIZES if picture_trials else ():
         keep(
             f"{data}/{model}/pictures/{size}",
-            lambda s=size: pictures(federation, make_method("fedquit"), s, picture_trials, Attack()),
+            partial(pictures, federation, make_method("fedquit"), size, picture_trials, Attack()),
         )
 
 

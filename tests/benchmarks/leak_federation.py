@@ -1,7 +1,7 @@
 """A federation in memory in which single requests cost milliseconds: trained once, then asked again and again."""
 
 import copy
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -51,11 +51,13 @@ class Federation:
         pool: all training samples, from which requests are drawn.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, change: Callable[[list[Samples]], list[Samples]] = lambda samples: samples
+    ) -> None:
         self.settings, self.history = settings, Kept(clients=settings.clients)
         self._others: dict[int, Step] = {}
         train = dataset_of(settings).train
-        self.samples = [train.subset(torch.from_numpy(part)) for part in split(settings.key())]
+        self.samples = change([train.subset(torch.from_numpy(part)) for part in split(settings.key())])
         self.pool = Samples(
             torch.cat([each.inputs for each in self.samples]), torch.cat([each.labels for each in self.samples])
         )
@@ -117,6 +119,15 @@ class Federation:
             name: torch.stack([size / sum(sizes) * step[name] for size, step in pairs]).sum(dim=0)
             for name in self.next_steps[0]
         }
+
+    def round(self, state: StateDict, without: int, number: int) -> StateDict:
+        """Return the model after a round of all clients besides one."""
+        mean = StateMean()
+        for client, samples in enumerate(self.samples):
+            if client != without:
+                seed = derive_seed(self.settings.seed, "recover", number, client)
+                mean.add(self.trained(state, samples, seed), len(samples))
+        return mean.result()
 
     def ask(self, method: Method, asker: int, forgotten: Samples, seed: int) -> tuple[Step, Step]:
         """Return what the asking device changed of what it was sent, and what came of the request at the server.

@@ -84,7 +84,7 @@ class WatchedGrid(KitGrid):
 
 
 def prepare(
-    folder: Path, *, sample: bool = False, gone: bool = False, recovers: bool = True, adopt: str = "direct"
+    folder: Path, *, sample: bool = False, gone: bool = False, recovers: bool = True, deferred: bool = False
 ) -> Rehearsal:
     """Make a deployment that has trained for two rounds and been asked by one device.
 
@@ -93,9 +93,9 @@ def prepare(
         sample: a fifth of the device's samples is to be forgotten, not all.
         gone: the device is not connected any more.
         recovers: the first round of recovery reaches its goal; else none does.
-        adopt: how the others get the model that forgot.
+        deferred: the others get the model that forgot in a sum with a round of theirs.
     """
-    forgetting = {"adopt": adopt, **({} if recovers else {"patience": NEVER})}
+    forgetting = {"adopt": "deferred" if deferred else "direct", **({} if recovers else {"patience": NEVER})}
     rehearsal = rehearse(folder, {"forgetting": forgetting})
     rehearsal.run(rehearsal.grid(), rounds=BEFORE)
     samples = rehearsal.digests(ASKER) if sample else ()

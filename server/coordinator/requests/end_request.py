@@ -169,7 +169,7 @@ class Ending:
 
     def _verified(self, request: Request, forgot: Step | None, presence: Presence) -> tuple[dict[str, float], Traffic]:
         """Return what the device measures on what it had forgotten, if the policy asks for it, and what that cost."""
-        wanted = self.place.federation.forgetting.verify_on_device and forgot is not None
+        wanted = self.place.federation.forgetting.verifies and forgot is not None
         if not wanted or request.subject not in presence.here:
             return {}, Traffic()
         reported = self.training.verification

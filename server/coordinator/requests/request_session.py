@@ -73,7 +73,8 @@ class Sessions:
     def guard(self, request: Request, method: Method, counts: Mapping[int, int]) -> Guard:
         """Return the guard of a request; `counts` as in `open`."""
         place, policy = self.place, self.place.federation.forgetting
-        bounds = bounds_of(method, place.names, counts.values(), request.classes, exact=place.grid.compression.exact)
+        exact = place.grid.compression.exact and not place.settings.forget_noise
+        bounds = bounds_of(method, place.names, counts.values(), request.classes, exact=exact)
         evaluator = self.metrics.evaluator(self.training.gone_classes())
         return Guard(self._recent(), bounds, Policy(policy.guard, policy.blend), evaluator.accuracy)
 

@@ -126,3 +126,24 @@ def test_deferred_a_device_reads_off_less_and_the_server_as_much(tmp_path: Path)
     assert deferred["leak"]["server"] == directly["leak"]["server"] == directly["leak"]["device"]
     assert directly["leak"]["device"]["classes"]["exact"] is True
     assert deferred["leak"]["device"]["classes"]["exact"] is False
+
+
+def test_a_clipped_request_moves_the_model_no_further_than_the_clip(tmp_path: Path) -> None:
+    state, _ = carry_out(tmp_path / "run", adopt="direct", guard="adopt", **{"forget-clip": 0.01})
+    folder = RunFolder(tmp_path / "run")
+    original, unlearned = (tensors_of(folder.load_model(state.models[stage])) for stage in ("original", "unlearned"))
+    step = {name: unlearned[name].double() - original[name].double() for name in original}
+    assert norm(step) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_with_noise_a_device_reports_no_loss_on_what_it_forgot(tmp_path: Path) -> None:
+    noisy, _ = carry_out(tmp_path / "noisy", guard="adopt", **{"forget-clip": 0.01, "forget-noise": 0.1})
+    plain, _ = carry_out(tmp_path / "plain", guard="adopt")
+    assert plain.of("forget")[0].loss > 0
+    assert noisy.of("forget")[0].loss == 0
+    assert noisy.models["unlearned"] != plain.models["unlearned"]
+
+
+def test_noise_without_a_clip_is_refused() -> None:
+    with pytest.raises(InputError, match="set forget-clip too"):
+        Settings.read({**SMALL, "forget-noise": 1.0})

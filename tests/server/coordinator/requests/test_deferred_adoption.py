@@ -67,7 +67,7 @@ def test_deferred_no_device_is_sent_the_model_that_forgot_not_even_to_evaluate(t
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], Outcome]:
     scratch = tmp_path_factory.mktemp("kills")
-    rehearsal = prepare(scratch / "prepared", adopt="deferred")
+    rehearsal = prepare(scratch / "prepared", deferred=True)
     return rehearsal.folder, *points_of(rehearsal.folder, scratch)
 
 
@@ -78,3 +78,21 @@ def test_killed_anywhere_the_step_is_added_once(
     folder, points, undisturbed = prepared
     assert undisturbed.status == "done"
     assert killed_at(folder, tmp_path, points.index(point), go_on_here=True) == undisturbed
+
+
+def test_noise_is_drawn_from_the_devices_own_key_and_reports_tell_nothing(tmp_path: Path) -> None:
+    noise = {"forget-clip": 0.05, "forget-noise": 0.01, "guard": "adopt"}
+    made = []
+    for name in ("one", "two"):  # the same federation but for the keys, which provisioning draws
+        rehearsal = rehearse(tmp_path / name, {"forgetting": noise})
+        rehearsal.run(rehearsal.grid(), rounds=2)
+        rehearsal.ask(rehearsal.signed(1))
+        rehearsal.run(rehearsal.grid(), rounds=3)
+        with rehearsal.ledger() as ledger:
+            [forgot], [request] = ledger.steps(phase="forget"), ledger.requests()
+        made.append((forgot.model_before, forgot.model_after))
+        assert not [figure for figure in forgot.measures if figure.startswith("forget_")]
+        assert "forget_loss" not in receipt_of(rehearsal)["measures"]["after"]  # type: ignore[index]
+        assert request.status == "done"
+    assert made[0][0] == made[1][0]
+    assert made[0][1] != made[1][1]

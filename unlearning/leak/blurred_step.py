@@ -1,0 +1,55 @@
+"""Clip what forgetting changed and add noise to it, on the device that forgets, before anybody sees it.
+
+Whoever sees `g + clip(f - g) + N(0, (noise * clip)^2)` once, and may choose among two candidates, wins the game with an
+area under the ROC curve of at most `Phi(sqrt(2) / noise)`, whatever the attack: both clipped steps are within `clip` of
+nothing, so at most `2 clip` apart. That bound is all that is promised. It is no (epsilon, delta) differential privacy
+of the samples: g was trained on them, the number of samples is in the ask, and the noise is drawn by a generator with a
+seed of 63 bits, in floating point (Mironov, CCS 2012, says what that can cost).
+"""
+
+import math
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from fedquit.unlearning.tensors.arithmetic import difference, moved, norm
+from fedquit.unlearning.tensors.convert import StateDict
+
+
+def blurred(
+    new: StateDict, old: StateDict, names: Collection[str], *, clip: float, noise: float, seed: int
+) -> dict[str, Tensor]:
+    """Return the model `new` with its step from `old` no longer than `clip`, and noise on every parameter.
+
+    Args:
+        new: the model that forgot.
+        old: the one that was sent.
+        names: the entries that are parameters; the others are left as they are.
+        clip: Euclidean length of the step, at most; 0: any, and no noise.
+        noise: standard deviation of the noise of one parameter, in times of `clip`.
+        seed: of the noise; who knows it can take the noise off again.
+
+    >>> state = blurred({"w": torch.tensor([3.0, 4.0])}, {"w": torch.zeros(2)}, {"w"}, clip=1.0, noise=0.0, seed=0)
+    >>> state["w"]
+    tensor([0.6000, 0.8000])
+    """
+    if not clip:
+        return dict(new)
+    step, draw = difference(new, old, names), torch.Generator().manual_seed(seed)
+    scale = min(1.0, clip / length) if (length := norm(step)) else 1.0
+    made = {
+        name: scale * value + noise * clip * torch.randn(value.shape, generator=draw, dtype=torch.float64)
+        for name, value in step.items()
+    }
+    base = {name: old[name] if name in made else value for name, value in new.items()}
+    return moved(base, made)
+
+
+def game_bound(noise: float) -> float:
+    """Return the largest area under the ROC curve that any attack on one noisy step can have; see the module.
+
+    >>> [round(game_bound(noise), 3) for noise in (0.0, 1.0, 4.0, 10.0)]
+    [1.0, 0.921, 0.638, 0.556]
+    """
+    return 0.5 * (1 + math.erf(1 / noise)) if noise else 1.0
