@@ -245,7 +245,10 @@ def test_what_a_killed_part_had_forked_ends_before_the_part_starts_again(tmp_pat
 
 
 @linux
-def test_what_a_killed_supervisor_left_is_ended_at_the_next_start(tmp_path: Path) -> None:
+def test_what_a_killed_supervisor_left_is_ended_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedquit.processes.supervisor.GRACE", 1.0)  # what is left ignores SIGTERM
     code = (
         "import sys, time; from pathlib import Path; from fedquit.processes.supervisor import Part, Supervisor\n"
         f"s = Supervisor([Part('forks', {forking(tmp_path).command!r})], Path({str(tmp_path)!r})); s.start(30)\n"
