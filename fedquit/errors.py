@@ -13,6 +13,8 @@ FedquitError                    1  refused or failed
   UnrecoveredError              6  forgotten, and the model is not back at its goal
   BadReceiptError               1  a receipt that does not verify
   StateError                    1  the ledger cannot make this step from where it is
+  OtherCodeError                1  the server sent code that this device does not run
+  OutOfBoundsError              1  the server sets what the device's owner does not let it set
   BadReplyError                 1  a device's reply that must not be used
   NoReplyError                  1  a device that is needed did not reply
     AwayError                   1  it is not connected
@@ -106,6 +108,14 @@ class BadReceiptError(FedquitError):
 
 class StateError(FedquitError):
     """The ledger is not in the state from which this step could be made; nothing was written."""
+
+
+class OtherCodeError(FedquitError):
+    """The server sent code that this device does not run."""
+
+
+class OutOfBoundsError(FedquitError):
+    """The server sets something that this device's owner does not let it set."""
 
 
 class BadReplyError(FedquitError):

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedquit.client.kit import FILE, Kit
-from fedquit.errors import FedquitError
+from fedquit.errors import OtherCodeError
 from fedquit.files import explained, write_whole
 
 FORM = '"""Made by `fedquit serve`."""\n\n{line}\n\n__all__ = ["app"]\n'
@@ -35,10 +35,6 @@ LARGEST = 50_000_000
 """Bytes that a bundle may unpack to."""
 REFUSED = "refused"
 """Folder of the kit with the bundles that were refused."""
-
-
-class OtherCodeError(FedquitError):
-    """The server sent code that this device does not run."""
 
 
 def code_digest(files: Mapping[str, bytes], components: object) -> str:

@@ -15,15 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from fedquit.errors import FedquitError, InputError, unknown
+from fedquit.errors import InputError, OutOfBoundsError, unknown
 from fedquit.settings import Settings
 
 NUMBERS, LISTS = ("lr", "local-epochs"), ("objective", "model", "method")
 WHERE = "[bounds] in device.toml"
-
-
-class OutOfBoundsError(FedquitError):
-    """The server sets something that this device's owner does not let it set."""
 
 
 @dataclass(frozen=True, slots=True)
