@@ -188,7 +188,7 @@ def test_a_lie_about_numbers_of_samples_is_in_no_step_of_the_ledger(copy: Copy) 
     world = copy()
     world.carry_on(ATTACKS["its step turned round, for 10^9 samples"], 2)
     counts = [{given.member: given.num_examples for given in step.contributions} for step in steps(world)]
-    assert [count.get(LIAR) for count in counts[3:]] == [100, 200, 400]
+    assert [count.get(LIAR) for count in counts[3:]] == [100, 200, 200]
 
 
 def test_the_table_of_attacks_is_made_of_what_was_measured(prepared: Path, tmp_path: Path) -> None:
