@@ -65,7 +65,7 @@ def main() -> None:
 
     if path := os.environ.get(VARIABLE):
         httpx.Client.send = noting(httpx.Client.send, Path(path))  # type: ignore[method-assign]
-    subprocess.Popen = HidingPopen  # type: ignore[misc] - for the SuperExec, which is forked from here
+    subprocess.Popen = HidingPopen  # type: ignore[misc]  # for the SuperExec, forked from here
     end_together.main()
 
 

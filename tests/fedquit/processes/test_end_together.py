@@ -48,7 +48,7 @@ def test_a_program_that_is_not_there_is_named() -> None:
 TWO = """
 import os, sys, threading, time
 from types import SimpleNamespace
-from fedquit import end_together
+from fedquit.processes import end_together
 
 def first():
     print("first", sys.argv, flush=True)

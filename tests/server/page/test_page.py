@@ -131,7 +131,7 @@ def test_who_is_connected_stands_in_the_figures_and_on_the_page(server: Path) ->
     assert '<td data-label="connected">2 min ago</td>' in shown
 
 
-def test_who_was_seen_survives_a_restart_and_a_full_disk_stops_nothing(tmp_path: Path) -> None:
+def test_who_was_seen_outlives_a_restart_and_a_full_disk(tmp_path: Path) -> None:
     Looks(tmp_path).note([1], NOW, 0.0)
     looks = Looks(tmp_path)
     (tmp_path / SEEN).unlink()
