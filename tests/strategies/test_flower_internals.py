@@ -5,6 +5,7 @@ names it, and says what it was for.
 import ast
 import importlib
 import inspect
+import os
 import re
 import shutil
 import subprocess
@@ -75,9 +76,10 @@ FLAGS = {
         "--host", "--port", "--ssl-ca-certfile", "--ssl-certfile", "--ssl-keyfile", "--enable-supernode-auth",
         "--database", "--isolation", "--disable-runtime-dependency-installation",
     ),
-    "flower-superexec": ("--runtime-api-address", "--root-certificates"),
+    "flower-superexec": ("--runtime-api-address", "--root-certificates", "--insecure"),
     "flower-supernode": (
         "--superlink", "--root-certificates", "--auth-supernode-private-key", "--host", "--port", "--node-config",
+        "--isolation",
     ),
 }  # fmt: skip
 OTHER_BYTES = {
@@ -128,6 +130,22 @@ def test_flowers_programs_take_the_flags_that_they_are_given(program: str) -> No
     told = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False).stdout
     missing = [flag for flag in FLAGS[program] if flag not in told]
     assert not missing, f"flwr {version('flwr')}: {program} no longer takes {', '.join(missing)}"
+
+
+def test_a_superexec_starts_the_program_that_a_device_puts_before_flowers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from flwr.supercore.constant import TASK_TYPE_TO_COMMAND, TaskType
+    from flwr.supercore.superexec.run_superexec import _get_task_poll_interval
+
+    from fedquit.client.device.join import CLIENTAPP, LOOK_EVERY, environment
+
+    told = environment(tmp_path, tmp_path / "programs")
+    assert told["PATH"].split(os.pathsep)[0] == str(tmp_path / "programs")
+    assert TASK_TYPE_TO_COMMAND[TaskType.CLIENT_APP] == CLIENTAPP
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert _get_task_poll_interval() == float(LOOK_EVERY)
 
 
 def test_all_flower_internals_are_imported_in_one_module_and_listed_here() -> None:

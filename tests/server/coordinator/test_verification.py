@@ -61,7 +61,7 @@ def served(
     rehearsal.run(grid, rounds=1)
     grid.exchanges.clear()
     if change:
-        grid.change = change  # type: ignore[method-assign]
+        grid.change = change
     rehearsal.ask(rehearsal.signed(ASKER, rehearsal.digests(ASKER)[:SAMPLES]))
     rehearsal.run(grid, rounds=1)
     return grid, *_end_of(rehearsal)
