@@ -159,7 +159,8 @@ FIXED = {
 """Fields of which the ask, or the rest of the receipt, says what they must be."""
 FREE = {
     "predicate.status", "predicate.method.exact", "predicate.verdict.recovered",
-    "predicate.fedquit", "predicate.method.name", "predicate.method.settings.lr", "predicate.method.fallback",
+    "predicate.fedquit", "predicate.method.name", "predicate.method.adopted",
+    "predicate.method.settings.lr", "predicate.method.fallback",
     "predicate.models.unlearned", "predicate.descendants.phase", "predicate.purged.models", "predicate.purged.kept",
     "predicate.purged.messages",
     "predicate.measures.after.holdout_accuracy", "predicate.verdict.text", "predicate.verdict.thresholds",
