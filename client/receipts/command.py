@@ -88,8 +88,16 @@ def _lines(receipt: Receipt, *, model_checked: bool) -> list[str]:
             for stage in sorted(predicate["measures"], key=_order)
         ),
         f"verdict    {predicate['verdict']['text']}",
+        *_test(predicate["verdict"].get("test")),
         *(f"limit      {text}" for text in predicate["limits"]),
     ]
+
+
+def _test(test: Mapping[str, Any] | None) -> list[str]:
+    """Return how the model was told from retrained ones; older receipts do not say, and were not tested either."""
+    if not test or test["level"] is None:
+        return ["test       none: nothing says how far the model is from one that never saw the data"]
+    return [f"test       {test['name']}, level {test['level']:g}, power {test['power']:g}"]
 
 
 def _messages(left: Mapping[str, Any]) -> list[str]:

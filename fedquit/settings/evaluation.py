@@ -15,11 +15,11 @@ class Evaluation(Group):
     references: Annotated[
         int,
         setting(
-            "retrained models of different seeds; two give the verdict its noise floor",
+            "retrained models of different seeds; a verdict needs five",
             Part.AFTER_TRAINING,
             Scope.SIMULATION,
             ge=1,
-            le=20,
+            le=100,
         ),
     ] = 2
     holdout: Annotated[

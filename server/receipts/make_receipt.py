@@ -18,6 +18,8 @@ from fedquit.server.ledger import Ledger, Request, Step
 from fedquit.server.ledger.model_lineage import check_exact, descendants
 
 MeasuresByStage = Mapping[str, Mapping[str, float]]
+NOT_TESTED: Mapping[str, Any] = {"name": "none", "level": None, "power": None}
+"""Where no retrained model is there to compare with, no test says how far the model is from one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Outcome:
         measures: by stage ("before", "unlearned", "after", ...), each by name.
         verdict: in words.
         thresholds: that the verdict was held against.
+        test: which test told the model from retrained ones, its level and its power, as `Verdict.test` has it.
         purged: SHA-256 of the models that were removed.
         kept: model -> why it was not removed.
         messages: what is left in Flower's database of messages, which carry models: see `message_store.Remains`; empty:
@@ -51,6 +54,7 @@ class Outcome:
     measures: MeasuresByStage = field(default_factory=dict)
     verdict: str = "not judged"
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    test: Mapping[str, Any] = field(default_factory=lambda: NOT_TESTED)
     purged: Sequence[str] = ()
     kept: Mapping[str, str] = field(default_factory=dict)
     messages: Mapping[str, Any] = field(default_factory=dict)
@@ -98,6 +102,7 @@ def make_receipt(
             "text": outcome.verdict,
             "recovered": outcome.status == "done",
             "thresholds": dict(outcome.thresholds),
+            "test": dict(outcome.test),
         },
         "limits": limits_of(outcome.adopted),
         "log": {"event": number, "digest": digest},

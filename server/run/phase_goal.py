@@ -1,4 +1,4 @@
-"""When a phase of a simulation ends: after the rounds of the settings, at the goal of recovery, or with the budget."""
+"""When a phase of a simulation ends: after so many rounds, at the goal of recovery, or with the budget."""
 
 from collections.abc import Collection
 
@@ -14,7 +14,12 @@ def goal_of(run: SimulatedRun, phase: Phase) -> StopRule | None:
     if phase.kind == "recover":
         plan = _plan(run, phase)
         return stop_rule(plan, _reference(run, phase, plan))
-    rounds = _rounds_left(run, phase) if phase.kind == "later" else run.settings.rounds
+    rounds = run.settings.rounds
+    if phase.kind == "later":
+        rounds = _rounds_left(run, phase)
+    elif phase.matches:
+        since = run.store.state.rounds_since_training(run.settings.num_requests)
+        rounds = run.settings.recover_rounds if since is None else since
     return Budget(rounds=rounds) if rounds else None
 
 

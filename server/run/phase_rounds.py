@@ -21,7 +21,8 @@ class PhaseRounds:
         self.run, self.phase = run, phase
         self._defers = phase.kind == "recover" and is_deferred(run.settings.adopt, run.method)
         adopts = nth("adopted", phase.requests - 1) if self._defers else ""
-        self.store = PhaseStore(run.store, phase, run.is_remembered(phase), adopts)
+        every = phase.matches and run.store.state.rounds_since_training(run.settings.num_requests) is None
+        self.store = PhaseStore(run.store, phase, run.is_remembered(phase), adopts, every)
 
     def carry_out(self) -> None:
         """Train until the phase's goal is reached, from the round that it has reached."""
@@ -32,7 +33,8 @@ class PhaseRounds:
         most = goal.max_rounds if goal else 0
         store.emit("phase", phase=phase.name, at_most=most, done=len(store.state.of(phase.name)))
         if goal is None:
-            run.end(phase, store.state.models[phase.start], "the budget was spent before", reached=False)
+            reason = "it has as many rounds" if phase.matches else "the budget was spent before"
+            run.end(phase, store.state.models[phase.start], reason, reached=False)
             return
         correct = self._correction()
         while True:
@@ -62,6 +64,7 @@ class PhaseRounds:
             trained=number - 1,
             config=config,
             before=done[-1].participants if done else (),
+            draws=phase.draws,
         )
 
     def _plan(self, number: int, correct: Correct | None) -> RoundPlan:

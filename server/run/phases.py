@@ -1,7 +1,13 @@
-"""The phases of a run: train, then forget and recover for each request, and the retrained models to compare with."""
+"""The phases of a run: train, then forget and recover for each request, and the models to compare with.
+
+Those are retrained without the samples. For the verdict (`unlearning/evaluation/verdict.py`) they are trained on, for
+as many rounds as the recovered model has more than the original (`match`), and so is the original, which forgot nothing
+(`control`): what is compared has seen the same number of rounds.
+"""
 
 from dataclasses import dataclass
 
+from fedquit.client.training.build_objective import objective_of
 from fedquit.settings import Settings
 
 
@@ -11,12 +17,13 @@ class Phase:
 
     Attributes:
         name: as in events and the cost log.
-        kind: train, forget, recover, later or retrain.
+        kind: train, forget, recover, later, retrain, control or match.
         start: stage that it starts from; `result`: stage that it ends in.
         seed: of its clients and samplings.
         after: the phase whose rounds the starting model has been trained for; "" if none.
         requests: how many requests are in force, the one that a "forget" carries out included.
-        reference: which retrained model it makes.
+        reference: which retrained model it makes or trains on.
+        draws: the phase whose random choices it makes, of which it is another course or the rest; "": its own.
     """
 
     name: str
@@ -27,11 +34,17 @@ class Phase:
     after: str = ""
     requests: int = 0
     reference: int = 0
+    draws: str = ""
 
     @property
     def recovers(self) -> bool:
         """Whether its rounds follow a request."""
-        return self.kind in ("recover", "later")
+        return self.kind in ("recover", "later", "control")
+
+    @property
+    def matches(self) -> bool:
+        """Whether it trains a model on for as many rounds as the recovered one, to compare that with."""
+        return self.kind in ("control", "match")
 
     @property
     def line(self) -> str:
@@ -57,10 +70,41 @@ def reference_name(number: int) -> str:
     return "retrained" if number == 0 else f"retrained-{number}"
 
 
-def phases(settings: Settings) -> list[Phase]:
+def trained_on(stage: str, number: int) -> str:
+    """Return the name of a stage's model after `number` more rounds; 0: as it was.
+
+    >>> trained_on("retrained-1", 2), trained_on("retrained-1", 0)
+    ('retrained-1+2', 'retrained-1')
+    """
+    return f"{stage}+{number}" if number else stage
+
+
+def is_trained_on(stage: str) -> bool:
+    """Say whether a stage's name is one that `trained_on` gives to a model with more rounds.
+
+    >>> is_trained_on("retrained-1+2"), is_trained_on("retrained-1")
+    (True, False)
+    """
+    return "+" in stage
+
+
+def matched_name(number: int) -> str:
+    """Return the stage of retrained model `number` with as many rounds as the recovered one.
+
+    >>> matched_name(0), matched_name(2)
+    ('matched', 'matched-2')
+    """
+    return reference_name(number).replace("retrained", "matched")
+
+
+def phases(settings: Settings, *, matches: bool = True) -> list[Phase]:
     """Return the phases of a run in order.
 
     The oracle rule compares recovery with the retrained model, which must then come first.
+
+    Args:
+        settings: of the run.
+        matches: with those that train models on for the verdict; without in runs that an earlier version began.
     """
     made = [Phase("train", "train", "initial", "original", settings.seed)]
     for i in range(settings.num_requests):
@@ -84,4 +128,30 @@ def phases(settings: Settings) -> list[Phase]:
         )
         for number in range(settings.references if settings.reference == "retrain" else 0)
     ]
-    return [made[0], *references, *made[1:]] if settings.recover == "oracle" else [*made, *references]
+    first = [made[0], *references, *made[1:]] if settings.recover == "oracle" else [*made, *references]
+    return [*first, *(_for_the_verdict(settings, references) if matches else ())]
+
+
+def _for_the_verdict(settings: Settings, references: list[Phase]) -> list[Phase]:
+    """Return the phases that train the original and the retrained models on; none where each device has its own."""
+    if not references or objective_of(settings).needs().owns:
+        return []
+    everyone, last = settings.num_requests, nth("recover", settings.num_requests - 1)
+    control = Phase("control", "control", "original", "control", settings.seed, "train", everyone, draws=last)
+    return [
+        control,
+        *(
+            Phase(
+                name="match" if each.reference == 0 else f"match-{each.reference}",
+                kind="match",
+                start=each.result,
+                result=matched_name(each.reference),
+                seed=each.seed,
+                after=each.name,
+                requests=everyone,
+                reference=each.reference,
+                draws=each.name,
+            )
+            for each in references
+        ),
+    ]

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from fedquit.errors import InputError
+from fedquit.server.run.phases import nth
 
 SCHEMA_VERSION = 2
 
@@ -88,6 +89,7 @@ class State:
         devices: stage -> client -> what that device reported of its personalised model, where devices have one.
         events_size: bytes of events.jsonl that belong to this state; `costs_size`: of costs.csv.
         costs_tail: the last of those of costs.csv, if they may not be on the disk yet.
+        matches: whether models are trained on for the verdict; not in a run that an earlier version began.
     """
 
     rounds: tuple[Round, ...] = ()
@@ -103,10 +105,22 @@ class State:
     events_size: int = 0
     costs_size: int = 0
     costs_tail: str = ""
+    matches: bool = True
 
     def of(self, phase: str) -> tuple[Round, ...]:
         """Return the finished rounds of a phase."""
         return tuple(r for r in self.rounds if r.phase == phase)
+
+    def rounds_since_training(self, num_requests: int) -> int | None:
+        """Return how many more rounds the recovered model was trained for than the original; None: there is none yet.
+
+        A method that restarts may end with as many rounds as the original has.
+        """
+        last = nth("recover", num_requests - 1)
+        if last not in self.ended:
+            return None
+        reached = [max((r.number for r in self.of(phase)), default=0) for phase in ("train", last)]
+        return max(0, reached[1] - reached[0])
 
     def named_models(self) -> set[str]:
         """Return the models that must be kept."""
@@ -175,7 +189,7 @@ class State:
             InputError: another version made it, or it is not a state.
         """
         try:
-            fields = dict(document)
+            fields = {"matches": False, **document}
             version = fields.pop("schema_version")
             if version != SCHEMA_VERSION:
                 raise InputError(f"{source} has schema version {version}, this fedquit reads {SCHEMA_VERSION}")

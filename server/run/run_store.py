@@ -15,7 +15,7 @@ from fedquit.documents import Listener
 from fedquit.server.lifecycle.rounds.finished_round import FinishedRound
 from fedquit.server.lifecycle.rounds.observed_rounds import NORM, SPREAD, WINDOW, recent_rounds
 from fedquit.server.lifecycle.rounds.train_round import RoundState
-from fedquit.server.run.phases import Phase
+from fedquit.server.run.phases import Phase, trained_on
 from fedquit.server.run.run_folder import RunFolder
 from fedquit.server.run.run_state import Round, State
 from fedquit.strategies.cost_log.cost_log import Costs
@@ -133,12 +133,14 @@ class PhaseStore:
         phase: which phase.
         remembers: whether the guard may compare the model of a request with them.
         adopts: the stage of the model that the first adopted round makes; "": it is no stage.
+        every: whether the model of each round is a stage of its own, as `trained_on` names it.
     """
 
     run: RunStore
     phase: Phase
     remembers: bool
     adopts: str = ""
+    every: bool = False
 
     @property
     def replies(self) -> Path:
@@ -167,8 +169,12 @@ class PhaseStore:
         """See `RoundStore`."""
         if not finished.adopted:
             self.run.emit("not-adopted", phase=finished.phase, round=finished.number, reason=finished.off)
-        stage = self.adopts if finished.adopted and self.adopts not in self.run.state.models else ""
-        self.run.add(self.phase, finished, new, state, remembers=self.remembers, stage=stage)
+        self.run.add(self.phase, finished, new, state, remembers=self.remembers, stage=self._stage(finished))
+
+    def _stage(self, finished: FinishedRound) -> str:
+        if self.every:
+            return trained_on(self.phase.start, len(self.run.state.of(self.phase.name)) + 1)
+        return self.adopts if finished.adopted and self.adopts not in self.run.state.models else ""
 
 
 def round_of(finished: FinishedRound) -> Round:

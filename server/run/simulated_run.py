@@ -48,10 +48,11 @@ class SimulatedRun:
         self.grid, self.settings = grid, settings
         self.method, self.objective = method_of(settings), objective_of(settings)
         check_adopt(settings, self.method)
-        self.traits, self.phases, self.rules = self.objective.needs(), phases(settings), rules_of(settings)
+        self.traits, self.rules = self.objective.needs(), rules_of(settings)
         is_global = self.traits.shares == "model"
         model = empty_model(settings.key()) if is_global else None
         self.store = RunStore(folder, grid, listener, list(model.state_dict()) if model else [])
+        self.phases = phases(settings, matches=self.store.state.matches)
         keep = keep or Keep.of(self.method.needs())
         self.history = History(folder.path, keep, settings.clients, self.store.participants)
         self.sharing = self._sharing()

@@ -19,12 +19,13 @@ from fedquit.documents import Document
 from fedquit.errors import InputError
 from fedquit.settings import Settings
 from fedquit.simulations.audit.audited_model import AuditedModel, read_audited
+from fedquit.simulations.audit.further_tests import further_tests
 from fedquit.simulations.audit.single_samples import by_retrained, by_shadows, read_shadow_outputs, u_lira
-from fedquit.simulations.simulate.verdict_of_run import sample_counts, verdict
+from fedquit.simulations.simulate.verdict_of_run import judge, sample_counts
 from fedquit.unlearning.evaluation.measures import activation_distance, js_divergence, relearn, tow
 from fedquit.unlearning.seeds import derive_seed
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CHECK_EVERY = {"forget": 1, "retain": 5}  # steps of relearning between two measurements: D_f comes back at once
 DISTANCES = {"js_divergence": js_divergence, "activation_distance": activation_distance}
 
@@ -34,6 +35,7 @@ def audit(
     *,
     reference_files: Sequence[Path],
     original_file: Path | None = None,
+    control_file: Path | None = None,
     shadows_file: Path | None = None,
     settings: Settings,
     relearn_steps: int = 200,
@@ -42,8 +44,9 @@ def audit(
 
     Args:
         model_file: the candidate, a safetensors file as fedquit writes them.
-        reference_files: models retrained without the samples; at least one, two for a verdict.
+        reference_files: models retrained without the samples; at least one, five for a verdict.
         original_file: the model before forgetting; without it, no relearning and no completeness.
+        control_file: a model that forgot nothing, which takes the same test; the original if None.
         shadows_file: lists shadow models (see `shadow_models.py`); without it, no attack on single samples, and
             completeness by the retrained models only.
         settings: which data, split and model, and who was forgotten.
@@ -61,9 +64,10 @@ def audit(
     sets = sets_of(settings)
     candidate, *references = (read_audited(path, settings, sets) for path in (model_file, *reference_files))
     original = read_audited(original_file, settings, sets) if original_file else None
+    control = read_audited(control_file, settings, sets) if control_file else None
     _check_distinct(references)
     found, missing = _with_original(candidate, references, original, sets, settings, relearn_steps)
-    audited = [candidate, *references, *([original] if original else [])]
+    audited = [candidate, *references, *filter(None, (original, control))]
     shadow_outputs = read_shadow_outputs(shadows_file, audited, settings, sets) if shadows_file else None
     found["u_lira"], missing["u_lira"] = u_lira(shadow_outputs, candidate, references)
     if original:
@@ -85,7 +89,22 @@ def audit(
         "distances": _distances(candidate, references),
         **found,
         "not_measured": {name: reason for name, reason in missing.items() if reason},
-        "verdict": verdict(candidate.measures, [reference.measures for reference in references], sample_counts(sets)),
+        "control": control.document() if control else None,
+        "further_tests": further_tests(found, relearn_steps),
+        "verdict": judge(
+            {"recovered": candidate.evidence(), **_stages(original, control)},
+            [reference.evidence() for reference in references],
+            sample_counts(sets),
+            way_out="give more --reference FILE",
+        ),
+    }
+
+
+def _stages(original: AuditedModel | None, control: AuditedModel | None) -> dict[str, Document | None]:
+    """Return the models that the verdict needs besides candidate and references."""
+    return {
+        "original": original.evidence() if original else None,
+        "control": control.evidence() if control else None,
     }
 
 

@@ -14,6 +14,7 @@ from fedquit.client.training.evaluate_model import Outputs, measure, outputs_of
 from fedquit.documents import Document
 from fedquit.errors import FedquitError, InputError
 from fedquit.settings import Settings
+from fedquit.simulations.simulate.verdict_of_run import score_text
 from fedquit.unlearning.evaluation.measures import logit_confidence, svc_attack
 from fedquit.unlearning.tensors.convert import load_arrays
 
@@ -33,6 +34,10 @@ class AuditedModel:
     def logit_confidence(self) -> Tensor:
         """Return its probability of the true class on D_f as a logit, exact however sure it is, [N]."""
         return logit_confidence(self.outputs.log_p["forget"], self.outputs.labels["forget"])
+
+    def evidence(self) -> Document:
+        """Return what the verdict goes by, as a report has it."""
+        return {**self.measures, "scores": score_text(self.outputs), "model_sha256": self.sha256}
 
     def document(self) -> Document:
         """Return what the audit says of it."""

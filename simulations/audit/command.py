@@ -10,6 +10,10 @@ SHOWN = (
     ("yeom, called members", "yeom"),
     ("SVC, called members", "svc"),
 )
+FURTHER = {
+    "relearn": "Steps to relearn on D_f, log2(1 + steps):",
+    "u_lira": "Mean log likelihood ratio of single samples:",
+}
 
 
 @click.command()
@@ -20,7 +24,7 @@ SHOWN = (
     multiple=True,
     required=True,
     type=click.Path(path_type=Path),
-    help="a model retrained without the samples; two or more, of different seeds, for a verdict",
+    help="a model retrained without the samples; five or more, of different seeds, for a verdict",
 )
 @click.option(
     "--run",
@@ -29,9 +33,17 @@ SHOWN = (
     type=click.Path(path_type=Path),
     help="folder of a run: its settings and split say which data, and who was forgotten",
 )
-@click.option("--original", type=click.Path(path_type=Path), help="the model before forgetting")
+@click.option("--original", type=click.Path(path_type=Path), help="the model before forgetting; the run's if not given")
 @click.option(
-    "--shadows", type=click.Path(path_type=Path), help="list that `fedquit shadows` wrote, for U-LiRA and IAM"
+    "--control",
+    type=click.Path(path_type=Path),
+    help="a model that forgot nothing, to take the same test: the original trained on without the samples; the run's "
+    "if not given",
+)
+@click.option(
+    "--shadows",
+    type=click.Path(path_type=Path),
+    help="list that `fedquit shadows` wrote, for U-LiRA and position by shadow models",
 )
 @click.option("--relearn-steps", type=click.IntRange(min=1), default=200, show_default=True, help="give up after these")
 @click.option("--leak", is_flag=True, help="also measure what the last request of the run told whom")
@@ -41,6 +53,7 @@ def audit(
     references: tuple[Path, ...],
     folder: Path,
     original: Path | None,
+    control: Path | None,
     shadows: Path | None,
     relearn_steps: int,
     leak: bool,
@@ -50,9 +63,10 @@ def audit(
 
     \b
     fedquit audit runs/mine/models/recovered.safetensors --run runs/mine \\
-      --reference runs/mine/models/retrained.safetensors \\
-      --reference runs/mine/models/retrained-1.safetensors \\
-      --original runs/mine/models/original.safetensors
+      --reference runs/mine/models/matched.safetensors \\
+      --reference runs/mine/models/matched-1.safetensors \\
+      --original runs/mine/models/original.safetensors \\
+      --control runs/mine/models/control.safetensors
     """  # noqa: D301 - click's sign that lines stay as they are
     from fedquit.server.run.run_folder import RunFolder
     from fedquit.simulations.audit import audit as work
@@ -62,7 +76,8 @@ def audit(
     document = work.audit(
         model,
         reference_files=references,
-        original_file=original,
+        original_file=original or _of_run(folder, "original"),
+        control_file=control or _of_run(folder, "control"),
         shadows_file=shadows,
         settings=of_run.settings(),
         relearn_steps=relearn_steps,
@@ -74,6 +89,12 @@ def audit(
         print_audit(document)
 
 
+def _of_run(folder: Path, stage: str) -> Path | None:
+    """Return the file of a stage's model in a run's folder, if it is there."""
+    file = folder / "models" / f"{stage}.safetensors"
+    return file if file.is_file() else None
+
+
 def print_audit(document: dict[str, Any]) -> None:
     """Print the model, the retrained ones and the original side by side, then what sets it apart, and the verdict."""
     from rich.console import Console
@@ -81,7 +102,7 @@ def print_audit(document: dict[str, Any]) -> None:
     from rich.table import Table
 
     from fedquit.simulations.simulate.leak_table import leak_lines
-    from fedquit.simulations.simulate.run_tables import STAGE_ROWS
+    from fedquit.simulations.simulate.run_tables import STAGE_ROWS, print_verdict
 
     references = document["references"]
     columns = {"model": document["model"]}
@@ -104,8 +125,7 @@ def print_audit(document: dict[str, Any]) -> None:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     for line in leak_lines(document.get("leak") or {}):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
-    verdict = document["verdict"]
-    console.print(f"Verdict: [bold]{verdict['outcome']}[/bold]: {verdict['reason']}", soft_wrap=True, highlight=False)
+    print_verdict(console, document["verdict"])
 
 
 def _lines(document: dict[str, Any]) -> list[str]:
@@ -134,14 +154,17 @@ def _lines(document: dict[str, Any]) -> list[str]:
         )
         attack = "LiRA, its shadows not made to forget," if shown["kind"] == "plain" else "U-LiRA"
         lines.append(f"{attack} on {shown['samples']} samples: AUC {shown['auc']:.3f} (0.5: as retrained); {rates}")
+    for name, held in document["further_tests"].items():
+        told = "like one more retrained model" if held["inside"] else "unlike one more retrained model"
+        lines.append(f"{FURTHER[name]} {held['value']:.2f}, {told} ({held['low']:.2f}..{held['high']:.2f})")
     return [*lines, *(f"Not measured: {name}: {why}" for name, why in document["not_measured"].items())]
 
 
 def _complete(by: str, shown: dict[str, Any]) -> str:
-    among = ", ".join(_number(found["iam"]) for found in shown["references"]) or "-"
+    among = ", ".join(_number(found["position"]) for found in shown["references"]) or "-"
     return (
-        f"Completeness {by}: IAM {_number(shown['model']['iam'])} (original {_number(shown['original']['iam'])}, "
-        f"references {among}), position {_number(shown['model']['position'])} (0: original, 1: retrained)"
+        f"Completeness {by}: position {_number(shown['model']['position'])} (0: original, 1: retrained; "
+        f"references {among})"
     )
 
 

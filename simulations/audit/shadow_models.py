@@ -98,6 +98,7 @@ def attack_samples(
         "samples": int(known.sum()),
         "shadow_models": len(shadows),
         "kind": kind_of(shadows),
+        "mean_ratio": {"model": float(members.mean()), "references": [float(other.mean()) for other in others]},
         "auc": auc(members, nonmembers),
         "tpr_at_fpr": {f"{rate:g}": asdict(tpr_at_fpr(members, nonmembers, rate)) for rate in RATES},
         "auc_of_references": [
@@ -114,8 +115,7 @@ def outputs_without(
     """Return what models say that never had the sample: logit confidences [S, M], and which samples M of N those are.
 
     Which S models they are differs from sample to sample; S is how many the sample with the fewest has. A column holds
-    one sample's, in no order that means anything, and that is all that `iam` needs: it takes the mean over models for
-    each sample, and the spread over all.
+    one sample's, in no order that means anything: what is taken of it is the mean over models.
 
     Args:
         shadows: the shadow models.

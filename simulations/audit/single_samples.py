@@ -18,7 +18,7 @@ from fedquit.errors import InputError
 from fedquit.settings import Settings
 from fedquit.simulations.audit.audited_model import AuditedModel, read_model
 from fedquit.simulations.audit.shadow_models import Shadow, attack_samples, kind_of, outputs_without, read_shadows
-from fedquit.unlearning.evaluation.measures import iam, logit_confidence, position, predict_log
+from fedquit.unlearning.evaluation.measures import logit_confidence, position, predict_log
 
 NO_SHADOWS = "needs shadow models: give --shadows FILE"
 
@@ -111,9 +111,4 @@ def _completeness(
 ) -> Document:
     """Return completeness by models that never had the samples: what they say, logit confidences [S, M]."""
     before, now = (each.logit_confidence()[known] for each in (original, audited))
-    scores = iam(before.sigmoid(), without.sigmoid(), now.sigmoid())
-    return {
-        "iam": scores.mean().item(),
-        "iam_lowest_tenth": scores.quantile(0.1).item(),
-        "position": position(before, without.mean(dim=0), now),
-    }
+    return {"position": position(before, without.mean(dim=0), now)}

@@ -35,7 +35,7 @@ def draw_all(folder: RunFolder, state: State, document: dict[str, Any]) -> list[
 def accuracy_over_rounds(state: State) -> Figure:
     """Draw held-out and forget accuracy over the rounds, with the rounds of forgetting marked."""
     figure, axes = _figure("Accuracy over rounds", "round", "accuracy")
-    path = [r for r in state.rounds if not r.phase.startswith("retrain")]
+    path = [r for r in state.rounds if r.phase.startswith(("train", "forget", "recover", "later"))]
     styles = {"holdout_accuracy": (BLUE, "held-out"), "forget_accuracy": (RED, "forgotten clients' samples")}
     for measure, (colour, label) in styles.items():
         points = [(i + 1, r.measures[measure]) for i, r in enumerate(path) if measure in r.measures]

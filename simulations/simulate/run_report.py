@@ -23,16 +23,17 @@ from fedquit.documents import Document
 from fedquit.errors import FedquitError
 from fedquit.files import explained, write_json
 from fedquit.server.run.personal_reports import measures_by_client
-from fedquit.server.run.phases import nth, phases, reference_name
+from fedquit.server.run.phases import is_trained_on, matched_name, nth, phases, reference_name
 from fedquit.server.run.run_folder import RunFolder
 from fedquit.server.run.run_state import State
 from fedquit.settings import Settings
 from fedquit.simulations.simulate.leak_of_run import leak_of_run
-from fedquit.simulations.simulate.verdict_of_run import sample_counts, verdict
+from fedquit.simulations.simulate.verdict_of_run import judge, score_text
 from fedquit.unlearning.tensors.convert import load_arrays
 
-SCHEMA_VERSION = 2
-STAGES = ("original", "unlearned", "recovered", "later", "retrained")
+SCHEMA_VERSION = 3
+STAGES = ("original", "unlearned", "recovered", "later", "retrained", "control")
+WAY_OUT = "--references 5"
 ERRORS = ("compression_error_down", "compression_error_up")
 PHASES = ("train", "forget", "recover", "later", "retrain")
 
@@ -52,7 +53,7 @@ def write_report(folder: RunFolder, *, leak: bool = False) -> Document:
     from fedquit.simulations.simulate.run_figures import draw_all
 
     state = folder.load_state()
-    left = [phase.name for phase in phases(folder.settings()) if phase.name not in state.ended]
+    left = [phase.name for phase in phases(folder.settings(), matches=state.matches) if phase.name not in state.ended]
     if left and not state.refused:
         raise FedquitError(
             f"the run in {folder.path} is not finished ({left[0]} is left): "
@@ -78,20 +79,25 @@ def make_report(folder: RunFolder, state: State) -> Document:
     stages = {name: measured.get(nth(name, last) if name in ("unlearned", "recovered") else name) for name in STAGES}
     costs = {name: _costs(state, nth(name, last) if name in ("forget", "recover") else name) for name in PHASES}
     references = [measured[name] for name in map(reference_name, range(settings.references)) if name in measured]
+    matched = [measured[name] for name in map(matched_name, range(settings.references)) if name in measured]
+    samples = {name: len(getattr(sets, name)) for name in ("forget", "retain", "holdout", "test")}
     return {
         "schema_version": SCHEMA_VERSION,
         "config": {**settings.run_config(), "partition": str(folder.partition_file.name)},
         "versions": _versions(),
-        "samples": {name: len(getattr(sets, name)) for name in ("forget", "retain", "holdout", "test")},
+        "samples": samples,
         "stages": stages,
         "references": [{"seed": settings.seed + number, **stage} for number, stage in enumerate(references)],
+        "matched": [{"seed": settings.seed + number, **stage} for number, stage in enumerate(matched)],
+        "trained_on": {name: found for name, found in measured.items() if is_trained_on(name)},
+        "rounds_since_training": state.rounds_since_training(settings.num_requests),
         "requests": [_request(i, settings, sets, state, measured) for i in range(settings.num_requests)],
         "phases": costs,
         "ended": {
             name: {"reason": reason, "goal_reached": state.reached[name]} for name, reason in state.ended.items()
         },
         "ratios_to_retraining": _ratios(costs),
-        "verdict": verdict(stages["recovered"], references, sample_counts(sets)) if stages["recovered"] else None,
+        "verdict": judge(stages, matched or references, samples, way_out=WAY_OUT) if stages["recovered"] else None,
         "leak": None,
     }
 
@@ -144,7 +150,8 @@ def _devices(said: Mapping[str, Any]) -> Document:
 def _measure(folder: RunFolder, name: str, settings: Settings, sets: Sets) -> Document:
     """Return what is measured of one model."""
     model = load_arrays(copy.deepcopy(empty_model(settings.key())), folder.load_model(name))
-    return {**measure(outputs_of(model, sets), sets), "model_sha256": name}
+    outputs = outputs_of(model, sets)
+    return {**measure(outputs, sets), "scores": score_text(outputs), "model_sha256": name}
 
 
 def _request(number: int, settings: Settings, sets: Sets, state: State, measured: Mapping[str, Document]) -> Document:
@@ -155,7 +162,11 @@ def _request(number: int, settings: Settings, sets: Sets, state: State, measured
         "samples": int(mine.sum()),
         "guard": state.guard.get(nth("forget", number)),
         "phases": {name: _costs(state, nth(name, number)) for name in ("forget", "recover")},
-        "forget_accuracy": {stage: found["forget_accuracy_by_request"][number] for stage, found in measured.items()},
+        "forget_accuracy": {
+            stage: found["forget_accuracy_by_request"][number]
+            for stage, found in measured.items()
+            if not is_trained_on(stage)
+        },
     }
 
 
@@ -208,5 +219,5 @@ def _write_models(folder: RunFolder, state: State) -> None:
     with explained(target):
         target.mkdir(exist_ok=True)
         for stage, name in state.models.items():
-            if not stage.startswith("initial"):
+            if not stage.startswith("initial") and not is_trained_on(stage):
                 shutil.copyfile(folder.checkpoint(name), Path(target) / f"{stage}.safetensors")

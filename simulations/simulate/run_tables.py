@@ -44,7 +44,7 @@ def print_report(document: dict[str, Any]) -> None:
     named = f"{models} with {config['mentee']}" if config["mentee"] else models
     title = f"{config['dataset']}, {named}: {_asked(document)} forgotten by {config['method']}"
     table = Table(title=f"{title} ({document['samples']['forget']} samples)", title_justify="left", box=SIMPLE_HEAD)
-    stages = {name: stage for name, stage in document["stages"].items() if stage}
+    stages = {name: stage for name, stage in document["stages"].items() if stage and name in PHASE_OF}
     table.add_column("")
     for name in stages:
         table.add_column(name, justify="right")
@@ -76,10 +76,25 @@ def print_report(document: dict[str, Any]) -> None:
     _print_devices(console, stages)
     for line in leak_lines(document.get("leak") or {}):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
-    verdict = document["verdict"]
-    if verdict is None:
-        return
+    if document["verdict"]:
+        print_verdict(console, document["verdict"])
+
+
+def print_verdict(console: Console, verdict: dict[str, Any]) -> None:
+    """Print the verdict, and by which test, with what control and power, it was reached."""
     console.print(f"Verdict: [bold]{verdict['outcome']}[/bold]: {verdict['reason']}", soft_wrap=True, highlight=False)
+    if not verdict.get("measures"):  # not tested; or a report of an earlier version, by another test
+        return
+    test, found = verdict["test"], []
+    for name, held in verdict["measures"].items():
+        control = (verdict["control"] or {}).get(name)
+        beside = f", control {control['value']:.3f}" if control else ""
+        inside = f"{held['low']:.3f}..{held['high']:.3f}"
+        found.append(f"{name} {held['value']:.3f}{beside} in {inside}? {'yes' if held['inside'] else 'no'}")
+    power = ", ".join(f"{name} {held['smallest_gap']:.3f}" for name, held in verdict["measures"].items())
+    about = f"{test['name']}, level {test['level']:g}, {test['references']} references; control: {test['control']}"
+    for line in (about, *found, f"Smallest gaps found in {100 * test['power']:.0f} % of cases: {power}"):
+        console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _print_guard(console: Console, phase: str, guard: dict[str, Any] | None) -> None:

@@ -1,15 +1,22 @@
-"""How many samples models are measured on, and the verdict on one held against retrained models.
+"""The verdict on a measured model, by measured models that were retrained without the samples.
 
-Shared by the report of a run and by `fedquit audit`, so that both mean the same by the same name.
+Shared by the report of a run, by `fedquit compare` and by `fedquit audit`, so that all mean the same by the same name.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
+import torch
+
 from fedquit.client.data.evaluation_sets import Sets
-from fedquit.client.training.evaluate_model import PARTS
+from fedquit.client.training.evaluate_model import PARTS, Outputs
 from fedquit.documents import Document
-from fedquit.unlearning.evaluation.verdict import verdict_of
+from fedquit.unlearning.evaluation.measures import logit_confidence
+from fedquit.unlearning.evaluation.verdict import REFERENCES, UNDETERMINED, Evidence, verdict_of
+
+JUDGED = ("forget_accuracy", "forget_loss", "test_accuracy")
+CONTINUED = "the original, trained on without the data for as many rounds"
+ORIGINAL = "the original"
 
 
 def sample_counts(sets: Sets) -> dict[str, int]:
@@ -17,19 +24,53 @@ def sample_counts(sets: Sets) -> dict[str, int]:
     return {part: len(getattr(sets, part)) for part in PARTS}
 
 
-def verdict(candidate: Document, references: Sequence[Document], samples: Mapping[str, int]) -> Document:
-    """Hold a measured model against measured retrained ones, on what each says of D_f, D_r and D_t.
+def score_text(outputs: Outputs) -> str:
+    """Return the logit confidence of each sample to forget, as a report holds it: short, and exact enough to judge by.
+
+    >>> score_text(Outputs({"forget": torch.tensor([[0.5, 0.5]]).log()}, {"forget": torch.tensor([0])}))
+    '0'
+    """
+    scores = logit_confidence(outputs.log_p["forget"], outputs.labels["forget"])
+    return " ".join(f"{score:.5g}" for score in scores.tolist())
+
+
+def evidence_of(measured: Document) -> Evidence:
+    """Return what a measured model is judged by; personalised models, of which there are several, have no scores.
+
+    >>> evidence_of({"forget_accuracy": 0.5, "scores": "1.5 -2"}).scores
+    tensor([ 1.5000, -2.0000], dtype=torch.float64)
+    """
+    text = measured.get("scores")
+    return Evidence(
+        sha256=measured.get("model_sha256", ""),
+        values={name: measured[name] for name in JUDGED if name in measured},
+        scores=None if text is None else torch.tensor([float(score) for score in text.split()], dtype=torch.float64),
+    )
+
+
+def judge(
+    stages: Mapping[str, Document | None], references: Sequence[Document], samples: Mapping[str, int], *, way_out: str
+) -> Document:
+    """Judge the recovered model of a run.
 
     Args:
-        candidate: what `measure` said of it.
-        references: what it said of the retrained ones.
-        samples: how many "forget", "retain" and "test" samples those were.
+        stages: its measured models: "recovered", "original", and "control" if there is one.
+        references: measured retrained models, of as many rounds as the recovered one.
+        samples: how many "forget" and "test" samples there are.
+        way_out: how to give more references.
     """
-    counts = {f"{part}_accuracy": samples[part] for part in PARTS} | {"attacked_as_member": samples["forget"]}
-
-    def rates(measured: Document) -> dict[str, float]:
-        member_rate = measured["attacks"]["modified_entropy"]["member_rate"]
-        return {**{name: measured[name] for name in counts if name in measured}, "attacked_as_member": member_rate}
-
-    held = [rates(reference) for reference in references]
-    return asdict(verdict_of(rates(candidate), held, samples["forget"], measures=counts))
+    recovered, original, control = (stages.get(name) for name in ("recovered", "original", "control"))
+    control = control or original
+    verdict = asdict(
+        verdict_of(
+            evidence_of(recovered or {}),
+            [evidence_of(reference) for reference in references],
+            original=None if original is None else evidence_of(original),
+            control=None if control is None else evidence_of(control),
+            control_is="" if control is None else ORIGINAL if control is original else CONTINUED,
+            floors={f"{part}_accuracy": 1 / samples[part] for part in ("forget", "test")},
+        )
+    )
+    if verdict["outcome"] == UNDETERMINED and len(references) < REFERENCES:
+        verdict["reason"] += f"; {way_out}"
+    return verdict

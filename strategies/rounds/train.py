@@ -47,6 +47,7 @@ class Train(FedAvg):
     Args:
         grid: the metered grid, whose cost log is this strategy's `costs`.
         seed: decides which clients are sampled, and the seed each of them gets.
+        draws: the phase that the clients' seeds derive from, besides; the grid's if "".
         fraction: share of the clients that take part in a round.
         on_reply: called with every reply: the client, and why it was refused, or None.
         on_taken: given every reply that goes into the model.
@@ -68,6 +69,7 @@ class Train(FedAvg):
         grid: MeteredGrid,
         *,
         seed: int,
+        draws: str = "",
         fraction: float = 1.0,
         on_reply: OnReply = lambda _client, _reason: None,
         on_taken: Callable[[Reply], None] = _nothing,
@@ -80,7 +82,7 @@ class Train(FedAvg):
     ) -> None:
         super().__init__(fraction_train=fraction, min_train_nodes=1, min_available_nodes=1)
         self.grid = grid
-        self.seed = seed
+        self.seed, self.draws = seed, draws
         self.on_reply = on_reply
         self.on_taken, self.on_ask = on_taken, on_ask
         self.correct = correct
@@ -152,7 +154,7 @@ class Train(FedAvg):
         travel = self._travel or OneModel(arrays)
         for node in nodes:
             client = self.grid.members[node].client
-            seed = derive_seed(self.seed, self.grid.phase, server_round, client)
+            seed = derive_seed(self.seed, self.draws or self.grid.phase, server_round, client)
             full_config = ConfigRecord({**config, **rule_config, "server-round": server_round, "seed": seed})
             sent = {self.arrayrecord_key: travel.down(client), **self._extra}
             content = RecordDict({**sent, self.configrecord_key: full_config})

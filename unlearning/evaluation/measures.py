@@ -2,7 +2,7 @@
 
 Measured on three sets, forget, retain and test; the target is the retrained model's value, never 0. What needs more
 than the answers has a file of its own and can be imported from here: attacks on the population (`attacks.py`), which
-overstate privacy, on single samples (`likelihood.py`), to report where a claim is made, `completeness.py`,
+overstate privacy, on single samples (`likelihood.py`), to report where a claim is made, `position.py`,
 `relearn.py` and `backdoor.py`.
 """
 
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from fedquit.errors import InputError
 from fedquit.unlearning.evaluation.attacks import modified_entropy, svc_attack, threshold_attacks, yeom
 from fedquit.unlearning.evaluation.backdoor import attack_success_rate
-from fedquit.unlearning.evaluation.completeness import iam, position
 from fedquit.unlearning.evaluation.likelihood import auc, likelihood_ratios, logit_confidence, tpr_at_fpr
+from fedquit.unlearning.evaluation.position import position
 from fedquit.unlearning.evaluation.probabilities import Array, as_pair, as_probabilities, of_true_class
 from fedquit.unlearning.evaluation.relearn import relearn
 from fedquit.unlearning.samples import Samples
@@ -28,7 +28,6 @@ __all__ = [
     "attack_success_rate",
     "auc",
     "group_accuracy",
-    "iam",
     "js_divergence",
     "likelihood_ratios",
     "logit_confidence",

@@ -1,10 +1,16 @@
 """FedOSD: step down an unlearning loss in the direction that leaves the other clients' losses alone.
 
 The loss `-log(1 - p_y/2)` is bounded by log 2, so descending it does not explode as climbing the cross-entropy does.
-The gradient's part in the span of the others' gradients is removed, and what is left gets the gradient's length.
-In recovery the part of each client's update along the line between the present model and an anchor is removed, so that
-the model does not go back to what it was. Source: Pan et al., "Federated Unlearning with Gradient Descent and Conflict
-Mitigation", AAAI 2025, arXiv 2412.20200.
+With g its gradient and g_1 ... g_m those of the other clients' losses, the direction d of a step solves
+
+    max g.d   subject to   g_j.d = 0 for every j,   ||d|| = ||g||.
+
+Write g = s + n, with s in the span of the g_j and n orthogonal to it. For a d that is orthogonal to the g_j, g.d = n.d,
+and of a given length that is largest along n: d = ||g|| n / ||n||. The part n is what Gram-Schmidt leaves of g. To
+first order a step along -d changes none of the others' losses. In recovery the same is done to each client's update
+with one constraint, the line between the present model and an anchor, so that the model does not go back to what it
+was. Source: Pan et al., "Federated Unlearning with Gradient Descent and Conflict Mitigation", AAAI 2025, arXiv
+2412.20200: unlearning cross-entropy, steepest orthogonal direction, projection in the post-training stage.
 """
 
 import math

@@ -1,15 +1,18 @@
 """PGA: climb the client's loss, but stay near a model that the others could have made without it.
 
-The server takes the client's last model out of the mean, w_ref = (K w_g - w_u)/(K - 1); the device climbs from there
-inside a ball round w_ref. Source: Halimi et al., "Federated Unlearning: How to Efficiently Erase a Client in FL?",
-arXiv 2207.05521.
+What the others have in common is the mean of their models. As the global model is the mean of all K, it is
 
-The paper projects into the ball of radius delta, a third of the mean distance of w_ref to 10 fresh models. Both public
-codes measure squared distances: delta is a third of the mean *squared* distance, and the ball's radius sqrt(delta). The
-two balls differ (d/3 against d/1.73), so each is offered under its name.
+    w_ref = 1/(K - 1) sum_{j != u} w_j = (K w_g - w_u) / (K - 1),
+
+and the client solves  max F_u(w)  subject to  ||w - w_ref|| <= delta  by projected gradient ascent from w_ref,
+
+    w <- P(w + lr * gradient of F_u),   P(v) = w_ref + (v - w_ref) * min(1, delta / ||v - w_ref||),
+
+P being the nearest point of the ball. delta is a third of the mean distance of w_ref to fresh models. The client stops
+early once ||w - w_u|| exceeds a threshold. Source: Halimi et al., "Federated Unlearning: How to Efficiently Erase a
+Client in FL?", arXiv 2207.05521, sections 3 and 4.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -18,7 +21,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fedquit.errors import InputError, unknown
+from fedquit.errors import InputError
 from fedquit.unlearning.exchanges import Exchange, Outlook
 from fedquit.unlearning.methods.ascent import climbing
 from fedquit.unlearning.methods.base import Method, Traits, method
@@ -29,8 +32,6 @@ from fedquit.unlearning.setting_checks import check_count, check_positive, is_nu
 from fedquit.unlearning.tensors.arithmetic import StateMean, difference, moved, norm, parameter_names
 from fedquit.unlearning.tensors.convert import StateDict
 from fedquit.unlearning.tensors.fitting import descend, trainable
-
-PROJECTIONS = ("delta", "sqrt-delta")
 
 
 def reference(current: StateDict, others: Sequence[StateDict], clients: int) -> dict[str, Tensor]:
@@ -52,15 +53,13 @@ def reference(current: StateDict, others: Sequence[StateDict], clients: int) -> 
     return moved(current, taken)
 
 
-def radius(distances: Sequence[float], projection: str) -> float:
+def radius(distances: Sequence[float]) -> float:
     """Return the ball's radius from the distances of w_ref to fresh models; see this module's docstring.
 
-    >>> radius([3.0, 3.0], "delta"), round(radius([3.0, 3.0], "sqrt-delta"), 3)
-    (1.0, 1.732)
+    >>> radius([3.0, 6.0])
+    1.5
     """
-    if projection == "delta":
-        return fmean(distances) / 3
-    return math.sqrt(fmean(distance**2 for distance in distances) / 3)
+    return fmean(distances) / 3
 
 
 @torch.no_grad()
@@ -92,17 +91,16 @@ class ProjectedAscent(Method):
     it, and the mean of what they hand back, by samples, is the new model.
 
     Attributes:
-        projection: "delta" (the paper) or "sqrt-delta" (both public codes): how the radius is measured.
         lr: step size of SGD; .01.
         momentum: of SGD; .9.
         clip: largest norm of each variable's gradient; 5.
-        epochs: passes over the samples, at most; 5 in the public code.
+        epochs: passes over the samples, at most; 5.
         batch_size: samples a step.
-        stop_distance: stop when the distance to w_u exceeds this (the squared distance under "sqrt-delta"); the public
-            code's 2.2 was found on one model: it depends on the model's size. 0 never stops early.
+        stop_distance: stop when the distance to w_u exceeds this; what fits depends on the model's size, and 2.2 was
+            found on one model. 0 never stops early.
         fresh_models: how many fresh models the radius is measured with; 10.
 
-    >>> ProjectedAscent(projection="sqrt-delta").clip
+    >>> ProjectedAscent(epochs=2).clip
     5.0
     """
 
@@ -118,7 +116,6 @@ class ProjectedAscent(Method):
         history="last",
     )
 
-    projection: str = "delta"
     lr: float = 0.01
     momentum: float = 0.9
     clip: float = 5.0
@@ -128,8 +125,6 @@ class ProjectedAscent(Method):
     fresh_models: int = 10
 
     def __post_init__(self) -> None:
-        if self.projection not in PROJECTIONS:
-            raise unknown("projection", str(self.projection), PROJECTIONS)
         for field in ("lr", "clip"):
             check_positive(field, getattr(self, field))
         for field in ("epochs", "batch_size", "fresh_models"):
@@ -152,7 +147,7 @@ class ProjectedAscent(Method):
         for number in range(self.fresh_models):
             fresh = session.fresh(derive_seed(session.seed, "fresh model", number)).state_dict()
             distances.append(norm(difference(start, fresh, names)))
-        limit, mean, came = radius(distances, self.projection), StateMean(), set()
+        limit, mean, came = radius(distances), StateMean(), set()
         for client, own in last.items():
             for reply in session.run("forget", [client], start, extra=own, radius=limit):
                 mean.add(reply.state, reply.num_examples)
@@ -210,10 +205,7 @@ class ProjectedAscent(Method):
 
         def projected_and_far(_loss: float) -> bool:
             project(parameters, centre, limit)
-            if not self.stop_distance:
-                return False
-            away = _distance(parameters, own)
-            return (away if self.projection == "delta" else away**2) > self.stop_distance
+            return bool(self.stop_distance) and _distance(parameters, own) > self.stop_distance
 
         losses = descend(
             model,

@@ -18,6 +18,7 @@ from fedquit.client.data.datasets.image_folder import load_folder
 from fedquit.client.data.datasets.npz import load_npz
 from fedquit.client.data.datasets.resize import resize
 from fedquit.client.data.datasets.user_dataset import load_factory
+from fedquit.client.data.datasets.visible_digits import load_inverted, load_wrong_labels
 from fedquit.errors import InputError, unknown
 from fedquit.user_factory import is_factory
 
@@ -25,6 +26,8 @@ __all__ = ["DATASETS", "Dataset", "load_dataset"]
 
 DATASETS: dict[str, Callable[[Path, bool], Dataset]] = {
     "digits": lambda _root, _download: load_digits(),
+    "digits-wrong-labels": lambda _root, _download: load_wrong_labels(),
+    "digits-inverted": lambda _root, _download: load_inverted(),
     "fashion-mnist": partial(load_idx, "fashion-mnist"),
     "mnist": partial(load_idx, "mnist"),
     "cifar10": partial(load_cifar, "cifar10"),

@@ -14,7 +14,7 @@ class Order:
 
     Attributes:
         phase: as in the cost log.
-        number: that its messages count to. Seeds derive from it and the phase, and devices are sent both.
+        number: that its messages count to. Seeds derive from it and `drawn_as`, and devices are sent both.
         nth: which round of its phase it is, from 1.
         seed: of the samplings and the clients.
         lr: the devices' learning rate.
@@ -22,6 +22,7 @@ class Order:
         fraction: share of the clients that take part.
         progress: fraction of training that is done at the round's end.
         before: the clients that took part in the phase's round before.
+        draws: the phase whose random choices the round makes, if it is not its own; "": it is.
     """
 
     phase: str
@@ -33,6 +34,12 @@ class Order:
     fraction: float = 1.0
     progress: float = 1.0
     before: Collection[int] = ()
+    draws: str = ""
+
+    @property
+    def drawn_as(self) -> str:
+        """The phase that seeds derive from."""
+        return self.draws or self.phase
 
 
 def round_order(
@@ -45,6 +52,7 @@ def round_order(
     trained: int,
     config: Config,
     before: Collection[int] = (),
+    draws: str = "",
 ) -> Order:
     """Return what a round is to be.
 
@@ -57,6 +65,7 @@ def round_order(
         trained: how many rounds the model has been trained for before.
         config: what every device is sent besides the learning rate.
         before: the clients that took part in the phase's round before.
+        draws: the phase whose random choices the round makes; "": its own.
 
     >>> order = round_order(Settings(lr_decay=0.5, rounds=4), "train", 2, nth=2, seed=7, trained=1, config={})
     >>> order.lr, order.progress
@@ -72,6 +81,7 @@ def round_order(
         fraction=settings.fraction,
         progress=progress(trained + 1, settings.rounds),
         before=before,
+        draws=draws,
     )
 
 

@@ -121,6 +121,7 @@ def train_round(
     strategy = Train(
         grid,
         seed=order.seed,
+        draws=order.drawn_as,
         fraction=order.fraction,
         on_reply=callbacks.on_reply,
         on_taken=take,
@@ -198,7 +199,7 @@ def _opener(
             number=order.nth,
             asked=asked,
             lr=order.lr,
-            seed=derive_seed(order.seed, "rule", order.phase, order.number),
+            seed=derive_seed(order.seed, "rule", order.drawn_as, order.number),
             state=optimizer_state,
         )
         return rule.begin(opening)

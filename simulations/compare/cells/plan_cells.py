@@ -147,8 +147,11 @@ def _base(comparison: Comparison, seed: int, target: Target) -> Cell:
 
 def _references(comparison: Comparison, seed: int, target: Target) -> Cell:
     settings = _without_row(comparison, seed, target, reference="retrain")
-    phases = {"train", "retrain", *(f"retrain-{number}" for number in range(1, comparison.references))}
-    rounds = comparison.references * _rounds(comparison)
+    numbers = ("", *(f"-{number}" for number in range(1, comparison.references)))
+    phases = {"train", "control", *(f"{phase}{number}" for phase in ("retrain", "match") for number in numbers)}
+    most = _most_recovery(comparison)
+    settings |= {"recover-rounds": most}  # so far the references and the control are trained on
+    rounds = comparison.references * (_rounds(comparison) + most) + most
     folder = f"{_folder(seed, target)}/references"
     return Cell("references", seed, target, "", folder, settings, frozenset(phases), (), rounds)
 
@@ -158,6 +161,12 @@ def _row(comparison: Comparison, seed: int, target: Target, row: Row) -> Cell:
     rounds = comparison.budget or min(int(settings["recover-rounds"]), _rounds(comparison))
     folder = f"{_folder(seed, target)}/{row.slug}"
     return Cell("row", seed, target, row.name, folder, settings, None, (), rounds)
+
+
+def _most_recovery(comparison: Comparison) -> int:
+    """Return the most rounds that a row's recovery may take."""
+    example, seed = comparison.targets[0] if comparison.targets else (0,), comparison.seeds[0]
+    return max(row_run(comparison, seed, example, row).recover_rounds for row in comparison.rows)
 
 
 def _without_row(comparison: Comparison, seed: int, target: Target, *, reference: str) -> dict[str, Any]:

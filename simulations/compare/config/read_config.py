@@ -8,6 +8,7 @@ from fedquit.errors import InputError, unknown
 from fedquit.settings import Settings, load_settings_file
 from fedquit.simulations.compare.config.comparison_config import DECIDED, ROW_KEYS, Comparison, Row, Target
 from fedquit.simulations.configs.shipped_configs import find_config
+from fedquit.unlearning.evaluation.verdict import REFERENCES
 
 KEYS = ("title", "targets", "seeds", "references", "budget", "settings", "methods")
 FIXED_SEEDS = ("split-seed", "model-seed")  # of the split and of the untrained model: the same for every row and seed
@@ -43,7 +44,7 @@ def make_comparison(given: Mapping[str, Any], source: str = "comparison") -> Com
         title=" ".join(title.split()),
         targets=_targets(given.get("targets"), source),
         seeds=_seeds(given.get("seeds"), source),
-        references=_count(given, "references", 2, range(1, MAX_REFERENCES + 1), source),
+        references=_count(given, "references", REFERENCES, range(1, MAX_REFERENCES + 1), source),
         budget=_count(given, "budget", 0, None, source),
         settings=_settings(given.get("settings", {}), source),
         rows=_rows(given.get("methods"), source),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedquit.documents import Document
-from fedquit.unlearning.evaluation.verdict import CONSISTENT, UNDETERMINED
+from fedquit.unlearning.evaluation.verdict import CONSISTENT, NO_EVIDENCE, UNDETERMINED
 
 Summary = Mapping[str, Any] | None
 Formatter = Callable[[Document], str]
@@ -41,7 +41,7 @@ def verdicts(row: Document) -> str:
     """
     found = row["verdicts"]
     parts = [f"{found.get(CONSISTENT, 0)} of {sum(found.values())} consistent"] if found else []
-    parts += [f"{found[UNDETERMINED]} undetermined"] if UNDETERMINED in found else []
+    parts += [f"{found[kind]} {kind}" for kind in (NO_EVIDENCE, UNDETERMINED) if kind in found]
     parts += [f"{len(row['failed'])} failed"] if row["failed"] else []
     return ", ".join(parts)
 
@@ -95,7 +95,13 @@ COLUMNS = (
         _mean("seconds_share"),
         "processor seconds of the devices in forgetting and recovery, in % of one retraining's",
     ),
-    Column("verdict", verdicts, "requests after which no measure tells the model from retrained ones", essential=True),
+    Column(
+        "verdict",
+        verdicts,
+        "requests after which the model cannot be told from retrained ones, and one that forgot nothing can; "
+        "no evidence: neither can",
+        essential=True,
+    ),
 )
 
 

@@ -9,8 +9,10 @@ from statistics import fmean
 from typing import Any
 
 from fedquit.documents import Document
-from fedquit.simulations.simulate.verdict_of_run import verdict
+from fedquit.server.run.phases import reference_name, trained_on
+from fedquit.simulations.simulate.verdict_of_run import judge
 from fedquit.unlearning.evaluation.measures import tow
+from fedquit.unlearning.evaluation.verdict import REFERENCES
 
 PARTS = ("forget", "retain", "test")
 STAGES = ("original", "unlearned", "recovered", "later")
@@ -40,9 +42,24 @@ def measure_row(report: Document, references: Document) -> Document:
         "goal_reached": report["ended"]["recover"]["goal_reached"],
         "budget_used": _budget_used(report["phases"], report["config"]["budget"]),
         **_costs(report["phases"], references["phases"]["retrain"]),
-        "verdict": verdict(recovered, models, report["samples"]),
+        "verdict": _verdict(report, references),
         "models": {name: stage["model_sha256"] for name, stage in stages.items() if stage},
     }
+
+
+def _verdict(report: Document, references: Document) -> Document:
+    """Judge a row's model by references and a control of as many rounds, which the references' run trained on."""
+    further = references.get("trained_on", {})  # an earlier version's has none
+    rounds = report.get("rounds_since_training", report["phases"]["recover"]["rounds"])
+    names = [reference_name(number) for number in range(len(references["references"]))] if rounds else []
+    matched = [further[trained_on(name, rounds)] for name in names if trained_on(name, rounds) in further]
+    stages = {
+        "recovered": report["stages"]["recovered"],
+        "original": report["stages"]["original"],
+        "control": further.get(trained_on("original", rounds)),
+    }
+    way_out = "references = 5" if len(names) < REFERENCES else f"they were trained on for fewer than {rounds} rounds"
+    return judge(stages, matched if rounds else references["references"], report["samples"], way_out=way_out)
 
 
 def measure_references(references: Document) -> Document:

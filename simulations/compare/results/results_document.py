@@ -14,7 +14,7 @@ from fedquit.simulations.compare.config.comparison_config import Comparison, Tar
 from fedquit.simulations.compare.results.cell_measures import measure_references, measure_row
 from fedquit.simulations.compare.results.row_statistics import aggregate, pareto_front, points
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1: verdicts by another test
 RUN_BY_RUN = ("config", "cells", "references")  # what a summary does without
 REFERENCE = "retrained (reference)"
 COSTS = {"bytes": "bytes_share", "seconds": "seconds_share"}

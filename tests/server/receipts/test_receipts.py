@@ -158,12 +158,12 @@ FIXED = {
 }  # fmt: skip
 """Fields of which the ask, or the rest of the receipt, says what they must be."""
 FREE = {
-    "predicate.status", "predicate.method.exact", "predicate.verdict.recovered",
-    "predicate.fedquit", "predicate.method.name", "predicate.method.adopted",
-    "predicate.method.settings.lr", "predicate.method.fallback",
+    "predicate.status", "predicate.method.exact", "predicate.method.adopted", "predicate.verdict.recovered",
+    "predicate.fedquit", "predicate.method.name", "predicate.method.settings.lr", "predicate.method.fallback",
     "predicate.models.unlearned", "predicate.descendants.phase", "predicate.purged.models", "predicate.purged.kept",
     "predicate.purged.messages",
     "predicate.measures.after.holdout_accuracy", "predicate.verdict.text", "predicate.verdict.thresholds",
+    "predicate.verdict.test.name", "predicate.verdict.test.level", "predicate.verdict.test.power",
     "predicate.limits", "predicate.log.event", "predicate.log.digest",
     *(f"predicate.costs.{name}" for name in ("rounds", "bytes_down", "bytes_up", "seconds", "device_seconds")),
 }  # fmt: skip

@@ -27,7 +27,7 @@ CarryOut = Callable[..., State]
 Small = Callable[..., Settings]
 Event = Mapping[str, Any]
 
-STAGES = {"initial", "original", "unlearned", "recovered", "retrained"}
+STAGES = {"initial", "original", "unlearned", "recovered", "retrained", "control", "matched"}
 
 
 class Stop(Exception):  # noqa: N818
@@ -124,9 +124,9 @@ def phase_ends(path: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("recover", "order"),
     [
-        ("utility", ["train", "forget", "recover", "retrain"]),
-        ("budget", ["train", "forget", "recover", "retrain"]),
-        ("oracle", ["train", "retrain", "forget", "recover"]),
+        ("utility", ["train", "forget", "recover", "retrain", "control", "match"]),
+        ("budget", ["train", "forget", "recover", "retrain", "control", "match"]),
+        ("oracle", ["train", "retrain", "forget", "recover", "control", "match"]),
     ],
 )
 def test_phases_come_in_order_and_the_oracle_has_its_retrained_model_first(
@@ -142,14 +142,48 @@ def test_phases_come_in_order_and_the_oracle_has_its_retrained_model_first(
 
 
 def test_without_reference_nothing_is_retrained(tmp_path: Path, carry_out: CarryOut) -> None:
-    assert set(carry_out(tmp_path / "run", reference="none").models) == STAGES - {"retrained"}
+    assert set(carry_out(tmp_path / "run", reference="none").models) == STAGES - {"retrained", "control", "matched"}
 
 
 def test_each_reference_has_a_seed_and_a_start_of_its_own(tmp_path: Path, carry_out: CarryOut, small: Small) -> None:
-    assert [phase.seed for phase in phases(small(references=3, seed=5))] == [5, 5, 5, 5, 6, 7]
+    assert [phase.seed for phase in phases(small(references=3, seed=5))] == [5, 5, 5, 5, 6, 7, 5, 5, 6, 7]
     models = carry_out(tmp_path / "run", references=2).models
-    assert set(models) == STAGES | {"initial-1", "retrained-1"}
+    assert set(models) == STAGES | {"initial-1", "retrained-1", "matched-1"}
     assert len({models[stage] for stage in models}) == len(models)
+
+
+def test_what_the_verdict_compares_has_had_as_many_rounds(tmp_path: Path, carry_out: CarryOut) -> None:
+    state = carry_out(tmp_path / "run", recover_rounds=2)
+    last = {phase: state.of(phase)[-1].number for phase in ("recover", "control", "match")}
+    assert last == {"recover": 4, "control": 4, "match": 4}
+    longer = carry_out(tmp_path / "longer", rounds=4, reference="retrain", recover_rounds=1)
+    assert state.models["matched"] == longer.models["retrained"], (
+        "a retrained model is trained on as if it never stopped"
+    )
+    assert {client for r in state.of("control") for client in r.participants} == {1, 2}
+
+
+def test_the_control_is_what_leaving_the_client_out_ends_with(tmp_path: Path, carry_out: CarryOut) -> None:
+    state = carry_out(tmp_path / "run", method="continue", recover_rounds=2)
+    assert state.models["control"] == state.models["recovered"]
+
+
+def test_after_a_method_that_restarts_nothing_is_trained_on(tmp_path: Path, carry_out: CarryOut) -> None:
+    models = carry_out(tmp_path / "run", method="retrain").models
+    assert (models["control"], models["matched"]) == (models["original"], models["retrained"])
+
+
+def test_without_a_recovery_each_round_of_what_is_trained_on_is_kept(tmp_path: Path, small: Small) -> None:
+    settings, phases_of_references = small(recover_rounds=2), {"train", "control", "retrain", "match"}
+    folder = RunFolder.create(tmp_path / "run", settings)
+    try:
+        with InProcessGrid(settings.clients, settings.run_config()) as grid:
+            loop = Loop(MeteredGrid(grid, patience=600), settings, folder, lambda _event: None)
+            models = loop.run(only=phases_of_references).models
+    finally:
+        folder.release()
+    assert models["retrained+2"] == models["matched"] != models["retrained+1"] != models["retrained"]
+    assert models["original+2"] == models["control"] != models["original+1"]
 
 
 def test_method_continue_hands_on_the_original_model(tmp_path: Path, carry_out: CarryOut) -> None:

@@ -29,6 +29,7 @@ def stage(forget: float, retain: float = 0.9, test: float = 0.8, members: float 
         "test_accuracy": test,
         "worst_class_accuracy": 0.4,
         "worst_client_accuracy": 0.6,
+        "forget_loss": 1 - forget,
         "attacks": {"modified_entropy": {"member_rate": members}},
         "model_sha256": f"{forget}",
         **more,
@@ -40,7 +41,7 @@ def cost(num_bytes: int, seconds: float, rounds: int = 1) -> Document:
 
 
 def references(*models: Document) -> Document:
-    return {"references": list(models), "phases": {"retrain": cost(500, 20.0, 10)}}
+    return {"references": list(models), "trained_on": {}, "phases": {"retrain": cost(500, 20.0, 10)}}
 
 
 def run(recovered: Document, at_budget: Document | None = None, budget: int = 0, **phases: Document | None) -> Document:
@@ -48,6 +49,7 @@ def run(recovered: Document, at_budget: Document | None = None, budget: int = 0,
     costs = {"forget": cost(10, 1.0), "recover": cost(90, 3.0, 3), "later": None, **phases}
     return {
         "config": {"budget": budget},
+        "rounds_since_training": 0,
         "samples": {"forget": 100, "retain": 900, "holdout": 50, "test": 400},
         "stages": {"original": stage(0.95), "unlearned": stage(0.1), "recovered": recovered, "later": at_budget},
         "phases": costs,
@@ -97,13 +99,29 @@ def test_what_resurfaces_is_forget_accuracy_at_the_budget_minus_after_recovery()
     assert (none["resurfaced"], none["later_forget_gap"], none["forget_accuracy"]["later"]) == (None, None, None)
 
 
+FIVE = [stage(forget) for forget in (0.58, 0.60, 0.61, 0.59, 0.62)]
+
+
 def test_the_verdict_is_that_of_the_report_on_the_recovered_model() -> None:
-    near = measure_row(run(stage(0.6)), references(stage(0.55), stage(0.65)))["verdict"]
+    near = measure_row(run(stage(0.6)), references(*FIVE))["verdict"]
     assert near["outcome"] == "consistent with retraining"
-    assert near["thresholds"]["forget_accuracy"] >= 0.1
-    far = measure_row(run(stage(0.95)), references(stage(0.55), stage(0.65)))["verdict"]
+    far = measure_row(run(stage(0.9)), references(*FIVE))["verdict"]
     assert far["outcome"] == "not consistent"
-    assert measure_row(run(stage(0.6)), references(stage(0.6)))["verdict"]["outcome"] == "undetermined"
+    few = measure_row(run(stage(0.6)), references(*FIVE[:4]))["verdict"]
+    assert (few["outcome"], few["reason"]) == ("undetermined", "needs 5 references, has 4; references = 5")
+
+
+def test_a_row_is_judged_by_references_and_a_control_of_as_many_rounds() -> None:
+    later = {f"retrained{'-' * bool(n)}{n or ''}+2": stage(0.7 + n / 100) for n in range(5)}
+    trained_on = {**later, "original+2": stage(0.94)}
+    row = {**run(stage(0.72)), "rounds_since_training": 2}
+    judged = measure_row(row, {**references(*FIVE), "trained_on": trained_on})["verdict"]
+    assert judged["outcome"] == "consistent with retraining"
+    assert judged["measures"]["forget_accuracy"]["expected"] == pytest.approx(0.72)
+    assert judged["control"]["forget_accuracy"]["value"] == 0.94
+    more = measure_row({**row, "rounds_since_training": 3}, {**references(*FIVE), "trained_on": trained_on})["verdict"]
+    assert more["outcome"] == "undetermined"
+    assert more["reason"].endswith("they were trained on for fewer than 3 rounds")
 
 
 def test_gaps_between_retrained_models_are_pairwise_and_do_not_cancel() -> None:
@@ -137,7 +155,7 @@ def test_gaps_are_averaged_by_size_and_a_failed_cell_counts_as_failed_only() -> 
     assert row["measures"]["forget_gap"] == {"mean": pytest.approx(0.1), "sd": pytest.approx(0.0), "n": 2}
     assert row["cells"] == 3
     assert row["failed"] == ["its process died"]
-    assert row["verdicts"] == {"consistent with retraining": 2}
+    assert row["verdicts"] == {"undetermined": 2}
 
 
 def test_the_pareto_front_by_hand() -> None:
@@ -223,7 +241,7 @@ def test_the_table_is_whole_and_its_numbers_are_the_rows() -> None:
     shown = dict(zip(heads, values, strict=True))
     assert shown["forget gap"] == "10.0 ± 7.1"
     assert shown["bytes"] == "20.0 ± 0.0"
-    assert shown["verdict"] == "2 of 2 consistent"
+    assert shown["verdict"] == "0 of 2 consistent, 2 undetermined"
 
 
 def test_the_report_states_what_was_compared_and_how_to_repeat_each_run() -> None:

@@ -29,7 +29,7 @@ TINY = f"""
 title = "Tiny"
 targets = [[1]]
 seeds = [0, 4]
-references = 2
+references = 5
 budget = 3
 [settings]
 {SETTINGS}
@@ -135,6 +135,7 @@ def test_the_command_in_the_report_repeats_the_run(finished: tuple[Path, Documen
         models = {name: stage["model_sha256"] for name, stage in report["stages"].items() if name != "retrained"}
         assert models == wanted["measures"]["models"]
         assert report["verdict"] == wanted["measures"]["verdict"]
+        assert report["verdict"]["measures"], "judged: there are five references of as many rounds"
 
 
 def start(config: Path, out: Path, *flags: str) -> subprocess.Popen[str]:

@@ -99,7 +99,7 @@ def test_an_existing_report_is_replaced_only_with_the_flag(tmp_path: Path) -> No
         ("{", "is not JSON"),
         ("[]", "is not the summary of a comparison"),
         ('{"rows": []}', "is not the summary of a comparison"),
-        ({"schema_version": 2}, "schema_version must be 1, got 2"),
+        ({"schema_version": 1}, "schema_version must be 2, got 1"),
         ({"file": {"targets": [0]}}, "seeds: must be a list"),
         ({"rows": [{"name": "x"}]}, "is not the summary of a comparison"),
         ({"rows": 3}, "is not the summary of a comparison"),

@@ -61,7 +61,7 @@ def test_more_clients_than_samples_are_refused_before_any_worker_starts(
 
 def test_the_report_has_what_other_programs_read(finished: tuple[Path, dict[str, Any]]) -> None:
     document = finished[1]
-    assert document["schema_version"] == 2
+    assert document["schema_version"] == 3
     for stage in STAGES:
         for key in ("forget_accuracy", "retain_accuracy", "test_accuracy"):
             assert 0 <= document["stages"][stage][key] <= 1
@@ -81,7 +81,8 @@ def test_the_report_has_what_other_programs_read(finished: tuple[Path, dict[str,
         }
     assert document["phases"]["later"] is document["stages"]["later"] is None
     assert set(document["ratios_to_retraining"]) == {"bytes", "rounds", "seconds", "device_seconds"}
-    assert document["verdict"]["outcome"] in ("consistent with retraining", "not consistent", "undetermined")
+    assert document["verdict"]["outcome"] == "undetermined"
+    assert document["verdict"]["reason"] == "needs 5 references, has 2; --references 5"
     assert {"fedquit", "python", "torch", "flwr"} <= set(document["versions"])
     assert document["config"]["clients"] == 3
 

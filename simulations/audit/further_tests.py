@@ -1,0 +1,37 @@
+"""What an audit tests besides the verdict: relearning, and single samples by shadow models.
+
+Each is held against one more retrained model as the verdict's measures are, by itself, at the whole level. They are
+not part of the verdict: that is the same test in a report and in an audit, and its error rates were measured without
+them.
+"""
+
+from math import log2
+from typing import Any
+
+from fedquit.documents import Document
+from fedquit.unlearning.evaluation.prediction_interval import predict_one_more
+from fedquit.unlearning.evaluation.verdict import LEVEL, REFERENCES, hold
+
+HALF_A_DOUBLING = 0.5  # steps are whole numbers and few: retrained models that agree to the step prove little
+
+
+def further_tests(found: Document, max_steps: int) -> dict[str, dict[str, Any]]:
+    """Return the tests that could be made, as `Verdict.measures` has them; none with fewer references than those need.
+
+    Args:
+        found: what the audit says of "relearn" and "u_lira"; null where it could not be measured.
+        max_steps: steps after which relearning was given up; a model that needs more counts as this.
+    """
+    tested = {}
+    if found["relearn"]:
+        each = [steps["on_forget"] for steps in (found["relearn"]["model"], *found["relearn"]["references"])]
+        doublings = [log2(1 + (max_steps if steps is None else steps)) for steps in each]
+        tested["relearn"] = (doublings, HALF_A_DOUBLING)
+    if found["u_lira"]:
+        ratios = found["u_lira"]["mean_ratio"]
+        tested["u_lira"] = ([ratios["model"], *ratios["references"]], 0.0)
+    return {
+        name: hold(values[0], predict_one_more(values[1:], floor), LEVEL)
+        for name, (values, floor) in tested.items()
+        if len(values) > REFERENCES
+    }

@@ -1,0 +1,1 @@
+"""How often the verdict is wrong: the federations, the counts and the page."""

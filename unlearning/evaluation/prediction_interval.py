@@ -1,0 +1,95 @@
+"""One more model from the same population: where would its value lie, and how far off must it be to be noticed?
+
+Retrained models of different seeds are a sample of a population. If their values are about normal, one more lies within
+
+    m +- t s sqrt(1 + 1/k)
+
+of their mean m in a share `1 - level` of cases: s is the standard deviation of the k values, and t the quantile of
+Student's distribution with k - 1 degrees of freedom (Hahn & Meeker, "Statistical Intervals", 1991, section 4.7). All
+models are measured on the same samples, so the draw of those samples is common to all and is no noise of a comparison.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from statistics import fmean, stdev
+
+from fedquit.errors import InputError
+
+POWER = 0.8
+POINTS = 4000  # of the distribution of S
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Where one more model is expected.
+
+    Attributes:
+        mean: of the values.
+        noise: standard deviation of one more value's distance from that mean.
+        count: number of values.
+    """
+
+    mean: float
+    noise: float
+    count: int
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """Return the interval that misses one more value in a share `level` of cases."""
+        reach = quantile(1 - level / 2, self.count - 1) * self.noise
+        return self.mean - reach, self.mean + reach
+
+    def smallest_gap(self, level: float) -> float:
+        """Return the distance from the mean at which a model falls outside the interval in 80 % of cases."""
+        return findable(level, self.count - 1) * self.noise
+
+
+def predict_one_more(values: Sequence[float], floor: float = 0.0) -> Prediction:
+    """Return where one more value of the population is expected.
+
+    Args:
+        values: of at least two models.
+        floor: no standard deviation is taken to be smaller, such as that of a rate known to one sample in n.
+
+    >>> low, high = predict_one_more([1.0, 2.0, 3.0]).interval(0.05)
+    >>> round(low, 2), round(high, 2)
+    (-2.97, 6.97)
+    """
+    if len(values) < 2:
+        raise InputError(f"{len(values)} value(s) have no spread; at least 2 are needed")
+    return Prediction(fmean(values), max(stdev(values), floor) * (1 + 1 / len(values)) ** 0.5, len(values))
+
+
+@cache
+def quantile(share: float, freedom: int) -> float:
+    """Return the value below which Student's t lies in a share of cases.
+
+    >>> round(quantile(0.975, 4), 3)
+    2.776
+    """
+    from scipy.stats import t  # slow to import, and only wanted here
+
+    return float(t.ppf(share, freedom))
+
+
+@cache
+def findable(level: float, freedom: int, power: float = POWER) -> float:
+    """Return the gap, in units of the noise, that a two-sided test of this level finds in a share `power` of cases.
+
+    The statistic of a model that is off by `gap` is `(Z + gap) / S`, with Z normal and S the root of a chi-square
+    variable over its degrees of freedom; the share beyond the edge is a mean over equally likely values of S.
+
+    >>> round(findable(0.05, 4), 2), round(findable(0.05, 10**6), 2)
+    (3.76, 2.8)
+    """
+    import numpy as np
+    from scipy.optimize import brentq
+    from scipy.stats import chi2, norm
+
+    likely = np.sqrt(chi2.ppf((np.arange(POINTS) + 0.5) / POINTS, freedom) / freedom)
+    edge = quantile(1 - level / 2, freedom) * likely
+
+    def missing(gap: float) -> float:
+        return power - float(np.mean(norm.cdf(gap - edge) + norm.cdf(-gap - edge)))
+
+    return float(brentq(missing, 0.0, float(edge.max()) + 9))
