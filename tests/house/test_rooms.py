@@ -30,7 +30,7 @@ def test_no_folder_has_more_entries_than_a_reader_can_hold() -> None:
         if (ROOT / path).is_symlink():  # to a room
             continue
         for folder, entry in zip(path.parents, (path, *path.parents), strict=False):
-            if entry.name != "__init__.py":
+            if entry.name != "__init__.py" and entry.suffix != ".toml":  # configs are a list of names
                 entries[folder].add(entry.name)
     del entries[PurePosixPath()]
     assert len(entries) > 40

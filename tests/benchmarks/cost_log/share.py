@@ -1,6 +1,6 @@
 """Measure what share of a run's time the account takes, in that run itself.
 
-    python -m tests.benchmarks.costs_share [--repeat 5] [--whole] [--json] [SETTING=VALUE ...]
+    python -m tests.benchmarks.cost_log.share [--repeat 5] [--whole] [--json] [SETTING=VALUE ...]
 
 A run trains in one process, so that devices, server and account share one clock. The time of every call that accounts
 is added up and divided by that of the training rounds as a whole, or with `--whole` by that of the run from settings

@@ -1,9 +1,9 @@
 """Measure the account's memory, and the size of its file, for many clients and rounds.
 
-    python -m tests.benchmarks.costs_memory [--nodes 10000 --rounds 100 --arrays 8 --json]
+    python -m tests.benchmarks.cost_log.memory [--nodes 10000 --rounds 100 --arrays 8 --json]
 
 Memory is Python's, as tracemalloc counts it, of writing the account and of reading it again. What the account takes of
-a run's time, `costs_share` measures.
+a run's time, `share` measures.
 """
 
 import json

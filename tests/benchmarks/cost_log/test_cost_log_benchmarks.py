@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.costs_memory import memory_of
-from tests.benchmarks.costs_share import shares_of
+from tests.benchmarks.cost_log.memory import memory_of
+from tests.benchmarks.cost_log.share import shares_of
 
 
 def test_memory_of_the_cost_log_does_not_grow_with_rounds(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What writing the cost log takes: memory, and a share of the time of rounds."""
