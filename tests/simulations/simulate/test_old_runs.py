@@ -42,7 +42,17 @@ def test_a_run_killed_under_an_earlier_version_ends_with_its_model(runs: Path, r
 
 def test_a_run_starts_from_the_training_of_an_earlier_version(runs: Path, run: Run) -> None:
     told = [word for name, value in SETTINGS.items() for word in (f"--{name}", value)]
-    how = ("--start", runs / "finished", "--out", runs / "b", "--workers", 1, "--json")
+    how = (
+        "--guard",
+        "adopt",
+        "--start",
+        runs / "finished",
+        "--out",
+        runs / "b",
+        "--workers",
+        1,
+        "--json",
+    )  # it had none
     again = document(run("simulate", *told, *how))
     assert models(runs / "b") == ENDS, "the same request on the same training"
     assert again["stages"]["recovered"]["model_sha256"] == ENDS["recovered"]
