@@ -87,13 +87,14 @@ def limit_pulls(seconds: Callable[[], float]) -> None:
     """
     from flwr.superlink.grid import http_grid
 
-    pull = getattr(http_grid.pull_objects, "__wrapped__", http_grid.pull_objects)
+    module: Any = http_grid
+    pull = getattr(module.pull_objects, "__wrapped__", module.pull_objects)
 
     @functools.wraps(pull)
-    def limited(*arguments: Any, **how: Any) -> dict[str, bytes]:
+    def limited(*arguments: Any, **how: Any) -> Any:
         return pull(*arguments, **{"max_time": seconds(), "backoff_cap": PULL_PAUSE, **how})
 
-    http_grid.pull_objects = limited
+    module.pull_objects = limited
 
 
 def fingerprint_of(node: NodeInfo) -> str:
