@@ -1,9 +1,10 @@
 """Everything of Flower's that is not its public interface, in one place: a new Flower breaks this file or none."""
 
 import contextlib
+import functools
 import hashlib
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Self
 
 import httpx
@@ -59,6 +60,8 @@ __all__ = [
 ]
 
 TASK_ID = 1
+PULL_PAUSE = 2.0
+"""Seconds at most between two tries to pull a part of a reply."""
 MESSAGE_TABLES = ("message_ins", "message_res", "object_push_sessions", "objects")
 """Tables of a SuperLink's database that hold messages or let them in; what else is about messages goes with these."""
 
@@ -71,6 +74,27 @@ def become_server_task(run_id: int) -> Run:
     run = Run.create_empty(run_id)
     run.primary_task_id = TASK_ID
     return run
+
+
+def limit_pulls(seconds: Callable[[], float]) -> None:
+    """Have Flower's grid give up the parts of a reply that do not come; by itself it tries for two hours.
+
+    A reply is announced before its parts are sent: whoever does not send them, in bad faith or because a disk was full,
+    would hold up every other reply. Given up, the reply is an error.
+
+    Args:
+        seconds: returns for how long the parts of a reply are waited for that was announced now.
+    """
+    from flwr.superlink.grid import http_grid
+
+    module: Any = http_grid
+    pull = getattr(module.pull_objects, "__wrapped__", module.pull_objects)
+
+    @functools.wraps(pull)
+    def limited(*arguments: Any, **how: Any) -> Any:
+        return pull(*arguments, **{"max_time": seconds(), "backoff_cap": PULL_PAUSE, **how})
+
+    module.pull_objects = limited
 
 
 def fingerprint_of(node: NodeInfo) -> str:

@@ -3,16 +3,19 @@
 Flower's own `send_and_receive` looks every 3 s and holds all replies until the last has come.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedquit.strategies.flower_internals import NodeInfo, Run
+from fedquit.strategies.flower_internals import NodeInfo, Run, limit_pulls
 
 SHORTEST, LONGEST = 0.2, 3.0
 """Seconds between two looks."""
+LAST = 5.0
+"""Seconds at least for the parts of a reply that was announced."""
 SHARE = 0.05
 """A pause is this share of the time waited so far: that is by how much looking delays an exchange."""
 
@@ -39,20 +42,27 @@ class PolledGrid(Grid):
         self, grid: Grid, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         self._grid, self._clock, self._sleep = grid, clock, sleep
+        self._end = math.inf
+        limit_pulls(lambda: max(LAST, self._end - self._clock()))
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        """Send messages, and yield the replies as they come, until all are there or `timeout` seconds are over."""
+        """Send messages, and yield the replies as they come, until all are there or `timeout` seconds are over.
+
+        The last look is after that: what came while a reply was waited for whose parts do not come is not lost.
+        """
         waiting = {name for name in self._grid.push_messages(list(messages)) if name}
         began = self._clock()
+        self._end = math.inf if timeout is None else began + timeout
         while waiting:
+            is_over = self._clock() >= self._end
             for reply in self._grid.pull_messages(set(waiting)):
                 waiting.discard(reply.metadata.reply_to_message_id)
                 yield reply
-            waited = self._clock() - began
-            if timeout is not None and waited >= timeout:
+            if is_over:
                 return
             if waiting:
-                self._sleep(min(pause(waited), timeout - waited) if timeout is not None else pause(waited))
+                now = self._clock()
+                self._sleep(max(0.0, min(pause(now - began), self._end - now)))
 
     def get_node_ids(self) -> Iterable[int]:
         """Pass on."""

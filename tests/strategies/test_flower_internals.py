@@ -50,9 +50,11 @@ USED = {
     "flwr.supercore.run.Run": "messages outside a run of Flower's",
     "flwr.supercore.task_identity.TaskIdentity": "messages outside a run of Flower's",
     "flwr.supercore.telemetry.EventType": "Flower's simulation engine",
+    "flwr.superlink.grid.http_grid": "waiting no longer for the parts of a reply than for the reply",
     "flwr.simulation.run_simulation._run_simulation": "Flower's simulation engine",
 }  # fmt: skip
 MEMBERS = {
+    "flwr.superlink.grid.http_grid": ("pull_objects",),
     "flwr.supercore.control.ControlHttpClient": (
         "ListNodes", "ListRuns", "RegisterNode", "StopRun", "UnregisterNode", "close",
     ),
@@ -64,6 +66,7 @@ MEMBERS = {
     "flwr.serverapp.strategy.DifferentialPrivacyClientSideAdaptiveClipping": ("aggregate_train", "configure_train"),
 }  # fmt: skip
 PARAMETERS = {
+    "flwr.superlink.grid.http_grid.pull_objects": ("object_ids", "pull_object_fn", "max_time", "backoff_cap"),
     "flwr.supercore.control.ControlHttpClient.from_server_address": (
         "server_address", "insecure", "root_certificates", "interceptors",
     ),

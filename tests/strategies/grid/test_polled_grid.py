@@ -1,12 +1,15 @@
 """How a deployment waits for replies: often at first, each handed on when it comes, never longer than allowed."""
 
+import time
 from collections.abc import Iterable
 
 import pytest
-from flwr.app import Message, RecordDict
+from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectUnavailableError
+from flwr.superlink.grid import http_grid
 
-from fedquit.strategies.flower_internals import NodeInfo, Run, become_server_task
+from fedquit.strategies.flower_internals import PULL_PAUSE, NodeInfo, Run, become_server_task
 from fedquit.strategies.grid.polled_grid import LONGEST, PolledGrid
 
 
@@ -86,3 +89,32 @@ def test_who_does_not_reply_is_waited_for_no_longer_than_told() -> None:
 
 def test_a_message_that_could_not_be_sent_is_not_waited_for() -> None:
     assert exchange(Slow({0: 0.0, 1: 0.0}), 0, 1) == [("to 1", 0.0)]
+
+
+class Announcing(Slow):
+    """A grid whose node 1 announces a reply whose parts never come: pulled as Flower pulls them, in real time."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        for name in sorted(message_ids):
+            if name == "to 1":
+                with pytest.raises(ObjectPullError):
+                    vars(http_grid)["pull_objects"](["part"], self.unavailable)
+                yield Message(Error(1, "its parts do not come"), reply_to=self._sent[name])
+        self.now = time.monotonic()
+        yield from super().pull_messages([name for name in message_ids if name != "to 1"])
+
+    def unavailable(self, name: str) -> bytes:
+        raise ObjectUnavailableError(name)
+
+
+def test_a_reply_whose_parts_never_come_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedquit.strategies.grid.polled_grid.LAST", 0.5)
+    become_server_task(1)
+    began = time.monotonic()
+    grid = Announcing({1: 0.0, 2: began + 2.0})
+    polled = PolledGrid(grid)
+    replies = polled.send_and_receive([Message(RecordDict(), node, "train") for node in (1, 2)], timeout=3.0)
+    assert [(reply.metadata.reply_to_message_id, reply.has_error()) for reply in replies] == [
+        ("to 1", True), ("to 2", False),
+    ]  # fmt: skip
+    assert 3.0 <= time.monotonic() - began < 3.0 + 4 * PULL_PAUSE
