@@ -100,7 +100,7 @@ def test_a_share_that_cannot_be_is_refused_and_no_receipt_holds_it(made: Path, t
 def test_it_is_asked_only_if_wanted_and_apart_where_devices_do_not_evaluate(
     made: Path, tmp_path: Path, tables: dict[str, dict[str, Any]]
 ) -> None:
-    grid, done, _ = served(made, tmp_path / "it", **tables)
+    grid, done, _ = served(made, tmp_path / "it", None, **tables)
     wanted = "trusted" in tables
     assert ("forget_accuracy" in done.facts["measures"]["after"]) == wanted
     assert (grid.exchanges[-1] == ["evaluate"]) == wanted
