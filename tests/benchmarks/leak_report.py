@@ -13,7 +13,7 @@ INTRO = """# What a request to be forgotten tells
     python -m tests.benchmarks.leak --data digits --model mlp      # and so on; resumes where it was stopped
     python -m tests.benchmarks.leak --data digits --model mlp --noise
 
-Ten clients train together (Dirichlet 1; digits: 10 rounds; Fashion-MNIST: 5,000 samples, 5 rounds). Then one of
+Ten clients train together (Dirichlet 1; digits: 10 rounds; Fashion-MNIST, where shown: 5,000 samples, 5 rounds). Then one of
 them is asked, again and again from the same model g, to forget random samples; n is the number of those
 requests. Three may look:
 
