@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tests.benchmarks import leak, malicious_requests
+from tests.benchmarks.requests import leak, malicious_requests
 
 TINY = {"rounds": 1, "samples": 200, "clients": 4}
 

@@ -10,12 +10,12 @@ READ = ("auc", "correlation")
 WHO = ("server", "device, direct", "device, deferred")
 INTRO = """# What a request to be forgotten tells
 
-    python -m tests.benchmarks.leak --data digits --model mlp      # and so on; resumes where it was stopped
-    python -m tests.benchmarks.leak --data digits --model mlp --noise
+    python -m tests.benchmarks.requests.leak --data digits --model mlp      # and so on; resumes where it was stopped
+    python -m tests.benchmarks.requests.leak --data digits --model mlp --noise
 
-Ten clients train together (Dirichlet 1; digits: 10 rounds; Fashion-MNIST: 5,000 samples, 5 rounds). Then one of
-them is asked, again and again from the same model g, to forget random samples; n is the number of those
-requests. Three may look:
+Ten clients train together (Dirichlet 1; digits: 10 rounds; Fashion-MNIST, where shown: 5,000 samples, 5
+rounds). Then one of them is asked, again and again from the same model g, to forget random samples; n is the
+number of those requests. Three may look:
 
 - **server**: g, and the model f that the asking device handed back;
 - **device, direct**: g, and the model that the others are sent next, which forgetting made of f (`adopt =

@@ -1,6 +1,6 @@
 """Measure what requests do that are made to do harm: many in a row, chosen samples, a hidden backdoor.
 
-    python -m tests.benchmarks.malicious_requests [--out docs/results/malicious_requests.md --json]
+    python -m tests.benchmarks.requests.malicious_requests [--out docs/results/malicious_requests.md --json]
 
 Ten clients train an mlp on digits; the guard decides about each model as in a deployment (`admit_model`, policy
 `refuse`, a validation set). After each request all train a round on what they have left.
@@ -30,8 +30,8 @@ from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.seeds import derive_seed
 from fedquit.unlearning.tensors.arithmetic import difference, moved, norm
 from fedquit.unlearning.tensors.convert import StateDict
-from tests.benchmarks.leak_federation import Federation
-from tests.benchmarks.leak_report import table
+from tests.benchmarks.requests.leak_federation import Federation
+from tests.benchmarks.requests.leak_report import table
 
 GIVEN: Document = {"dataset": "digits", "model": "mlp", "clients": 10, "alpha": 1.0, "rounds": 10}
 METHOD = make_method("fedquit")
@@ -248,7 +248,7 @@ def _after(number: int) -> str:
 
 INTRO = """# Requests that are made to do harm
 
-    python -m tests.benchmarks.malicious_requests
+    python -m tests.benchmarks.requests.malicious_requests
 
 Ten clients (Dirichlet 1) train an mlp on digits for ten rounds; FedQUIT's defaults; one federation, one seed. The guard
 decides as in a deployment, with a validation set. In per cent: test accuracy in the first table; in the second the

@@ -1,6 +1,6 @@
 """Measure what a request tells, by method, size of the request, and who looks; resumed where it was stopped.
 
-    python -m tests.benchmarks.leak [--data digits --model mlp --trials 40 --out FOLDER --method fedquit]
+    python -m tests.benchmarks.requests.leak [--data digits --model mlp --trials 40 --out FOLDER --method fedquit]
 
 One federation is trained in memory, then asked again and again to forget random samples. Each trial is a game of two
 candidate sets; a third of what is reported is a control in which nothing was forgotten.
@@ -30,8 +30,8 @@ from fedquit.unlearning.methods.base import METHODS, Method, make_method
 from fedquit.unlearning.samples import Samples, normalised
 from fedquit.unlearning.seeds import derive_seed
 from fedquit.unlearning.tensors.arithmetic import difference
-from tests.benchmarks.leak_federation import Federation, Step
-from tests.benchmarks.leak_report import write_markdown
+from tests.benchmarks.requests.leak_federation import Federation, Step
+from tests.benchmarks.requests.leak_report import write_markdown
 
 SIZES = (1, 2, 8, 32, 120)
 PICTURE_SIZES = (1, 2, 8)
