@@ -12,7 +12,7 @@ from fedquit.errors import InputError
 
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "server": ("alembic", "fastapi", "grpc_health", "jinja2", "sqlalchemy", "tomli_w", "uvicorn"),
-    "simulation": ("flwr_datasets", "matplotlib", "sklearn"),
+    "simulation": ("flwr_datasets", "matplotlib", "scipy", "sklearn"),
 }
 """The packages of each extra, as they are imported."""
 
