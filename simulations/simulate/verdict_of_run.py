@@ -67,10 +67,17 @@ def judge(
             [evidence_of(reference) for reference in references],
             original=None if original is None else evidence_of(original),
             control=None if control is None else evidence_of(control),
-            control_is="" if control is None else ORIGINAL if control is original else CONTINUED,
+            control_is=_named(control, original),
             floors={f"{part}_accuracy": 1 / samples[part] for part in ("forget", "test")},
         )
     )
     if verdict["outcome"] == UNDETERMINED and len(references) < REFERENCES:
         verdict["reason"] += f"; {way_out}"
     return verdict
+
+
+def _named(control: Document | None, original: Document | None) -> str:
+    """Say what the control is; after no further round it is the original."""
+    if control is None or original is None:
+        return "" if control is None else CONTINUED
+    return ORIGINAL if control.get("model_sha256") == original.get("model_sha256") else CONTINUED

@@ -81,10 +81,17 @@ def _judge(
     )
 
 
-def make_results(work: Path) -> Document:
-    """Measure every federation, judge its models by each number of references, and return all counts."""
+def make_results(work: Path, *, only_measured: bool = False) -> Document:
+    """Measure every federation, judge its models by each number of references, and return all counts.
+
+    Args:
+        work: folder for what is measured.
+        only_measured: leave out what is not measured yet.
+    """
     rows = []
     for one in FEDERATIONS:
+        if only_measured and not (work / f"{one.name}.json").is_file():
+            continue
         measured = measure(one, work)
         print(one.name, flush=True)
         rows.append(
@@ -98,19 +105,20 @@ def make_results(work: Path) -> Document:
                 "by_references": {str(count): judge_federation(measured, count) for count in REFERENCES},
             }
         )
-    return {"schema_version": 1, "federations": rows}
+    return {"schema_version": 1, "planned": len(FEDERATIONS), "federations": rows}
 
 
 def main() -> None:
     """Measure and judge, or make the page from what was."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, help="folder for what is measured so far")
+    parser.add_argument("--measured", action="store_true", help="measure nothing more: judge what is in --work")
     parser.add_argument("--page", action="store_true", help="only make the page from the JSON that is there")
     given = parser.parse_args()
     if not given.page:
         if not given.work:
             parser.error("give --work DIR, or --page")
-        write_json(JSON, make_results(given.work))
+        write_json(JSON, make_results(given.work, only_measured=given.measured))
     PAGE.write_text(make_page(json.loads(JSON.read_text(encoding="utf-8"))), encoding="utf-8")
 
 

@@ -33,15 +33,23 @@ forget accuracy and test accuracy share the other half.
 def make_page(results: Document) -> str:
     """Return the page."""
     rows = results["federations"]
-    parts = ["## Error rates", _table(rows), "## The verdict before", _before(rows), "## Each federation", _each(rows)]
+    parts = [
+        "## Error rates",
+        _table(rows, results["planned"]),
+        "## The verdict before",
+        _before(rows),
+        "## Each federation",
+        _each(rows),
+    ]
     return "\n".join([ABOUT, *(f"{part}\n" if part.startswith("#") else part for part in parts)])
 
 
-def _table(rows: Sequence[Document]) -> str:
+def _table(rows: Sequence[Document], planned: int) -> str:
     """Return false alarms, misses and power by number of references."""
     trials = sum(row["retrains"] for row in rows)
     lines = [
-        f"{len(rows)} federations, {trials} retrained models; gaps are medians over the federations.\n",
+        f"{len(rows)} of {planned} federations are measured so far, with {trials} retrained models; gaps are medians "
+        "over the federations.\n",
         *_head(
             "references",
             "retrained: refused (95 % interval)",

@@ -127,7 +127,7 @@ def test_the_command_in_the_report_repeats_the_run(finished: tuple[Path, Documen
     out, document = finished
     for row in ("fedquit", "federaser"):
         wanted = next(c for c in document["cells"] if (c["row"], c["target"], c["seed"]) == (row, [1], 4))
-        flags = f"--forget 1 --method {row} --guard adopt --recover-rounds 3 --budget 3 --seed 4 --"
+        flags = f"--forget 1 --method {row} --guard adopt --recover-rounds 3 --budget 3 --references 5 --seed 4 --"
         (line,) = [line for line in (out / "report.md").read_text().splitlines() if flags in line]
         words = [*shlex.split(line)[1:], "--workers", "1", "--out", str(tmp_path / row), "--json"]
         done = subprocess.run([sys.executable, "-m", "fedquit", *words], capture_output=True, text=True, check=True)

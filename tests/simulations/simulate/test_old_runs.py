@@ -54,7 +54,7 @@ def test_a_run_starts_from_the_training_of_an_earlier_version(runs: Path, run: R
         "--json",
     )  # it had none
     again = document(run("simulate", *told, *how))
-    assert models(runs / "b") == ENDS, "the same request on the same training"
+    assert models(runs / "b").items() >= ENDS.items(), "the same request on the same training"
     assert again["stages"]["recovered"]["model_sha256"] == ENDS["recovered"]
 
 

@@ -204,7 +204,7 @@ def test_killed_anywhere_it_ends_where_it_would_have(finished: tuple[Path, dict[
     assert hashes(document) == hashes(finished[1])
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
     rounds = [(e["phase"], e["round"]) for e in events if e["event"] == "round"]
-    assert len(rounds) == len(set(rounds)) == 3 + 1 + 2 + 2 * 3
+    assert len(rounds) == len(set(rounds)) == 3 + 1 + 2 + 2 * 3 + 3 * 2
 
 
 def _flags() -> list[str]:

@@ -176,7 +176,8 @@ def test_the_report_has_a_part_for_each_request(tmp_path: Path) -> None:
     for request in (first, second):
         assert request["phases"]["forget"]["rounds"] == request["phases"]["recover"]["rounds"] == 1
         assert set(request["forget_accuracy"]) == {
-            "original", "unlearned", "recovered", "unlearned-2", "recovered-2", "later", "retrained"
+            "original", "unlearned", "recovered", "unlearned-2", "recovered-2", "later", "retrained",
+            "control", "matched",
         }  # fmt: skip
     assert second["phases"] == {name: document["phases"][name] for name in ("forget", "recover")}
     assert first["phases"]["forget"]["bytes_up"] == pytest.approx(2 * second["phases"]["forget"]["bytes_up"], rel=0.01)
