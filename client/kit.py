@@ -8,14 +8,21 @@ receipts.pub    the key that the federation's receipts are signed with (Ed25519)
 record.db       a device's own record of what it trained on and what it retired; it makes that itself
 """
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from fedquit.errors import InputError, unknown
 from fedquit.toml_file import load_settings_file
 
 FILE = "device.toml"
+KINDS: Mapping[str, tuple[type, str]] = {
+    "number": (int, "a number"),
+    "approve": (list, "a list of digests"),
+    "bounds": (dict, "a table"),
+}
+"""What each key of the file holds that holds no text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,8 @@ class Kit:
         data: folder, .npz or Parquet file of the device's samples; relative paths begin in the kit's folder.
         holdout: such a file of samples that the device never trains on; "" for none.
         record: file of the device's own record.
+        approve: digests of code that a server may have the device run, besides fedquit's own app (`approved_code`).
+        bounds: what the server may set, as `DeviceBounds` reads it.
     """
 
     folder: Path
@@ -45,6 +54,8 @@ class Kit:
     data: str = ""
     holdout: str = ""
     record: str = "record.db"
+    approve: Sequence[str] = ()
+    bounds: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -56,14 +67,13 @@ class Kit:
         if not (folder / FILE).is_file():
             raise InputError(f"{folder} is not a kit: it has no {FILE}; `fedquit provision` makes kits")
         document = load_settings_file(folder / FILE)
-        known = {field.name: field.type for field in fields(cls) if field.name != "folder"}
+        known = [each.name for each in fields(cls) if each.name != "folder"]
         for key, value in document.items():
             if key not in known:
                 raise unknown(f"key in {folder / FILE}", key, known)
-            if type(value) is not (int if key == "number" else str):
-                raise InputError(
-                    f"{folder / FILE}: {key} is {value!r}, not a {'number' if key == 'number' else 'text'}"
-                )
+            kind, wanted = KINDS.get(key, (str, "a text"))
+            if type(value) is not kind:
+                raise InputError(f"{folder / FILE}: {key} is {value!r}, not {wanted}")
         missing = [key for key in ("federation", "superlink", "forget", "name", "number") if key not in document]
         if missing:
             raise InputError(f"{folder / FILE} does not say: {', '.join(missing)}")

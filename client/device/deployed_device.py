@@ -18,6 +18,7 @@ import filelock
 from torch import nn
 
 from fedquit.client.data.build_data_and_model import configured_form, initial_model
+from fedquit.client.device.bounds import DeviceBounds
 from fedquit.client.device.device import NOTHING, ReceivedConfig
 from fedquit.client.device.local_data.gather import Gathered, Keep, gather
 from fedquit.client.device.local_data.sample_content import Content
@@ -289,8 +290,13 @@ def deployed_device(folder: Path, run_config: Mapping[str, Scalar], run: str, co
         run_config: the run's settings.
         run: its number.
         config: what this message says.
+
+    Raises:
+        OutOfBoundsError: the server sets what the device's owner does not let it set.
     """
-    return DeployedDevice(Kit.read(folder), deployed_settings(run_config, config), run)
+    kit, settings = Kit.read(folder), deployed_settings(run_config, config)
+    DeviceBounds.read(kit.bounds, str(folder / FILE)).check(settings, config)
+    return DeployedDevice(kit, settings, run)
 
 
 def deployed_settings(run_config: Mapping[str, Scalar], config: ReceivedConfig) -> Settings:

@@ -3,6 +3,7 @@
 import email.utils
 import http.client
 import json
+import os
 import ssl
 import sys
 import time
@@ -10,10 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fedquit.client.device.approved_code import REFUSED
+from fedquit.client.device.bounds import DeviceBounds
 from fedquit.client.device.connection_watch import ask_server
 from fedquit.client.device.local_data.gather import count
 from fedquit.client.device.record import opened
-from fedquit.client.kit import Kit
+from fedquit.client.kit import FILE, Kit
 from fedquit.client.requests.keys import read_private
 from fedquit.errors import FedquitError, InputError
 
@@ -46,7 +49,7 @@ def device_checks(folder: Path) -> Iterator[Finding]:
         yield Finding("kit", "wrong", str(error), 1)
         return
     yield Finding("kit", "ok", f"'{kit.name}', number {kit.number} of '{kit.federation}'")
-    for name, check in (("files", _files), ("key", _key), ("data", _data), ("record", _record)):
+    for name, check in (("files", _files), ("key", _key), ("data", _data), ("record", _record), ("code", _code)):
         yield _checked(name, check, kit)
     yield from server_checks(kit)
 
@@ -131,6 +134,16 @@ def _record(kit: Kit) -> str:
         with record.database.writing():
             pass
         return f"{len(record.rounds()):,} rounds trained, {len(record.retired()):,} samples retired"
+
+
+def _code(kit: Kit) -> str:
+    DeviceBounds.read(kit.bounds, FILE)
+    if os.name != "posix":
+        return "on this system Flower runs whatever app a server sends"
+    refused = len(list((kit.folder / REFUSED).glob("*.zip")))
+    approved = f" and what {FILE} approves ({len(kit.approve)})" if kit.approve else ""
+    found = f"; {refused} others that a server sent were refused: see {kit.folder / REFUSED}" if refused else ""
+    return f"fedquit's own app{approved} runs here, and nothing else{found}"
 
 
 def _date_of_server(kit: Kit) -> float | None:

@@ -13,7 +13,7 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from fedquit.processes.end_together import AND
 from fedquit.processes.hidden_token import PROGRAMS
 from fedquit.processes.supervisor import Part, Supervisor, line_of_part
 
-LINUX = sys.platform == "linux"
+LINUX, POSIX = sys.platform == "linux", os.name == "posix"
 CLIENTAPP = "flwr-clientapp"
 HAND_OVER = Path(__file__).parent / "processes" / "hand_over.py"
 LOOK_EVERY = "0.2"
@@ -102,7 +102,7 @@ def make_device(folder: Path, listener: Listener, silent: float = SILENT) -> Kep
     file = home / "last-exchange"
     with explained(file):
         begin(file)
-    told = {**environment(home, write_programs(home) if LINUX else None), VARIABLE: str(file)}
+    told = {**environment(home, write_programs(home) if POSIX else ()), VARIABLE: str(file)}
     part = Part("supernode", supernode(kit, free_port()), told, before=lambda: begin(file))
     supervisor = Supervisor([part], logs, lambda event: listener(_explained(event)))
     watch = ConnectionWatch(kit, file, lambda: supervisor.end("supernode"), listener, silent)
@@ -125,31 +125,39 @@ def superexec(port: int) -> list[str]:
     return ["flower-superexec", "--insecure", "--runtime-api-address", f"127.0.0.1:{port}"]
 
 
-def write_programs(home: Path) -> Path:
-    """Write the `flwr-clientapp` that messages are carried out by, and return its folder, which only its owner reads.
+def write_programs(home: Path) -> tuple[Path, ...]:
+    """Write each `flwr-clientapp` that messages are carried out by, and return their folders in the order of the path.
+
+    On Linux one hands a message over to a process that is ready; what it starts where none is, and what is there
+    elsewhere, is Flower's program kept to approved code. Only their owner reads the folders.
 
     Args:
         home: Flower's, in the kit.
     """
     programs = home / "programs"
+    approved = programs / "approved"
+    commands = {approved: [sys.executable, "-m", "fedquit.client.device.processes.approved_clientapp"]}
+    if LINUX:
+        commands = {programs: [sys.executable, "-IS", str(HAND_OVER), str(programs), CLIENTAPP], **commands}
     with explained(home):
-        programs.mkdir(mode=0o700, exist_ok=True)
-    command = [sys.executable, "-IS", str(HAND_OVER), str(programs), CLIENTAPP]
-    write_whole(programs / CLIENTAPP, f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n'.encode())
-    (programs / CLIENTAPP).chmod(0o700)
-    return programs
+        for folder in (programs, approved):
+            folder.mkdir(mode=0o700, exist_ok=True)
+    for folder, command in commands.items():
+        write_whole(folder / CLIENTAPP, f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n'.encode())
+        (folder / CLIENTAPP).chmod(0o700)
+    return tuple(commands)
 
 
-def environment(home: Path, programs: Path | None = None) -> dict[str, str]:
+def environment(home: Path, programs: Sequence[Path] = ()) -> dict[str, str]:
     """Return what keeps this Flower apart from any other on the machine, and its processes small.
 
     Args:
         home: Flower's.
-        programs: a folder of programs that come before all others.
+        programs: folders of programs that come before all others.
     """
-    before = [str(programs)] if programs else []
+    before = [str(folder) for folder in programs]
     return {
-        **({PROGRAMS: str(programs)} if programs else {}),
+        **({PROGRAMS: str(programs[0])} if programs else {}),
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": LOOK_EVERY,
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",

@@ -17,6 +17,7 @@ import tomli_w
 from cryptography.hazmat.primitives import serialization
 
 from fedquit import __version__
+from fedquit.client.device.approved_code import APP_FILES, COMPONENTS
 from fedquit.errors import FedquitError, FlowerRefusedError
 from fedquit.files import explained, write_whole
 from fedquit.server.federation import Federation
@@ -28,11 +29,6 @@ CONNECTION = "fedquit"
 PATIENCE = 120.0  # seconds for a command of Flower's
 RUNS = 20
 """The number of latest runs that are looked at; only the latest can be at work."""
-APPS = {
-    "client_app": "from fedquit.client.app import app",
-    "server_app": "from fedquit.server.app import deployed as app",
-}
-"""The modules of the app: each imports what is installed with fedquit, and a device never what is the server's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +70,8 @@ class Flower:
         config = {"superlink": {"default": CONNECTION, CONNECTION: connection}}
         write_whole(self.home / "config.toml", tomli_w.dumps(config).encode())
         write_whole(self.home / "app" / "pyproject.toml", tomli_w.dumps(self._app()).encode())
-        write_whole(app / "__init__.py", b'"""The app of a deployed federation."""\n')
-        for name, line in APPS.items():
-            text = f'"""Made by `fedquit serve`."""\n\n{line}\n\n__all__ = ["app"]\n'
-            write_whole(app / f"{name}.py", text.encode())
+        for name, text in APP_FILES.items():
+            write_whole(self.home / "app" / name, text.encode())
 
     def _app(self) -> dict[str, Any]:
         return {
@@ -93,10 +87,7 @@ class Flower:
                     "app": {
                         "publisher": "fedquit",
                         "fab-include": ["deployed/*.py"],
-                        "components": {
-                            "serverapp": "deployed.server_app:app",
-                            "clientapp": "deployed.client_app:app",
-                        },
+                        "components": dict(COMPONENTS),
                         "config": {"folder": str(self.folder), **self.federation.settings().run_config()},
                     }
                 }

@@ -1,13 +1,15 @@
 """A cost log's sums as a table for people."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from fedquit.documents import Document
 from fedquit.server.run.phases import nth
 
+Shown = tuple[str, Callable[[Document], str]]
 NAMES = {"wire_bytes": "bytes", "rounds": "rounds", "seconds": "seconds", "device_seconds": "device seconds"}
 
 ROWS = (
@@ -21,21 +23,20 @@ ROWS = (
     ("device seconds", lambda cost: f"{cost['device_seconds']:.1f}"),
     ("network energy", lambda cost: f"{cost['joules']:.0f} J"),
 )
+BESIDE = 5
+"""Phases that are side by side in 80 columns."""
 SAVED = (("saved by codecs", lambda cost: size_of(cost["saved_bytes"])),)
 
 
-def print_costs(costs: dict[str, Any]) -> None:
+def print_costs(costs: Document) -> None:
     """Print what each phase cost, what each request cost compared with retraining, and what the prices assume."""
     console, link = Console(), costs["model"]["link_mbit_per_second"]
-    phases = costs["phases"].values()
-    table = Table(title=f"What {costs['run']} cost", title_justify="left")
-    table.add_column("")
-    for name in costs["phases"]:
-        table.add_column(name, justify="right")
-    saved = SAVED if any(cost["saved_bytes"] for cost in phases) else ()
-    for label, shown in (*ROWS, *saved, *((_at(link),) if link else ())):
-        table.add_row(label, *(shown(cost) for cost in phases))
-    console.print(table)
+    phases = list(costs["phases"].items())
+    saved = SAVED if any(cost["saved_bytes"] for _, cost in phases) else ()
+    rows = (*ROWS, *saved, *((_at(link),) if link else ()))
+    for first in range(0, len(phases), BESIDE):
+        title = f"What {costs['run']} cost" if first == 0 else None
+        console.print(_table(phases[first : first + BESIDE], rows, title))
     for number, request in enumerate(costs["requests"]):
         times = request["retraining_costs_times"]
         if any(times.values()):
@@ -52,11 +53,22 @@ def print_costs(costs: dict[str, Any]) -> None:
         )
 
 
+def _table(phases: Sequence[tuple[str, Document]], rows: Sequence[Shown], title: str | None) -> Table:
+    """Return a table of phases side by side."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("")
+    for name, _ in phases:
+        table.add_column(name, justify="right")
+    for label, shown in rows:
+        table.add_row(label, *(shown(cost) for _, cost in phases))
+    return table
+
+
 def _times(factor: float) -> str:
     return f"{factor:.1f}" if factor >= 0.1 else f"{factor:.1g}"
 
 
-def _at(link: float) -> tuple[str, Callable[[dict[str, Any]], str]]:
+def _at(link: float) -> Shown:
     return f"at {link:g} Mbit/s", lambda cost: f"{cost['link_seconds']:.1f} s"
 
 

@@ -15,6 +15,7 @@ import pytest
 import tomli_w
 
 from fedquit.client.data.build_data_and_model import dataset_of
+from fedquit.client.device.approved_code import APP_FILES, COMPONENTS, bundle_digest, code_digest
 from fedquit.client.device.join import free_port
 from fedquit.client.device.local_data.sample_names import digests_of
 from fedquit.client.device.record import opened
@@ -29,6 +30,7 @@ from tests.harness.processes import joined
 from tests.harness.waiting import MOST, STILL, files, until
 
 pytestmark = pytest.mark.timeout(MOST)
+SERVERS = "deployed/server_app.py"
 
 SERVER = """
 import json
@@ -69,12 +71,16 @@ def main(grid, context):
 """
 
 
+QUERY = SERVER.partition('    arrays = ask("train"')[0]
+QUERY += '    (Path(context.run_config["folder"]) / "said.json").write_text(json.dumps(said))\n'
+
+
 @contextmanager
-def server(folder: Path, federation: Federation) -> Iterator[Flower]:
+def server(folder: Path, federation: Federation, app: str = SERVER) -> Iterator[Flower]:
     """Run a SuperLink whose app is the one above."""
     flower = Flower(folder, federation)
     flower.prepare()
-    (flower.home / "app" / "deployed" / "server_app.py").write_text(SERVER)
+    (flower.home / "app" / "deployed" / "server_app.py").write_text(app)
     environment = flower.environment()
     (folder / "logs").mkdir(exist_ok=True)
     parts = [
@@ -133,6 +139,9 @@ def federation(tmp_path: Path) -> Path:
 def test_a_device_joins_trains_asks_forgets_and_comes_back_when_it_is_killed(federation: Path) -> None:
     folder, kit = federation / "server", Kit.read(federation / "kits" / "north")
     gone = digests_of(kit, ["3", "7"])
+    digest = code_digest({name: text.encode() for name, text in {**APP_FILES, SERVERS: SERVER}.items()}, {**COMPONENTS})
+    with (kit.folder / "device.toml").open("a") as file:
+        file.write(f'approve = ["{digest}"]\n')
     with opened(kit.path(kit.record)) as record:
         record.put("sample", gone)
     with (
@@ -160,3 +169,16 @@ def test_a_device_joins_trains_asks_forgets_and_comes_back_when_it_is_killed(fed
         assert set(record.retired()) == set(gone)
         assert [(done.number, done.num_examples) for done in record.rounds()] == [(1, 120), (2, 118)]
         assert [len(record.rounds(digest)) for digest in gone] == [1, 1]
+
+
+def test_a_device_runs_nothing_of_code_that_its_owner_did_not_approve(federation: Path) -> None:
+    folder, kit = federation / "server", Kit.read(federation / "kits" / "north")
+    with server(folder, Federation.read(folder), QUERY) as flower, joined(kit.folder) as (_, events):
+        until(lambda: any(event["event"] == "started" for event in events), "SuperNode")
+        flower.start_run()
+        until((folder / "said.json").exists, "answers", moving=lambda: files(federation))
+    (said,) = json.loads((folder / "said.json").read_text())
+    (kept,) = (kit.folder / "refused").iterdir()
+    assert f'add approve = ["{bundle_digest(kept.read_bytes())}"]' in said["error"]
+    assert "nothing of it was run" in said["error"]
+    assert not list((kit.folder / "flower").rglob("server_app.py"))  # not even unpacked

@@ -143,7 +143,7 @@ def test_a_superexec_starts_the_program_that_a_device_puts_before_flowers(
 
     from fedquit.client.device.join import CLIENTAPP, LOOK_EVERY, environment
 
-    told = environment(tmp_path, tmp_path / "programs")
+    told = environment(tmp_path, [tmp_path / "programs"])
     assert told["PATH"].split(os.pathsep)[0] == str(tmp_path / "programs")
     assert TASK_TYPE_TO_COMMAND[TaskType.CLIENT_APP] == CLIENTAPP
     for name, value in told.items():

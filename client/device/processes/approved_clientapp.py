@@ -2,6 +2,8 @@
 
     python -m fedquit.client.device.processes.approved_clientapp ARGUMENTS...
 
+The task's token comes in the environment (`fedquit.processes.hidden_token`), or on the command line.
+
 Flower unpacks the app that a server sent, and imports it. Between the two there is nothing of ours, so what unpacks is
 replaced: it looks first (`approved_code`). Where a newer Flower has it elsewhere, nothing is run at all.
 """
@@ -17,6 +19,7 @@ from typing import Any
 from fedquit.client.device.approved_code import check_bundle
 from fedquit.client.kit import Kit
 from fedquit.errors import FedquitError
+from fedquit.processes.hidden_token import with_token
 
 PROGRAM = "flwr-clientapp"
 RUNTIME, UNPACKS = "flwr.supernode.runtime.run_clientapp", "install_from_fab"
@@ -52,5 +55,5 @@ def approved_program(folder: Path) -> Callable[[], object]:
 
 
 if __name__ == "__main__":
-    sys.argv[0] = PROGRAM
+    sys.argv = [PROGRAM, *with_token(sys.argv[1:])]
     approved_program(kit_folder())()

@@ -21,6 +21,8 @@ import time
 SOCKET, LOCK = "warm.sock", "warm.lock"
 ACCEPTED = b"+"
 TOKEN = "FEDQUIT_TASK_TOKEN"  # noqa: S105 - the variable's name; `fedquit.processes.hidden_token` is not imported here
+APPROVED = "fedquit.client.device.processes.approved_clientapp"
+"""Flower's own program, kept to the code that the device's owner approved; it takes the token from the environment."""
 STARTING = 10.0
 """Seconds that a message waits for a process that is still being started: Flower gives a message up after 30."""
 POLL = 0.05
@@ -33,7 +35,7 @@ def main(folder: str, program: str, arguments: list[str]) -> None:
     if code is not None:
         sys.exit(code)
     if token:
-        own, with_it = [sys.executable, "-m", "fedquit.processes.hidden_token", program], {**os.environ, TOKEN: token}
+        own, with_it = [sys.executable, "-m", APPROVED], {**os.environ, TOKEN: token}
         code = subprocess.call([*own, *arguments], env=with_it)  # noqa: S603 - Flower's own command
     else:
         code = subprocess.call([_found(program, folder), *arguments])  # noqa: S603 - Flower's own command

@@ -20,12 +20,11 @@ import time
 import traceback
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 
+from fedquit.client.device.processes.approved_clientapp import PROGRAM, approved_program, kit_folder
 from fedquit.client.device.processes.hand_over import ACCEPTED, SOCKET, address
 
-PROGRAM = "flwr-clientapp"
 LINGER = 60.0
 """Seconds without a message after which this process ends."""
 LOOK = 0.5
@@ -37,8 +36,7 @@ IMPORTS = ("fedquit.client.app", "fedquit.client.device.local_data.gather", "saf
 
 def main(folder: Path) -> None:
     """Import what messages need, and carry them out as they come to the socket in `folder`."""
-    (program,) = entry_points(group="console_scripts", name=PROGRAM)
-    run = program.load()
+    run = approved_program(kit_folder())
     for name in IMPORTS:
         import_module(name)
     serve(folder, run, LINGER)

@@ -1,0 +1,200 @@
+"""A device runs the code that its owner approved and no other, and takes settings within its owner's bounds."""
+
+import io
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from fedquit.client.device.approved_code import APP_FILES, COMPONENTS, OWN, bundle_digest, check_bundle
+from fedquit.client.device.bounds import DeviceBounds
+from fedquit.client.device.deployed_device import deployed_device
+from fedquit.client.device.device_checks import device_checks
+from fedquit.client.device.join import CLIENTAPP, environment, write_programs
+from fedquit.client.device.processes.approved_clientapp import RUNTIME, UNPACKS, approved_program
+from fedquit.client.kit import Kit
+from fedquit.errors import InputError, OtherCodeError, OutOfBoundsError
+from fedquit.server.federation import Federation
+from fedquit.server.serve.superlink import Flower
+from fedquit.settings import Settings
+
+EVIL = {**APP_FILES, "deployed/client_app.py": "import os\nos.abort()\n"}
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Kit:
+    return write_kit(tmp_path / "kit")
+
+
+def write_kit(folder: Path, **said: Any) -> Kit:
+    folder.mkdir(exist_ok=True)
+    told = {"federation": "clinics", "superlink": "h:1", "forget": "h:2", "name": "north", "number": 4, **said}
+    (folder / "device.toml").write_text(tomli_w.dumps(told), encoding="utf-8")
+    return Kit.read(folder)
+
+
+def bundle(files: Mapping[str, str] = APP_FILES, components: Mapping[str, str] = COMPONENTS, **config: Any) -> bytes:
+    """Return a bundle as Flower's: files, a pyproject.toml with the run's config, a listing."""
+    app = {"publisher": "fedquit", "components": dict(components), "config": config}
+    project = tomli_w.dumps({"project": {"name": "clinics", "version": "1"}, "tool": {"flwr": {"app": app}}})
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for name, text in {**files, "pyproject.toml": project, ".info/CONTENT": "listing"}.items():
+            archive.writestr(name, text)
+    return made.getvalue()
+
+
+def test_what_flower_makes_of_our_servers_app_is_known_to_every_device(tmp_path: Path, kit: Kit) -> None:
+    flower = Flower(tmp_path, Federation(name="clinics"))
+    flower.prepare()
+    subprocess.run(
+        [sys.executable, "-c", "from flwr.cli.app import app; app()", "build", "--app", str(flower.home / "app")],
+        cwd=tmp_path, check=True, capture_output=True,
+    )  # fmt: skip
+    (built,) = tmp_path.glob("*.fab")
+    assert bundle_digest(built.read_bytes()) == OWN
+    check_bundle(built.read_bytes(), kit)
+
+
+def test_other_settings_are_the_same_code_and_need_no_approval(kit: Kit) -> None:
+    assert bundle_digest(bundle(lr=0.1)) == bundle_digest(bundle(lr=0.5, model="cnn")) == OWN
+    check_bundle(bundle(lr=0.5), kit)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        bundle(EVIL),
+        bundle({**APP_FILES, "fedquit/__init__.py": ""}),
+        bundle({**APP_FILES, "torch.py": "import os"}),
+        bundle(components={**COMPONENTS, "clientapp": "os:abort"}),
+        bundle({name: text for name, text in APP_FILES.items() if "server" not in name}),
+    ],
+    ids=["other text", "a file that hides ours", "one more file", "another entrance", "a file less"],
+)
+def test_changed_code_is_refused_kept_for_a_look_and_the_way_out_works(kit: Kit, sent: bytes) -> None:
+    with pytest.raises(OtherCodeError, match="nothing of it was run") as refused:
+        check_bundle(sent, kit)
+    digest = bundle_digest(sent)
+    assert f'approve = ["{digest}"]' in str(refused.value)
+    (kept,) = (kit.folder / "refused").iterdir()
+    assert kept.read_bytes() == sent
+    check_bundle(sent, write_kit(kit.folder, approve=[digest]))
+    with pytest.raises(OtherCodeError):
+        check_bundle(bundle({**EVIL, "more.py": ""}), write_kit(kit.folder, approve=[digest]))
+
+
+def twice() -> bytes:
+    """Return a bundle whose reader chooses which of two files of one name it gets."""
+    made = io.BytesIO(bundle())
+    with zipfile.ZipFile(made, "a") as archive:
+        archive.writestr("Deployed/client_app.py", EVIL["deployed/client_app.py"])
+    return made.getvalue()
+
+
+@pytest.mark.parametrize("sent", [b"", b"PK\x03\x04nothing", bundle()[:200], twice(), bundle({}, {"clientapp": "x"})])
+def test_what_is_no_bundle_or_has_a_file_twice_is_refused(kit: Kit, sent: bytes) -> None:
+    with pytest.raises(OtherCodeError):
+        check_bundle(sent, kit)
+
+
+def test_the_checks_of_a_device_say_what_may_run_and_what_was_refused(kit: Kit) -> None:
+    def said(kit: Kit) -> tuple[str, str]:
+        (code,) = (found for found in device_checks(kit.folder) if found.name == "code")
+        return code.state, code.text
+
+    assert said(kit) == ("ok", "fedquit's own app runs here, and nothing else")
+    with pytest.raises(OtherCodeError):
+        check_bundle(bundle(EVIL), kit)
+    assert "; 1 others that a server sent were refused" in said(write_kit(kit.folder, approve=["a"]))[1]
+    assert "what device.toml approves (1)" in said(write_kit(kit.folder, approve=["a"]))[1]
+    assert said(write_kit(kit.folder, bounds={"lr": -1}))[0] == "wrong"
+
+
+def test_flowers_program_looks_before_it_unpacks(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    unpacked = list[bytes]()
+    runtime = import_module(RUNTIME)
+    monkeypatch.setattr(runtime, UNPACKS, lambda content, **_how: unpacked.append(content))
+    approved_program(kit.folder)
+    with pytest.raises(OtherCodeError):
+        getattr(runtime, UNPACKS)(bundle(EVIL), skip_prompt=True)
+    assert unpacked == []
+    getattr(runtime, UNPACKS)(bundle(), skip_prompt=True)
+    assert unpacked == [bundle()]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="programs are scripts")
+def test_the_program_that_a_device_starts_is_the_one_that_looks(kit: Kit) -> None:
+    home = kit.folder / "flower"
+    home.mkdir()
+    folders = write_programs(home)
+    path = environment(home, folders)["PATH"].split(os.pathsep)
+    assert path[: len(folders)] == [str(folder) for folder in folders]
+    assert "approved_clientapp" in (folders[-1] / CLIENTAPP).read_text()
+    done = subprocess.run(
+        [folders[-1] / CLIENTAPP, "--help"], env={**os.environ, "FLWR_HOME": str(home)}, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "--token" in done.stdout + done.stderr
+
+
+RUN = {**Settings().run_config(), "classes": "10", "input-shape": "1x8x8"}
+
+
+@pytest.mark.parametrize(
+    ("bounds", "run", "message", "said"),
+    [
+        ({"lr": 0.5}, {"lr": 0.6}, {}, "sets lr to 0.6, and this device takes at most 0.5"),
+        ({"lr": 0.5}, {}, {"lr": 5.0}, "sets lr to 5.0"),
+        ({"lr": 0.5}, {}, {"lr": float("nan")}, "sets lr to nan"),
+        ({"lr": 0.5}, {}, {"method-settings": "lr=3.0"}, "sets lr to 3.0"),
+        ({"local-epochs": 2}, {"local-epochs": 3}, {}, "sets local-epochs to 3"),
+        ({"local-epochs": 2}, {}, {"method-settings": "epochs=90"}, "sets local-epochs to 90"),
+        ({"objective": ["fedprox"]}, {}, {}, "sets objective to 'fedavg', and this device takes fedprox"),
+        ({"model": ["mlp"]}, {"model": "cnn"}, {}, "sets model to 'cnn'"),
+        ({"method": ["negate"]}, {}, {"method": "fedquit"}, "sets method to 'fedquit'"),
+        ({}, {"model": "os:system"}, {}, "sets model to 'os:system', and this device takes none that it does not name"),
+    ],
+)
+def test_what_the_server_sets_beyond_the_owners_bounds_is_refused(
+    tmp_path: Path, bounds: dict[str, Any], run: dict[str, Any], message: dict[str, Any], said: str
+) -> None:
+    kit = write_kit(tmp_path / "kit", bounds=bounds)
+    with pytest.raises(OutOfBoundsError, match=said):
+        deployed_device(kit.folder, {**RUN, **run}, "1", message)
+
+
+def test_within_the_bounds_a_device_works(tmp_path: Path) -> None:
+    bounds = {"lr": 0.5, "local-epochs": 2, "objective": ["fedavg"], "model": ["cnn", "my.nets:small"]}
+    kit = write_kit(tmp_path / "kit", bounds={**bounds, "method": ["fedquit"]})
+    deployed_device(kit.folder, RUN, "1", {"lr": 0.05, "method-settings": "lr=auto"})
+    deployed_device(kit.folder, {**RUN, "model": "my.nets:small"}, "1", {})
+
+
+@pytest.mark.parametrize(
+    ("said", "wrong"),
+    [
+        ({"bounds": {"speed": 3}}, "unknown key in .bounds. of .* 'speed'"),
+        ({"bounds": {"lr": "much"}}, "lr is 'much'; it must be a number above 0"),
+        ({"bounds": {"lr": 0}}, "lr is 0; it must be a number above 0"),
+        ({"bounds": {"model": "mlp"}}, "model is 'mlp'; it must be a list of names"),
+    ],
+)
+def test_a_mistake_in_the_bounds_is_named(tmp_path: Path, said: dict[str, Any], wrong: str) -> None:
+    kit = write_kit(tmp_path / "kit", **said)
+    with pytest.raises(InputError, match=wrong):
+        DeviceBounds.read(kit.bounds, "device.toml")
+
+
+@pytest.mark.parametrize(("said", "wrong"), [({"approve": "abc"}, "a list of digests"), ({"bounds": [1]}, "a table")])
+def test_a_kit_that_says_it_wrongly_cannot_be_read(tmp_path: Path, said: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(InputError, match=wrong):
+        write_kit(tmp_path / "kit", **said)
