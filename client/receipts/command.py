@@ -35,14 +35,14 @@ def verify(
     """
     if (key is None) == (kit is None):
         raise InputError("give --key FILE (the federation's receipts.pub) or --kit KIT")
-    public = _key(key or Kit.read(kit or Path()).receipts_key_file)
-    read = read_receipt(_content(receipt), public)
+    public = receipts_key(key or Kit.read(kit or Path()).receipts_key_file)
+    read = read_receipt(content_of(receipt), public)
     if kit is not None and read.predicate["federation"] != Kit.read(kit).federation:
         raise BadReceiptError(f"the receipt is of the federation '{read.predicate['federation']}', not the kit's")
     if revoked is not None:
-        read_revocations(_content(revoked), public).check(read.predicate)
+        read_revocations(content_of(revoked), public).check(read.predicate)
     if model is not None:
-        read.check_model(_content(model))
+        read.check_model(content_of(model))
     if as_json:
         click.echo(json.dumps({"model": read.model, **read.predicate}, indent=1))
         return
@@ -121,16 +121,26 @@ def _when(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def _content(path: Path) -> bytes:
+def content_of(path: Path) -> bytes:
+    """Return what is in a file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _key(path: Path) -> Ed25519PublicKey:
+def receipts_key(path: Path) -> Ed25519PublicKey:
+    """Return the public key that a federation's receipts are signed with.
+
+    Raises:
+        InputError: it cannot be read, or is another kind of key.
+    """
     try:
-        key = load_pem_public_key(_content(path))
+        key = load_pem_public_key(content_of(path))
     except ValueError as error:
         raise InputError(f"{path} is no public key in PEM: {error}") from None
     if not isinstance(key, Ed25519PublicKey):

@@ -3,7 +3,17 @@
 from fedquit.server.ledger.audit_log.seal import Ed25519Seal, Seal
 from fedquit.server.ledger.ledger import Ledger
 from fedquit.server.ledger.request_states import ENDS, FORGOTTEN, STATES, UNDER_WAY
-from fedquit.server.ledger.rows import Contribution, Event, Member, NewRequest, Request, Step
+from fedquit.server.ledger.rows import (
+    Contribution,
+    Event,
+    Member,
+    MemberTotals,
+    NewRequest,
+    PhaseTotals,
+    Request,
+    RequestLine,
+    Step,
+)
 
 __all__ = [
     "ENDS",
@@ -15,8 +25,11 @@ __all__ = [
     "Event",
     "Ledger",
     "Member",
+    "MemberTotals",
     "NewRequest",
+    "PhaseTotals",
     "Request",
+    "RequestLine",
     "Seal",
     "Step",
 ]

@@ -12,6 +12,7 @@ from fedquit.errors import InputError
 
 if TYPE_CHECKING:
     from fedquit.server.ledger import Event, Seal
+    from fedquit.server.ledger.audit_log.mark import Mark
 
 WHERE = click.argument("where", metavar="FOLDER|FILE|URL")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="print as one JSON document, and nothing else")
@@ -29,31 +30,53 @@ def ledger() -> None:
 @WHERE
 @KEY
 @click.option("--noted", metavar="NUMBER:DIGEST", help="an event as it was seen earlier; the log must still have it")
+@click.option("--receipt", type=click.Path(path_type=Path), metavar="FILE", help="a receipt, which notes an event")
+@click.option("--since", type=click.Path(path_type=Path), metavar="FILE", help="check what came after the mark in FILE")
+@click.option("--full", is_flag=True, help="with --since: check everything, and write the mark")
 @AS_JSON
-def check(where: str, key: Path | None, noted: str | None, as_json: bool) -> None:
+def check(
+    where: str,
+    key: Path | None,
+    noted: str | None,
+    receipt: Path | None,
+    since: Path | None,
+    full: bool,
+    as_json: bool,
+) -> None:
     """Say whether any row was edited, removed, inserted or reordered; exit code 1 if so.
+
+    With --since only what came after the last such check is read, and FILE remembers how far that was; keep it where
+    whoever can write the database cannot. Without a FILE yet, everything is checked and FILE is made.
 
     \b
     fedquit ledger check server/ --noted 1204:9f86d081...
+    fedquit ledger check server/ --since checked.json
     """  # noqa: D301 - click's sign that lines stay as they are
+    from fedquit.files import write_whole
     from fedquit.server.ledger import Ledger
     from fedquit.server.ledger.find_ledger import find_ledger
 
-    seal = _seal(where, key)
+    if sum(given is not None for given in (since, noted, receipt)) > 1:
+        raise InputError("--since, --noted and --receipt exclude each other: each names an event itself")
+    seal, mark = _seal(where, key), None if since is None or full else _mark(since)
+    seen = _noted(noted) if receipt is None else _event_of(receipt, _public(where, key))
     opened = Ledger.open(find_ledger(where), seal=seal, write=False)
     try:
-        wrong = opened.check_chain(noted=_noted(noted))
-        number, digest = opened.head()
+        wrong, reached = opened.check_on(mark) if since else (opened.check_chain(noted=seen), None)
+        number, digest = (reached.number, reached.digest) if reached else opened.head()
     finally:
         opened.close()
+    if since is not None and reached is not None:
+        write_whole(since, reached.text().encode())
     if as_json:
         found = {"sound": not wrong, "wrong": wrong, "events": number, "head": digest, "seal_checked": seal is not None}
-        click.echo(json.dumps(found, indent=1))
+        click.echo(json.dumps({**found, "since": mark.number if mark else 0}, indent=1))
     else:
         for line in wrong:
             click.echo(_printable(line))
         sealed = "seal checked" if seal else "seal not checked: no --key"
-        click.echo(f"{len(wrong)} wrong" if wrong else f"Sound: {number} events, {sealed}.", err=True)
+        from_there = f", {number - mark.number} since event {mark.number} checked" if mark else ""
+        click.echo(f"{len(wrong)} wrong" if wrong else f"Sound: {number} events{from_there}, {sealed}.", err=True)
         click.echo(f"Head: {number}:{digest}", err=True)
     if wrong:
         raise click.exceptions.Exit(1)
@@ -123,10 +146,40 @@ def _seal(where: str, key: Path | None) -> "Seal | None":
     """Read the key that checks the seal: the one given, or that of the server's folder."""
     from fedquit.server.ledger.audit_log.seal import read_seal
 
+    found = _public(where, key)
+    return None if found is None else read_seal(found)
+
+
+def _public(where: str, key: Path | None) -> Path | None:
+    """Return the key file that was given, or that of the server's folder; None: there is neither."""
     public = Path(where) / "receipts.pub"
-    if key is None and "://" not in where and public.is_file():
-        key = public
-    return None if key is None else read_seal(key)
+    return public if key is None and "://" not in where and public.is_file() else key
+
+
+def _event_of(receipt: Path, key: Path | None) -> tuple[int, str]:
+    """Return number and digest of the event that a receipt says was the last when it was signed."""
+    from fedquit.client.receipts import read_receipt
+    from fedquit.client.receipts.command import content_of, receipts_key
+
+    if key is None:
+        raise InputError("--receipt needs --key receipts.pub, the key that it was signed with")
+    log = read_receipt(content_of(receipt), receipts_key(key)).predicate["log"]
+    try:
+        return int(log["event"]), str(log["digest"])
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{receipt} does not name an event of the log") from None
+
+
+def _mark(path: Path) -> "Mark | None":
+    """Read the mark in a file; None: there is no file yet."""
+    from fedquit.server.ledger.audit_log.mark import Mark
+
+    try:
+        return Mark.read(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
 
 
 def _noted(text: str | None) -> tuple[int, str] | None:

@@ -11,14 +11,25 @@ from typing import Any, Self
 
 from sqlalchemy import select
 
-from fedquit.errors import FedquitError
-from fedquit.server.ledger import members, requests, steps
+from fedquit.errors import FedquitError, InputError
+from fedquit.server.ledger import members, requests, steps, totals
 from fedquit.server.ledger.audit_log.check import check
+from fedquit.server.ledger.audit_log.check_since import check_since
 from fedquit.server.ledger.audit_log.counted_refusals import Entry, Refusals
+from fedquit.server.ledger.audit_log.mark import Mark
 from fedquit.server.ledger.audit_log.row_digests import export, read_facts
 from fedquit.server.ledger.audit_log.seal import Seal
 from fedquit.server.ledger.request_states import STATES, UNDER_WAY
-from fedquit.server.ledger.rows import Event, Member, NewRequest, Request, Step
+from fedquit.server.ledger.rows import (
+    Event,
+    Member,
+    MemberTotals,
+    NewRequest,
+    PhaseTotals,
+    Request,
+    RequestLine,
+    Step,
+)
 from fedquit.server.ledger.storage.database import Database
 from fedquit.server.ledger.storage.migrate import check_revision, migrate
 from fedquit.server.ledger.storage.tables import events, head
@@ -122,8 +133,34 @@ class Ledger:
             why = f"the key of {member.name}, which asked, was revoked"
             return member, requests.refuse_asked(writing, member.fingerprint, why) if refuse_asked else []
 
+    def rotate(self, number: int, key: bytes, *, by: str = "the operator") -> Member:
+        """Replace the key of a member, on whose word `by` says for the log; nothing that the old one signs is taken.
+
+        Its number, what it contributed and what it asked stay. A revoked member becomes what it was before.
+
+        Raises:
+            InputError: there is no such member, or the key is or was somebody's.
+        """
+        with self._writing() as writing:
+            return members.rotate(writing, number, key, by)
+
+    def remove(self, number: int) -> Member:
+        """Withdraw a device that never contributed anything.
+
+        Raises:
+            InputError: there is no such member, or it is no device.
+            StateError: it contributed to a step.
+        """
+        with self._writing() as writing:
+            return members.remove(writing, number)
+
+    def replaced_keys(self) -> dict[str, tuple[int, bytes]]:
+        """Return the keys (DER) that were replaced, by fingerprint, each with the number of its member."""
+        with self._database.read() as connection:
+            return members.replaced(connection)
+
     def revocations(self) -> dict[str, float]:
-        """Return the fingerprints of the keys that are revoked, and when each was (Unix seconds)."""
+        """Return the fingerprints of the keys that are revoked or replaced, and since when each is (Unix seconds)."""
         with self._database.read() as connection:
             return members.revocations(connection)
 
@@ -164,6 +201,29 @@ class Ledger:
         """Return the requests in that state and of that subject, oldest first."""
         with self._database.read() as connection:
             return requests.all_of(connection, None if status is None else (status,), subject)
+
+    def request_line(self, id: str) -> RequestLine:  # noqa: A002
+        """Return a request without its bytes.
+
+        Raises:
+            InputError: there is none of that id.
+        """
+        with self._database.read() as connection:
+            found = requests.lines(connection, id, None, None)
+        if not found:
+            raise InputError(f"there is no request {id} in this ledger")
+        return found[0]
+
+    def request_lines(self, *, statuses: Collection[str] | None = None, newest: int | None = None) -> list[RequestLine]:
+        """Return the requests in these states without their bytes, oldest first; at most the `newest` so many."""
+        with self._database.read() as connection:
+            return requests.lines(connection, None, statuses, newest)
+
+    def requests_by_status(self) -> dict[str, int]:
+        """Return how many requests are in each state; none is read for it."""
+        with self._database.read() as connection:
+            found = requests.count_by_status(connection)
+        return {status: found.get(status, 0) for status in STATES}
 
     def in_progress(self) -> Request | None:
         """Return the request that is recovering, else the oldest that is forgetting; None: there is neither."""
@@ -253,10 +313,27 @@ class Ledger:
         with self._database.read() as connection:
             return steps.last_of(connection)
 
-    def steps(self, *, phase: str | None = None, request: str | None = None, after: int = 0) -> list[Step]:
-        """Return the steps of that phase and for that request, after the one numbered `after`."""
+    def steps(
+        self, *, phase: str | None = None, request: str | None = None, after: int = 0, limit: int | None = None
+    ) -> list[Step]:
+        """Return the steps of that phase and for that request, after the one numbered `after`; the oldest `limit`."""
         with self._database.read() as connection:
-            return steps.find(connection, phase, request, after)
+            return steps.find(connection, phase, request, after, limit)
+
+    def newest_steps(self, number: int) -> list[Step]:
+        """Return that many of the last steps, the oldest of them first."""
+        with self._database.read() as connection:
+            return steps.newest(connection, number)
+
+    def phase_totals(self) -> dict[str, PhaseTotals]:
+        """Return the sums over the steps of each phase that there was; no step is read for it."""
+        with self._database.read() as connection:
+            return totals.phases(connection)
+
+    def member_totals(self) -> dict[int, MemberTotals]:
+        """Return what each member that contributed has contributed, by number; no step is read for it."""
+        with self._database.read() as connection:
+            return totals.members(connection)
 
     def most_contributed(self, member: int) -> int | None:
         """Return the most samples that member contributed to one step, None if it contributed to none.
@@ -322,6 +399,16 @@ class Ledger:
         """
         with self._database.read() as connection:
             return check(connection, self._seal, noted)
+
+    def check_on(self, since: Mark | None) -> tuple[list[str], Mark | None]:
+        """Return what is wrong with what came after a mark, and the mark for the next check; None: something is wrong.
+
+        Args:
+            since: what this returned earlier; None: everything is checked.
+        """
+        with self._database.read() as connection:
+            wrong = check_since(connection, self._seal, since) if since else check(connection, self._seal)
+            return wrong, None if wrong else Mark.of(connection)
 
     def reseal(self, seal: Seal) -> None:
         """From now on seal the log with `seal`, in place of the key that this ledger was opened with, or of none.

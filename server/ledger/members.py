@@ -1,17 +1,18 @@
-"""The members: who is enrolled, who has withdrawn, and whose key is revoked.
+"""The members: who is enrolled, who has withdrawn, and whose key is revoked or replaced.
 
 Withdrawn: all of its data was asked to be forgotten, so it trains no more; its key still asks how that fares. Revoked:
-nothing that the key signs counts any more. Both are for ever; a member whose key is lost becomes a new member.
+nothing that the key signs counts any more. A key may be replaced: the member stays who it is, and what the old key
+signs from then on counts as little as if it were revoked. A key that counts no more never counts again.
 """
 
 import hashlib
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
-from fedquit.errors import InputError, unknown
+from fedquit.errors import InputError, StateError, unknown
 from fedquit.server.ledger.audit_log.row_digests import read_facts
 from fedquit.server.ledger.rows import Member
-from fedquit.server.ledger.storage.tables import events, members
+from fedquit.server.ledger.storage.tables import contributions, events, members
 from fedquit.server.ledger.storage.transaction import Writing
 
 ROLES = ("device", "operator")
@@ -39,6 +40,7 @@ def enrol(writing: Writing, name: str, key: bytes, role: str) -> Member:
     known = by_key(writing.connection, fingerprint_of(key))
     if known is not None:
         return known
+    _check_not_replaced(writing.connection, fingerprint_of(key))
     last = writing.connection.execute(select(func.max(members.c.number))).scalar()
     new = Member(
         number=0 if last is None else last + 1,
@@ -70,10 +72,97 @@ def revoke(writing: Writing, number: int, reason: str) -> Member:
     return by_number(writing.connection, number)
 
 
+def rotate(writing: Writing, number: int, key: bytes, by: str) -> Member:
+    """Replace the key of a member; one that is revoked becomes what it was before. The same key again changes nothing.
+
+    Args:
+        writing: the transaction.
+        number: of the member.
+        key: the new public key, DER.
+        by: on whose word, for the log: "both keys" or "the operator".
+
+    Raises:
+        InputError: there is no such member, or the key is or was somebody's.
+    """
+    member, new = by_number(writing.connection, number), fingerprint_of(key)
+    if new == member.fingerprint and member.status != "revoked":
+        return member
+    other = by_key(writing.connection, new)
+    if other is not None:
+        raise InputError(f"the new key is that of member {other.number} '{other.name}'; make another")
+    _check_not_replaced(writing.connection, new)
+    status = _before_revocation(writing.connection, member) if member.status == "revoked" else member.status
+    values = {"key": bytes(key), "fingerprint": new, "status": status}
+    writing.connection.execute(update(members).where(members.c.number == member.number).values(values))
+    facts = {
+        "name": member.name,
+        "fingerprint": new,
+        "replaced": member.fingerprint,
+        "replaced_key": member.key.hex(),
+        "was": member.status,
+        "by": by,
+    }
+    writing.log("key-replaced", member=member.number, facts=facts, rows=[("members", member.number)])
+    return by_number(writing.connection, number)
+
+
+def remove(writing: Writing, number: int) -> Member:
+    """Withdraw a device that never contributed anything, so that nothing waits for it.
+
+    Raises:
+        InputError: there is no such member, or it is no device.
+        StateError: it contributed to a step, or a request is about it: what it gave must be forgotten instead.
+    """
+    member = by_number(writing.connection, number)
+    if member.role != "device":
+        raise InputError(f"'{member.name}' is an operator: fedquit member revoke takes its key")
+    gave = writing.connection.execute(
+        select(contributions.c.step).where(contributions.c.member == number).limit(1)
+    ).one_or_none()
+    if gave is not None:
+        raise StateError(
+            f"'{member.name}' contributed to step {gave.step}, and the model contains that: have it forgotten, as an "
+            f"operator with fedquit forget KIT --device {member.fingerprint}"
+        )
+    if member.status != "active":
+        return member
+    writing.connection.execute(update(members).where(members.c.number == number).values(status="withdrawn"))
+    facts = {"name": member.name, "fingerprint": member.fingerprint}
+    writing.log("removed", member=number, facts=facts, rows=[("members", number)])
+    return by_number(writing.connection, number)
+
+
 def revocations(connection: Connection) -> dict[str, float]:
-    """Return the fingerprints of the keys that are revoked, and when each was (Unix seconds)."""
-    query = select(events.c.at, events.c.facts).where(events.c.kind == "revoked").order_by(events.c.number)
-    return {str(read_facts(row.facts).get("fingerprint", "")): float(row.at) for row in connection.execute(query)}
+    """Return the fingerprints of the keys that are revoked or replaced, and since when each is (Unix seconds)."""
+    kinds = {"revoked": "fingerprint", "key-replaced": "replaced"}
+    query = select(events.c.kind, events.c.at, events.c.facts).where(events.c.kind.in_(kinds)).order_by(events.c.number)
+    found: dict[str, float] = {}
+    for row in connection.execute(query):  # one that was stolen, revoked and then replaced is so since it was revoked
+        found.setdefault(str(read_facts(row.facts).get(kinds[row.kind], "")), float(row.at))
+    return found
+
+
+def replaced(connection: Connection) -> dict[str, tuple[int, bytes]]:
+    """Return the keys (DER) that were replaced, by fingerprint, each with the number of its member."""
+    query = select(events.c.member, events.c.facts).where(events.c.kind == "key-replaced").order_by(events.c.number)
+    found = {}
+    for row in connection.execute(query):
+        facts = read_facts(row.facts)
+        found[str(facts.get("replaced", ""))] = (row.member, bytes.fromhex(facts.get("replaced_key", "")))
+    return found
+
+
+def _check_not_replaced(connection: Connection, fingerprint: str) -> None:
+    """Refuse a key that another took the place of."""
+    if fingerprint in replaced(connection):
+        raise InputError(f"the key {fingerprint[:16]}… was replaced by another, and never counts again; make a new one")
+
+
+def _before_revocation(connection: Connection, member: Member) -> str:
+    """Return the status that a member had before its key was revoked."""
+    query = select(events.c.facts).where(events.c.kind == "revoked", events.c.member == member.number)
+    last = connection.execute(query.order_by(events.c.number.desc()).limit(1)).scalar()
+    return str(read_facts(last).get("was", "active"))
 
 
 def all_of(connection: Connection) -> list[Member]:

@@ -11,7 +11,7 @@ from fedquit.errors import InputError, StateError
 from fedquit.server.ledger import steps
 from fedquit.server.ledger.members import by_key, by_number
 from fedquit.server.ledger.request_states import check_transition
-from fedquit.server.ledger.rows import NewRequest, Request, Step
+from fedquit.server.ledger.rows import NewRequest, Request, RequestLine, Step
 from fedquit.server.ledger.storage.tables import members, requests
 from fedquit.server.ledger.storage.transaction import Touched, Writing
 
@@ -121,6 +121,33 @@ def all_of(connection: Connection, statuses: tuple[str, ...] | None, subject: in
     if subject is not None:
         query = query.where(requests.c.subject == int(subject))
     return [_request(row) for row in connection.execute(query)]
+
+
+def lines(
+    connection: Connection,
+    id: str | None,  # noqa: A002
+    statuses: Collection[str] | None,
+    newest: int | None,
+) -> list[RequestLine]:
+    """Return the request of that id, or those in these states, oldest first; at most the `newest` so many."""
+    left_out = ("place", "ask", "signature", "receipt")
+    columns = [column for column in requests.c if column.name not in left_out]
+    query = select(*columns, requests.c.receipt.is_not(None).label("has_receipt"))
+    query = query.order_by(requests.c.place.desc()).limit(newest)
+    if id is not None:
+        query = query.where(requests.c.id == id)
+    if statuses is not None:
+        query = query.where(requests.c.status.in_(statuses))
+    found = [dict(row._mapping) for row in connection.execute(query)]
+    for fields in found:
+        fields |= {"classes": tuple(json.loads(fields["classes"])), "has_receipt": bool(fields["has_receipt"])}
+    return [RequestLine(**fields) for fields in reversed(found)]
+
+
+def count_by_status(connection: Connection) -> dict[str, int]:
+    """Return how many requests are in each state; a state in which there is none is left out."""
+    query = select(requests.c.status, func.count()).group_by(requests.c.status)
+    return {status: int(count) for status, count in connection.execute(query)}
 
 
 def count_since(connection: Connection, fingerprint: str, since: float, statuses: Collection[str]) -> int:

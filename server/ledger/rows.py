@@ -68,6 +68,27 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class PhaseTotals:
+    """Sums over the steps of one phase; see `Step` for what each is."""
+
+    steps: int = 0
+    refused: int = 0
+    seconds: float = 0.0
+    device_seconds: float = 0.0
+    bytes_down: int = 0
+    bytes_up: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MemberTotals:
+    """To how many steps a member contributed, the last of them, and how many samples to that one."""
+
+    steps: int
+    last_step: int
+    num_examples: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewRequest:
     """An ask that was admitted, before the ledger has taken it.
 
@@ -123,6 +144,32 @@ class Request:
     ask: bytes
     signature: bytes
     changed_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLine:
+    """A request without its bytes, for lists: a receipt names every step, and grows with their number.
+
+    Attributes:
+        has_receipt: whether there is one; see `Request` for the others.
+    """
+
+    id: str
+    subject: int
+    asked_by: str
+    granularity: str
+    classes: tuple[int, ...]
+    samples_count: int
+    samples_digest: str
+    status: str
+    asked_at: float
+    deadline: float
+    method: str
+    reason: str
+    model_before: str
+    model_after: str
+    changed_at: float
+    has_receipt: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, func, insert, select
 
 from fedquit.errors import InputError, StateError, unknown
+from fedquit.server.ledger import totals
 from fedquit.server.ledger.audit_log.hash_chain import canonical
 from fedquit.server.ledger.rows import Contribution, Step
 from fedquit.server.ledger.storage.tables import contributions, members, requests, steps
@@ -43,6 +44,7 @@ def add(writing: Writing, step: Step) -> None:
     ]
     if rows:
         writing.connection.execute(insert(contributions), rows)
+    totals.add(writing.connection, step)
 
 
 def facts_of(step: Step) -> dict[str, Any]:
@@ -56,14 +58,25 @@ def last_of(connection: Connection) -> Step | None:
     return found[0] if found else None
 
 
-def find(connection: Connection, phase: str | None, request: str | None, after: int) -> list[Step]:
-    """Return the steps of a phase, or for a request, that came after the one numbered `after`."""
+def find(
+    connection: Connection, phase: str | None, request: str | None, after: int, limit: int | None = None
+) -> list[Step]:
+    """Return the steps of a phase, or for a request, after the one numbered `after`; the oldest `limit` of them."""
     where = [steps.c.number > int(after)]
     if phase is not None:
         where.append(steps.c.phase == phase)
     if request is not None:
         where.append(steps.c.request == request)
+    if limit is not None:
+        numbers = select(steps.c.number).where(*where).order_by(steps.c.number).limit(int(limit))
+        where = [steps.c.number.in_(numbers)]
     return _read(connection, where)
+
+
+def newest(connection: Connection, number: int) -> list[Step]:
+    """Return that many of the last steps, the oldest of them first."""
+    last = connection.execute(select(func.max(steps.c.number))).scalar() or 0
+    return _read(connection, [steps.c.number > last - int(number)])
 
 
 def most_of(connection: Connection, member: int) -> int | None:

@@ -119,6 +119,7 @@ class Overview(Document):
     steps: int
     last: StepDocument | None
     stalled: bool
+    expiring: list[str]
     waiting: str
     requests: dict[str, int]
     overdue: int

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path as Folder
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request, Response
 from fastapi.exception_handlers import http_exception_handler, request_validation_exception_handler
@@ -25,7 +25,9 @@ from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.page import api_documents, ledger_view
 from fedquit.server.page.access import COOKIE, Access
+from fedquit.server.page.certificate_ends import certificate_ends, ending_soon
 from fedquit.server.page.health import troubles, unreadable
+from fedquit.server.page.metrics import metrics as figures
 from fedquit.server.page.sentences import moment
 from fedquit.server.page.watch_metrics import watch_metrics
 from fedquit.server.serve.last_look import read_seen
@@ -37,6 +39,9 @@ POLICY = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+NEWEST = 200
+"""The number of requests, and of steps, that a page lists."""
+Found = TypeVar("Found")
 UNITS = ("B", "kB", "MB", "GB", "TB")
 Id = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="id of a request")]
 After = Annotated[int, Query(ge=0, le=2**31 - 1, description="steps after this one")]
@@ -97,21 +102,27 @@ def make_page(
         values |= {"federation": federation, "now": clock(), "here": name}
         return HTMLResponse(html.get_template(f"{name}.html").render(values), status_code=status)
 
-    def found(opened: Ledger, request_id: str) -> Any:
+    def found(read: Callable[[str], Found], request_id: str) -> Found:
         try:
-            return opened.request(request_id)
+            return read(request_id)
         except InputError:
             raise HTTPException(404, "there is no such request") from None
 
-    def all_facts(opened: Ledger) -> list[Document]:
-        names, now = ledger_view.names_of(opened.members()), clock()
+    def overview(opened: Ledger) -> Document:
+        now = clock()
+        expiring = ending_soon(certificate_ends(folder), now)
+        return {**ledger_view.overview(opened, federation, now), "expiring": expiring}
+
+    def all_facts(opened: Ledger, newest: int | None = None) -> list[Document]:
+        names, now = ledger_view.names_of(opened, opened.members()), clock()
+        lines = opened.request_lines(newest=newest)
         return [
-            ledger_view.request_facts(request, federation, names, now, ledger_view.uncharged(opened, request))
-            for request in opened.requests()
+            ledger_view.request_facts(line, federation, names, now, ledger_view.uncharged(opened, line))
+            for line in lines
         ]
 
     def one_of(opened: Ledger, request_id: str) -> Document:
-        request, names = found(opened, request_id), ledger_view.names_of(opened.members())
+        request, names = found(opened.request_line, request_id), ledger_view.names_of(opened, opened.members())
         more = ledger_view.uncharged(opened, request)
         facts = ledger_view.request_facts(request, federation, names, clock(), more)
         return {**facts, "events": ledger_view.timeline(opened, request, names)}
@@ -152,12 +163,11 @@ def make_page(
     @page.get("/", response_class=HTMLResponse, include_in_schema=False)
     def first(opened: Opened) -> HTMLResponse:
         found, disk = troubles(opened, federation, folder, clock()), shutil.disk_usage(folder)
-        facts = ledger_view.overview(opened, federation, clock())
-        return shown("overview", facts=facts, troubles=found, seen=read_seen(folder), disk=disk)
+        return shown("overview", facts=overview(opened), troubles=found, seen=read_seen(folder), disk=disk)
 
     @page.get("/requests", response_class=HTMLResponse, include_in_schema=False)
     def all_requests(opened: Opened) -> HTMLResponse:
-        return shown("requests", facts=all_facts(opened)[::-1])
+        return shown("requests", facts=all_facts(opened, NEWEST)[::-1], most=NEWEST)
 
     @page.get("/requests/{request_id}", response_class=HTMLResponse, include_in_schema=False)
     def one_request(request_id: Id, opened: Opened) -> HTMLResponse:
@@ -167,15 +177,13 @@ def make_page(
 
     @page.get("/rounds", response_class=HTMLResponse, include_in_schema=False)
     def rounds(opened: Opened) -> HTMLResponse:
-        steps = opened.steps()
-        return shown(
-            "rounds", steps=[ledger_view.step_facts(s) for s in steps[-200:][::-1]], costs=ledger_view.costs(steps)
-        )
+        steps = [ledger_view.step_facts(step) for step in opened.newest_steps(NEWEST)[::-1]]
+        return shown("rounds", steps=steps, costs=ledger_view.costs(opened), most=NEWEST)
 
     @page.get("/api/overview", response_model=api_documents.Overview)
     def api_overview(opened: Opened) -> dict[str, Any]:
         """Say who takes part, where training is, and which requests are open."""
-        return ledger_view.overview(opened, federation, clock())
+        return overview(opened)
 
     @page.get("/api/requests", response_model=list[api_documents.RequestDocument])
     def api_requests(opened: Opened) -> list[dict[str, Any]]:
@@ -190,7 +198,7 @@ def make_page(
     @page.get("/api/requests/{request_id}/receipt", response_class=Response, responses=MISSING | RECEIPT)
     def api_receipt(request_id: Id, opened: Opened) -> Response:
         """Hand out the signed receipt of a request that is done, byte for byte."""
-        receipt = found(opened, request_id).receipt
+        receipt = found(opened.request, request_id).receipt
         if receipt is None:
             raise HTTPException(404, "there is no receipt yet")
         name = {"Content-Disposition": f'attachment; filename="receipt-{request_id[:12]}.json"'}
@@ -199,13 +207,14 @@ def make_page(
     @page.get("/api/steps", response_model=list[api_documents.StepDocument])
     def api_steps(opened: Opened, after: After = 0, limit: Limit = 100) -> list[dict[str, Any]]:
         """List the steps of training, forgetting and recovery, oldest first."""
-        return [ledger_view.step_facts(step) for step in opened.steps(after=after)[:limit]]
+        return [ledger_view.step_facts(step) for step in opened.steps(after=after, limit=limit)]
 
     @page.get("/metrics", response_class=PlainTextResponse, responses=FIGURES)
     def metrics(opened: Opened) -> PlainTextResponse:
         """Return the figures for Prometheus."""
         return PlainTextResponse(
-            ledger_view.metrics(opened, federation, clock()) + watch_metrics(opened, federation, folder, clock()),
+            figures(opened, federation, clock(), certificate_ends(folder))
+            + watch_metrics(opened, federation, folder, clock()),
             media_type="text/plain; version=0.0.4",
         )
 

@@ -152,6 +152,11 @@ SENTENCES: Mapping[str, Callable[[Facts, str, MemberNames], str]] = {
     ),
     "clock-set": lambda facts, _who, _names: f"the server's clock was set by {facts['seconds']:+} s",
     "revoked": lambda facts, who, _names: f"the key of {who} is revoked{_why(facts['reason'])}",
+    "key-replaced": lambda facts, who, _names: (
+        f"{who} has a new key, {facts['fingerprint'][:12]}, on the word of {facts['by']}; {facts['replaced'][:12]} "
+        "counts no more"
+    ),
+    "removed": lambda _facts, who, _names: f"{who} was removed; it had never contributed",
     "stranger": lambda facts, _who, _names: f"a node with a key that nobody here has: {facts['fingerprint'][:12]}",
     "ask-in-reply-refused": lambda facts, who, _names: f"an ask in {who}'s reply was refused: {facts['reason']}",
     "turned-away": lambda facts, who, _names: (

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from fedquit.errors import InputError
+from fedquit.server.ledger import totals
 from fedquit.server.ledger.audit_log.hash_chain import START, canonical, digest_of, event_digest, head_message
 from fedquit.server.ledger.audit_log.row_digests import KEYS, read_facts, rows_of, stream
 from fedquit.server.ledger.audit_log.seal import Seal
@@ -26,22 +27,27 @@ def check(connection: Connection, seal: Seal | None, noted: tuple[int, str] | No
     for event in stream(connection, "SELECT * FROM events ORDER BY number"):
         fields = dict(event._mapping)
         facts = read_facts(fields["facts"])
-        wrong += _check_event(fields, facts, number, digest)
-        rows = facts.get("rows")
-        if isinstance(rows, dict):
-            vouched |= {str(row): (said, fields["number"]) for row, said in rows.items()}
+        wrong += check_event(fields, facts, number, digest)
+        vouched |= vouched_by(fields, facts)
         number, digest = fields["number"], fields["digest"]
         if noted is not None and noted[0] == number:
             seen = digest
     if noted is not None and noted[0] > 0 and seen != noted[1]:
         wrong.append(f"event {noted[0]} is not the one that was noted: the log was restored from a copy or rewritten")
-    wrong += _check_head(connection, seal, number, digest)
+    wrong += check_head(connection, seal, number, digest)
     for table in KEYS:
         wrong += _check_table(connection, table, vouched)
-    return [*wrong, *_check_orphans(connection)]
+    wrong += _check_orphans(connection)
+    return wrong or [*totals.mismatches(connection)]  # of steps that are not as they were there are no right sums
 
 
-def _check_event(fields: Mapping[str, Any], facts: dict[str, Any], number: int, digest: str) -> Iterator[str]:
+def vouched_by(fields: Mapping[str, Any], facts: Mapping[str, Any]) -> Vouched:
+    """Return the rows that an event names, with their digests."""
+    rows = facts.get("rows")
+    return {str(row): (said, fields["number"]) for row, said in rows.items()} if isinstance(rows, dict) else {}
+
+
+def check_event(fields: Mapping[str, Any], facts: dict[str, Any], number: int, digest: str) -> Iterator[str]:
     """Say what is wrong with an event that should follow the one with that number and digest."""
     this = fields["number"]
     if this != number + 1:
@@ -60,7 +66,7 @@ def _check_event(fields: Mapping[str, Any], facts: dict[str, Any], number: int, 
         yield f"event {this} was altered: its digest is not that of its content"
 
 
-def _check_head(connection: Connection, seal: Seal | None, number: int, digest: str) -> Iterator[str]:
+def check_head(connection: Connection, seal: Seal | None, number: int, digest: str) -> Iterator[str]:
     """Say what is wrong with the end of the log, whose last event has that number and digest."""
     heads = connection.execute(text("SELECT * FROM head")).all()
     if len(heads) != 1:
@@ -92,13 +98,13 @@ def _check_table(connection: Connection, table: str, vouched: Vouched) -> Iterat
         said = missing.pop(f"{table}/{key}", None)
         if said is None:
             yield f"{ONE[table]} {key} is not in the log: it was inserted"
-        elif not _is(found, said[0]):
+        elif not agrees(found, said[0]):
             yield f"{ONE[table]} {key} was altered: it is not what event {said[1]} says"
     for row, (_, number) in missing.items():
         yield f"{ONE[table]} {row.partition('/')[2]} was removed: event {number} says that it is there"
 
 
-def _is(found: dict[str, Any], digest: str) -> bool:
+def agrees(found: dict[str, Any], digest: str) -> bool:
     """Say whether a row has that digest."""
     try:
         return digest_of(found) == digest

@@ -54,11 +54,23 @@ def rows_of(connection: Connection, table: str) -> Iterator[dict[str, Any]]:
 
 def row_digest(connection: Connection, table: str, key: str | int) -> str:
     """Return the digest of the row with that key, as it is stored."""
-    query = text(f"SELECT * FROM {table} WHERE {KEYS[table]} = :key")  # noqa: S608 - of KEYS
-    found = content(connection.execute(query, {"key": key}).one()._asdict())
-    if table == "steps":
-        found["contributions"] = list(_contributions(connection, "WHERE step = :step", {"step": key}))
+    found = one_row(connection, table, key)
+    if found is None:
+        raise AssertionError(f"{table}/{key} was not written")
     return digest_of(found)
+
+
+def one_row(connection: Connection, table: str, key: str | int) -> dict[str, Any] | None:
+    """Return the content of the row with that key, None if there is none."""
+    query = text(f"SELECT * FROM {table} WHERE {KEYS[table]} = :key")  # noqa: S608 - of KEYS
+    which: str | int | None = key if table == "requests" else _number(key)
+    row = connection.execute(query, {"key": which}).one_or_none()
+    if row is None:
+        return None
+    found = content(row._asdict())
+    if table == "steps":
+        found["contributions"] = list(_contributions(connection, "WHERE step = :step", {"step": which}))
+    return found
 
 
 def export(connection: Connection) -> Iterator[dict[str, Any]]:
@@ -70,6 +82,14 @@ def export(connection: Connection) -> Iterator[dict[str, Any]]:
         yield {"table": "events", "row": {**row._asdict(), "facts": read_facts(row.facts)}}
     for row in connection.execute(text("SELECT * FROM head")):
         yield {"table": "head", "row": content(row._asdict())}
+
+
+def _number(key: str | int) -> int | None:
+    """Return the number that a key is; None: somebody made it something else."""
+    try:
+        return int(key)
+    except ValueError:
+        return None
 
 
 def _contributions(

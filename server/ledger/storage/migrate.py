@@ -1,5 +1,6 @@
 """Bring a ledger's tables to what this version needs."""
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -45,13 +46,20 @@ def check_revision(database: Database) -> None:
 
 def _behind(connection: Connection, database: Database) -> str | None:
     """Return the ledger's revision ("" for none) if it is not the newest, None if it is."""
-    scripts = ScriptDirectory.from_config(_config())
+    newest, known = _revisions()
     revision = MigrationContext.configure(connection).get_current_revision() or ""
-    if revision and revision not in {script.revision for script in scripts.walk_revisions()}:
+    if revision and revision not in known:
         raise FedquitError(
             f"the ledger {database.shown} was made by a newer fedquit (revision {revision}); install that version"
         )
-    return None if revision == scripts.get_current_head() else revision
+    return None if revision == newest else revision
+
+
+@cache
+def _revisions() -> tuple[str | None, frozenset[str]]:
+    """Return the newest revision and all of them; read once, as the page opens the ledger for every call."""
+    scripts = ScriptDirectory.from_config(_config())
+    return scripts.get_current_head(), frozenset(script.revision for script in scripts.walk_revisions())
 
 
 def _config() -> Config:

@@ -83,6 +83,27 @@ contributions = Table(
     Index("contributions_member", "member"),
 )
 
+phase_totals = Table(  # sums over the steps, kept with each so that nobody need read them all
+    "phase_totals",
+    metadata,
+    Column("phase", Text, primary_key=True),
+    Column("steps", BigInteger, nullable=False),
+    Column("refused", BigInteger, nullable=False),
+    Column("seconds", Double, nullable=False),
+    Column("device_seconds", Double, nullable=False),
+    Column("bytes_down", BigInteger, nullable=False),
+    Column("bytes_up", BigInteger, nullable=False),
+)
+
+member_totals = Table(
+    "member_totals",
+    metadata,
+    Column("member", Integer, ForeignKey("members.number"), primary_key=True, autoincrement=False),
+    Column("steps", BigInteger, nullable=False),
+    Column("last_step", Integer, nullable=False),
+    Column("num_examples", BigInteger, nullable=False),  # in that step
+)
+
 events = Table(
     "events",
     metadata,
@@ -95,6 +116,7 @@ events = Table(
     Column("previous", Text, nullable=False),
     Column("digest", Text, nullable=False),
     Index("events_request", "request"),
+    Index("events_kind", "kind"),
 )
 
 head = Table(

@@ -1,23 +1,29 @@
 """The operator sees what the ledger holds, as HTML, JSON and figures for Prometheus; nobody can change it there."""
 
 import contextlib
+import datetime
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
 
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Contribution, Ledger, NewRequest, Step
 from fedquit.server.page.routes import make_page
 from fedquit.server.page.sentences import moment
+from fedquit.server.provision.certificates import make_authority, make_server_certificate
 from fedquit.server.serve.last_look import LOOKED, SEEN, Looks, Seen, look_of, read_seen
+from tests.server.ledger.database_work import counted
+from tests.server.ledger.ledger_years import built
 
 NOW = 1_700_000_000.0
 HERE = "http://localhost:9080"
@@ -212,3 +218,44 @@ def test_health_says_that_no_coordinator_comes_to_work(server: Path) -> None:
     assert page.get("/healthz").status_code == 200, "it may wait for a device that forgets"
     os.utime(server / LOOKED, (NOW - 4000, NOW - 4000))
     assert page.get("/healthz").json()["troubles"][0].startswith("no coordinator has looked at the devices for 4000 s")
+
+
+def test_every_figure_says_what_it_is(page: TestClient) -> None:
+    families = list(text_string_to_metric_families(page.get("/metrics").text))
+    assert len(families) >= 8
+    assert all(family.documentation and family.type in ("gauge", "counter") for family in families)
+
+
+def test_a_certificate_that_ends_within_a_month_is_on_the_page_and_a_metric(server: Path) -> None:
+    begun = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    authority = make_authority("clinics", begun)
+    made = make_server_certificate(authority, ["localhost"], begun)
+    (server / "ca.crt").write_bytes(authority.certificate_pem())
+    (server / "server.pem").write_bytes(made.certificate_pem())
+    ends = made.certificate.not_valid_after_utc.timestamp()
+    for now, told in ((ends - 31 * 86_400, False), (ends - 29 * 86_400, True), (ends + 1, True)):
+        page = TestClient(make_page(server, Federation(name="clinics"), clock=partial(float, now)), base_url=HERE)
+        assert ("fedquit provision CONFIG --renew" in page.get("/").text) is told
+        assert (len(page.get("/api/overview").json()["expiring"]) == 1) is told
+        line = f'fedquit_certificate_ends_timestamp_seconds{{federation="clinics",certificate="server"}} {ends}'
+        assert line in page.get("/metrics").text
+    (server / "server.pem").write_text("no certificate")
+    assert page.get("/").status_code == 200  # doctor says what is wrong with it
+
+
+def test_the_page_and_the_figures_take_no_longer_after_years(tmp_path: Path) -> None:
+    done = {}
+    for rounds in (1100, 3300):
+        (tmp_path / str(rounds)).mkdir()
+        built(tmp_path / str(rounds), rounds, devices=2)
+        page = TestClient(make_page(tmp_path / str(rounds), Federation(name="clinics")), base_url=HERE)
+        for path in PATHS:
+            page.get(path).raise_for_status()  # what is read once is read
+        with counted() as work:
+            for path in PATHS:
+                page.get(path).raise_for_status()
+        done[rounds] = work.done
+    assert done[3300] < 1.1 * done[1100], done
+
+
+PATHS = ("/", "/requests", "/rounds", "/api/overview", "/api/steps?limit=50", "/metrics", "/healthz")

@@ -15,6 +15,7 @@ from fedquit.client.receipts import Receipt, read_receipt
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Event, Request, Step
 from fedquit.server.page import ledger_view
+from fedquit.server.page.metrics import metrics
 from fedquit.strategies.grid.array_record import record_of
 from tests.harness.rehearsal import KitGrid, Rehearsal
 
@@ -202,7 +203,7 @@ def test_a_request_that_does_not_get_back_to_its_goal_says_so(make: Make, why: s
     assert receipt.predicate["verdict"]["recovered"] is False
     with rehearsal.ledger() as ledger:
         assert ledger.member(1).status == "withdrawn"
-        assert 'status="unrecovered"} 1' in ledger_view.metrics(ledger, rehearsal.federation, rehearsal.clock())
+        assert 'status="unrecovered"} 1' in metrics(ledger, rehearsal.federation, rehearsal.clock())
         assert ledger_view.overview(ledger, rehearsal.federation, rehearsal.clock())["requests"]["unrecovered"] == 1
 
 
