@@ -20,7 +20,7 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="print as one JSO
 
 @click.group()
 def member() -> None:
-    """List the members of a server's federation, and revoke their keys."""
+    """List the members of a server's federation, revoke or replace their keys, remove who never contributed."""
 
 
 @member.command(name="list")
@@ -47,7 +47,7 @@ def revoke(folder: Path, name: str, reason: str, refuse_asked: bool, as_json: bo
     """Revoke the key of member NAME, or of a fingerprint, permanently: whatever it signs is refused from now on.
 
     A device is given no more work, and Flower lets its node in no more. The data that it gave is still in the model: an
-    operator can ask that it be forgotten. A member whose key is revoked comes back under another name, with a new key.
+    operator can ask that it be forgotten. To come back it needs a new key: fedquit member rotate.
     """
     with _ledger(folder, write=True) as ledger:
         known = ledger.revocations()
@@ -64,6 +64,66 @@ def revoke(folder: Path, name: str, reason: str, refuse_asked: bool, as_json: bo
         click.echo(f"refused: request {one.id}")
     for one in left:
         click.echo(f"still asked by it: request {one.id}; again with --refuse-asked refuses it", err=True)
+
+
+@member.command()
+@FOLDER
+@click.argument("name", required=False)
+@click.option("--request", type=click.Path(path_type=Path), help="new-key.json, which `fedquit rotate KIT` wrote")
+@click.option(
+    "--public-key", type=click.Path(path_type=Path), help="the new key, on your own word: the old one is lost"
+)
+@AS_JSON
+def rotate(folder: Path, name: str | None, request: Path | None, public_key: Path | None, as_json: bool) -> None:
+    """Replace the key of a device or an operator: it stays who it is, and nothing that the old key signs is taken.
+
+    With --request the holder of the old key says so, and the holder of the new one. Where the old key is lost, or was
+    stolen and revoked, give NAME and --public-key: then make sure by other means whose key that is.
+    """
+    from fedquit.client.requests.keys import read_public
+    from fedquit.client.requests.new_key import read_new_key
+    from fedquit.server.federation import Federation
+
+    if (request is None) == (public_key is None) or (name is None) != (public_key is None):
+        raise InputError("give --request FILE, or NAME and --public-key FILE")
+    with _ledger(folder, write=True) as ledger:
+        if public_key is not None:
+            changed = ledger.rotate(_named(ledger, str(name)).number, read_public(public_key))
+        else:
+            keys = {one.fingerprint: one for one in ledger.members()}
+            content = _bytes(request or Path())
+            try:
+                new = read_new_key(content, lambda old: keys[old].key if old in keys else None)
+            except InputError as error:
+                raise InputError(f"{request}: {error}") from None
+            if new.federation != Federation.read(folder).name:
+                raise InputError(f"{request} is for the federation '{new.federation}'")
+            if keys[new.old].status == "revoked":
+                raise InputError(f"the key of {keys[new.old].name} is revoked, so what it says counts for nothing")
+            changed = ledger.rotate(keys[new.old].number, new.key, by="both keys")
+    if as_json:
+        click.echo(json.dumps(_document(changed, None), indent=1))
+        return
+    click.echo(f"{changed.role} {changed.number} {changed.name} has the key {changed.fingerprint} now")
+    click.echo("on its side: fedquit rotate KIT --use; Flower lets it in within a minute", err=True)
+
+
+@member.command()
+@FOLDER
+@click.argument("name")
+@AS_JSON
+def remove(folder: Path, name: str, as_json: bool) -> None:
+    """Remove device NAME, which never contributed to a model, so that nothing waits for it.
+
+    What a device contributed must be forgotten instead: see fedquit forget.
+    """
+    with _ledger(folder, write=True) as ledger:
+        changed = ledger.remove(_named(ledger, name).number)
+    if as_json:
+        click.echo(json.dumps(_document(changed, None), indent=1))
+        return
+    click.echo(f"{changed.role} {changed.number} {changed.name} is {changed.status}: it never contributed")
+    click.echo("also take it out of federation.toml", err=True)
 
 
 @member.command()
@@ -97,6 +157,13 @@ def _ledger(folder: Path, *, write: bool) -> Iterator["Ledger"]:
         yield opened
     finally:
         opened.close()
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def _named(ledger: "Ledger", name: str) -> "Member":

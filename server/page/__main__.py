@@ -1,8 +1,11 @@
 """`python -m fedquit.server.page FOLDER`: run the page of the server in a folder; `--check` asks it if all is well."""
 
+import contextlib
 import json
 import ssl
 import sys
+import threading
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -15,9 +18,11 @@ from fedquit.processes.supervisor import reached_at
 from fedquit.server.federation import Federation
 from fedquit.server.page.access import Access
 from fedquit.server.page.routes import make_page
+from fedquit.server.serve.certificate_pair import on_renewal
 
 PATIENCE = 10.0  # seconds
 LONGEST = 65_536  # bytes of an answer that are read
+LOOK_EVERY = 10.0  # seconds between two looks at the certificate
 
 
 def main(folder: Path) -> None:
@@ -29,10 +34,23 @@ def main(folder: Path) -> None:
     tls: dict[str, Any] = {}
     if access.token:
         tls = {"ssl_certfile": str(folder / "server.pem"), "ssl_keyfile": str(folder / "server.key")}
-    uvicorn.run(
+    config = uvicorn.Config(
         page, host=server.page_bind, port=server.page_port, log_level="warning", access_log=False, server_header=False,
         **tls,
     )  # fmt: skip
+    config.load()
+    if config.ssl is not None:
+        threading.Thread(target=_keep_up, args=(config.ssl, folder), daemon=True).start()
+    uvicorn.Server(config).run()
+
+
+def _keep_up(context: ssl.SSLContext, folder: Path) -> None:
+    """Show a renewed certificate to whoever connects from then on."""
+    look = on_renewal(folder, lambda: context.load_cert_chain(folder / "server.pem", folder / "server.key"))
+    while True:
+        time.sleep(LOOK_EVERY)
+        with contextlib.suppress(OSError):  # replaced again meanwhile
+            look()
 
 
 def is_well(folder: Path) -> str:

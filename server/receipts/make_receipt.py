@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from fedquit import __version__
 from fedquit.client.receipts import sealed, statement
 from fedquit.client.receipts.statement import limits_of
+from fedquit.client.requests.signed_request import read_ask
 from fedquit.errors import InputError
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger, Request, Step
@@ -126,12 +127,14 @@ def read_receipts_key(path: Path) -> Ed25519PrivateKey:
 
 
 def _asked(ledger: Ledger, request: Request, now: float) -> dict[str, Any]:
-    asked_by = ledger.member_by_key(request.asked_by)
-    if asked_by is None:
+    replaced, asker = ledger.replaced_keys(), ledger.member_by_key(request.asked_by)
+    if asker is None and request.asked_by not in replaced:
         raise InputError(f"request {request.id[:16]}: the ledger does not know the key that asked")
+    key = asker.key if asker else replaced[request.asked_by][1]
+    void = asker is None or asker.status == "revoked"
     return {
         "id": request.id,
-        "subject": ledger.member(request.subject).fingerprint,
+        "subject": _subject(ledger, request, replaced),
         "asked_by": request.asked_by,
         "granularity": request.granularity,
         "classes": list(request.classes),
@@ -142,9 +145,19 @@ def _asked(ledger: Ledger, request: Request, now: float) -> dict[str, Any]:
         "done_at": now,
         "ask": base64.b64encode(request.ask).decode(),
         "signature": base64.b64encode(request.signature).decode(),
-        "key": base64.b64encode(asked_by.key).decode(),
-        "key_revoked_at": ledger.revocations().get(request.asked_by) if asked_by.status == "revoked" else None,
+        "key": base64.b64encode(key).decode(),
+        "key_revoked_at": ledger.revocations().get(request.asked_by) if void else None,
     }
+
+
+def _subject(ledger: Ledger, request: Request, replaced: Mapping[str, tuple[int, bytes]]) -> str:
+    """Return the fingerprint of whose data it is about: the one in the ask, though it may have been replaced since."""
+    if replaced:
+        ask = read_ask(request.ask)
+        named = ask.subject or ask.identity
+        if named in replaced and replaced[named][0] == request.subject:
+            return named
+    return ledger.member(request.subject).fingerprint
 
 
 def _descendant(step: Step) -> dict[str, Any]:

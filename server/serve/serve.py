@@ -9,10 +9,12 @@ tracker-…   follows the ledger, where there is --track
 the run     of the coordinator: started again whenever there is none
 """
 
+import os
 import shutil
+import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from fedquit.server.federation import Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.provision.check_methods import check_methods_apart
 from fedquit.server.provision.deployment_files import nginx
+from fedquit.server.serve.certificate_pair import on_renewal
 from fedquit.server.serve.given_up_runs import Starts, serverapps
 from fedquit.server.serve.superlink import Flower
 from fedquit.server.serve.track_ledger import tracker_part
@@ -68,10 +71,13 @@ class Run:
         flower: where it runs.
         folder: of the server, whose ledger says which devices may take part.
         listener: called when a run is started, and why it could not be.
+        look: called each time that `tend` is.
     """
 
-    def __init__(self, flower: Flower, folder: Path, listener: Listener) -> None:
-        self._flower, self._folder, self._listener = flower, folder, listener
+    def __init__(
+        self, flower: Flower, folder: Path, listener: Listener, look: Callable[[], None] = lambda: None
+    ) -> None:
+        self._flower, self._folder, self._listener, self._look = flower, folder, listener, look
         self._registered, self._shut_out = set[str](), set[str]()
         self._next, self._failures = 0.0, 0
         self._starts = Starts(folder, lambda: serverapps(flower.home))
@@ -84,6 +90,7 @@ class Run:
 
     def tend(self) -> None:
         """Let new devices in, shut revoked ones out, start the run if there is none; what fails is tried later."""
+        self._look()
         if time.monotonic() < self._next or not listens(self._flower.federation.server.superlink_port):
             return  # a command to a SuperLink that is down would only keep it from being started again
         self._next = time.monotonic() + LOOK_EVERY
@@ -111,13 +118,13 @@ class Run:
         ledger = Ledger.open(self._flower.federation.ledger_url(self._folder), write=False)
         try:
             devices = [member for member in ledger.members() if member.role == "device"]
+            void = set(ledger.revocations()) - self._shut_out
         finally:
             ledger.close()
-        revoked = [m for m in devices if m.status == "revoked" and m.fingerprint not in self._shut_out]
         new = [m for m in devices if m.status != "revoked" and m.fingerprint not in self._registered]
-        if revoked:
-            self._flower.shut_out(revoked)
-            self._shut_out.update(member.fingerprint for member in revoked)
+        if void:
+            self._flower.shut_out(void)
+            self._shut_out |= void
         for reason in self._flower.register(new):
             self._listener({"event": "refused", "reason": reason})
         self._registered.update(member.fingerprint for member in new)
@@ -148,7 +155,14 @@ def make_server(
     taken = [f"{part.port} ({part.name})" for part in found if part.port and listens(part.port, part.host)]
     if taken:
         raise FedquitError(f"ports are in use already: {', '.join(taken)}; is another server running?")
-    return supervisor, Run(flower, folder, listener)
+
+    def renewed() -> None:
+        listener({"event": "renewed"})
+        pid = supervisor.pids().get("proxy")
+        if pid is not None:
+            os.kill(pid, signal.SIGHUP)  # nginx reads its certificate again, and keeps the connections that it has
+
+    return supervisor, Run(flower, folder, listener, on_renewal(folder, renewed))
 
 
 def check_files(folder: Path, names: Sequence[str] = ("ca.crt", "server.pem", "server.key", "receipts.key")) -> None:
@@ -174,6 +188,8 @@ def line_of(event: Mapping[str, Any]) -> str:
         )
     if event["event"] == "slow":
         return f"run: ended before it came to work; the next one in {event['seconds']:.0f} s; see superexec.log"
+    if event["event"] == "renewed":
+        return "certificate: renewed; proxy, service and page show it now, the SuperLink from its next start"
     if event["event"] == "trouble":
         return f"run: {event['reason']}; it will be tried again"
     return line_of_part(event)

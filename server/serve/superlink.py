@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,14 +133,14 @@ class Flower:
                         refused.append(str(error))
         return refused
 
-    def shut_out(self, members: Iterable[Member]) -> None:
-        """Unregister the nodes of these devices; one that is not in stays out.
+    def shut_out(self, fingerprints: Collection[str]) -> None:
+        """Unregister the nodes whose keys have these fingerprints; one that is not in stays out.
 
         Raises:
             FedquitError: the SuperLink cannot be reached.
         """
         with self._control() as control:
-            control.unregister({member.fingerprint for member in members})
+            control.unregister(fingerprints)
 
     def runs(self) -> dict[int, str]:
         """Return the runs that the SuperLink knows, with their states, such as "running" or "finished:failed"."""

@@ -10,6 +10,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from fedquit.client.requests.keys import check_private
 from fedquit.errors import FedquitError, InputError
+from fedquit.server.serve.certificate_pair import CertificatePair
 from fedquit.server.service.servicer import Servicer
 
 SERVICE = "fedquit.v1.Forget"
@@ -59,7 +60,7 @@ class ForgetServer:
             InputError: a file cannot be used.
             FedquitError: the port cannot be used.
         """
-        credentials = grpc.ssl_server_credentials([(_content(key, secret=True), _content(certificate))])
+        credentials = _credentials(certificate, key)
         server = grpc.server(
             ThreadPoolExecutor(THREADS, thread_name_prefix="forget-service"),
             options=OPTIONS,
@@ -85,6 +86,18 @@ class ForgetServer:
         self._health.enter_graceful_shutdown()
         self._servicer.stop()
         self._server.stop(grace).wait()
+
+
+def _credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
+    """Return credentials that show a renewed certificate to whoever connects from then on."""
+    pair = CertificatePair(certificate, key)
+    first = grpc.ssl_server_certificate_configuration([(_content(key, secret=True), _content(certificate))])
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        found = pair.replaced()
+        return None if found is None else grpc.ssl_server_certificate_configuration([(found[1], found[0])])
+
+    return grpc.dynamic_ssl_server_credentials(first, fetch)  # type: ignore[arg-type]  # None: the same as before
 
 
 def _content(path: Path, *, secret: bool = False) -> bytes:

@@ -35,7 +35,8 @@ def signer(ledger: Ledger, identity: str, is_from: Callable[[bytes], bool]) -> M
     """
     member = ledger.member_by_key(identity)
     if member is None:
-        raise RefusalError("unknown-member", f"nobody here has the key {identity[:16]}…; ask the operator to enrol it")
+        why = "ask the operator to enrol it, or use the one that replaced it"
+        raise RefusalError("unknown-member", f"nobody here has the key {identity[:16]}…; {why}")
     if not is_from(member.key):
         raise RefusalError("bad-signature", f"the signature is not that of {member.name} over these bytes")
     if member.status == "revoked":

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from fedquit.client.requests.keys import new_key, public_der
 from fedquit.server.ledger import Ledger
 from fedquit.server.ledger.audit_log.seal import read_seal
 from fedquit.server.serve.serve import Run
@@ -12,7 +13,9 @@ from fedquit.server.serve.superlink import Flower
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="SuperLinks are tried on Linux")
-def test_flower_lets_a_revoked_device_in_no_more(flower: Flower, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flower_lets_revoked_and_replaced_keys_in_no_more_and_new_ones_in(
+    flower: Flower, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ledger = Ledger.open(flower.federation.ledger_url(flower.folder), seal=read_seal(flower.folder / "receipts.key"))
     told = list[Any]()
     monkeypatch.setattr(Flower, "runs", lambda _self: {1: "running"})
@@ -26,6 +29,15 @@ def test_flower_lets_a_revoked_device_in_no_more(flower: Flower, monkeypatch: py
     assert len(left) == 1, told
     Run(flower, flower.folder, told.append).tend()  # a server that starts anew lets it in no more either
     assert nodes(flower) == left
+    assert told == []
+    ledger.rotate(0, public_der(new_key()))
+    run.tend()
+    replaced = nodes(flower)
+    assert len(replaced) == 1
+    assert replaced.isdisjoint(left)  # the new key's node, and not the old one's
+    ledger.rotate(1, public_der(new_key()))  # a revoked device comes back
+    run.tend()
+    assert len(nodes(flower)) == 2
     assert told == []
     ledger.close()
 
