@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 from fedquit import __version__
-from fedquit.errors import FedquitError
+from fedquit.errors import FedquitError, FullDiskError
 from fedquit.extras import missing_extra
 
 # name -> (where the command is, one line of help)
@@ -58,10 +58,22 @@ COMMANDS = {
         "Ask, in a device's next reply, that it or some samples be forgotten.",
     ),
     "record": ("fedquit.client.device.record.command:record", "Show what a device trained on, and what it retired."),
+    "rotate": ("fedquit.client.requests.new_key_command:rotate", "Make a new key for a member, in its kit."),
     "verify": ("fedquit.client.receipts.command:verify", "Check a receipt, offline."),
     "serve": ("fedquit.server.serve.command:serve", "Run a server that trains, forgets and recovers."),
+    "backup": (
+        "fedquit.server.provision.backup.command:backup",
+        "Back up a server into one file, also while it serves.",
+    ),
+    "restore": (
+        "fedquit.server.provision.backup.command:restore",
+        "Restore a server from its backup into a new folder.",
+    ),
     "ledger": ("fedquit.server.ledger.command:ledger", "Check, read and export the ledger of a server."),
-    "member": ("fedquit.server.ledger.member_command:member", "List a federation's members, and revoke their keys."),
+    "member": (
+        "fedquit.server.ledger.member_command:member",
+        "List a federation's members, revoke or replace their keys.",
+    ),
     "forget": ("fedquit.client.requests.command:forget", "Ask that a device's data, or some of it, be forgotten."),
     "status": ("fedquit.client.requests.command:status", "Show where a request is now."),
     "watch": ("fedquit.client.requests.command:watch", "Show each state of a request as it comes."),
@@ -78,14 +90,19 @@ COMMANDS = {
     "strategies": ("fedquit.simulations.simulate.command:strategies", "List the aggregation strategies."),
     "methods": ("fedquit.simulations.simulate.command:methods", "List the methods of forgetting and what each needs."),
 }
+RESUMES = ("simulate", "compare")
+"""Commands that go on with `--resume` where they were stopped; others are given again as they were."""
 
 PEOPLE = {
     "For researchers, on one machine": (
         *("simulate", "compare", "configs", "report", "summary", "costs", "plan", "shadows", "audit"),
         *("methods", "objectives", "strategies", "codecs"),
     ),
-    "For operators of a server": ("provision", "doctor", "serve", "requests", "member", "ledger"),
-    "For owners of a device": ("join", "forget", "leave", "status", "watch", "receipt", "verify", "record"),
+    "For operators of a server": (
+        *("provision", "doctor", "serve", "requests", "member", "ledger"),
+        *("backup", "restore"),
+    ),
+    "For owners of a device": ("join", "forget", "leave", "status", "watch", "receipt", "verify", "record", "rotate"),
 }
 """Who a command is for, in the order of the help; some serve several, and stand with those who need them most."""
 
@@ -129,15 +146,18 @@ def fedquit() -> None:
 def main() -> NoReturn:
     """Run the command line and exit."""
     as_json = "--json" in sys.argv[1:]
+    again = "continue with --resume" if sys.argv[1:2] and sys.argv[1] in RESUMES else "do the same again"
     try:
         code = fedquit.main(standalone_mode=False) or 0
+    except FullDiskError as error:
+        code = _fail(error.told(again), error.exit_code, as_json)
     except FedquitError as error:
         code = _fail(str(error), error.exit_code, as_json, getattr(error, "code", ""))
     except click.UsageError as error:
         where = f"; see {error.ctx.command_path} --help" if error.ctx else ""
         code = _fail(error.format_message() + where, 4, as_json)
     except (KeyboardInterrupt, click.Abort):
-        code = _fail("stopped; what was finished is kept: continue with --resume", 1, as_json)
+        code = _fail(f"stopped; what was finished is kept: {again}", 1, as_json)
     except BrokenPipeError:
         code = 1
     except Exception as error:

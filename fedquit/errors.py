@@ -5,6 +5,7 @@ FedquitError                    1  refused or failed
   InputError                    4  what the user gave cannot be used
     MalformedError              4  an ask that no server takes
     KeyFileError                2  a key file that lets nobody in
+  FullDiskError                 1  nothing more can be written; what was finished is kept
   RefusedError                  1  the forget service refused (2: the caller may not)
   RefusalError                  1  the same refusal, at the server
   FlowerRefusedError            1  the SuperLink refused
@@ -41,6 +42,30 @@ class InputError(FedquitError, ValueError):
     """What the user gave cannot be used: exit code 4."""
 
     exit_code = 4
+
+
+class FullDiskError(FedquitError):
+    """The disk is full.
+
+    Attributes:
+        what: could not be written, and why; how to go on depends on the command.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+    def __str__(self) -> str:
+        """Return what any command may say."""
+        return self.told("do the same again")
+
+    def told(self, again: str) -> str:
+        """Return the line for people.
+
+        >>> FullDiskError("cannot write asks").told("do the same again")
+        'cannot write asks; make room, then do the same again: what was finished is kept'
+        """
+        return f"{self.what}; make room, then {again}: what was finished is kept"
 
 
 class MalformedError(InputError):

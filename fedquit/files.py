@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fedquit.errors import FedquitError, InputError
+from fedquit.errors import FedquitError, FullDiskError, InputError
 
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -19,11 +19,10 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in FULL
-        way_out = (
-            "make room, then continue with --resume: what was finished is kept" if full else "choose another folder"
-        )
-        raise FedquitError(f"cannot write {path}: {error.strerror or error}; {way_out}") from error
+        what = f"cannot write {path}: {error.strerror or error}"
+        if error.errno in FULL:
+            raise FullDiskError(what) from error
+        raise FedquitError(f"{what}; choose another folder") from error
 
 
 def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:

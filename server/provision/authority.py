@@ -23,7 +23,9 @@ AHEAD = datetime.timedelta(days=30)
 """A certificate that ends within this time is renewed."""
 
 
-def renew(out: Path, federation: Federation, now: datetime.datetime, *, new_authority: bool = False) -> None:
+def renew(
+    out: Path, federation: Federation, now: datetime.datetime, *, new_authority: bool = False, at_once: bool = False
+) -> None:
     """Make the server's certificate in OUT/server if it is missing, for another host, or ends soon; else touch nothing.
 
     Args:
@@ -31,12 +33,15 @@ def renew(out: Path, federation: Federation, now: datetime.datetime, *, new_auth
         federation: says what host the certificate is for.
         now: the time from which it holds.
         new_authority: make a new authority, and so a new certificate; the files of the old one are kept next to it.
+        at_once: make a new certificate also where the old one holds for long; the authority stays the same.
 
     Raises:
         InputError: it is to be made, and the authority's key is away, is another's, or the authority itself ends soon.
     """
     server, hosts = out / "server", [federation.server.host]
-    if not new_authority and _holds(server, hosts, now):
+    if at_once and not _was_ever(out):
+        raise InputError(f"{out} has no certificate that could be renewed; leave out --renew")
+    if not new_authority and not at_once and _holds(server, hosts, now):
         return
     authority = _made(out, federation, now) if new_authority or not _was_ever(out) else _there(out, now)
     signed = make_server_certificate(authority, hosts, now)

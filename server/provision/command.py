@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from fedquit.errors import InputError
 from fedquit.files import explained
 
 EXAMPLE = """\
@@ -48,9 +49,14 @@ name = "ada"
 @click.option("--out", type=click.Path(path_type=Path), help="folder of the federation [its name, next to CONFIG]")
 @click.option("--tar", is_flag=True, help="pack each kit into NAME.tar.gz")
 @click.option("--new-authority", is_flag=True, help="make a new authority; every member then needs the new ca.crt")
+@click.option(
+    "--renew", is_flag=True, help="renew the server's certificate now; needs the authority's key in its place"
+)
 @click.option("--example", is_flag=True, help="write an example to CONFIG, and make nothing")
 @click.option("--json", "as_json", is_flag=True, help="print the members as JSON, and nothing else")
-def provision(config: Path, out: Path | None, tar: bool, new_authority: bool, example: bool, as_json: bool) -> None:
+def provision(
+    config: Path, out: Path | None, tar: bool, new_authority: bool, renew: bool, example: bool, as_json: bool
+) -> None:
     """Make a federation ready: certificates, keys, the server's folder and a kit for each device and operator.
 
     \b
@@ -62,12 +68,14 @@ def provision(config: Path, out: Path | None, tar: bool, new_authority: bool, ex
             file.write(EXAMPLE)
         click.echo(f"wrote {config}; edit it, then: fedquit provision {config}", err=True)
         return
+    if renew and new_authority:
+        raise InputError("--renew keeps the authority and --new-authority replaces it: give one of them")
     from fedquit.server.provision.federation_plan import read_plan
     from fedquit.server.provision.provision import provision as carry_out
 
     plan = read_plan(config)
     out = out or config.parent / plan.federation.name
-    members = carry_out(plan, out, tar=tar, new_authority=new_authority)
+    members = carry_out(plan, out, tar=tar, new_authority=new_authority, renew_now=renew)
     if as_json:
         documents = [{**asdict(member), "kit": str(member.kit)} for member in members]
         click.echo(json.dumps({"server": str(out / "server"), "members": documents}, indent=1))
@@ -82,6 +90,14 @@ def provision(config: Path, out: Path | None, tar: bool, new_authority: bool, ex
         key = ", with its own key" if member.own_key else ""
         click.echo(f"{member.role} {member.number} {member.name}: {state}{key}; kit {member.kit}")
     click.echo(f"server: {out / 'server'}", err=True)
+    if renew:
+        from fedquit.server.page.certificate_ends import certificate_ends
+        from fedquit.server.page.sentences import moment
+
+        ends = moment(certificate_ends(out / "server")["server"])
+        click.echo(f"its certificate holds until {ends}; a running server shows it within a minute", err=True)
+        click.echo("Flower's SuperLink shows it once fedquit serve is started again: docs/deploy.md", err=True)
+        return
     if new_authority:
         click.echo(
             f"hand {out / 'server' / 'ca.crt'} to every member, for its kit: with the old one nobody can connect",

@@ -14,7 +14,9 @@ import shutil
 import sys
 from pathlib import Path
 
+from fedquit.files import explained, write_whole
 from fedquit.server.federation import Federation
+from fedquit.server.provision import watching_files
 
 LARGEST_BODY = 8
 """MiB. Flower sends an array in chunks of 5 MiB, and the names of a message's objects in one body: some 150 bytes for
@@ -24,6 +26,25 @@ SUPERLINK_CONNECTIONS = 32
 STALLED = "30s"
 """A connection that sends nothing of a request for so long is closed."""
 WAIT = "600s"
+
+
+def write_deployment_files(folder: Path, federation: Federation) -> None:
+    """Write the files for whoever runs these parts themselves into FOLDER/deploy of a server."""
+    folder, deploy = folder.resolve(), folder / "deploy"
+    with explained(deploy):
+        deploy.mkdir(exist_ok=True)
+    texts = {
+        "nginx.conf": nginx(federation, folder),
+        "Caddyfile": caddy(federation, folder),
+        f"fedquit-{federation.name}.service": systemd_unit(federation, folder),
+        "compose.yaml": compose(federation),
+        "Dockerfile": dockerfile(),
+        "prometheus-rules.yml": watching_files.alert_rules(federation),
+        "grafana-dashboard.json": watching_files.dashboard(federation),
+    }
+    for name, text in texts.items():
+        write_whole(deploy / name, text.encode())
+        (deploy / name).chmod(0o644)
 
 
 def nginx(federation: Federation, folder: Path) -> str:

@@ -83,7 +83,7 @@ def _certificate(folder: Path, federation: Federation) -> str:
         raise InputError(f"{path} is for {', '.join(sorted(hosts_of(certificate)))}, not {host}; provision again")
     ends = min(certificate.not_valid_after_utc, authority.not_valid_after_utc)
     if ends < datetime.datetime.now(datetime.UTC) + SOON:
-        raise InputError(f"{path} ends on {ends:%Y-%m-%d}; do `fedquit provision` again, which makes a new one")
+        raise InputError(f"{path} ends on {ends:%Y-%m-%d}; do `fedquit provision CONFIG --renew`")
     return f"for {host}, until {ends:%Y-%m-%d}"
 
 

@@ -26,9 +26,9 @@ from fedquit.files import explained, write_whole
 from fedquit.server.federation import FILE, Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.ledger.audit_log.seal import read_seal
-from fedquit.server.provision import deployment_files, watching_files
 from fedquit.server.provision.authority import OPEN, PRIVATE, renew, write
 from fedquit.server.provision.certificates import der_of, node_key_files, private_pem, public_pem
+from fedquit.server.provision.deployment_files import write_deployment_files
 from fedquit.server.provision.federation_plan import Plan, PlannedMember
 
 
@@ -55,7 +55,13 @@ class Made:
 
 
 def provision(
-    plan: Plan, out: Path, *, tar: bool = False, new_authority: bool = False, now: datetime.datetime | None = None
+    plan: Plan,
+    out: Path,
+    *,
+    tar: bool = False,
+    new_authority: bool = False,
+    renew_now: bool = False,
+    now: datetime.datetime | None = None,
 ) -> list[Made]:
     """Make what is missing of the federation in `out`, and return its members.
 
@@ -64,6 +70,7 @@ def provision(
         out: where to; a folder that this made before, or none.
         tar: pack each new kit into NAME.tar.gz in place of a folder.
         new_authority: make a new authority for the federation; every member then needs the new ca.crt.
+        renew_now: renew the server's certificate, however long it holds; members notice nothing.
         now: the time from which certificates hold.
 
     Raises:
@@ -73,6 +80,8 @@ def provision(
     """
     keys = {planned.name: _public_key(planned, plan.source) for those in plan.members.values() for planned in those}
     _check_folder(out, plan.federation)
+    if renew_now and not (out / "server" / FILE).is_file():
+        raise InputError(f"{out} is no federation yet, so nothing is to be renewed; leave out --renew")
     now = now or datetime.datetime.now(datetime.UTC)
     server = out / "server"
     folders = (out, out / "authority", server, server / "models", server / "deploy", server / "proxy", out / "kits")
@@ -83,7 +92,7 @@ def provision(
         folder.chmod(0o700)
     if not (server / FILE).exists():
         _write_federation(server, plan.federation)  # first of all: stopped from here on, this is a federation's folder
-    renew(out, plan.federation, now, new_authority=new_authority)
+    renew(out, plan.federation, now, new_authority=new_authority, at_once=renew_now)
     _server_files(server, plan.federation)
     ledger = Ledger.open(plan.federation.ledger_url(server), seal=read_seal(server / "receipts.key"))
     try:
@@ -137,17 +146,7 @@ def _server_files(server: Path, federation: Federation) -> None:
         raise InputError(f"{server / 'receipts.key'} is not an Ed25519 key")
     write(server / "receipts.pub", public_pem(key.public_key()), OPEN)
     _write_federation(server, federation)
-    texts = {
-        "nginx.conf": deployment_files.nginx(federation, server.resolve()),
-        "Caddyfile": deployment_files.caddy(federation, server.resolve()),
-        f"fedquit-{federation.name}.service": deployment_files.systemd_unit(federation, server.resolve()),
-        "compose.yaml": deployment_files.compose(federation),
-        "Dockerfile": deployment_files.dockerfile(),
-        "prometheus-rules.yml": watching_files.alert_rules(federation),
-        "grafana-dashboard.json": watching_files.dashboard(federation),
-    }
-    for name, text in texts.items():
-        write(server / "deploy" / name, text.encode(), OPEN)
+    write_deployment_files(server, federation)
 
 
 def _member(
@@ -175,7 +174,8 @@ def _member(
         new = False
         if own is not None and der_of(own) != known.key:
             raise InputError(
-                f"'{planned.name}' is enrolled with another key; a new key is a new member: give it another name"
+                f"'{planned.name}' is enrolled with another key: replace it with fedquit member rotate "
+                f"{out / 'server'} {planned.name} --public-key FILE, or give the new member another name"
             )
     revoked = known.status == "revoked"
     if kit.exists() and not revoked:

@@ -1,6 +1,6 @@
 """What a Prometheus and a Grafana that watch a server are given: alert rules and a dashboard, for this federation.
 
-Both are over the metrics of the operator's page (`fedquit.server.page.ledger_view.metrics`), and name no others.
+Both are over the metrics of the operator's page (`fedquit.server.page.metrics.metrics`), and name no others.
 """
 
 import json
@@ -48,6 +48,8 @@ def alerts(federation: Federation) -> list[Alert]:
               "For a day a request has not been begun", "Is another one waiting for its device?"),
         Alert("FedquitTrainingLate", stalled, "10m", "warning",
               "No step was finished in more than two intervals", "Are enough devices connected? See /healthz"),
+        Alert("FedquitCertificateEnds", f"{_of(name, 'certificate_ends_timestamp_seconds')} - time() < {30 * 86400}",
+              "10m", "warning", "A certificate ends within 30 days", "Renew it: docs/deploy.md, Certificates"),
         Alert("FedquitRepliesRefused", f"increase({_of(name, 'refused_replies_total')}[1h]) > 0", "0m", "warning",
               "Replies of devices were refused", "The first page says whose, and why"),
     ]  # fmt: skip
@@ -98,6 +100,8 @@ def dashboard(federation: Federation) -> str:
         _panel("timeseries", "Replies refused, an hour", (0, 20, 12),
                [(f"increase({metric('refused_replies_total')}[1h])", "refused")]),
         _panel("timeseries", "Members", (12, 20, 12), [(metric("members"), "{{role}} {{status}}")]),
+        _panel("timeseries", "Until a certificate ends", (0, 28, 12),
+               [(f"{metric('certificate_ends_timestamp_seconds')} - time()", "{{certificate}}")], unit="s"),
     ]  # fmt: skip
     source = {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus"}
     document = {

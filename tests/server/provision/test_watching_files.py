@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from fedquit.server.federation import Federation, Schedule
 from fedquit.server.ledger import STATES, Ledger
 from fedquit.server.ledger.rows import Step
-from fedquit.server.page.ledger_view import metrics
+from fedquit.server.page.metrics import metrics
 from fedquit.server.provision.watching_files import alert_rules, alerts, dashboard
 
 FEDERATION = Federation(name="clinics", schedule=Schedule(every=3600.0, round_timeout=600.0))
@@ -27,7 +27,7 @@ def given(tmp_path: Path) -> dict[str, dict[str, set[str]]]:
     """What the page gives: metric -> label -> its values."""
     ledger = Ledger.open(f"sqlite:///{tmp_path / 'ledger.db'}")
     ledger.add_step(STEP)
-    text = metrics(ledger, FEDERATION, 200.0)
+    text = metrics(ledger, FEDERATION, 200.0, {"server": 1e9, "authority": 2e9})
     ledger.close()
     found: dict[str, dict[str, set[str]]] = {}
     for family in text_string_to_metric_families(text):
@@ -83,6 +83,11 @@ FIRES = {
     "FedquitRequestUnrecovered": ('requests{federation="clinics",status="unrecovered"}', "0x30 1x10", "35m"),
     "FedquitRequestNotBegun": ('requests{federation="clinics",status="asked"}', "1x1500", "1445m"),
     "FedquitTrainingLate": ('last_step_timestamp_seconds{federation="clinics"}', "60x200", "155m"),
+    "FedquitCertificateEnds": (
+        'certificate_ends_timestamp_seconds{federation="clinics",certificate="server"}',
+        "2595000x60",  # 30 days and 50 minutes after the begin
+        "65m",
+    ),
     "FedquitRepliesRefused": ('refused_replies_total{federation="clinics"}', "0x30 2x10", "35m"),
     "FedquitSilent": ("other", "1x30", "10m"),
 }

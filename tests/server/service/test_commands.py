@@ -1,6 +1,8 @@
 """The commands of a device's owner: what they print, how they end, and that an ask is made once whatever crashes."""
 
+import errno
 import json
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -211,3 +213,18 @@ def test_an_unreachable_service_and_a_wrong_kit_are_reported_in_one_line(world: 
     code, _, err = run("forget", kit)
     assert code == 2
     assert f"chmod 600 {kit / 'node.key'}" in err
+
+
+def test_forget_on_a_full_disk_says_to_do_the_same_again(world: Any, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.start()
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        code, _, err = run("forget", world.kit_folder("north"))
+    assert (code, err.count("\n"), "--resume" in err) == (1, 1, False)
+    assert "No space left on device; make room, then do the same again: what was finished is kept" in err
+    assert world.ledger.requests() == []  # nothing is sent that is not kept
+    assert run("forget", world.kit_folder("north"))[0] == 0
