@@ -204,8 +204,8 @@ def _explained(event: Mapping[str, Any]) -> Mapping[str, Any]:
         return {**event, "reason": reason}
     if REFUSED in last:
         reason = (
-            "the server did not let this device in. If it was killed just now, the server takes a minute to see that, "
-            "and lets it in then; else: has the operator enrolled its key? Is its clock right?"
+            "not yet registered; trying again: the server lets a new device in within a minute, and so one that was "
+            "killed just now. If that does not pass: has the operator enrolled its key? Is its clock right?"
         )
         return {**event, "reason": reason}
     return event
