@@ -88,7 +88,7 @@ def keys_of(*wanted: Part | Scope) -> tuple[str, ...]:
     """Return the kebab-case names of the settings of these parts and scopes, in order.
 
     >>> keys_of(Part.METHOD)
-    ('method', 'teacher', 'method-settings')
+    ('method', 'teacher', 'method-settings', 'forget-clip', 'forget-noise', 'adopt')
     """
     return tuple(
         name.replace("_", "-")
