@@ -63,10 +63,11 @@ class Part:
 def pause(deaths: int) -> float:
     """Return the seconds to wait, at most, before a part is started again that died so often in a row.
 
-    >>> [pause(deaths) for deaths in (1, 2, 3, 9)]
-    [1.0, 2.0, 4.0, 60.0]
+    >>> [pause(deaths) for deaths in (1, 2, 3, 9, 5000)]
+    [1.0, 2.0, 4.0, 60.0, 60.0]
     """
-    return min(LONGEST_PAUSE, 2.0 ** (deaths - 1))
+    doublings = min(deaths - 1, 16)  # a part may die for weeks, and a float ends at 2**1024
+    return min(LONGEST_PAUSE, 2.0**doublings)
 
 
 def line_of_part(event: Mapping[str, Any]) -> str:

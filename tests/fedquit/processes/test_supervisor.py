@@ -164,6 +164,13 @@ def test_pauses_grow_to_a_minute_however_slowly_a_part_dies(
         assert most / 2 <= waited <= most
 
 
+def test_a_part_that_has_died_for_weeks_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dying = SlowDeaths(tmp_path, 0.5, monkeypatch)
+    (running,) = dying.supervisor._running
+    running._deaths = 20_000
+    assert 30 <= dying.die() <= 60
+
+
 def test_pauses_are_reset_after_a_part_was_healthy_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dying = SlowDeaths(tmp_path, 0.5, monkeypatch)
     for _ in range(5):
