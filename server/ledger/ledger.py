@@ -133,16 +133,23 @@ class Ledger:
             why = f"the key of {member.name}, which asked, was revoked"
             return member, requests.refuse_asked(writing, member.fingerprint, why) if refuse_asked else []
 
-    def rotate(self, number: int, key: bytes, *, by: str = "the operator") -> Member:
-        """Replace the key of a member, on whose word `by` says for the log; nothing that the old one signs is taken.
+    def rotate(self, number: int, key: bytes, *, old: str = "") -> Member:
+        """Replace the key of a member; nothing that the old one signs is taken from then on.
 
-        Its number, what it contributed and what it asked stay. A revoked member becomes what it was before.
+        Its number, what it contributed and what it asked stay. On the operator's word a revoked member becomes
+        active again, or is withdrawn if its data was to be forgotten meanwhile.
+
+        Args:
+            number: of the member.
+            key: the new public key, DER.
+            old: fingerprint of the key on whose word this is done; "": it is the operator's.
 
         Raises:
-            InputError: there is no such member, or the key is or was somebody's.
+            InputError: there is no such member, the new key is or was somebody's, or the old one is the member's no
+                more or revoked.
         """
         with self._writing() as writing:
-            return members.rotate(writing, number, key, by)
+            return members.rotate(writing, number, key, old)
 
     def remove(self, number: int) -> Member:
         """Withdraw a device that never contributed anything.

@@ -98,9 +98,7 @@ def rotate(folder: Path, name: str | None, request: Path | None, public_key: Pat
                 raise InputError(f"{request}: {error}") from None
             if new.federation != Federation.read(folder).name:
                 raise InputError(f"{request} is for the federation '{new.federation}'")
-            if keys[new.old].status == "revoked":
-                raise InputError(f"the key of {keys[new.old].name} is revoked, so what it says counts for nothing")
-            changed = ledger.rotate(keys[new.old].number, new.key, by="both keys")
+            changed = ledger.rotate(keys[new.old].number, new.key, old=new.old)
     if as_json:
         click.echo(json.dumps(_document(changed, None), indent=1))
         return

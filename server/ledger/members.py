@@ -72,19 +72,24 @@ def revoke(writing: Writing, number: int, reason: str) -> Member:
     return by_number(writing.connection, number)
 
 
-def rotate(writing: Writing, number: int, key: bytes, by: str) -> Member:
-    """Replace the key of a member; one that is revoked becomes what it was before. The same key again changes nothing.
+def rotate(writing: Writing, number: int, key: bytes, old: str = "") -> Member:
+    """Replace the key of a member; one that is revoked becomes active, or withdrawn if its data was to be forgotten.
+
+    The same key again changes nothing.
 
     Args:
         writing: the transaction.
         number: of the member.
         key: the new public key, DER.
-        by: on whose word, for the log: "both keys" or "the operator".
+        old: fingerprint of the key on whose word this is done, beside the new one's; "": on the operator's word.
 
     Raises:
-        InputError: there is no such member, or the key is or was somebody's.
+        InputError: there is no such member, the new key is or was somebody's, or the old one is the member's no more
+            or revoked: what it says counts for nothing.
     """
     member, new = by_number(writing.connection, number), fingerprint_of(key)
+    if old:
+        _check_counts(member, old)
     if new == member.fingerprint and member.status != "revoked":
         return member
     other = by_key(writing.connection, new)
@@ -100,7 +105,7 @@ def rotate(writing: Writing, number: int, key: bytes, by: str) -> Member:
         "replaced": member.fingerprint,
         "replaced_key": member.key.hex(),
         "was": member.status,
-        "by": by,
+        "by": "both keys" if old else "the operator",
     }
     writing.log("key-replaced", member=member.number, facts=facts, rows=[("members", member.number)])
     return by_number(writing.connection, number)
@@ -152,6 +157,14 @@ def replaced(connection: Connection) -> dict[str, tuple[int, bytes]]:
     return found
 
 
+def _check_counts(member: Member, old: str) -> None:
+    """Refuse what a key says that is not the member's, or is revoked; between a look and this either may have come."""
+    if member.fingerprint != old:
+        raise InputError(f"the key of '{member.name}' was replaced meanwhile, and the old one counts for nothing")
+    if member.status == "revoked":
+        raise InputError(f"the key of '{member.name}' is revoked, so what it says counts for nothing")
+
+
 def _check_not_replaced(connection: Connection, fingerprint: str) -> None:
     """Refuse a key that another took the place of."""
     if fingerprint in replaced(connection):
@@ -159,10 +172,14 @@ def _check_not_replaced(connection: Connection, fingerprint: str) -> None:
 
 
 def _before_revocation(connection: Connection, member: Member) -> str:
-    """Return the status that a member had before its key was revoked."""
-    query = select(events.c.facts).where(events.c.kind == "revoked", events.c.member == member.number)
-    last = connection.execute(query.order_by(events.c.number.desc()).limit(1)).scalar()
-    return str(read_facts(last).get("was", "active"))
+    """Return the status of a member but for its key: withdrawn for ever, also if that came after the revocation."""
+    query = select(events.c.kind, events.c.facts).where(events.c.member == member.number)
+    for row in connection.execute(query):
+        facts = read_facts(row.facts)
+        was = row.kind in ("revoked", "key-replaced") and facts.get("was") == "withdrawn"
+        if was or row.kind == "removed" or facts.get("withdrawn") == member.number:
+            return "withdrawn"
+    return "active"
 
 
 def all_of(connection: Connection) -> list[Member]:

@@ -137,11 +137,31 @@ def test_a_revoked_member_comes_back_with_a_new_key_on_the_operators_word(world:
     assert (code, "is not a NIST P-384" in err) == (2, True)
 
 
+def test_what_happens_between_a_statements_check_and_its_write_counts(world: Any) -> None:
+    first, second, old = public_der(new_key()), public_der(new_key()), world.ledger.member(0).fingerprint
+    world.ledger.rotate(0, first, old=old)
+    with pytest.raises(InputError, match="was replaced meanwhile"):  # two statements, of the owner and of a thief
+        world.ledger.rotate(0, second, old=old)
+    world.ledger.revoke(0)
+    with pytest.raises(InputError, match="is revoked, so what it says counts for nothing"):
+        world.ledger.rotate(0, second, old=fingerprint(first))
+    assert (world.ledger.member(0).status, world.ledger.member(0).fingerprint) == ("revoked", fingerprint(first))
+
+
 def test_a_withdrawn_member_stays_withdrawn_with_a_new_key(world: Any) -> None:
     request = admit(world.ledger, make_ask(world.keys["north"], "clinics"), RULES, now=time.time()).request.id
     world.work_off(request)
     world.ledger.revoke(0)
     assert world.ledger.rotate(0, public_der(new_key())).status == "withdrawn"
+
+
+def test_a_member_forgotten_while_revoked_comes_back_as_withdrawn(world: Any) -> None:
+    world.ledger.revoke(0)
+    subject = world.ledger.member(0).fingerprint
+    ask = make_ask(world.keys["operator"], "clinics", subject=subject)
+    world.work_off(admit(world.ledger, ask, RULES, now=time.time()).request.id)
+    assert world.ledger.rotate(0, public_der(new_key())).status == "withdrawn"
+    assert world.ledger.check_chain() == []
 
 
 def test_killed_while_a_kit_takes_its_new_key_it_is_done_when_called_again(
