@@ -130,6 +130,8 @@ class Training:
         self.verification = None
         if request is None and self.metrics.trusted is None:
             return {}
+        if not done.adopted and place.deferred():  # no device may be sent that model, not even to evaluate it
+            return self.metrics.evaluate(done.arrays, self.gone_classes())
         verifies = request and done.adopted and place.federation.forgetting.verifies
         if request and verifies and request.subject in presence.ready:
             self.verification = Verification.of(request, number)

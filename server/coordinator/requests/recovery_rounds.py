@@ -67,7 +67,10 @@ class Recovery:
         lost = self._rounds_lost(request, forgot)
         plan = RecoveryPlan("utility", policy.recover_rounds, 0, policy.tolerance, policy.patience, lost)
         rule = stop_rule(plan, forgot.measures.get("accuracy_before"))
-        return rule.stop([step.measures.get("accuracy", 0.0) for step in rounds], 0)
+        stopped = rule.stop([step.measures.get("accuracy", 0.0) for step in rounds], 0)
+        if stopped and stopped.reached and self.place.deferred() and len(rounds) < policy.recover_rounds:
+            return None  # no round was adopted yet: what was measured is the model that no device may be sent
+        return stopped
 
     def _rounds_lost(self, request: Request, forgot: Step) -> int:
         """Return how many rounds the model had beyond the one that the method went back to; 0: it did not go back."""

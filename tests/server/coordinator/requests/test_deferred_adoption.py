@@ -1,6 +1,6 @@
 """`adopt = deferred` in a deployment: who is sent which model, what the receipt says, and killed anywhere."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,8 @@ from flwr.app import Message
 
 from fedquit.client.models.model_file import model_hash
 from fedquit.client.receipts import read_receipt
+from fedquit.server.lifecycle.evaluator import Evaluator
+from fedquit.strategies.guard.round_screen import Verdict
 from tests.harness.kills import Outcome, killed_at, points_of, prepare
 from tests.harness.rehearsal import KitGrid, Rehearsal, rehearse
 
@@ -62,6 +64,26 @@ def test_deferred_no_device_is_sent_the_model_that_forgot_not_even_to_evaluate(t
     limits = " ".join(predicate["limits"])  # type: ignore[arg-type]
     assert "The server saw the model before the request" in limits
     assert ("sum of that and a round" in limits) == (adopt == "deferred")
+
+
+def test_deferred_a_round_that_is_not_adopted_sends_nobody_the_model_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = list[object]()
+
+    def usable(*_: object) -> Callable[[object], Verdict]:
+        """Refuse the first round of recovery, which is the third of all, as when some devices lie together."""
+        rounds.append(object())
+        reason = "the model's logits are not finite" if len(rounds) == 3 else ""
+        return lambda _arrays: Verdict(reason)
+
+    monkeypatch.setattr(Evaluator, "usable", usable)
+    rehearsal, sent, unlearned = serve(tmp_path / "made", "deferred")
+    with rehearsal.ledger() as ledger:
+        assert [step.model_after == unlearned for step in ledger.steps(phase="recover")][:2] == [True, False]
+        assert [event.kind for event in ledger.events()].count("round-not-adopted") == 1
+    assert not [kind for _, kind, model in sent if model == unlearned]
+    assert receipt_of(rehearsal)["method"]["adopted"] == "deferred"  # type: ignore[index]
 
 
 @pytest.fixture(scope="module")
