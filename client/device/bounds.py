@@ -19,6 +19,8 @@ from fedquit.errors import InputError, OutOfBoundsError, unknown
 from fedquit.settings import Settings
 
 NUMBERS, LISTS = ("lr", "local-epochs"), ("objective", "model", "method")
+PULL = "proximal-mu"
+"""In a message of Flower's FedProx: the device trains with objective fedprox, whatever the run's is."""
 WHERE = "[bounds] in device.toml"
 
 
@@ -76,12 +78,16 @@ class DeviceBounds:
                 self._check_number(key, value)
         for key in LISTS:
             self._check_name(key, getattr(settings, key))
+        if settings.mentee:
+            self._check_name("model", settings.mentee)
+        if PULL in config:
+            self._check_name("objective", "fedprox")
 
     def _check_number(self, key: str, value: object) -> None:
         most = self.most.get(key)
         if most is None or not isinstance(value, int | float):  # "auto" is the method's own small step
             return
-        if not value <= most:  # NaN is beyond every bound
+        if not abs(value) <= most:  # NaN is beyond every bound, and a step backwards is as long
             raise OutOfBoundsError(f"the server sets {key} to {value}, and this device takes at most {most:g}: {WHERE}")
 
     def _check_name(self, key: str, value: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import filelock
 from torch import nn
 
-from fedquit.client.data.build_data_and_model import configured_form, initial_model
+from fedquit.client.data.build_data_and_model import Form, configured_form, initial_model
 from fedquit.client.device.bounds import DeviceBounds
 from fedquit.client.device.device import NOTHING, ReceivedConfig
 from fedquit.client.device.local_data.gather import Gathered, Keep, gather
@@ -57,10 +57,7 @@ class DeployedDevice:
 
     def __init__(self, kit: Kit, settings: Settings, run: str) -> None:
         self.kit, self.settings, self.run = kit, settings, run
-        form = configured_form(settings)
-        if form is None:
-            raise InputError("the run config must say classes and input-shape: a device sees its own data only")
-        self._form = form
+        self._form = _form_of(settings)
         self._path = kit.path(kit.record)
         self._record = Record(self._path)
         self._exercise = self._received = ""
@@ -294,15 +291,29 @@ def deployed_device(folder: Path, run_config: Mapping[str, Scalar], run: str, co
     Raises:
         OutOfBoundsError: the server sets what the device's owner does not let it set.
     """
-    kit, settings = Kit.read(folder), deployed_settings(run_config, config)
-    DeviceBounds.read(kit.bounds, str(folder / FILE)).check(settings, config)
-    return DeployedDevice(kit, settings, run)
+    kit = Kit.read(folder)
+    return DeployedDevice(kit, deployed_settings(kit, run_config, config), run)
 
 
-def deployed_settings(run_config: Mapping[str, Scalar], config: ReceivedConfig) -> Settings:
-    """Return the run's settings, with those of this message in their place."""
+def deployed_settings(kit: Kit, run_config: Mapping[str, Scalar], config: ReceivedConfig) -> Settings:
+    """Return the run's settings, with those of this message in their place; nothing is done by settings not checked.
+
+    Raises:
+        OutOfBoundsError: the server sets what the device's owner does not let it set.
+        InputError: they leave it to data what a model takes, and a device sees its own only.
+    """
     late: dict[str, Any] = {key: config[key] for key in TOLD_LATE if key in config}
-    return Settings.from_run_config({**run_config, **late})
+    settings = Settings.from_run_config({**run_config, **late})
+    DeviceBounds.read(kit.bounds, str(kit.folder / FILE)).check(settings, config)
+    _form_of(settings)
+    return settings
+
+
+def _form_of(settings: Settings) -> Form:
+    form = configured_form(settings)
+    if form is None:
+        raise InputError("the run config must say classes and input-shape: a device sees its own data only")
+    return form
 
 
 def memory_of(kit: Kit, settings: Settings) -> Memory:

@@ -32,7 +32,7 @@ def settings_of(message: Message, context: Context) -> Settings:
     """Return the settings that a message is served with."""
     node = context.node_config
     if "kit" in node:
-        return deployed_settings(context.run_config, config_of(message))
+        return deployed_settings(Kit.read(Path(str(node["kit"]))), context.run_config, config_of(message))
     return Settings.from_run_config(context.run_config, int(node["num-partitions"]))
 
 

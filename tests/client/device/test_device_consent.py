@@ -24,6 +24,7 @@ from fedquit.errors import InputError, OtherCodeError, OutOfBoundsError
 from fedquit.server.federation import Federation
 from fedquit.server.serve.superlink import Flower
 from fedquit.settings import Settings
+from tests.client.device.kit_messages import make_kit, send
 
 EVIL = {**APP_FILES, "deployed/client_app.py": "import os\nos.abort()\n"}
 
@@ -155,12 +156,25 @@ RUN = {**Settings().run_config(), "classes": "10", "input-shape": "1x8x8"}
         ({"lr": 0.5}, {"lr": 0.6}, {}, "sets lr to 0.6, and this device takes at most 0.5"),
         ({"lr": 0.5}, {}, {"lr": 5.0}, "sets lr to 5.0"),
         ({"lr": 0.5}, {}, {"lr": float("nan")}, "sets lr to nan"),
+        ({"lr": 0.5}, {}, {"lr": -5.0}, "sets lr to -5.0"),
+        (
+            {"objective": ["fedavg"]},
+            {},
+            {"proximal-mu": 1e9},
+            "sets objective to 'fedprox', and this device takes fedavg",
+        ),
         ({"lr": 0.5}, {}, {"method-settings": "lr=3.0"}, "sets lr to 3.0"),
         ({"local-epochs": 2}, {"local-epochs": 3}, {}, "sets local-epochs to 3"),
         ({"local-epochs": 2}, {}, {"method-settings": "epochs=90"}, "sets local-epochs to 90"),
         ({"objective": ["fedprox"]}, {}, {}, "sets objective to 'fedavg', and this device takes fedprox"),
         ({"model": ["mlp"]}, {"model": "cnn"}, {}, "sets model to 'cnn'"),
         ({"method": ["negate"]}, {}, {"method": "fedquit"}, "sets method to 'fedquit'"),
+        (
+            {},
+            {"mentee": "os:system"},
+            {},
+            "sets model to 'os:system', and this device takes none that it does not name",
+        ),
         ({}, {"model": "os:system"}, {}, "sets model to 'os:system', and this device takes none that it does not name"),
     ],
 )
@@ -170,6 +184,27 @@ def test_what_the_server_sets_beyond_the_owners_bounds_is_refused(
     kit = write_kit(tmp_path / "kit", bounds=bounds)
     with pytest.raises(OutOfBoundsError, match=said):
         deployed_device(kit.folder, {**RUN, **run}, "1", message)
+
+
+CALLED: list[str] = []
+
+
+def never(**_: object) -> None:
+    """Stands for something installed on the device that a server has no business to call."""
+    CALLED.append("a model")
+
+
+@pytest.mark.parametrize("named", ["model", "dataset"])
+@pytest.mark.parametrize("compressed", ["", "fp16"])
+def test_nothing_that_a_server_names_is_called_before_it_is_checked(
+    tmp_path: Path, named: str, compressed: str
+) -> None:
+    kit = make_kit(tmp_path / "kit")
+    form = {"classes": "3", "input_shape": "1x4x4"} if named == "model" else {}
+    settings = Settings.read({named: f"{__name__}:never", "compress_down": compressed, **form})
+    with pytest.raises((InputError, OutOfBoundsError), match="this device takes none|must say classes and input-shape"):
+        send(kit, "train", settings=settings)
+    assert CALLED == []
 
 
 def test_within_the_bounds_a_device_works(tmp_path: Path) -> None:
