@@ -32,9 +32,9 @@ COMPONENTS: Mapping[str, str] = {
 """Where Flower finds the two apps in it."""
 PROJECT, LISTING = "pyproject.toml", ".info/"
 LARGEST = 50_000_000
-"""Bytes that a bundle may unpack to."""
-REFUSED = "refused"
-"""Folder of the kit with the bundles that were refused."""
+"""Bytes that a bundle may have, and may unpack to."""
+REFUSED, KEPT = "refused", 5
+"""Folder of the kit with the bundles that were refused, and how many of them stay: a server may send any number."""
 
 
 def code_digest(files: Mapping[str, bytes], components: object) -> str:
@@ -53,6 +53,8 @@ def bundle_digest(bundle: bytes) -> str:
     Raises:
         OtherCodeError: it is no bundle, or one whose files cannot be told apart.
     """
+    if len(bundle) > LARGEST:
+        raise OtherCodeError(f"the server sent a bundle of more than {LARGEST:,} bytes")
     try:
         with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
             entries = archive.infolist()
@@ -85,6 +87,9 @@ def check_bundle(bundle: bytes, kit: Kit) -> None:
     place = kit.folder / REFUSED / f"{digest[:16]}.zip"
     with explained(place):
         place.parent.mkdir(mode=0o700, exist_ok=True)
+        others = [(path.stat().st_mtime, path) for path in place.parent.glob("*.zip") if path != place]
+        for _, oldest in sorted(others)[: max(0, len(others) - KEPT + 1)]:
+            oldest.unlink(missing_ok=True)
     write_whole(place, bundle)
     raise OtherCodeError(
         f"the server sent other code than this device runs, and nothing of it was run; look at {place}, and if it is "

@@ -13,7 +13,16 @@ from typing import Any
 import pytest
 import tomli_w
 
-from fedquit.client.device.approved_code import APP_FILES, COMPONENTS, OWN, bundle_digest, check_bundle
+from fedquit.client.device.approved_code import (
+    APP_FILES,
+    COMPONENTS,
+    KEPT,
+    LARGEST,
+    OWN,
+    REFUSED,
+    bundle_digest,
+    check_bundle,
+)
 from fedquit.client.device.bounds import DeviceBounds
 from fedquit.client.device.deployed_device import deployed_device
 from fedquit.client.device.device_checks import device_checks
@@ -104,6 +113,17 @@ def twice() -> bytes:
 def test_what_is_no_bundle_or_has_a_file_twice_is_refused(kit: Kit, sent: bytes) -> None:
     with pytest.raises(OtherCodeError):
         check_bundle(sent, kit)
+
+
+def test_a_server_cannot_fill_the_disk_with_what_is_refused(kit: Kit) -> None:
+    for number in range(12):
+        with pytest.raises(OtherCodeError, match="nothing of it was run"):
+            check_bundle(bundle({**APP_FILES, "more.py": f"number = {number}"}), kit)
+    kept = {path.name for path in (kit.folder / REFUSED).iterdir()}
+    assert len(kept) == KEPT
+    assert f"{bundle_digest(bundle({**APP_FILES, 'more.py': 'number = 11'}))[:16]}.zip" in kept
+    with pytest.raises(OtherCodeError, match="a bundle of more than"):
+        check_bundle(bytes(LARGEST + 1), kit)
 
 
 def test_the_checks_of_a_device_say_what_may_run_and_what_was_refused(kit: Kit) -> None:
@@ -202,7 +222,7 @@ def test_nothing_that_a_server_names_is_called_before_it_is_checked(
     kit = make_kit(tmp_path / "kit")
     form = {"classes": "3", "input_shape": "1x4x4"} if named == "model" else {}
     settings = Settings.read({named: f"{__name__}:never", "compress_down": compressed, **form})
-    with pytest.raises((InputError, OutOfBoundsError), match="this device takes none|must say classes and input-shape"):
+    with pytest.raises((InputError, OutOfBoundsError), match=r"this device takes none|must say classes and input-shape"):
         send(kit, "train", settings=settings)
     assert CALLED == []
 
