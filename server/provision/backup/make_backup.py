@@ -97,7 +97,9 @@ def _gathered(
     folder: Path, federation: Federation, staging: Path, *, with_ledger: bool
 ) -> tuple[dict[str, Path], int, str]:
     """Return the files of the server by their names, those that may go meanwhile copied; and the head of the ledger."""
-    files = {**_there(folder, NEEDED, "server"), **_there(folder, WHERE_THERE, "server")}
+    for path in _there(folder, WHERE_THERE, "server").values():
+        shutil.copyfile(path, staging / path.name)  # rows are added to the cost log meanwhile
+    files = {**_there(folder, NEEDED, "server"), **_there(staging, WHERE_THERE, "server")}
     url, data = federation.ledger_url(folder), federation.trusted.data
     if data and not Path(data).is_absolute():
         files |= {f"server/{data}/{n}".rstrip("/"): p for n, p in _inside(folder / data)}

@@ -17,7 +17,7 @@ from fedquit.client.receipts import read_receipt
 from fedquit.errors import FedquitError
 from fedquit.server.ledger import Ledger
 from fedquit.server.ledger.audit_log.seal import read_seal
-from fedquit.server.provision.backup.archive import MANIFEST
+from fedquit.server.provision.backup.archive import MANIFEST, digest_of_file
 from fedquit.server.provision.backup.make_backup import make_backup
 from fedquit.server.provision.backup.restore_backup import restore_backup
 from tests.fixtures.v0_1_0.unpack import LEFT, PENDING, old_deployment
@@ -88,6 +88,25 @@ def test_a_backup_of_a_server_that_writes_is_of_one_moment(made: Rehearsal, tmp_
     heads = [restore_backup(each.path, tmp_path / each.path.stem / "server").event for each in files]
     assert heads == sorted(heads)
     assert all(head >= each.manifest.event for head, each in zip(heads, files, strict=True))
+
+
+def test_a_backup_does_not_fail_because_a_round_is_logged_meanwhile(
+    made: Rehearsal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = made.server / "costs.csv"
+    before = log.read_bytes()
+
+    def grows(path: Path) -> tuple[int, str]:
+        with log.open("ab") as file:
+            file.write(b"a row\n")
+        return digest_of_file(path)
+
+    monkeypatch.setattr("fedquit.server.provision.backup.make_backup.digest_of_file", grows)
+    with tarfile.open(make_backup(made.server, tmp_path / "saved.tar").path) as archive:
+        content = archive.extractfile("server/costs.csv")
+        assert content is not None
+        assert content.read() == before
+    assert log.read_bytes().startswith(before + b"a row\na row\n")
 
 
 def test_a_backup_is_for_its_owner_alone_and_so_are_the_keys_that_come_out(
