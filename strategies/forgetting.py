@@ -76,7 +76,7 @@ class Forgetting(Strategy):
         if self._method.traits.runs_at != "device":
             raise InputError(f"method '{method}' does not run on the device alone; fedquit does")
         self._policy, self._seed = Policy(guard), seed
-        self._gone = set[int]()
+        self._gone, self._seen = set[int](), set[int]()
         self._sent: StateDict = {}
         self._record = ArrayRecord()
         self._past = _Past()
@@ -94,6 +94,7 @@ class Forgetting(Strategy):
         sent = tensors_of({name: array.numpy() for name, array in arrays.items()})
         self._past.reached(sent, trained=server_round - 1 not in self.requests)
         self._sent, self._record = sent, arrays
+        self._seen.update(grid.get_node_ids())
         if server_round in self.requests:
             return self._ask(server_round, arrays, grid)
         return self.strategy.configure_train(server_round, arrays, config, self._remaining(grid))
@@ -121,7 +122,7 @@ class Forgetting(Strategy):
     def _ask(self, number: int, arrays: ArrayRecord, grid: Grid) -> list[Message]:
         """Return the message to the client that is to forget; none if it is not there, or two say they are it."""
         client = self.requests[number]
-        who = [_message(node, {"step": "who"}) for node in grid.get_node_ids() if node not in self._gone]
+        who = [_message(node, {"step": "who"}) for node in grid.get_node_ids()]  # also one whose model was refused
         said = {
             reply.metadata.src_node_id: reply.content.config_records[RECORD].get("partition")
             for reply in grid.send_and_receive(who, timeout=PATIENCE)
@@ -181,8 +182,9 @@ class Forgetting(Strategy):
         if not self._gone:
             return grid
         remaining = RemainingGrid(grid, self._gone)
-        left, wanted = len(remaining.get_node_ids()), getattr(self.strategy, "min_available_nodes", 0)
-        if wanted > left:
+        self._seen.update(remaining.get_node_ids())
+        left, wanted = len(self._seen - self._gone), getattr(self.strategy, "min_available_nodes", 0)
+        if wanted > left:  # one that is away for a moment is waited for, as the strategy does
             name = type(self.strategy).__name__
             raise FedquitError(f"{name} waits for {wanted} clients and {left} are left; give it min_available_nodes")
         return remaining

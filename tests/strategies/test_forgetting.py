@@ -152,6 +152,34 @@ def test_a_lying_devices_model_is_refused_and_the_model_is_as_before(
     assert not same(models[5], models[ROUND])  # and training goes on
 
 
+def test_a_client_whose_model_was_refused_can_be_asked_again(example: Any) -> None:
+    spoil, lies = lie(lambda value: value * 100), list[object]()
+
+    def once(reply: Message) -> Message:
+        forgot = not reply.has_error() and "forgotten" in reply.content.config_records.get(RECORD, {})
+        lies.extend([reply] * forgot)
+        return spoil(reply) if forgot and len(lies) == 1 else reply
+
+    grid = WatchedGrid(example.client_app, once)
+    strategy = Forgetting(FedAvg(fraction_evaluate=0.0), {ROUND: CLIENT, ROUND + 2: CLIENT}, lr=1e-3)
+    strategy.start(grid, ArrayRecord(example.make_model().state_dict()), num_rounds=ROUND + 2)
+    assert "the guard refused" in strategy.outcomes[ROUND]
+    assert strategy.outcomes[ROUND + 2] == "forgotten"
+    assert grid.of("train").count(CLIENT) == ROUND - 1  # meanwhile it trains no more: it has done its part
+
+
+def test_a_client_that_is_away_for_a_moment_does_not_end_the_run(example: Any) -> None:
+    grid = WatchedGrid(example.client_app)
+    strategy = Forgetting(FedAvg(fraction_evaluate=0.0, min_available_nodes=3), {ROUND: CLIENT}, lr=1e-3)
+    arrays = ArrayRecord(example.make_model().state_dict())
+    strategy.start(grid, arrays, num_rounds=ROUND)
+    everyone = list(grid.get_node_ids())
+    looks = iter([everyone[1:]] * 4)
+    grid.get_node_ids = lambda: next(looks, everyone)  # type: ignore[method-assign]
+    asked = list(strategy.configure_train(ROUND + 1, arrays, ConfigRecord({"server-round": ROUND + 1}), grid))
+    assert {grid.client_of(message) for message in asked} < {0, 1, 3}  # FedAvg counted two, and waited for the third
+
+
 def test_a_client_that_does_not_answer_holds_nothing_up_and_is_named(example: Any) -> None:
     grid = WatchedGrid(example.client_app)
     grid.mute.add(CLIENT)

@@ -222,7 +222,9 @@ def test_nothing_that_a_server_names_is_called_before_it_is_checked(
     kit = make_kit(tmp_path / "kit")
     form = {"classes": "3", "input_shape": "1x4x4"} if named == "model" else {}
     settings = Settings.read({named: f"{__name__}:never", "compress_down": compressed, **form})
-    with pytest.raises((InputError, OutOfBoundsError), match=r"this device takes none|must say classes and input-shape"):
+    with pytest.raises(
+        (InputError, OutOfBoundsError), match=r"this device takes none|must say classes and input-shape"
+    ):
         send(kit, "train", settings=settings)
     assert CALLED == []
 
