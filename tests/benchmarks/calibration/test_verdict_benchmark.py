@@ -31,7 +31,7 @@ def test_every_retrained_model_is_judged_by_others_and_each_stage_by_the_same(
     assert row["by_references"]["5"]["now"]["control"]["consistent with retraining"] == 0
     assert row["by_references"]["5"]["smallest_gaps"]["position"] > 0
     page = make_page(results)
-    assert "1 of 1 federations are measured so far, with 6 retrained models" in page
+    assert "Measured so far: 1 of 1 federations, with 6 retrained models" in page
     assert "| tiny | " in page
 
 

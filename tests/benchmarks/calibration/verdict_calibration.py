@@ -55,10 +55,7 @@ def judge_federation(measured: Document, references: int) -> Document:
             plain = measured[RETRAINED][number] if kind == RETRAINED else measured["stages"][kind]
             now[kind][verdict.outcome] += 1
             before[kind] += was_consistent(plain, [measured[RETRAINED][n] for n in drawn], measured["samples"])
-        for (
-            name,
-            held,
-        ) in verdict.measures.items():  # of the same references whatever the model: see the verdict's tests
+        for name, held in verdict.measures.items():  # depends on the references only, not on the model
             gaps.setdefault(name, []).append(held["smallest_gap"])
     return {"now": now, "before": before, "smallest_gaps": {name: median(found) for name, found in gaps.items()}}
 

@@ -57,7 +57,7 @@ FEDERATIONS = [
 
 
 def measure(one: Federation, work: Path) -> Document:
-    """Return what the models of a federation are judged by; from an earlier run where there is one."""
+    """Return the measurements of the models of a federation, from an earlier run where there is one."""
     kept = work / f"{one.name}.json"
     if not kept.is_file():
         folder = work / one.name

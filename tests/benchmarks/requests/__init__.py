@@ -1,1 +1,1 @@
-"""What requests to be forgotten tell, and what those do that are made to do harm."""
+"""What requests to be forgotten reveal, and what malicious ones do."""

@@ -8,34 +8,35 @@ from fedquit.documents import Document
 
 READ = ("auc", "correlation")
 WHO = ("server", "device, direct", "device, deferred")
-INTRO = """# What a request to be forgotten tells
+INTRO = """# What a request to be forgotten reveals
 
     python -m tests.benchmarks.requests.leak --data digits --model mlp      # and so on; resumes where it was stopped
     python -m tests.benchmarks.requests.leak --data digits --model mlp --noise
 
 Ten clients train together (Dirichlet 1; digits: 10 rounds; Fashion-MNIST, where shown: 5,000 samples, 5
-rounds). Then one of them is asked, again and again from the same model g, to forget random samples; n is the
-number of those requests. Three may look:
+rounds). Then one of them is asked, each time from the same model g, to forget random samples; n is the number of
+these requests. There are three observers:
 
-- **server**: g, and the model f that the asking device handed back;
-- **device, direct**: g, and the model that the others are sent next, which forgetting made of f (`adopt =
-  direct`). Where that is f itself the row is left out: it is the server's;
-- **device, deferred**: g, and g + (the others' mean step) + (f - g), which they are sent next with `adopt =
-  deferred`.
+- **server** sees g, and the model f that the asking device returned;
+- **device, direct** sees g, and the model that the other devices receive next, which the method computed from f
+  (`adopt = direct`). If that is f itself the row is left out: it equals the server's;
+- **device, deferred** sees g, and g + (the others' mean step) + (f - g), which the other devices receive next with
+  `adopt = deferred`.
 
 *Classes* are read off the last layer's bias without any search: whether the class with the most evidence was
-forgotten, whether the classes with evidence above 0 are just those forgotten, the chance that a forgotten class
+forgotten (*class guessed*), whether the classes with evidence above 0 are exactly those forgotten (*classes exact*),
+the chance that a forgotten class
 has more evidence than another (AUC; 0.5: guessing), and the correlation with the number of samples of each
-class. Nothing is subtracted first.
+class. The step of the previous round is not subtracted here.
 
 In the *game* two sets of samples are equally likely, of the same classes sample by sample or of no class in
-common, and the attacker says which was forgotten. It knows g, the method, its settings and both sets, forgets
-each itself with other random numbers, and compares by cosine; a device first subtracts the step of the round
-before, which it has seen. Shown is the area under the ROC curve with its 95 % interval (Newcombe 2006, method
+common, and the attacker must say which was forgotten. It knows g, the method, its settings and both sets, unlearns
+each itself with other random numbers, and compares by cosine; a device first subtracts the step of the previous
+round, which it has seen. The table shows the area under the ROC curve with its 95 % interval (Newcombe 2006, method
 5); 0.5 is guessing. The *control* is the same game where nothing was forgotten: on an ordinary reply to
 training, and on an ordinary round.
 
-Not measured: `retrain`, which returns an untrained model; what several requests about the same samples tell
+Not measured: `retrain`, which returns an untrained model; what several requests about the same samples reveal
 together; an attacker who takes part in the deferred round with updates of its choice. A reconstruction that
 fails proves nothing; the game is the stricter test.
 """

@@ -1,4 +1,4 @@
-"""Measure what requests do that are made to do harm: many in a row, chosen samples, a hidden backdoor.
+"""Measure the effect of malicious requests: many in a row, chosen samples, a hidden backdoor.
 
     python -m tests.benchmarks.requests.malicious_requests [--out docs/results/malicious_requests.md --json]
 
@@ -246,19 +246,22 @@ def _after(number: int) -> str:
     return f"after {number}"
 
 
-INTRO = """# Requests that are made to do harm
+INTRO = """# Malicious requests
 
     python -m tests.benchmarks.requests.malicious_requests
 
 Ten clients (Dirichlet 1) train an mlp on digits for ten rounds; FedQUIT's defaults; one federation, one seed. The guard
-decides as in a deployment, with a validation set. In per cent: test accuracy in the first table; in the second the
-figure is the accuracy on the class or the targets, or the share of pictures with the trigger that get its label.
+decides as in a deployment, with a validation set. All values are per cent. The first table has test accuracy. In the
+second, the *figure* is the accuracy on the class or the targets, or the share of images with the trigger that get its
+label.
 """
-READING = """- *none*: the same rounds without a request. After each request all train one round on what they have left.
-- *harmful within reach*: each weight goes as far as the method can move it, towards wrong labels: the most that the
-  guard cannot tell from honest forgetting.
-- A request for samples chosen to hurt a class or some targets is honest in all that the guard sees: it is served.
-- *hidden backdoor*: the client trains on pictures with a trigger, under the backdoor's label and under their own, and
+READING = """- *none*: the same rounds without a request. After each request all clients train one
+  round on their remaining data.
+- *harmful within reach*: each weight moves as far as the method can move it, towards wrong labels: the largest step
+  that the guard cannot tell from honest forgetting.
+- *against ...*: the client honestly unlearns samples that it chose to harm a class or some targets. The guard cannot
+  see the choice, so the request is served.
+- *hidden backdoor*: the client trains on images with a trigger, under the backdoor's label and under their own, and
   then asks to forget the second kind (BadFU). The guard sees an honest step.
 """
 

@@ -33,7 +33,7 @@ from tests.harness.deployed.owners import Owners
 from tests.harness.deployed.site import Site, put_away, site
 
 LIMIT = 900.0
-"""Seconds for a deployment to be whole again; on a busy machine every start takes long."""
+"""Seconds for a deployment to recover; on a busy machine every start takes long."""
 APPEARS = 30.0
 """Seconds for which a part that comes and goes is waited for."""
 EACH = 25
@@ -177,7 +177,7 @@ def _verifies(request: Request, key: object) -> bool:
 
 
 def one(scene: Scene, what: Fault) -> dict[str, Any]:
-    """Carry out a fault, wait until all is whole again, and return what became of it.
+    """Inject a fault, wait until the deployment has recovered, and return the outcome.
 
     The ledger can lack nothing while its disk is full: whatever it raises then is what is lacking.
     """
@@ -237,7 +237,7 @@ def scene_in(folder: Path) -> Iterator[Scene]:
 
 
 def is_good(outcome: Mapping[str, Any]) -> bool:
-    """Say whether a deployment was whole again after a fault, and kept its promises."""
+    """Say whether a deployment recovered after a fault, and kept its promises."""
     return not outcome["lacking"] and not outcome["wrong"]
 
 
@@ -259,7 +259,7 @@ def table(outcomes: Iterable[Mapping[str, Any]]) -> list[str]:
     """
     rows = list(outcomes)
     lines = [
-        "| kind | faults | whole again, unaided | nothing wrong | median | longest |",
+        "| kind | faults | recovered unaided | nothing wrong | median | longest |",
         "|---|---|---|---|---|---|",
     ]
     groups = {kind: [row for row in rows if row["kind"] == kind] for kind in sorted({row["kind"] for row in rows})}
@@ -295,7 +295,7 @@ def document(outcomes: Iterable[Mapping[str, Any]], code: str = "") -> str:
     figures = (
         f"{len(rows)} faults of seed {seeds} ({numbers}), {first} to {last} UTC, at a load of {min(loads):.0f} to "
         f"{max(loads):.0f} on {os.cpu_count()} cores. Before {asked} of them a device asked. Commands that an init "
-        f"system started again: {begun}; that an owner gave again: {again}. {code}"
+        f"system restarted: {begun}; that an owner repeated: {again}. {code}"
     )
     return "\n".join(
         [*HEAD.splitlines(), "", *textwrap.wrap(figures, 120), "", *table(rows), "", *FOUND.splitlines(), ""]
@@ -322,36 +322,37 @@ HEAD = """\
 
 `make faults-deployed` (`tests/harness/deployed/faults_deployed.py`, as root on Linux): `fedquit provision`,
 `fedquit serve` with nginx, three `fedquit join`, TLS and node keys, on 127.0.0.1; an mlp, 900 digits, a round every ten
-seconds. One fault after the other hits it; which, when and for how long follows from the seed
+seconds. Faults are injected one after another; which, when and for how long follows from the seed
 (`tests/harness/deployed/fault_plan.py`). Before about half of them a device asks that eight of its samples be
 forgotten.
 
 - *kill*, *kill two*: SIGKILL to one or two of SuperLink, SuperExec, ServerApp, forget service, page, nginx's master,
-  `serve`; SuperNode, its SuperExec, the ClientApp or the process that is ready for the next one, `join`, all of a
-  device
+  `serve`; SuperNode, its SuperExec, the ClientApp or the warm process for the next one, `join`, or all processes of
+  a device
 - *stop and continue*: SIGSTOP to one of these, SIGCONT after 3 to 20 s
-- *handshakes cut*, *connections refused*, *connections stalled*: by a forwarder between devices and nginx, for 3 to
+- *handshakes cut*, *connections refused*, *connections stalled*: by a TCP proxy between devices and nginx, for 3 to
   20 s
-- *disk full*: the file system of the server, or of a device's kit, has no byte left, for 3 to 20 s
+- *disk full*: the file system of the server, or of a device's kit, is full for 3 to 20 s
 - *clock jump*: the clock of the server or of a device is off by 2 minutes, an hour or a day, for 3 to 20 s. A preloaded
-  library shifts it, and not that of the forget service, as gRPC waits in the kernel until moments of the real clock
+  library shifts it, except for the forget service, as gRPC's waits in the kernel end at times of the real clock
 
-*Whole again, unaided* means, within 15 minutes: every part lives, once; a round that began after the fault has the
-replies of all three devices; every request has ended; the owners' `fedquit forget --wait` have ended. What is allowed
-is what the documents advise: an init system starts `serve` and `join` again when they end, and an owner gives a command
-again that could not reach the server. *Nothing wrong* means: as many requests as were asked; each ended once, as done
-or unrecovered, with one forget step, and its receipt verifies; the log's chain holds; the commands ended with 0 or 6.
-The seconds are from the end of the fault until all of that is so: at least the rest of a round and a whole one."""
+*Recovered unaided* means, within 15 minutes: exactly one instance of every process runs; a round that began after the
+fault has the replies of all three devices; every request has ended; the owners' `fedquit forget --wait` have ended.
+Only what the documents advise is allowed: an init system restarts `serve` and `join` when they exit, and an owner
+repeats a command that could not reach the server. *Nothing wrong* means: as many requests as were asked; each ended
+once, as done or unrecovered, with one forget step, and its receipt verifies; the log's hash chain is intact; the
+commands exited with 0 or 6. The seconds are from the end of the fault until all of this holds: at least the rest of
+one round and all of the next."""
 
 FOUND = """\
 ## Found by it
 
-- A device whose SuperExec was killed took messages that nobody carried out, for good: the SuperNode did not notice. Now
-  both end together, and are started again.
-- A reply that was announced, and whose parts the SuperLink could not store on a full disk, held up all other replies.
-  Flower's grid tries for two hours; now the limit of the reply is also that of its parts. A device could do the same
+- A device whose SuperExec was killed kept accepting messages that nothing carried out: the SuperNode did not notice.
+  Now both end together, and are restarted.
+- A reply that was announced, but whose parts the SuperLink could not store on a full disk, blocked all other replies.
+  Flower's grid retries for two hours; now the time limit of the reply also covers its parts. A device could do the same
   on purpose.
-- *Not mended*: a device's SuperNode tries as long for the parts of a message that its server announced and did not
+- *Not fixed*: a device's SuperNode retries as long for the parts of a message that its server announced and did not
   send (seen in Flower's code).
 """
 
