@@ -24,7 +24,7 @@ TOKEN = "FEDQUIT_TASK_TOKEN"  # noqa: S105 - the variable's name; `fedquit.proce
 APPROVED = "fedquit.client.device.processes.approved_clientapp"
 """Flower's own program, kept to the code that the device's owner approved; it takes the token from the environment."""
 STARTING = 10.0
-"""Seconds that a message waits for a process that is still being started: Flower gives a message up after 30."""
+"""Seconds that a message waits for a process that is still being started, or hangs: Flower gives it up after 30."""
 POLL = 0.05
 
 
@@ -52,24 +52,28 @@ def become_ready(folder: str, lock: int) -> list[str]:
 
 
 def handed_over(folder: str, arguments: list[str]) -> int | None:
-    """Hand a message over and return the exit code that it ended with; None: nobody took it.
+    """Hand a message over and return the exit code that it ended with; None: nobody took it, or not in `STARTING` s.
 
-    Once it was taken it is not tried again, whatever becomes of it: Flower's token is for one process.
+    Once it was taken it is not tried again, whatever becomes of it: Flower's token is for one process. Whoever would
+    take it later finds that nobody listens, and does not begin.
     """
     connection = None
     with contextlib.suppress(OSError):  # such as a folder that is gone: no reason to lose a message
         connection = _connected(folder)
     if connection is None:
         return None
-    with connection:
-        try:
-            socket.send_fds(connection, [json.dumps(arguments).encode() + b"\n"], [1, 2])
-            said = b"".join(iter(lambda: connection.recv(64), b""))
-        except OSError:
+    said = b""
+    with connection, contextlib.suppress(OSError):
+        connection.settimeout(STARTING)
+        socket.send_fds(connection, [json.dumps(arguments).encode() + b"\n"], [1, 2])
+        if connection.recv(1) != ACCEPTED:
             return None
-    if not said.startswith(ACCEPTED):
+        said = ACCEPTED
+        connection.settimeout(None)
+        said = b"".join(iter(lambda: connection.recv(64), b""))
+    if not said:
         return None
-    return int(said[1:]) if said[1:].isdigit() else 1
+    return int(said) if said.isdigit() else 1
 
 
 def _connected(folder: str) -> socket.socket | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedquit.client.device.join import CLIENTAPP, HAND_OVER, write_programs
+from fedquit.client.device.processes import hand_over
 from fedquit.client.device.processes.hand_over import LOCK, SOCKET, locked
 from tests.harness.waiting import STILL, until
 
@@ -24,6 +25,8 @@ seen = []
 def program():
     seen.append(sys.argv[1])
     (folder / "pid").write_text(str(os.getpid()))
+    with (folder / "codes").open("a") as codes:
+        codes.write(sys.argv[1] + " ")
     print("carried out", len(seen), *sys.argv, flush=True)
     if sys.argv[1] == "sleep":
         time.sleep(600)
@@ -115,6 +118,17 @@ def test_a_message_whose_process_was_killed_is_not_carried_out_twice(
         assert handing_over.stdout is not None
         assert handing_over.stdout.read() == f"carried out 1 {CLIENTAPP} sleep\n"
     assert ready.poll() is None
+
+
+def test_a_ready_process_that_hangs_loses_no_message_and_carries_none_out_twice(
+    folder: Path, ready: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hand_over, "STARTING", 0.5)
+    ready.send_signal(signal.SIGSTOP)
+    assert hand_over.handed_over(str(folder), ["0"]) is None  # so Flower's own program runs
+    ready.send_signal(signal.SIGCONT)
+    assert given(folder, "3").returncode == 3
+    assert (folder / "codes").read_text().split() == ["3"]
 
 
 @pytest.mark.usefixtures("ready")
