@@ -6,6 +6,7 @@ anywhere and asked again, it resumes; asked again when it is done, it sends the 
 """
 
 import hashlib
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -163,9 +164,15 @@ class DeployedDevice:
         return done
 
     def noise_seed(self, config: ReceivedConfig) -> int:
-        """See `Device`; derived from this device's private key, so that nobody else can take the noise off again."""
-        secret = hashlib.sha256(self.kit.key_file.read_bytes()).hexdigest()
-        return derive_seed(0, "noise", secret, str(config.get("request", "")), self._received)
+        """See `Device`; derived from this device's private key, so that nobody else can take the noise off again.
+
+        The same step on the same model has the same noise, so that asking often averages nothing out; another step of
+        the request has another, or their difference would be without any.
+        """
+        secret, said = hashlib.sha256(self.kit.key_file.read_bytes()).hexdigest(), self.settings
+        how = [said.method, said.method_options(), said.forget_clip, said.forget_noise, str(config.get("step", ""))]
+        step = json.dumps(how, sort_keys=True)
+        return derive_seed(0, "noise", secret, str(config.get("request", "")), self._received, step)
 
     def adds(self, config: ReceivedConfig) -> Mapping[str, Mapping[str, str | bytes]]:
         """Return the digest of the samples that the reply is about, and an ask that waits to ride in it."""
