@@ -12,6 +12,8 @@ from mlflow.entities import Metric, Param, RunTag
 from fedquit.settings import Scalar
 from fedquit.trackers.tracker import TrackedRun
 
+QUIET = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
+"""Else MLflow prints where a run is into the output of the command, which may be one JSON document."""
 BATCH = 100
 """Parameters, or tags, that a call may carry; of metrics it may be 1000."""
 
@@ -20,6 +22,7 @@ class ToMLflow:
     """Settings as parameters, measures as metrics by round, words as tags, files as artifacts; nested by parent."""
 
     def __init__(self, run: TrackedRun) -> None:
+        os.environ.setdefault(QUIET, "true")
         self._client = MlflowClient()
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "fedquit"
         found = self._client.get_experiment_by_name(name)
