@@ -49,6 +49,7 @@ def restore(path: Path, folder: Path, key: Path | None, ledger: str, as_json: bo
 
     All that happened after the backup was made is lost to the server: docs/deploy.md says who finds that out, and how.
     """
+    from fedquit.server.page.sentences import moment
     from fedquit.server.provision.backup.restore_backup import restore_backup
 
     done = restore_backup(path, folder, key=key, ledger=ledger)
@@ -63,4 +64,8 @@ def restore(path: Path, folder: Path, key: Path | None, ledger: str, as_json: bo
     )
     click.echo(
         f"or that of a receipt: fedquit ledger check {folder} --receipt FILE; then fedquit serve {folder}", err=True
+    )
+    since = moment(done.manifest.made_at)
+    click.echo(
+        f"a key that was revoked or replaced after {since} counts again: revoke it again before you serve", err=True
     )

@@ -282,6 +282,17 @@ def test_the_commands_say_what_was_done_as_json_too(made: Rehearsal, run: Run, t
     assert (code, json.loads(out)["head"]) == (0, said["head"])
 
 
+def test_who_restores_is_told_that_a_key_revoked_since_counts_again(
+    made: Rehearsal, saved: Path, run: Run, tmp_path: Path
+) -> None:
+    with made.ledger() as ledger:
+        assert ledger.revoke(0)[0].status == "revoked"
+    code, _, err = run("restore", saved, tmp_path / "other" / "server")
+    assert (code, "counts again: revoke it again before you serve" in err) == (0, True), err
+    with Rehearsal(tmp_path / "other", made.clock).ledger() as ledger:
+        assert ledger.member(0).status == "active"
+
+
 def test_a_ledger_of_postgresql_goes_through_a_backup(
     made: Rehearsal, tmp_path: Path, postgresql: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
