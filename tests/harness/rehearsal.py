@@ -19,7 +19,7 @@ from flwr.clientapp import ClientApp
 from fedquit.client.data.build_data_and_model import dataset_of, form_of, split
 from fedquit.client.device.local_data.gather import gather
 from fedquit.client.device.record import Mark, Record
-from fedquit.client.kit import Kit
+from fedquit.client.kit import FILE, Kit
 from fedquit.client.requests.keys import read_private
 from fedquit.client.requests.signed_request import Granularity, Signed, make_ask
 from fedquit.server.coordinator import Coordinator, Workplace, open_place
@@ -29,10 +29,11 @@ from fedquit.server.ledger.audit_log.seal import read_seal
 from fedquit.server.provision.federation_plan import read_plan
 from fedquit.server.provision.provision import provision
 from fedquit.server.service.admission import Rules, admit
-from fedquit.settings import Scalar, Settings
+from fedquit.settings import Scalar, Settings, load_settings_file
 from fedquit.simulations.engine.inprocess import FIRST_NODE_ID, RUN_ID, InProcessGrid
 from fedquit.strategies.flower_internals import NodeInfo
 from fedquit.strategies.grid.metered_grid import MeteredGrid
+from fedquit.user_factory import is_factory
 
 BEGIN = 1_750_000_000.0
 """When rehearsals begin, Unix seconds."""
@@ -69,6 +70,13 @@ class Clock:
         self.now += seconds
 
 
+def name_model(kit: Kit, model: str) -> None:
+    """Let the server have the device of a kit call a model factory, as the device's owner does in device.toml."""
+    if is_factory(model) and "bounds" not in (document := load_settings_file(kit.folder / FILE)):
+        told = tomli_w.dumps({**document, "bounds": {"model": [model]}})
+        (kit.folder / FILE).write_text(told, encoding="utf-8")
+
+
 class KitGrid(InProcessGrid):
     """The devices of a rehearsal as nodes, known by their keys.
 
@@ -82,6 +90,7 @@ class KitGrid(InProcessGrid):
         self._keys: dict[int, bytes] = {}
         self._members: dict[int, int] = {}
         for place, kit in enumerate(kits):
+            name_model(kit, str(config.get("model", "")))
             node = FIRST_NODE_ID + place
             node_config: dict[str, Scalar] = {"kit": str(kit.folder), "number": kit.number}
             self._contexts[node] = Context(RUN_ID, node, node_config, RecordDict(), config)
