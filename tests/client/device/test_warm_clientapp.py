@@ -120,7 +120,7 @@ def test_a_message_whose_process_was_killed_is_not_carried_out_twice(
     assert ready.poll() is None
 
 
-def test_a_ready_process_that_hangs_loses_no_message_and_carries_none_out_twice(
+def test_a_ready_process_that_hangs_loses_no_message_and_doubles_none(
     folder: Path, ready: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hand_over, "STARTING", 0.5)
