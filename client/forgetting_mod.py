@@ -1,10 +1,10 @@
-"""A Flower app of one's own gains forgetting: the device's side, as a mod of its ClientApp.
+"""Add forgetting to an existing Flower app: the client's side, as a mod of its ClientApp.
 
     app = ClientApp(mods=[forgetting_mod(Net, load_samples)])
 
-The app's own `train` and `evaluate` stay as they are. What `fedquit.strategies.forgetting.Forgetting` sends is a train
-message with a record of its own, which the mod answers and the app never sees. Once the device was forgotten, the mod
-answers every other train message with an error: it trains no more, whatever the server says.
+The app's own `train` and `evaluate` stay as they are. `fedquit.strategies.forgetting.Forgetting` sends train
+messages with a record of its own, which the mod handles and the app never sees. Once the device has been forgotten, the
+mod replies to every other train message with an error: it does not train again, whatever the server sends.
 """
 
 import json
@@ -51,7 +51,7 @@ def forgetting_mod(model: Callable[[], nn.Module], samples: Load) -> Mod:
 
 
 def _forget(message: Message, asked: ConfigRecord, model: nn.Module, samples: Samples) -> Message:
-    """Have the method change the model that came, and hand it back."""
+    """Run the method on the received model, and return the result."""
     method = device_method(str(asked["method"]), json.loads(str(asked["settings"])))
     (record,) = message.content.array_records.values()
     model.load_state_dict(record.to_torch_state_dict())
@@ -64,7 +64,7 @@ def _forget(message: Message, asked: ConfigRecord, model: nn.Module, samples: Sa
 
 
 def device_method(name: str, settings: dict[str, object]) -> Method:
-    """Return a method that needs nothing but the device that asks, and no more of it than one step.
+    """Return a method that runs on the asking device alone, in a single step.
 
     Raises:
         InputError: there is no such method or setting.
@@ -75,7 +75,7 @@ def device_method(name: str, settings: dict[str, object]) -> Method:
     """
     method = make_method(name, **settings)
     if method.traits.runs_at != "device" or getattr(method, "lr", None) == "auto":
-        raise FedquitError(f"method '{name}' so needs more than the device that asks; use fedquit with a number as lr")
+        raise FedquitError(f"method '{name}' needs more than the asking device; use fedquit with a number as lr")
     return method
 
 

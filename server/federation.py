@@ -96,15 +96,15 @@ class Forgetting(Table):
     Attributes:
         method: of forgetting; `teacher` and `method_settings` are its settings.
         tolerance: recovery ends once accuracy is back within this of what it was, for `patience` rounds ...
-        recover_rounds: ... or after so many.
+        recover_rounds: ... or after this number of rounds.
         device_timeout: seconds to wait for the device that asks, once its request's turn has come; and for the devices
             of recovery, where too few are there or no round can be carried out.
         fallback: methods to try in this order where the device is gone, refuses or its model is refused; one that
             destroys the model ("negate") only where the device is gone, and it is undone if recovery does not mend it.
-        forget_clip: the device shortens what forgetting changed to this length; 0: any length.
-        forget_noise: and adds noise to it, standard deviation of a parameter in times of `forget_clip`.
-        adopt: "direct": the devices of the first round of recovery are sent the model that forgot; "deferred": it is
-            added to a round from the model before, where the method makes a short step.
+        forget_clip: the device clips its unlearning step to this norm; 0: no clipping.
+        forget_noise: standard deviation of the Gaussian noise that it then adds, as a multiple of `forget_clip`.
+        adopt: "direct": the devices of the first round of recovery receive the unlearned model; "deferred": its step is
+            added to a round from the previous model, if the method makes a short step.
         guard: what to do with a method's model that is further off than recent rounds explain.
         blend: for guard = "blend": the share of the method's model.
         deadline: seconds from a request to the day by which it must be done.

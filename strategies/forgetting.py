@@ -1,11 +1,11 @@
-"""A Flower app of one's own gains forgetting: the server's side, around whatever strategy it has.
+"""Add forgetting to an existing Flower app: the server's side, a wrapper around its strategy.
 
     strategy = Forgetting(FedAvg(), {5: 2})    # in round 5, the client of partition 2 is forgotten
     strategy.start(grid, initial_arrays, num_rounds=8)
 
-In the round of a request no client trains: the one that is to be forgotten runs the method on the global model (its
-ClientApp has `fedquit.client.forgetting_mod`), and if the guard lets the result through it is the next global model.
-From then on that client is asked nothing, and the rounds that follow are recovery. The guard compares with the rounds
+In the round of a request no client trains: the one to be forgotten runs the method on the global model (its ClientApp
+has `fedquit.client.forgetting_mod`), and if the guard accepts the result it is the next global model. From then on that
+client gets no messages, and the rounds that follow are recovery. The guard compares with the rounds
 before, as fedquit's own server does (docs/coordinator.md); it has no data, so accuracy is not among its checks.
 """
 
@@ -34,24 +34,24 @@ RECORD = "fedquit.forgetting"
 WINDOW = 5
 """Rounds that the guard compares with."""
 PATIENCE = 600.0
-"""Seconds to wait until every client has said who it is."""
+"""Seconds to wait for the clients' partition ids."""
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
-"""How PyTorch calls the entries of a model that are not parameters."""
+"""PyTorch's names of model entries that are not parameters."""
 
 
 class Forgetting(Strategy):
-    """A strategy that forgets clients on the way.
+    """A Flower strategy that wraps another one and forgets clients in given rounds.
 
     Args:
-        strategy: carries out all other rounds.
+        strategy: a Flower strategy, which runs all other rounds.
         requests: round -> the `partition-id` of the client to forget in it.
         method: of forgetting; it must run on the device alone, as fedquit does.
-        guard: "refuse" a model that is further off than the rounds before explain, "clip" it, or "adopt" it anyhow.
+        guard: what to do with a model outside the bounds of the rounds before: "refuse", "clip" or "adopt" it.
         seed: of the method's random choices.
         settings: of the method, such as `lr`.
 
     Attributes:
-        outcomes: round -> "forgotten", or why not; then the model still contains what the client contributed.
+        outcomes: round -> "forgotten", or the reason why not; then the model still contains the client's data.
 
     Raises:
         InputError: a round is below 2, as there is nothing to forget yet; or no such method, setting or guard.
@@ -90,7 +90,7 @@ class Forgetting(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Have the client of this round's request forget; in another round, ask as the strategy does."""
+        """Send the forget step to the client of this round's request; in other rounds, do as the strategy does."""
         sent = tensors_of({name: array.numpy() for name, array in arrays.items()})
         self._past.reached(sent, trained=server_round - 1 not in self.requests)
         self._sent, self._record = sent, arrays
@@ -120,7 +120,7 @@ class Forgetting(Strategy):
         return self.strategy.aggregate_evaluate(server_round, replies)
 
     def _ask(self, number: int, arrays: ArrayRecord, grid: Grid) -> list[Message]:
-        """Return the message to the client that is to forget; none if it is not there, or two say they are it."""
+        """Return the message to the client to forget; none if it is not there, or two claim its partition."""
         client = self.requests[number]
         who = [_message(node, {"step": "who"}) for node in grid.get_node_ids()]  # also one whose model was refused
         said = {
@@ -177,7 +177,7 @@ class Forgetting(Strategy):
         """Return the grid without those who are forgotten.
 
         Raises:
-            FedquitError: the strategy would wait for more clients than are left, for ever.
+            FedquitError: the strategy would wait forever for more clients than are left.
         """
         if not self._gone:
             return grid

@@ -1,9 +1,9 @@
-"""What a device runs of the code that a server sends: none but what its owner approved.
+"""Which code from a server a device runs: only what its owner approved.
 
 Flower carries an app to the devices in each run, as a bundle (a zip file), and whoever may start runs at the server
-may send any. The app of `fedquit serve` only names the installed fedquit, so a device knows it already: its code has a
-digest, which settings are no part of. A bundle with other code is put into KIT/refused for its owner to look at, and
-nothing of it is run, unless device.toml approves its digest.
+may send any. The app of `fedquit serve` only names the installed fedquit, so the device recognises it by the digest of
+its code; settings are not part of the digest. A bundle with other code is stored in KIT/refused for its owner to
+inspect, and none of it is run, unless device.toml approves its digest.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ def code_digest(files: Mapping[str, bytes], components: object) -> str:
 
 
 def bundle_digest(bundle: bytes) -> str:
-    """Return the digest of the code in a bundle; settings in its pyproject.toml are no code.
+    """Return the digest of the code in a bundle; settings in its pyproject.toml do not count as code.
 
     Raises:
         OtherCodeError: it is no bundle, or one whose files cannot be told apart.

@@ -1,14 +1,14 @@
-"""What a device's owner lets the server set: the table [bounds] of device.toml.
+"""The bounds that a device's owner sets on the server's settings: the table [bounds] of device.toml.
 
 [bounds]
-lr = 0.5                        # step sizes, of training and of a method, at most
-local-epochs = 5                # passes over the data in a message, at most
+lr = 0.5                        # largest learning rate, of training and of a method
+local-epochs = 5                # most passes over the data in one message
 objective = ["fedavg", "fedprox"]
 model = ["mlp", "my_models.nets:small"]
 method = ["fedquit"]
 
-What is not named is not bounded, but for one thing: a model of the form `package.module:factory` has the device call
-something that is installed on it, so it must be named.
+A setting that is not named is not bounded, with one exception: a model of the form `package.module:factory` calls code
+that is installed on the device, so it must be named.
 """
 
 from collections.abc import Mapping
@@ -29,8 +29,8 @@ class DeviceBounds:
     """The checked table.
 
     Attributes:
-        most: "lr" and "local-epochs" -> how much at most.
-        named: "objective", "model" and "method" -> what it may be.
+        most: "lr" and "local-epochs" -> largest value.
+        named: "objective", "model" and "method" -> allowed values.
     """
 
     most: Mapping[str, float]
@@ -60,7 +60,7 @@ class DeviceBounds:
         )
 
     def check(self, settings: Settings, config: Mapping[str, Any]) -> None:
-        """Refuse a message whose settings are beyond the bounds.
+        """Refuse a message whose settings are outside the bounds.
 
         Args:
             settings: of the run, with what the message changes of them.

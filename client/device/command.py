@@ -18,14 +18,14 @@ KIT = click.argument("kit", type=click.Path(path_type=Path))
 
 @click.command()
 @KIT
-@click.option("--check", "only_check", is_flag=True, help="check the device, and start nothing")
+@click.option("--check", "only_check", is_flag=True, help="check the device and start nothing")
 @click.option(
     "--silent",
     type=click.FloatRange(min=0, min_open=True),
     default=120.0,
     show_default=True,
     metavar="SECONDS",
-    help="connect anew if the server is there but did not answer Flower for SECONDS",
+    help="reconnect if the server is reachable but did not answer Flower for SECONDS",
 )
 @click.option("--json", "as_json", is_flag=True, help="print every event as a line of JSON, and nothing else")
 def join(kit: Path, only_check: bool, silent: float, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""A device gets a new SuperNode where the present one lives without a connection, and the server is there."""
+"""Restart a device's SuperNode when it has lost its connection although the server is reachable."""
 
 import http.client
 import random
@@ -21,7 +21,7 @@ PATIENCE = 10.0  # seconds for an answer of the server
 
 
 class ConnectionWatch:
-    """Looks when the SuperNode last heard its server.
+    """Ends a SuperNode that has not heard from its server for too long.
 
     Args:
         kit: of the device.
@@ -43,7 +43,7 @@ class ConnectionWatch:
         self._next = 0.0
 
     def look(self) -> None:
-        """End the SuperNode if it has not heard its server for long, and the server is there; to be called often."""
+        """End the SuperNode if it has not heard from its reachable server for `silent` seconds; call this often."""
         if seconds_since(self._file) < self._silent or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + min(self._silent, BETWEEN) * random.uniform(0.5, 1)
@@ -63,7 +63,7 @@ class ConnectionWatch:
 
 
 def ask_server(kit: Kit, path: str = "/") -> tuple[int, str | None]:
-    """Return the status with which the server answers, and the date that it says.
+    """Return the HTTP status of the server's reply, and its date.
 
     Raises:
         InputError: the certificate or the address in the kit cannot be used.

@@ -1,8 +1,8 @@
-"""A device with a kit: its own data, its own record, and what it does once and never again.
+"""A device with a kit: its own data, its own record, and forget steps that are carried out exactly once.
 
-A forget step is carried out in this order, each part on the disk before the next begins: the samples are retired; what
-was kept of earlier rounds goes; the model is asked about them, distilled, asked again; the reply is kept. Killed
-anywhere and asked again, it resumes; asked again when it is done, it sends the same reply.
+A forget step is carried out in this order, each part on disk before the next begins: the samples are retired; the state
+of earlier rounds is deleted; the model is evaluated on them, distilled, evaluated again; the reply is saved. Killed and
+asked again, it resumes; asked again when it is done, it sends the same reply.
 """
 
 import hashlib
@@ -296,7 +296,7 @@ def deployed_device(folder: Path, run_config: Mapping[str, Scalar], run: str, co
         config: what this message says.
 
     Raises:
-        OutOfBoundsError: the server sets what the device's owner does not let it set.
+        OutOfBoundsError: a setting from the server is outside the owner's bounds.
     """
     kit = Kit.read(folder)
     return DeployedDevice(kit, deployed_settings(kit, run_config, config), run)

@@ -1,4 +1,4 @@
-"""What a device knows: its settings, its samples, which of them are to be forgotten, and an empty model to fill.
+"""A device: its settings, its samples, which of them are to be forgotten, and an empty model to fill.
 
 One protocol, two of them: a client of a simulation, here, and a device with a kit
 (`fedquit.client.device.deployed_device`).
@@ -56,7 +56,7 @@ class Device(Protocol):
         ...
 
     def who(self) -> dict[str, int]:
-        """Return what it says of itself, and how many samples it has."""
+        """Return how it identifies itself, and how many samples it has."""
         ...
 
     def samples(self, config: ReceivedConfig = NOTHING) -> Samples:
@@ -82,7 +82,7 @@ class Device(Protocol):
     def forget(
         self, config: ReceivedConfig, model: nn.Module, extra: StateDict | None, carry_out: Callable[[], Forgotten]
     ) -> Forgotten:
-        """Carry out a forget step, or answer what it answered before.
+        """Carry out a forget step, or repeat the reply of an earlier attempt.
 
         Args:
             config: what the message says.
@@ -93,7 +93,7 @@ class Device(Protocol):
         ...
 
     def noise_seed(self, config: ReceivedConfig) -> int:
-        """Return the seed of noise that the server must not be able to draw; the same for the same message."""
+        """Return the seed of the noise, which the server must not be able to compute; the same for the same message."""
         ...
 
     def adds(self, config: ReceivedConfig) -> Mapping[str, Mapping[str, str | bytes]]:
@@ -169,7 +169,7 @@ class SimulatedDevice:
         return carry_out()
 
     def noise_seed(self, config: ReceivedConfig) -> int:
-        """See `Device`; in a simulation nobody is to be kept from it."""
+        """See `Device`; in a simulation it need not be secret."""
         return derive_seed(int(config["seed"]), "noise")
 
     def adds(self, config: ReceivedConfig) -> Mapping[str, Mapping[str, str | bytes]]:

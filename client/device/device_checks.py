@@ -1,4 +1,4 @@
-"""Is this device ready? Each check says what is there, or what is wrong and the way out."""
+"""Is this device ready? Each check reports its finding, or what is wrong and how to mend it."""
 
 import email.utils
 import http.client

@@ -1,8 +1,8 @@
-"""When the SuperNode and its server last understood each other: noted in its process, read by who keeps it alive.
+"""The time of the SuperNode's last successful exchange with its server: written by its process, read by `fedquit join`.
 
-A SuperNode may live without a connection: Flower has reasons of its own to give up or to wait, and a process may hang.
-So its process notes each answer of the server in a file of eight bytes, the seconds of the machine's clock that nobody
-sets. The file is mapped into memory: noting takes no space on the disk.
+A SuperNode may run without a connection: Flower sometimes gives up or waits, and a process may hang. So its process
+writes the time of each reply of the server, in seconds of the machine's monotonic clock, to a file of eight bytes. The
+file is mapped into memory: writing needs no free space on the disk.
 
 `python -m fedquit.client.device.last_exchange flower-supernode ...` does what `flower-supernode ...` does, and notes.
 """
@@ -28,7 +28,7 @@ SECONDS = struct.Struct("d")
 
 
 def begin(path: Path) -> None:
-    """Count from now on: to be called before a SuperNode starts."""
+    """Start counting from now; call it before a SuperNode starts."""
     if not path.exists() or path.stat().st_size < SECONDS.size:
         path.write_bytes(bytes(SECONDS.size))
     with path.open("r+b") as file:  # not made anew: a SuperNode that is ending may have it mapped
@@ -45,7 +45,7 @@ def seconds_since(path: Path) -> float:
 
 
 def noting(send: Callable[..., Any], path: Path) -> Callable[..., Any]:
-    """Return `httpx.Client.send` which notes when an answer of the server came that is no error."""
+    """Return `httpx.Client.send`, wrapped to record the time of each reply of the server that is not an error."""
     with path.open("r+b") as file:
         at = mmap.mmap(file.fileno(), SECONDS.size)
 

@@ -1,4 +1,4 @@
-"""The list of revoked keys that a federation signs, so that a receipt can be held against it without any server.
+"""The signed list of a federation's revoked keys, with which a receipt can be compared offline.
 
 A receipt says by which key was asked, and when. Whoever has the list knows from when on that key's word counted for
 nothing. The list is an in-toto statement in the envelope of receipts: its subjects are the keys, by the SHA-256 of

@@ -8,15 +8,15 @@ import click
 
 @click.command()
 @click.argument("kit", type=click.Path(path_type=Path))
-@click.option("--use", is_flag=True, help="put the new key in the place of the old one: the operator has taken it")
+@click.option("--use", is_flag=True, help="replace the kit's old key by the new one, once the operator has accepted it")
 @click.option("--json", "as_json", is_flag=True, help="print as one JSON document, and nothing else")
 def rotate(kit: Path, use: bool, as_json: bool) -> None:
-    """Make a new key for the device or operator of KIT, to take the place of its old one.
+    """Make a new key for the device or operator of KIT, to replace the old one.
 
     \b
     fedquit rotate KIT                                       the new key, and new-key.json for the operator
-    fedquit member rotate server/ --request new-key.json     on the server: from now on only the new key counts
-    fedquit rotate KIT --use                                 the kit uses it; start fedquit join again
+    fedquit member rotate server/ --request new-key.json     on the server: from now on only the new key is valid
+    fedquit rotate KIT --use                                 the kit uses it; then restart fedquit join
     """  # noqa: D301 - click's sign that lines stay as they are
     from fedquit.client.kit import Kit
     from fedquit.client.requests.new_key import state_new_key, use_new_key

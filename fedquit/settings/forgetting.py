@@ -24,7 +24,7 @@ class Forgetting(Group):
     granularity: Annotated[
         Literal["client", "sample", "class"],
         setting(
-            "what is forgotten: all of those clients, some of their samples, or a class of everybody's",
+            "what is forgotten: all data of those clients, some of their samples, or a class on every client",
             Part.REQUEST,
             Scope.SIMULATION,
         ),
@@ -69,7 +69,7 @@ class Forgetting(Group):
     forget_clip: Annotated[
         float,
         setting(
-            "the device shortens what forgetting changed to this length, before anybody sees it; 0: any length",
+            "the device clips its unlearning step to this norm before it sends the model; 0: no clipping",
             Part.METHOD,
             Scope.FORGETTING,
             ge=0,
@@ -78,7 +78,7 @@ class Forgetting(Group):
     forget_noise: Annotated[
         float,
         setting(
-            "the device adds Gaussian noise to it: standard deviation for each parameter, in times of forget-clip",
+            "the device then adds Gaussian noise: standard deviation for each parameter, as a multiple of forget-clip",
             Part.METHOD,
             Scope.FORGETTING,
             ge=0,
@@ -88,8 +88,8 @@ class Forgetting(Group):
     adopt: Annotated[
         Literal["direct", "deferred"],
         setting(
-            "how the others get the model that forgot: sent to them, or added to a round that they train from the one "
-            "before, which hides from them what was forgotten better",
+            "how other devices get the unlearned model: direct sends it to them; deferred adds the unlearning step to "
+            "a round that they train from the previous model, which reveals less of what was forgotten",
             Part.METHOD,
             Scope.FORGETTING,
         ),
@@ -177,7 +177,7 @@ def check_forgetting(asked: Forgetting, clients: int) -> None:
     if (asked.granularity == "class") != bool(asked.forget_class):
         raise InputError("granularity = class and forget-class = LABEL go together")
     if asked.forget_noise and not asked.forget_clip:
-        raise InputError("forget-noise is in times of forget-clip: set forget-clip too")
+        raise InputError("forget-noise is a multiple of forget-clip: set forget-clip too")
     if asked.forget_samples and asked.granularity != "sample":
         raise InputError("forget-samples needs granularity = sample")
     if asked.recover == "oracle" and asked.num_requests > 1:

@@ -153,9 +153,9 @@ def failure_line(name: str, reason: str) -> str:
     """Return what people are told of a tracker that failed.
 
     >>> failure_line("mlflow", "connection refused")
-    'mlflow does not follow this run any more, which goes on: connection refused'
+    'mlflow: tracking stopped, the run continues: connection refused'
     """
-    return f"{name} does not follow this run any more, which goes on: {reason}"
+    return f"{name}: tracking stopped, the run continues: {reason}"
 
 
 def _in_a_line(error: BaseException) -> str:

@@ -1,9 +1,9 @@
-"""The loop of a deployed federation: at each boundary between rounds, a request that can be served, else training.
+"""The loop of a deployed federation: at each boundary between rounds it serves a request that is ready, or trains.
 
-Before either, devices that were away when something was forgotten drop it.
+Before either, devices that were away when something was forgotten must drop it.
 
 Every turn ends in at most one transaction of the ledger. What a turn does follows from the ledger, the models that it
-names and which devices are connected; so a coordinator that was killed anywhere continues where it was.
+names and which devices are connected; so a coordinator that was killed resumes from there.
 """
 
 import math
@@ -21,7 +21,7 @@ from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.ledger import Request
 
 POLL = 1.0
-"""Seconds between looks at the ledger and the grid while there is nothing to do."""
+"""Seconds between polls of the ledger and the grid while there is nothing to do."""
 AFTER_FAILURE = 60.0
 """Seconds at most until a round that failed is tried again."""
 JUMP = 60.0
@@ -57,7 +57,7 @@ class Coordinator:
                 self.place.pause(POLL)
 
     def turn(self) -> bool:
-        """Do the next thing; False: there is nothing to do, or it must wait."""
+        """Carry out one turn; False: there is nothing to do, or it must wait."""
         self._note_jump()
         presence = self._watch.look()
         self._note_deadlines()

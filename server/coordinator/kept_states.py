@@ -1,4 +1,4 @@
-"""What a deployment keeps besides the model from one round of a phase to the next: a file for each step, in `kept/`."""
+"""The state besides the model that a deployment keeps between rounds of a phase: a file per step in `kept/`."""
 
 from pathlib import Path
 from typing import Any

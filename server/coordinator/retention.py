@@ -1,8 +1,8 @@
-"""What the server keeps of the past: models and updates on disk, who took part when, and what must be removed.
+"""Which past models and updates the server keeps on disk, who took part when, and what must be removed.
 
 Kept are the current model, those of the last steps (the guard compares with them), the untrained one, what a method of
-the policy needs, and the model that a request which recovers met. All else is removed after every step, so that a file
-which a killed attempt left, and no step names, goes too.
+the policy needs, and the model before a request that is recovering. Everything else is removed after every step,
+including files that a killed attempt left and no step names.
 
 Once a request is done, every model that contained the data is removed: those from its first contribution up to the
 request. Their hashes stay in the ledger.

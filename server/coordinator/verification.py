@@ -1,4 +1,4 @@
-"""What the device whose data was forgotten reports of a model on it, while it still has it."""
+"""The metrics of a model on the forgotten data, reported by the device that still has that data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

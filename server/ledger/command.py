@@ -29,9 +29,16 @@ def ledger() -> None:
 @ledger.command()
 @WHERE
 @KEY
-@click.option("--noted", metavar="NUMBER:DIGEST", help="an event as it was seen earlier; the log must still have it")
-@click.option("--receipt", type=click.Path(path_type=Path), metavar="FILE", help="a receipt, which notes an event")
-@click.option("--since", type=click.Path(path_type=Path), metavar="FILE", help="check what came after the mark in FILE")
+@click.option("--noted", metavar="NUMBER:DIGEST", help="an event noted earlier; the log must still contain it")
+@click.option(
+    "--receipt",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="a receipt; the log must still contain the event that it names",
+)
+@click.option(
+    "--since", type=click.Path(path_type=Path), metavar="FILE", help="check only what came after the mark in FILE"
+)
 @click.option("--full", is_flag=True, help="with --since: check everything, and write the mark")
 @AS_JSON
 def check(

@@ -222,7 +222,7 @@ class Ledger:
         return found[0]
 
     def request_lines(self, *, statuses: Collection[str] | None = None, newest: int | None = None) -> list[RequestLine]:
-        """Return the requests in these states without their bytes, oldest first; at most the `newest` so many."""
+        """Return the requests in these states without their bytes, oldest first; only the `newest` ones, if given."""
         with self._database.read() as connection:
             return requests.lines(connection, None, statuses, newest)
 

@@ -129,7 +129,7 @@ def lines(
     statuses: Collection[str] | None,
     newest: int | None,
 ) -> list[RequestLine]:
-    """Return the request of that id, or those in these states, oldest first; at most the `newest` so many."""
+    """Return the request of that id, or those in these states, oldest first; only the `newest` ones, if given."""
     left_out = ("place", "ask", "signature", "receipt")
     columns = [column for column in requests.c if column.name not in left_out]
     query = select(*columns, requests.c.receipt.is_not(None).label("has_receipt"))

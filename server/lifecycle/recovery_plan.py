@@ -1,4 +1,4 @@
-"""When recovery ends: the one function that makes a stop rule of a driver's settings and of what it measured."""
+"""When recovery ends: the one function that builds a stop rule from a driver's settings and measurements."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from fedquit.unlearning.stop_rules import Budget, Oracle, Stopped, StopRule, Uti
 
 @dataclass(frozen=True, slots=True)
 class RecoveryPlan:
-    """What recovery is to reach, and how long it may take.
+    """The goal of recovery, and its limits.
 
     Attributes:
         rule: "utility", "oracle" or "budget"; see `fedquit.unlearning.stop_rules`.
@@ -52,7 +52,7 @@ def stop_rule(plan: RecoveryPlan, reference: float | None) -> StopRule:
 
 @dataclass(frozen=True, slots=True)
 class TrainedAgain:
-    """A rule for a model that is trained again without the data: it need not be as good as it was with the data.
+    """A rule for a model that is retrained without the data: it need not reach the accuracy it had with the data.
 
     Attributes:
         rule: of the recovery.

@@ -1,4 +1,4 @@
-"""What the server keeps of training for the methods that need it: models and updates of some rounds, on disk.
+"""Training history for the methods that need it: models and updates of some rounds, on the server's disk.
 
     history/12/model.safetensors     the global model at the start of round 12
     history/12/3.safetensors         what client 3 sent in round 12 minus what it got
@@ -199,7 +199,7 @@ class History:
 
 
 def check_room(settings: Settings, keep: Keep, model: StateDict) -> None:
-    """Refuse to begin training whose history may not fit.
+    """Refuse to start training if its history may not fit.
 
     Raises:
         InputError: more than `history-bytes` could lie on disk at once.

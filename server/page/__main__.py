@@ -45,7 +45,7 @@ def main(folder: Path) -> None:
 
 
 def _keep_up(context: ssl.SSLContext, folder: Path) -> None:
-    """Show a renewed certificate to whoever connects from then on."""
+    """Present a renewed certificate to new connections."""
     look = on_renewal(folder, lambda: context.load_cert_chain(folder / "server.pem", folder / "server.key"))
     while True:
         time.sleep(LOOK_EVERY)

@@ -1,4 +1,4 @@
-"""Who may see the page: which names it answers to, and the token that it wants where it listens beyond loopback.
+"""Who may see the page: the names it answers to, and the token it requires when it listens beyond loopback.
 
 A page on loopback is reached by every web site that its reader opens: a name of theirs may come to mean 127.0.0.1 (DNS
 rebinding), and to the browser the page is then that site's own. The browser still says which name it was asked for, so

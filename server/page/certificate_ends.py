@@ -1,4 +1,4 @@
-"""When the server's certificate and the authority end: told a month ahead, as without them no device gets in."""
+"""When the server's certificate and authority expire, with a warning a month ahead: without them no device connects."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What keeps a server from working now: a full disk, a step that failed, a coordinator that does not come to work."""
+"""What keeps a server from working now: a full disk, a step that failed, a coordinator that does not run."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The figures of a federation as Prometheus reads them (text exposition format); none takes longer after years."""
+"""The metrics of a federation for Prometheus (text exposition format), at a cost that does not grow with the ledger."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

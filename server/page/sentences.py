@@ -36,7 +36,7 @@ def outlook(request: Facts, federation: Federation, more: float = 0.0) -> str:
         if request["method"] in settings.fallback:
             return f"{settings.method} could not do it; {request['method']} is at work."
         who = "the devices that hold the class" if request["granularity"] == "class" else request["subject_name"]
-        return f"It waits for {who}, until {by}; {fallback}. Training goes on meanwhile."
+        return f"It waits for {who}, until {by}; {fallback}. Training continues meanwhile."
     if request["status"] == "recovering":
         return "The other devices mend the model, until its accuracy is back or [forgetting] recover-rounds are over."
     if request["status"] == "done":

@@ -1,4 +1,4 @@
-"""Figures for Prometheus of what the ledger does not hold: who is connected, how old a request is, the disk, health."""
+"""Metrics for Prometheus that are not in the ledger: who is connected, how old a request is, the disk, health."""
 
 import shutil
 from collections.abc import Mapping

@@ -50,7 +50,9 @@ name = "ada"
 @click.option("--tar", is_flag=True, help="pack each kit into NAME.tar.gz")
 @click.option("--new-authority", is_flag=True, help="make a new authority; every member then needs the new ca.crt")
 @click.option(
-    "--renew", is_flag=True, help="renew the server's certificate now; needs the authority's key in its place"
+    "--renew",
+    is_flag=True,
+    help="renew the server's certificate now; needs authority/ca.key in the federation's folder",
 )
 @click.option("--example", is_flag=True, help="write an example to CONFIG, and make nothing")
 @click.option("--json", "as_json", is_flag=True, help="print the members as JSON, and nothing else")

@@ -31,13 +31,13 @@ class Outcome:
         unlearned: SHA-256 of the model right after forgetting.
         model: SHA-256 of the model after recovery.
         status: "done", or "unrecovered" if the model is not back at its goal.
-        adopted: how other devices got what a device handed back: "direct", "deferred"; "none": none did.
+        adopted: how other devices got the asking device's model: "direct", "deferred"; "none": there was none.
         exact: whether the method promises that these models never met the data; the ledger is asked whether it is so.
         settings: of the method.
         fallback: why another method than the federation's was used; "" if it was not.
         measures: by stage ("before", "unlearned", "after", ...), each by name.
         verdict: in words.
-        thresholds: that the verdict was held against.
+        thresholds: of the verdict.
         test: which test told the model from retrained ones, its level and its power, as `Verdict.test` has it.
         purged: SHA-256 of the models that were removed.
         kept: model -> why it was not removed.

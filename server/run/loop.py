@@ -2,8 +2,8 @@
 
 Flower's `Strategy.start` counts from round 1 and supports neither exclusion nor resuming; this loop calls the same
 `configure_train` and `aggregate_train`, and after every round makes the new state durable. All random choices come from
-seeds derived from the run's seed, the phase, the round and the client, so a run that was killed anywhere ends with the
-model that it would have ended with.
+seeds derived from the run's seed, the phase, the round and the client, so a run that is killed and resumed ends with
+the same model.
 """
 
 from collections.abc import Collection

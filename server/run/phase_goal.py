@@ -1,4 +1,4 @@
-"""When a phase of a simulation ends: after so many rounds, at the goal of recovery, or with the budget."""
+"""When a phase of a simulation ends: after a number of rounds, at the goal of recovery, or when the budget is spent."""
 
 from collections.abc import Collection
 

@@ -75,7 +75,7 @@ class PhaseRequest:
         )
 
     def _store(self, done: ForgetResult, finished: FinishedRound) -> None:
-        """Make durable what came of the request; what it cost counts even if the guard refused its model."""
+        """Store the outcome of the request; its costs count even if the guard refused its model."""
         run, phase = self.run, self.phase
         if done.decision is not None:
             document = done.decision.document()

@@ -86,7 +86,7 @@ class PhaseRounds:
         )
 
     def _deferred(self) -> DeferredStep | None:
-        """Return the step that forgot, if it waits for a round: none has been added to since it was made."""
+        """Return the unlearning step that waits for a round; None: none does."""
         run, store = self.run, self.run.store
         if not self._defers or store.state.current not in (None, store.state.models[self.phase.start]):
             return None

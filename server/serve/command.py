@@ -15,7 +15,7 @@ from fedquit.extras import check_extra
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--no-proxy", is_flag=True, help="run no nginx: there is a proxy already")
-@click.option("--track", default="", metavar="NAMES", help="follow it in tensorboard, mlflow or wandb, or in several")
+@click.option("--track", default="", metavar="NAMES", help="log it to tensorboard, mlflow or wandb; several: NAME,NAME")
 @click.option("--json", "as_json", is_flag=True, help="print every event as a line of JSON, and nothing else")
 def serve(folder: Path, no_proxy: bool, track: str, as_json: bool) -> None:
     """Run the server in FOLDER, which `fedquit provision` made: it trains, forgets and recovers until it is ended.

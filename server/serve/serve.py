@@ -184,7 +184,7 @@ def line_of(event: Mapping[str, Any]) -> str:
         return f"run {event['run']}: started"
     if event["event"] == "tracker":
         return f"tracker {event['tracker']}: {event['reason'] or 'it follows again'}" + (
-            "; the server goes on, and tells it later" if event["reason"] else ""
+            "; the server continues, and sends the missed records later" if event["reason"] else ""
         )
     if event["event"] == "slow":
         return f"run: ended before it came to work; the next one in {event['seconds']:.0f} s; see superexec.log"

@@ -1,1 +1,1 @@
-"""`fedquit audit`: any model held against retrained ones; shadow models."""
+"""`fedquit audit`: compare any model with retrained ones; shadow models."""

@@ -1,4 +1,4 @@
-"""`fedquit audit`: any model held against models retrained without the samples, on the data of a run.
+"""`fedquit audit`: compare any model with models retrained without the samples, on the data of a run.
 
 What is evaluated is a file; how it was made does not matter. Attacks on the population overstate privacy: where a claim
 of forgetting is made, give shadow models too and report the attack on single samples (arXiv 2403.01218).

@@ -1,4 +1,4 @@
-"""A model file that is put to the test: read, checked against the run's architecture, asked once and measured."""
+"""A model file under test: read, checked against the run's architecture, evaluated once and measured."""
 
 import copy
 import hashlib
@@ -23,7 +23,7 @@ SVC_SAMPLES = 2000  # of each kind; a support vector machine takes time in their
 
 @dataclass(frozen=True)
 class AuditedModel:
-    """A model that was asked, where it came from, and its measures."""
+    """A model, its outputs, its file, and its measures."""
 
     file: Path
     sha256: str
@@ -77,7 +77,7 @@ def _shape(shape: tuple[int, ...] | None) -> str:
 
 
 def read_audited(path: Path, settings: Settings, sets: Sets) -> AuditedModel:
-    """Read a model, ask it about every sample of the sets, and measure its answers."""
+    """Read a model, run it on every sample of the sets, and measure its outputs."""
     model, sha256 = read_model(path, settings)
     outputs = outputs_of(model, sets)
     measures = measure(outputs, sets)

@@ -31,13 +31,13 @@ FURTHER = {
     "folder",
     required=True,
     type=click.Path(path_type=Path),
-    help="folder of a run: its settings and split say which data, and who was forgotten",
+    help="folder of a run: gives the data, the split, and who was forgotten",
 )
 @click.option("--original", type=click.Path(path_type=Path), help="the model before forgetting; the run's if not given")
 @click.option(
     "--control",
     type=click.Path(path_type=Path),
-    help="a model that forgot nothing, to take the same test: the original trained on without the samples; the run's "
+    help="a model that forgot nothing, for the same test: the original, trained on without the samples; the run's "
     "if not given",
 )
 @click.option(
@@ -45,8 +45,17 @@ FURTHER = {
     type=click.Path(path_type=Path),
     help="list that `fedquit shadows` wrote, for U-LiRA and position by shadow models",
 )
-@click.option("--relearn-steps", type=click.IntRange(min=1), default=200, show_default=True, help="give up after these")
-@click.option("--leak", is_flag=True, help="also measure what the last request of the run told whom")
+@click.option(
+    "--relearn-steps",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    metavar="N",
+    help="give up relearning after N steps",
+)
+@click.option(
+    "--leak", is_flag=True, help="also measure what the run's last request reveals to the server and to other devices"
+)
 @click.option("--json", "as_json", is_flag=True, help="print as JSON, and nothing else")
 def audit(
     model: Path,
@@ -63,8 +72,7 @@ def audit(
 
     \b
     fedquit audit runs/mine/models/recovered.safetensors --run runs/mine \\
-      --reference runs/mine/models/matched.safetensors \\
-      --reference runs/mine/models/matched-1.safetensors \\
+      $(printf -- '--reference %s ' runs/mine/models/matched*.safetensors) \\
       --original runs/mine/models/original.safetensors \\
       --control runs/mine/models/control.safetensors
     """  # noqa: D301 - click's sign that lines stay as they are

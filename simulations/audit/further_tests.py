@@ -1,7 +1,7 @@
 """What an audit tests besides the verdict: relearning, and single samples by shadow models.
 
-Each is held against one more retrained model as the verdict's measures are, by itself, at the whole level. They are
-not part of the verdict: that is the same test in a report and in an audit, and its error rates were measured without
+Each is tested separately, at the full level, like the verdict's measures against one more retrained model. They are not
+part of the verdict, which is the same test in a report and in an audit, and whose error rates were measured without
 them.
 """
 

@@ -1,12 +1,12 @@
-"""Shadow models for what is said of single samples (U-LiRA, IAM): where they are, and which samples each had.
+"""Shadow models for tests of single samples (U-LiRA): where they are, and which samples each one had.
 
 A JSON file lists them; files are looked for next to it, and samples are numbered as in a run's partition.json:
 
     {"kind": "u-lira", "models": [{"file": "shadow-0.safetensors", "in": [0, 7], "out": [1, 2]}, ...]}
 
-For U-LiRA ("u-lira") a model's "in" samples are those it was trained on and then made to forget by the method that is
-judged; for plain LiRA ("plain"), those it was trained on. "out": those it never had. A sample in neither list is one it
-says nothing about. Keys not named here are not read; `kind` is repeated in the results and may be left out.
+For U-LiRA ("u-lira") a model's "in" samples are those it was trained on and then unlearned by the method under test;
+for plain LiRA ("plain"), those it was trained on. "out": those it never saw. A sample in neither list is not scored by
+this model. Keys not named here are not read; `kind` is repeated in the results and may be left out.
 `fedquit shadows` makes such files.
 """
 

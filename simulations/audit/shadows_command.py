@@ -8,8 +8,8 @@ import click
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--models", required=True, type=click.IntRange(min=2), metavar="N", help="how many, an even number")
-@click.option("--plain", is_flag=True, help="do not make them forget: for plain LiRA, and to attack the model before")
+@click.option("--models", required=True, type=click.IntRange(min=2), metavar="N", help="number of shadow models, even")
+@click.option("--plain", is_flag=True, help="do not unlearn: for plain LiRA, and to attack the original model")
 @click.option("--out", type=click.Path(path_type=Path), help="folder for them [RUN/shadows, or RUN/shadows-plain]")
 @click.option("--jobs", type=click.IntRange(min=1), help="runs at work at once [as many as cores]")
 @click.option("--overwrite", is_flag=True, help="replace the shadow models in --out")
@@ -25,18 +25,17 @@ def shadows(
     resume: bool,
     as_json: bool,
 ) -> None:
-    """Train shadow models of the run in the folder RUN, for U-LiRA and IAM in `fedquit audit`.
+    """Train shadow models of the run in the folder RUN, for U-LiRA in `fedquit audit`.
 
     Each is a run of its own by the same engine, with other seeds, and has a random half of the samples that RUN's
-    requests are about: it is trained on that half, then forgets it by RUN's method and recovers. The other half it
-    never had. Every sample is in exactly half of the models. Called again, it resumes, and with
-    more --models it adds what is missing.
+    requests are about: it is trained on that half, then forgets it by RUN's method and recovers. It never sees the
+    other half. Every sample is in exactly half of the models. The same command resumes after a kill; a larger
+    --models adds models.
 
     \b
     fedquit shadows runs/mine --models 64
     fedquit audit runs/mine/models/recovered.safetensors --run runs/mine \\
-      --reference runs/mine/models/retrained.safetensors \\
-      --reference runs/mine/models/retrained-1.safetensors \\
+      $(printf -- '--reference %s ' runs/mine/models/matched*.safetensors) \\
       --shadows runs/mine/shadows/shadows.json
     """  # noqa: D301 - click's sign that lines stay as they are
     del resume

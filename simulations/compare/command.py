@@ -18,7 +18,7 @@ from fedquit.errors import InputError
 @click.option("--overwrite", is_flag=True, help="replace the comparison in --out")
 @click.option("--plan", "only_plan", is_flag=True, help="print the runs that it consists of, and run nothing")
 @click.option("--report", "only_report", is_flag=True, help="CONFIG is a summary.json: write its report, run nothing")
-@click.option("--track", default="", metavar="NAMES", help="follow it in tensorboard, mlflow or wandb, or in several")
+@click.option("--track", default="", metavar="NAMES", help="log it to tensorboard, mlflow or wandb; several: NAME,NAME")
 @click.option("--json", "as_json", is_flag=True, help="print the results as JSON, and nothing else")
 def compare(
     config: Path,

@@ -83,11 +83,13 @@ def _metavar(field: Any) -> str:
 @click.option(
     "--start",
     type=click.Path(path_type=Path),
-    help="take training from this finished run: the same start for several requests",
+    help="start from the trained model of this finished run: the same start for several requests",
 )
-@click.option("--leak", is_flag=True, help="also measure what the last request told the server and the other devices")
 @click.option(
-    "--track", default="", metavar="NAMES", help="follow the run in tensorboard, mlflow or wandb, or in several"
+    "--leak", is_flag=True, help="also measure what the last request reveals to the server and to other devices"
+)
+@click.option(
+    "--track", default="", metavar="NAMES", help="log the run to tensorboard, mlflow or wandb; several: NAME,NAME"
 )
 @click.option("--json", "as_json", is_flag=True, help="print the report as JSON, and nothing else")
 def simulate(

@@ -1,6 +1,6 @@
 """What the last request of a run told: to the server, and to the other devices.
 
-The server sees the model before the request and the one that the asking device handed back; the other devices see the
+The server sees the model before the request and the one that the asking device returned; the other devices see the
 model before it and the next one that they are sent; where that contains a round of others too (`adopt = deferred`),
 they subtract the step of the last round of training. For control the same attacks are made on a pair between which
 nothing was forgotten, the last round of training.

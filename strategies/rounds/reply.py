@@ -1,4 +1,4 @@
-"""What a client handed back in a round, as the guard let it through, and what is made of several."""
+"""A client's reply in a round, as the guard admitted it, and the result of several."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ OnReply = Callable[[int, str | None], None]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a client handed back.
+    """A client's reply.
 
     Attributes:
         samples_digest: which samples it used, as it says: hex SHA-256 over their sorted digests; "" if it does not.

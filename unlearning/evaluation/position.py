@@ -1,8 +1,9 @@
 """Where a model stands between the one before forgetting (0) and models retrained without the samples (1): OURS.
 
 Each sample to forget has a score, its logit confidence. The line from the original's scores to the retrained models'
-weighs each sample by what retraining changes about it, so all that tells the two apart is gathered in one number.
-Retrained models do not stand at exactly 1; each is placed by the others, and their spread is the noise of the position.
+weighs each sample by how much retraining changes its score, so one number combines all that separates the two.
+Retrained models are not at exactly 1; each is placed relative to the others, and their spread is the noise of the
+position.
 """
 
 import torch
@@ -17,8 +18,8 @@ def position(original: Array, without: Array, candidate: Array) -> float | None:
     """Return where the candidate stands between the original (0) and a model without the samples (1).
 
     `sum_i g_i (o_i - x_i) / sum_i g_i^2` with `g_i = o_i - r_i`: the least-squares place of the candidate's scores x on
-    the line from the original's o to the retrained model's r. A sample counts as much as retraining changes it; one
-    that retraining does not change says nothing. None if no sample changes.
+    the line from the original's o to the retrained model's r. A sample's weight is how much retraining changes it; one
+    that retraining does not change has none. None if no sample changes.
 
     Args:
         original: a score of each sample [N], such as `logit_confidence`, by the model before forgetting.
@@ -37,7 +38,7 @@ def position(original: Array, without: Array, candidate: Array) -> float | None:
 
 
 def predict_position(original: Array, retrained: Array) -> Prediction | None:
-    """Return where one more retrained model would stand, going by those that there are; None if no sample changes.
+    """Return the predicted position of one more retrained model, from those given; None if no sample changes.
 
     With m the mean of the k retrained models' scores and `g = o - m`, a model x stands at `1 - g.(x - m) / g.g`. For a
     model that is one of the k, m would be partly its own, so model j is measured by the others' mean m_j and their line

@@ -1,4 +1,4 @@
-"""One more model from the same population: where would its value lie, and how far off must it be to be noticed?
+"""Prediction interval for one more model of the same population, and the smallest deviation that it would detect.
 
 Retrained models of different seeds are a sample of a population. If their values are about normal, one more lies within
 
@@ -6,7 +6,7 @@ Retrained models of different seeds are a sample of a population. If their value
 
 of their mean m in a share `1 - level` of cases: s is the standard deviation of the k values, and t the quantile of
 Student's distribution with k - 1 degrees of freedom (Hahn & Meeker, "Statistical Intervals", 1991, section 4.7). All
-models are measured on the same samples, so the draw of those samples is common to all and is no noise of a comparison.
+models are measured on the same samples, so the sampling error is common to all and does not affect the comparison.
 """
 
 from collections.abc import Sequence

@@ -5,8 +5,8 @@ Models retrained with different seeds differ as well. For each measure they say 
 of the measures add up to `LEVEL` (Bonferroni), so that a model that was retrained is refused in at most that share of
 cases. `position` gets half of the level: it has most of the power (docs/results/verdict.md says how it was chosen).
 
-That a test finds nothing says something only if it could have found something. So a model that forgot nothing, the
-control, takes the same test: where it passes too, there is no evidence, whatever the candidate is. Consistency is no
+That a test finds nothing is evidence only if it could have found something. So a model that forgot nothing, the
+control, takes the same test: if it passes too, there is no evidence, whatever the candidate is. Consistency is not
 proof: the verdict is never "verified".
 """
 
@@ -36,7 +36,7 @@ WEIGHTS = {POSITION: 3}  # in shares of the level; any other measure 1
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a model is judged by.
+    """The measurements of a model that the verdict uses.
 
     Attributes:
         sha256: of its file, by which two models are known to be the same; "": not known.
@@ -80,7 +80,7 @@ def verdict_of(
     floors: Mapping[str, float] | None = None,
     at_least: int = REFERENCES,
 ) -> Verdict:
-    """Judge a candidate by models retrained without the data.
+    """Compare a candidate with models retrained without the data.
 
     Args:
         candidate: the model under test.
@@ -88,7 +88,7 @@ def verdict_of(
         original: the model before forgetting; without it there is no position.
         control: a model that forgot nothing, such as the original trained on without the data. None: there is none.
         control_is: what the control is, in words.
-        at_least: references that a verdict needs.
+        at_least: number of references that a verdict needs.
         floors: for a measure the least standard deviation between references, such as 1/n for a rate of n samples.
 
     Returns:
@@ -138,7 +138,7 @@ def _predicted(
 def _held(
     model: Evidence, references: Sequence[Evidence], original: Evidence | None, predicted: Mapping[str, Prediction]
 ) -> dict[str, dict[str, Any]]:
-    """Return a model's measures beside where one more retrained model is expected."""
+    """Return a model's measures and the prediction for one more retrained model."""
     values, before = dict(model.values), None if original is None else original.scores
     known = [each.scores for each in references if each.scores is not None]
     if POSITION in predicted and before is not None and model.scores is not None:
@@ -154,7 +154,7 @@ def _held(
 
 
 def hold(value: float, prediction: Prediction, level: float) -> dict[str, Any]:
-    """Return a value beside where one more retrained model is expected; see `Verdict.measures`.
+    """Return a value and the prediction for one more retrained model; see `Verdict.measures`.
 
     >>> hold(9.0, Prediction(mean=1.0, noise=1.0, count=5), 0.05)["inside"]
     False

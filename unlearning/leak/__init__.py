@@ -1,1 +1,1 @@
-"""What a request to be forgotten tells those who see the models around it: pure PyTorch, knows nothing of Flower."""
+"""What a request to be forgotten reveals to those who see the models before and after it: pure PyTorch, no Flower."""

@@ -1,10 +1,10 @@
-"""Clip what forgetting changed and add noise to it, on the device that forgets, before anybody sees it.
+"""Clip the unlearning step and add noise to it, on the device that forgets, before it sends the model.
 
 Whoever sees `g + clip(f - g) + N(0, (noise * clip)^2)` once, and may choose among two candidates, wins the game with an
-area under the ROC curve of at most `Phi(sqrt(2) / noise)`, whatever the attack: both clipped steps are within `clip` of
-nothing, so at most `2 clip` apart. That bound is all that is promised. It is no (epsilon, delta) differential privacy
-of the samples: g was trained on them, the number of samples is in the ask, and the noise is drawn by a generator with a
-seed of 63 bits, in floating point (Mironov, CCS 2012, says what that can cost).
+area under the ROC curve of at most `Phi(sqrt(2) / noise)`, whatever the attack: both clipped steps have
+a norm of at most `clip`, so they are at most `2 clip` apart. Nothing beyond that bound is promised. It is not (epsilon,
+delta) differential privacy of the samples: g was trained on them, the number of samples is in the ask, and the noise is
+drawn by a generator with a seed of 63 bits, in floating point (Mironov, CCS 2012, shows what that can cost).
 """
 
 import math
@@ -26,9 +26,9 @@ def blurred(
         new: the model that forgot.
         old: the one that was sent.
         names: the entries that are parameters; the others are left as they are.
-        clip: Euclidean length of the step, at most; 0: any, and no noise.
-        noise: standard deviation of the noise of one parameter, in times of `clip`.
-        seed: of the noise; who knows it can take the noise off again.
+        clip: largest Euclidean norm of the step; 0: no clipping and no noise.
+        noise: standard deviation of the noise of one parameter, as a multiple of `clip`.
+        seed: of the noise; whoever knows it can subtract the noise.
 
     >>> state = blurred({"w": torch.tensor([3.0, 4.0])}, {"w": torch.zeros(2)}, {"w"}, clip=1.0, noise=0.0, seed=0)
     >>> state["w"]

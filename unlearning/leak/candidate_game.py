@@ -1,7 +1,7 @@
 """The game: two candidates are equally likely, one was forgotten; which? 0.5 is guessing.
 
-It asks for the least that a leak can give, one bit, so a model that leaks nothing passes it and a reconstruction that
-fails is no reason to. The attacker knows all but the samples: model, method, settings.
+It measures the smallest possible leak, one bit: a model that leaks nothing passes it, whereas a reconstruction may fail
+although something leaks. The attacker knows everything except the samples: model, method, settings.
 """
 
 import math

@@ -39,11 +39,11 @@ def class_evidence(step: Mapping[str, Tensor], num_classes: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class ReadOff:
-    """How right a read-off was.
+    """How accurate a read-off was.
 
     Attributes:
         guessed: whether the class with the most evidence was among those forgotten.
-        exact: whether the classes with evidence above 0 are just those forgotten.
+        exact: whether the classes with evidence above 0 are exactly those forgotten.
         auc: the chance that a class that was forgotten has more evidence than one that was not; None: all were.
         correlation: Pearson's, of the evidence and the number of samples of each class; None: all numbers are equal.
     """
@@ -55,7 +55,7 @@ class ReadOff:
 
 
 def read_off(evidence: Tensor, counts: Tensor) -> ReadOff:
-    """Hold the evidence of each class, [C], against how many samples of it were forgotten, [C].
+    """Compare the evidence of each class [C] with the number of its samples that were forgotten [C].
 
     >>> read_off(torch.tensor([0.5, -0.25, -0.25]), torch.tensor([4, 0, 0]))
     ReadOff(guessed=True, exact=True, auc=1.0, correlation=1.0)

@@ -1,4 +1,4 @@
-"""How near a picture is to the true one: peak signal-to-noise ratio, and structural similarity."""
+"""How close an image is to the true one: peak signal-to-noise ratio and structural similarity."""
 
 import math
 

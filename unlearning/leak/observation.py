@@ -1,7 +1,7 @@
 """What somebody sees of a request: the model before it, and the next one.
 
 The server sees the global model g and the asking device's reply f. Another device sees g and the model that it is sent
-next. What lies between the two was computed from the samples to forget, and so says something about them.
+next. The difference of the two was computed from the samples to forget, so it contains information about them.
 """
 
 import copy
@@ -22,10 +22,10 @@ class Observation:
     """Two consecutive models, entries in the order of the layers.
 
     Attributes:
-        before: the model that the request met.
-        after: what came of it.
-        usual: a step, parameter -> tensor, that whoever looks would have expected anyway, such as that of the last
-            round; it is subtracted. None: nothing is.
+        before: the model before the request.
+        after: the next model that is seen.
+        usual: a step, parameter -> tensor, that the observer would have expected anyway, such as that of the last
+            round; it is subtracted. None: nothing is subtracted.
     """
 
     before: StateDict
@@ -33,7 +33,7 @@ class Observation:
     usual: StateDict | None = None
 
     def step(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return what happened beyond the usual: `after - before - usual` of each parameter, float64.
+        """Return the unexpected part of the step: `after - before - usual` of each parameter, float64.
 
         >>> import torch
         >>> line = nn.Linear(1, 1, bias=False)
@@ -56,7 +56,7 @@ def gradient(model: nn.Module, samples: Samples) -> dict[str, Tensor]:
     """Return the gradient of the mean cross-entropy on `samples`, in inference mode: the direction of unlearning them.
 
     FedQUIT's first gradient on a sample, for a teacher that gives the true class no probability, is this one times
-    `-p_y / (1 - p_y)`: to unlearn a sample by a virtual teacher starts as climbing its loss does.
+    `-p_y / (1 - p_y)`: unlearning a sample with a virtual teacher starts as gradient ascent does.
 
     >>> import torch
     >>> sorted(gradient(nn.Linear(2, 3), Samples(torch.ones(1, 2), torch.tensor([0]))))
@@ -68,7 +68,7 @@ def gradient(model: nn.Module, samples: Samples) -> dict[str, Tensor]:
 
 
 def cosine(a: StateDict, b: StateDict) -> float:
-    """Return the cosine of the angle between two steps over the entries of both; 0 if one of them is nothing.
+    """Return the cosine of the angle between two steps over the entries of both; 0 if one of them is zero.
 
     >>> import torch
     >>> cosine({"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([2.0, 0.0])})

@@ -1,4 +1,4 @@
-"""All attacks on one pair of models: what whoever sees both learns of the samples that were forgotten between them."""
+"""All attacks on one pair of models: what an observer of both learns about the samples forgotten between them."""
 
 from dataclasses import asdict
 
@@ -31,15 +31,15 @@ def leak_of_pair(
     seed: int,
     attack: Attack | None = None,
 ) -> Document:
-    """Attack what somebody saw, and hold what came of it against the truth.
+    """Attack what an observer saw, and compare the results with the truth.
 
     Args:
         empty: a model of the right kind.
         seen: the two models.
         forgotten: the truth.
-        others: samples that were as likely to be forgotten and were not.
+        others: samples that could equally have been forgotten but were not.
         num_classes: C.
-        seed: of what is drawn.
+        seed: of all random choices.
         attack: settings of the reconstruction.
 
     Returns:

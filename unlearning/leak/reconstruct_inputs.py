@@ -1,4 +1,4 @@
-"""Rebuild what was forgotten: find inputs whose gradient points where the model went.
+"""Reconstruct forgotten inputs: find inputs whose gradient points in the direction of the observed step.
 
 In form the attack of Geiping et al., arXiv 2003.14053: minimise `1 - cos` between the observed step and the gradient of
 made-up inputs, plus their total variation, by Adam from several starts. There the step goes down a loss; here it goes
@@ -24,8 +24,8 @@ class Attack:
     """The settings of a reconstruction.
 
     Attributes:
-        starts: how often to begin anew, from other random pictures.
-        steps: of Adam, each start.
+        starts: number of random starts.
+        steps: of Adam, per start.
         lr: of Adam, in units of a pixel in [-1, 1].
         variation: weight of the total variation.
     """
@@ -38,7 +38,7 @@ class Attack:
 
 @dataclass(frozen=True, slots=True)
 class Reconstruction:
-    """Pictures [N, C, H, W] in [-1, 1], and how far their gradient is from the step: 0 (the same way) to 2."""
+    """Images [N, C, H, W] in [-1, 1], and the cosine distance of their gradient to the step, 0 (same) to 2."""
 
     inputs: Tensor
     mismatch: float
@@ -56,9 +56,9 @@ def reconstruct(
     """Return inputs that explain a step best.
 
     Args:
-        model: as it was before; left as it is.
-        step: what happened to each parameter.
-        labels: the classes of the inputs [N], as an attacker guessed or knows them.
+        model: the one before the request; not modified.
+        step: change of each parameter.
+        labels: the classes of the inputs [N], as the attacker knows or guesses them.
         input_shape: of one input.
         attack: its settings.
         seed: of the random starts.

@@ -178,7 +178,7 @@ class Method:
         A method whose device has one procedure overrides `forget`; one with several overrides this.
 
         Args:
-            model: the state that was sent, loaded; what it becomes is handed back.
+            model: with the received state; changed in place, and then sent back.
             samples: a forgotten client's samples to forget, or a remaining client's own.
             seed: of this client's exercise.
             step: which procedure.

@@ -1,11 +1,11 @@
-"""Flower's `flwr-clientapp`, kept to the code that the device's owner approved.
+"""Flower's `flwr-clientapp`, restricted to code that the device's owner approved.
 
     python -m fedquit.client.device.processes.approved_clientapp ARGUMENTS...
 
 The task's token comes in the environment (`fedquit.processes.hidden_token`), or on the command line.
 
-Flower unpacks the app that a server sent, and imports it. Between the two there is nothing of ours, so what unpacks is
-replaced: it looks first (`approved_code`). Where a newer Flower has it elsewhere, nothing is run at all.
+Flower unpacks the app that a server sent, and imports it. No code of ours runs between the two, so the function
+that unpacks is replaced by one that checks first (`approved_code`). If a newer Flower has it elsewhere, nothing runs.
 """
 
 import os
@@ -35,7 +35,7 @@ def approved_program(folder: Path) -> Callable[[], object]:
     """Return Flower's program, which from now on in this process unpacks nothing that the kit in `folder` refuses.
 
     Raises:
-        FedquitError: this Flower cannot be kept to that.
+        FedquitError: this Flower cannot be restricted so.
     """
     (program,) = entry_points(group="console_scripts", name=PROGRAM)
     run, runtime = program.load(), import_module(RUNTIME)

@@ -1,4 +1,4 @@
-"""The `flwr-clientapp` that a device's SuperExec finds: hands the message over to a process that is ready, if one is.
+"""The `flwr-clientapp` that a device's SuperExec finds: hands the message to a warm process, if there is one.
 
 python -IS hand_over.py FOLDER flwr-clientapp ARGUMENTS...
 

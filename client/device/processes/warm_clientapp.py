@@ -1,4 +1,4 @@
-"""A ClientApp that is imported before its message comes: forks a process for each message, and has seen none itself.
+"""A warm ClientApp: it has imported everything, forks a process for each message, and sees no message itself.
 
 `hand_over` becomes this process after a message, and hands over those that follow. Each is carried out by a process
 that was forked for it and ends with it, as isolated from the others as Flower has it: between messages no model and no
@@ -118,7 +118,7 @@ def _carry_out(connection: socket.socket, program: Callable[[], object]) -> int:
 
 
 def _make_new() -> None:
-    """Let nothing be the same as in the process of another message that a new process would have by chance."""
+    """Renew everything that a new process would have drawn at random, so that no two messages share it."""
     random.seed()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()

@@ -1,6 +1,6 @@
-"""How often a request was tried, and until when it or its device is left alone; lost when the coordinator restarts.
+"""Failed attempts at a request, and the pauses of requests and devices; lost when the coordinator restarts.
 
-Moments are those of `place.steady`: a clock that is set makes no wait longer or shorter.
+Times are those of `place.steady`, a monotonic clock: setting the system clock changes no wait.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Which errors of a method leave the way to the next one."""
+"""Which errors of a method make the coordinator try the next method."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

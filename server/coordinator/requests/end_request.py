@@ -161,7 +161,7 @@ class Ending:
         self.past.tidy()
 
     def _adopted(self, request: Request, forgot: Step | None) -> str:
-        """Return how other devices got what a device handed back; "none": none handed anything back."""
+        """Return how other devices got the asking device's unlearned model; "none": no device returned one."""
         if forgot is None or not plan_of(self.place.federation, request)[1].traits.needs_device:
             return "none"
         waits = self.place.deferred() is not None

@@ -1,4 +1,4 @@
-"""Which request has its turn, and what one that cannot be served is waiting for."""
+"""Which request is next, and what a request that cannot be served waits for."""
 
 from fedquit.server.coordinator.participants.presence import Presence
 from fedquit.server.coordinator.participants.time_to_answer import time_left
@@ -11,13 +11,13 @@ from fedquit.unlearning.methods.base import Method
 
 
 class Turns:
-    """Whose turn it is at one workplace."""
+    """Chooses the next request at one workplace."""
 
     def __init__(self, place: Workplace, holders: Holders, attempts: Attempts) -> None:
         self.place, self.holders, self.attempts = place, holders, attempts
 
     def next(self, presence: Presence) -> Request | None:
-        """Return the request that has its turn; None: there is none, or all wait.
+        """Return the next request to serve; None: there is none, or all wait.
 
         A request that recovers continues. Otherwise it is the oldest that can be served, or one whose deadline is near.
         All other requests of its member begin before it, so that they wait together; so do those that nothing can be

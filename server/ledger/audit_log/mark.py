@@ -1,9 +1,9 @@
-"""How far a log was checked: a mark, from which the next check goes on.
+"""How far a log was checked: a mark, from which the next check resumes.
 
 A mark is the head of the log as it was found sound, with the seal that the server had set on it, and the number of rows
 of each table. Whoever keeps it need not read again what lies before it, and does not: an edit before the mark is found
 by a full check only. A mark that somebody else writes can be nothing but another head that the server has sealed, so
-it moves the place from which the check goes on, and no event after that place can be altered unseen. The numbers of
+it moves the place from which the check resumes, and no event after that place can be altered unseen. The numbers of
 rows are not sealed: with others, an inserted row is found by a full check only.
 """
 

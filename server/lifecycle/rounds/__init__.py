@@ -1,1 +1,1 @@
-"""One round of training or recovery: what it is to be, its messages, and what came of it."""
+"""One round of training or recovery: its plan, its messages, and its outcome."""

@@ -1,7 +1,7 @@
 """Carry out a round of training or recovery, from the model that a store has to the one that it gets.
 
-A driver says what the round is to be (`RoundPlan`) and where rounds are kept (`RoundStore`); everything in between is
-the same in a simulation and a deployment.
+A driver gives the plan of the round (`RoundPlan`) and the store of rounds (`RoundStore`); everything in between is the
+same in a simulation and a deployment.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -53,7 +53,7 @@ class RoundPlan:
     """What a driver decides about one round.
 
     Attributes:
-        order: what the round is to be.
+        order: phase, number, seeds and config of the round.
         trained: how many rounds the model has been trained for, this one included.
         rule: what makes one model of the replies.
         evaluate: gives the metrics of what the round made.
@@ -64,7 +64,7 @@ class RoundPlan:
         measures_norms: whether the guard may compare the model of a request with this round.
         screen: says whether the round's model can be used, and with it each reply is bounded; None: replies are added
             as they come.
-        deferred: a step that forgot, to add to this round; None: there is none.
+        deferred: an unlearning step to add to this round; None: there is none.
         callbacks: what is called with the replies; `on_taken` is the round's own.
     """
 

@@ -1,9 +1,9 @@
-"""Deferred adoption: what a device forgot reaches the others only in a sum with a round of theirs.
+"""Deferred adoption: other devices get the unlearning step only as part of the sum with a round of their own.
 
-Adopted directly, the model f that the asking device handed back is what the others are sent in the first round of
-recovery, and whoever still has g, the model before, can tell from f - g what was forgotten. Deferred, they train that
-round from g, and the server adds f - g, as the guard let it through, to the model of the round. It takes as many bytes,
-and f itself is sent to nobody. The server sees f all the same.
+Adopted directly, the model f that the asking device returned is sent to the others in the first round of recovery, and
+whoever still has g, the model before, can infer from f - g what was forgotten. Deferred, they train that round from g,
+and the server adds f - g, as the guard admitted it, to the model of the round. It costs the same number of bytes, and f
+itself is sent to nobody. The server sees f in either case.
 """
 
 from collections.abc import Collection
@@ -19,9 +19,9 @@ from fedquit.unlearning.tensors.convert import Arrays, StateDict, arrays_of, ten
 
 
 def is_deferred(adopt: str, method: Method) -> bool:
-    """Say whether the model of a method is added to the next round, not sent to the devices of it.
+    """Say whether a method's model is added to the next round instead of being sent to its devices.
 
-    Only a few steps of an optimizer can be added: a model far from the one before is not what a round from there needs.
+    Only a short step can be added to a round that started from the previous model.
 
     >>> from fedquit.unlearning import make_method
     >>> is_deferred("deferred", make_method("fedquit")), is_deferred("deferred", make_method("negate"))
@@ -52,11 +52,11 @@ def check_adopt(settings: Settings, method: Method) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DeferredStep:
-    """A step that waits for a round.
+    """An unlearning step that waits for a round.
 
     Attributes:
-        before: the model before the request, which the devices of the round are sent.
-        unlearned: the model that forgetting gave.
+        before: the model before the request, which the devices of the round receive.
+        unlearned: the model that the method returned.
         names: the entries that are parameters; the others, such as running statistics, are those of the round.
     """
 
@@ -65,11 +65,11 @@ class DeferredStep:
     names: Collection[str]
 
     def sent(self) -> Arrays:
-        """Return what the devices of the round are sent."""
+        """Return the model that the devices of the round receive."""
         return arrays_of(self.before)
 
     def added(self, done: Trained) -> Trained:
-        """Return the round with the step added to its model; one that made no usable model leaves the step waiting.
+        """Return the round with the step added to its model; after a round without a usable model the step still waits.
 
         >>> import torch
         >>> before, unlearned = {"w": torch.tensor([1.0])}, {"w": torch.tensor([0.5])}

@@ -1,4 +1,4 @@
-"""A finished round or request, the same for every driver; a run's folder and the ledger each store it in their form."""
+"""A finished round or request, the same for both drivers; a run's folder and the ledger store it in their own form."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from fedquit.strategies.grid.metered_grid import MeteredGrid
 
 @dataclass(frozen=True, slots=True)
 class FinishedRound:
-    """What a round, or the step that serves a request, did and cost.
+    """The outcome and the costs of a round, or of the step that serves a request.
 
     Attributes:
         phase: as in the cost log.
@@ -56,12 +56,12 @@ class FinishedRound:
 def finished_round(
     grid: MeteredGrid, order: Order, done: Trained, *, trained: int, norms: Mapping[str, float]
 ) -> FinishedRound:
-    """Return what came of a round of training or recovery; its model is not evaluated yet.
+    """Return the outcome of a round of training or recovery; its model is not evaluated yet.
 
     Args:
         grid: that carried the messages.
-        order: what the round was to be.
-        done: what it made.
+        order: of the round.
+        done: its result.
         trained: how many rounds the model has been trained for, this one included.
         norms: statistics of the clients' steps.
     """
@@ -88,7 +88,7 @@ def finished_round(
 def finished_request(
     grid: MeteredGrid, session: GridSession, phase: str, number: int, *, trained: int, seconds: float
 ) -> FinishedRound:
-    """Return what came of the step that serves a request; its model is not evaluated yet.
+    """Return the outcome of the step that serves a request; its model is not evaluated yet.
 
     Args:
         grid: that carried the messages.

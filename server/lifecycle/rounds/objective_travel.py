@@ -1,4 +1,4 @@
-"""A round of an objective whose devices share something else than one model, or share it in another form.
+"""A round of an objective whose devices share something other than one model, or share it in another form.
 
 Between the objective's `Sharing`, which thinks in tensors, and the strategy, which sends and gathers arrays.
 """

@@ -1,6 +1,6 @@
-"""What is learnt from single clients' replies in a round, and what the guard makes of the last rounds.
+"""Statistics of single clients' replies in a round, and the bounds that the guard derives from the last rounds.
 
-Kept of a round are statistics of the steps' lengths, and for some methods the updates themselves.
+Of each round the statistics of the steps' lengths are stored, and for some methods the updates themselves.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ NORM, SPREAD = "update_norm", "update_norm_mad"
 
 
 class ObservedRound:
-    """Takes in the replies of a round that are used.
+    """Collects the statistics of the replies of a round that are used.
 
     Args:
         sent: the round's global model.

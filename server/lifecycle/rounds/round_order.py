@@ -1,4 +1,4 @@
-"""What a round is to be, made of plain values, so that simulations and deployments cannot differ in it."""
+"""The order of a round, in plain values: simulations and deployments build it in the same way."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from fedquit.strategies.rounds.aggregate import Config
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a round is to be.
+    """The plan of a round that both drivers share.
 
     Attributes:
         phase: as in the cost log.
@@ -54,7 +54,7 @@ def round_order(
     before: Collection[int] = (),
     draws: str = "",
 ) -> Order:
-    """Return what a round is to be.
+    """Return the order of a round.
 
     Args:
         settings: of the federation.

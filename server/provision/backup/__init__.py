@@ -1,1 +1,1 @@
-"""A server's folder in one file, and back: what a federation needs to go on elsewhere, and nothing else."""
+"""Back up a server's folder into one file, and restore it: what a federation needs to continue elsewhere."""

@@ -35,12 +35,12 @@ NAME = re.compile(r"(?:server|authority)(?:/[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,19
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a backup says of itself.
+    """The signed description of a backup.
 
     Attributes:
         federation: its name.
         fedquit: the version that made it; `made_at`: Unix seconds.
-        ledger: "sqlite" or "postgresql"; "": it is not in it.
+        ledger: "sqlite" or "postgresql"; "": the backup has no ledger.
         event: number of the last event of the ledger when the backup began; `head`: its digest.
         files: size in bytes and SHA-256 of each entry, by its name.
     """
@@ -54,13 +54,13 @@ class Manifest:
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
     def signed(self, key: Ed25519PrivateKey) -> bytes:
-        """Return the text of this, signed."""
+        """Return this as signed JSON."""
         document = self._document()
         return canonical({**document, "signature": key.sign(SIGNED + canonical(document)).hex()})
 
     @classmethod
     def read(cls, content: bytes) -> tuple[Self, bytes]:
-        """Return what a text says, and its signature.
+        """Return the manifest in a text, and its signature.
 
         Raises:
             InputError: it is no manifest, or names a file that no backup holds.
@@ -83,10 +83,10 @@ class Manifest:
         return manifest, signature
 
     def check(self, signature: bytes, key: Ed25519PublicKey) -> None:
-        """Check who made it.
+        """Check that the server with this key made the backup.
 
         Raises:
-            InputError: not the server with that key.
+            InputError: it was altered, or another server made it.
         """
         try:
             key.verify(signature, SIGNED + canonical(self._document()))

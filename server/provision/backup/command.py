@@ -12,13 +12,15 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="print as one JSO
 @click.command()
 @FOLDER
 @click.argument("to", type=click.Path(path_type=Path))
-@click.option("--without-authority", is_flag=True, help="leave the authority's key out, where it lies beside FOLDER")
-@click.option("--without-ledger", is_flag=True, help="leave the ledger out: it is backed up by other means")
+@click.option(
+    "--without-authority", is_flag=True, help="leave out the authority's key, if authority/ is next to FOLDER"
+)
+@click.option("--without-ledger", is_flag=True, help="leave out the ledger: back it up by other means")
 @AS_JSON
 def backup(folder: Path, to: Path, without_authority: bool, without_ledger: bool, as_json: bool) -> None:
-    """Back up the server in FOLDER into the new file TO (or into the folder TO), also while it serves.
+    """Back up the server in FOLDER into the new file TO (or into the folder TO), also while the server runs.
 
-    The file holds private keys: whoever has it can speak as this server. It is for its owner alone (mode 600).
+    The file holds private keys: whoever has it can act as this server. Only its owner can read it (mode 600).
     """
     from fedquit.server.provision.backup.make_backup import make_backup
 
@@ -34,20 +36,25 @@ def backup(folder: Path, to: Path, without_authority: bool, without_ledger: bool
         click.echo(json.dumps({**found, "head": f"{manifest.event}:{manifest.head}", "files": len(manifest.files)}))
         return
     click.echo(f"{made.path}: {len(manifest.files)} files, {size} bytes, the ledger up to event {manifest.event}")
-    click.echo(f"private keys in it: {', '.join(made.private)}; keep it where nobody else reads", err=True)
+    click.echo(f"private keys in it: {', '.join(made.private)}; keep it where nobody else can read it", err=True)
     click.echo(f"note this head elsewhere: {manifest.event}:{manifest.head}", err=True)
 
 
 @click.command()
 @click.argument("path", metavar="FROM", type=click.Path(path_type=Path))
 @FOLDER
-@click.option("--key", type=click.Path(path_type=Path), help="receipts.pub: refuse what this server did not make")
-@click.option("--ledger", default="", metavar="URL", help="database for a ledger of PostgreSQL [as in its server.toml]")
+@click.option("--key", type=click.Path(path_type=Path), help="receipts.pub: refuse a backup that another server made")
+@click.option(
+    "--ledger",
+    default="",
+    metavar="URL",
+    help="empty database to restore a PostgreSQL ledger into [as in its server.toml]",
+)
 @AS_JSON
 def restore(path: Path, folder: Path, key: Path | None, ledger: str, as_json: bool) -> None:
-    """Restore the backup FROM into FOLDER, a new one; then `fedquit serve FOLDER`.
+    """Restore the backup FROM into the new folder FOLDER; then run `fedquit serve FOLDER`.
 
-    All that happened after the backup was made is lost to the server: docs/deploy.md says who finds that out, and how.
+    Everything after the backup is lost to the server: docs/deploy.md says how that is detected.
     """
     from fedquit.server.page.sentences import moment
     from fedquit.server.provision.backup.restore_backup import restore_backup

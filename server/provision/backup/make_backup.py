@@ -1,9 +1,9 @@
-"""Back up a server, also while it serves.
+"""Back up a server, also while it runs.
 
-In it are server.toml, the certificate and keys, the page's token, the ledger, the models that are there, what rounds
-keep for the next ones, data that server.toml names inside the folder, and the authority if it lies beside the folder.
-Models come first and last: a step writes its model before the ledger hears of it, so that the copy of the ledger made
-in between names none that is missing.
+It contains server.toml, the certificate and keys, the page's token, the ledger, the current models, the state that
+rounds keep for the next ones, data that server.toml names inside the folder, and the authority if it is next to the
+folder. Models are copied before and after the ledger: a step writes its model before the ledger names it, so every
+model that the copied ledger still needs is in the backup.
 """
 
 import os
@@ -34,7 +34,7 @@ TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """A backup that was made: its file, what it says of itself, and the names of the private files in it."""
+    """A finished backup: its file, its manifest, and the names of the private files in it."""
 
     path: Path
     manifest: Manifest

@@ -1,7 +1,7 @@
 """Restore a backup into a new folder: all of it, checked, or nothing.
 
-It is unpacked next to its place, compared with its own list, looked at as a server would, and only then moved there.
-Whoever gives `key` learns that this federation's server made it; a backup of PostgreSQL's ledger is run as SQL.
+It is unpacked next to its destination, compared with its manifest, checked as a server's folder, and only then moved
+there. With `key` it is certain that this federation's server made it; a backup of PostgreSQL's ledger is run as SQL.
 """
 
 import os
@@ -30,7 +30,7 @@ PUBLIC = 0o644
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """A server that was restored: its folder, what the backup says of itself, and the head of its ledger."""
+    """A restored server: its folder, the backup's manifest, and the head of its ledger."""
 
     folder: Path
     manifest: Manifest
@@ -44,12 +44,12 @@ def restore_backup(path: Path, to: Path, *, key: Path | None = None, ledger: str
     Args:
         path: of the backup.
         to: the server's folder; the authority, if it is in the backup, goes beside it.
-        key: receipts.pub of the federation that must have made it; None: any may have.
+        key: receipts.pub of the federation that must have made it; None: any federation.
         ledger: URL of the database that the ledger is restored into, if not the one in its server.toml.
 
     Raises:
         InputError: it is no backup, damaged, another federation's, or `to` is not empty.
-        FedquitError: it cannot be written, or its ledger does not hold.
+        FedquitError: it cannot be written, or its ledger fails its check.
     """
     to = to.absolute()
     if to.exists() and (not to.is_dir() or any(to.iterdir())):

@@ -130,7 +130,7 @@ def test_the_console_says_once_that_a_tracker_is_away_and_once_that_it_is_back(r
     troubles.tend()
     troubles.tend()
     assert [line for line in said if "gone" in line] == [
-        "tracker gone: ConnectionError: nobody answers; the server goes on, and tells it later",
+        "tracker gone: ConnectionError: nobody answers; the server continues, and sends the missed records later",
         "tracker gone: it follows again",
     ]
 
