@@ -61,7 +61,7 @@ def test_an_unknown_key_names_the_nearest_one_and_all_others(key: str, near: str
         ("lr-decay", 1.5),
         ("momentum", 1),
         ("tolerance", -0.01),
-        ("references", 21),
+        ("references", 101),
         ("seed", -1),
         ("seed", 2**31),
         ("scheme", "diri"),
