@@ -10,13 +10,12 @@ before, as fedquit's own server does (docs/coordinator.md); it has no data, so a
 """
 
 import json
+import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from logging import INFO, WARNING
 from statistics import median
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
@@ -30,6 +29,8 @@ from fedquit.unlearning.seeds import derive_seed
 from fedquit.unlearning.tensors.arithmetic import difference, norm
 from fedquit.unlearning.tensors.convert import StateDict, tensors_of
 
+LOGGER = logging.getLogger("flwr")
+"""Flower's own logger: what is said stands among what the app says."""
 RECORD = "fedquit.forgetting"
 WINDOW = 5
 """Rounds that the guard compares with."""
@@ -85,7 +86,7 @@ class Forgetting(Strategy):
         """Log what the strategy is."""
         self.strategy.summary()
         for number, client in sorted(self.requests.items()):
-            log(INFO, "\t└──> Round %s: the client of partition %s is forgotten", number, client)
+            LOGGER.info("\t└──> Round %s: the client of partition %s is forgotten", number, client)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -163,14 +164,16 @@ class Forgetting(Strategy):
         if decision.state is None:
             return self._end(number, f"the guard refused its model: {decision.reason}")
         self.outcomes[number] = "forgotten"
-        log(INFO, "\t└──> Round %s: forgotten (%s)", number, decision.verdict)
+        LOGGER.info("\t└──> Round %s: forgotten (%s)", number, decision.verdict)
         told = {f"forget-{name}": value for name, value in metrics.items()}
         return _record_of(decision.state), MetricRecord({"forget-num-examples": count, **told})
 
     def _end(self, number: int, reason: str) -> tuple[None, None]:
         """Note that a request was not carried out."""
         self.outcomes[number] = reason
-        log(WARNING, "Round %s: NOT forgotten: %s; the model is as before, ask again in a later round", number, reason)
+        LOGGER.warning(
+            "Round %s: NOT forgotten: %s; the model is as before, ask again in a later round", number, reason
+        )
         return None, None
 
     def _remaining(self, grid: Grid) -> Grid:

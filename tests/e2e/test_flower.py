@@ -30,7 +30,9 @@ def simulate(out: Path, *flags: str) -> dict[str, Any]:
 
 
 def models(document: dict[str, Any]) -> dict[str, str]:
-    return {stage: measured["model_sha256"] for stage, measured in document["stages"].items() if measured}
+    stages = {stage: measured["model_sha256"] for stage, measured in document["stages"].items() if measured}
+    [matched] = document["matched"]
+    return {**stages, "matched": matched["model_sha256"]}
 
 
 @pytest.fixture(scope="module")

@@ -98,7 +98,7 @@ def test_a_device_saves_state_between_rounds_but_none_from_before_a_request(
     assert kept(tmp_path) == sorted(
         f"{client}/1-{phase}{what}/{number}"
         for client in (1, 2)
-        for phase, rounds in (("recover", (4, 5)), ("retrain", (2, 3)))
+        for phase, rounds in (("recover", (4, 5)), ("retrain", (2, 3)), ("control", (4, 5)), ("match", (4, 5)))
         for number in rounds
     ), "the one that left keeps nothing, the others nothing of before"
     plain = carry_out(tmp_path / "plain")

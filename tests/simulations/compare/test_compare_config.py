@@ -92,10 +92,12 @@ def test_a_training_keeps_history_for_all_methods_and_belongs_to_none() -> None:
         assert (base.settings["method"], base.settings["teacher"], base.settings["budget"]) == ("continue", "min", 0)
 
 
-def test_references_are_retrained_from_the_base_as_many_as_are_asked_for() -> None:
+def test_references_are_retrained_and_trained_on_as_many_as_are_asked_for() -> None:
     references = [cell for cell in cells() if cell.kind == "references"]
     assert references[0].base == "seed-0/base"
-    assert references[0].phases == frozenset({"train", "retrain", "retrain-1", "retrain-2"})
+    retrained = {"retrain", "retrain-1", "retrain-2"}
+    trained_on = {"match", "match-1", "match-2", "control"}
+    assert references[0].phases == frozenset({"train", *retrained, *trained_on})
     assert references[0].settings["references"] == 3
     assert references[1].settings["forget"] == "1,2"
 

@@ -14,7 +14,7 @@ from fedquit.simulations.compare.config.read_config import make_comparison
 
 TOLD = make_comparison({"targets": [0], "seeds": [0], "budget": 8, "methods": {"negate": {}, "continue": {}}})
 CELLS = plan(TOLD, [(0,)])
-BASE, REFERENCES, NEGATE, CONTINUE = CELLS  # about 20, 40, 8 and 8 rounds
+BASE, REFERENCES, NEGATE, CONTINUE = CELLS  # about 20, 148, 8 and 8 rounds
 
 
 def test_each_finished_run_is_shown_with_what_is_left_and_an_estimate(
@@ -26,13 +26,13 @@ def test_each_finished_run_is_shown_with_what_is_left_and_an_estimate(
     with CompareProgress(CELLS, tmp_path, Console(file=text)) as progress:
         progress({"event": BEGIN, "cell": BASE, "reason": ""})
         now[0] += 10
-        progress({"event": DONE, "cell": BASE, "reason": ""})  # 20 of 76 rounds in 10 s: 28 s for the others
+        progress({"event": DONE, "cell": BASE, "reason": ""})  # 20 of 184 rounds in 10 s: 82 s for the others
         progress({"event": ROUND, "cell": NEGATE, "reason": ""})
         progress({"event": FAILED, "cell": CONTINUE, "reason": "no room"})
     assert text.getvalue().splitlines() == [
         f"4 runs in {tmp_path}",
-        "[1/4] seed-0/base: done in 10 s; 3 left, about 28 s",
-        "[2/4] seed-0/target-0/continue: failed (no room); 2 left, about 16 s",
+        "[1/4] seed-0/base: done in 10 s; 3 left, about 82 s",
+        "[2/4] seed-0/target-0/continue: failed (no room); 2 left, about 53 s",
     ]
 
 
