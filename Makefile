@@ -34,7 +34,7 @@ $(OLDEST)/dev.stamp: pyproject.toml .ci/oldest.py
 	@touch $@
 
 simulate: $(VENV)/run.stamp ## train, forget, recover and compare on real digits; OUT=folder for the results
-	$(BIN)/fedquit simulate --out $(OUT)
+	$(BIN)/fedquit simulate --references 5 --out $(OUT)
 
 test: $(VENV)/dev.stamp ## run every test and every example in the documentation of the code; JOBS=3 at once
 	$(BIN)/python -m pytest $(AT_ONCE)
