@@ -6,6 +6,7 @@ Of the machine it is told nothing: no code, no git remote, no statistics of the 
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import wandb
 
@@ -20,7 +21,7 @@ class ToWandb:
     """Settings as config, measures by round, results and words in the summary, figures as media, files as artifacts."""
 
     def __init__(self, run: TrackedRun) -> None:
-        mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+        mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or "fedquit",
             name=run.name,
