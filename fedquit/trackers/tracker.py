@@ -1,5 +1,6 @@
 """What a tracker is told of a run, whichever it is, and which trackers there are."""
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,6 +17,8 @@ TRACKERS = {
     "mlflow": ("mlflow", "fedquit.trackers.to_mlflow:ToMLflow"),
     "wandb": ("wandb", "fedquit.trackers.to_wandb:ToWandb"),
 }
+_importing = threading.Lock()
+"""Trackers are opened in threads and share packages; one that another thread has half imported fails to import."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,5 +89,7 @@ def tracker_names(text: str) -> tuple[str, ...]:
 def open_tracker(name: str, run: TrackedRun) -> Tracker:
     """Open a run in a tracker; that may take long, and raise whatever the tracker raises."""
     module, _, cls = TRACKERS[name][1].partition(":")
-    tracker: Tracker = getattr(import_module(module), cls)(run)
+    with _importing:
+        opened = getattr(import_module(module), cls)
+    tracker: Tracker = opened(run)
     return tracker

@@ -22,25 +22,50 @@ from tests.fedquit.trackers.read_back import (
 
 TINY = ["--model", "mlp", "--clients", "3", "--alpha", "1", "--rounds", "2", "--recover", "budget"]
 TINY += ["--recover-rounds", "1", "--references", "1", "--workers", "1"]
-ALL = ("tensorboard", "mlflow", "wandb")
+WANDB_ALONE = (
+    "import wandb; run = wandb.init(dir='.', project='alone'); run.log({'kept': 2.0, 'round': 1}); run.finish()"
+)
 
 
-def simulate(out: Path, *flags: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+def environment(**told: str) -> dict[str, str]:
+    """Return this process's environment without what it says of W&B, and with what is told."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")} | told
+
+
+def simulate(out: Path, *flags: str, **told: str) -> "subprocess.CompletedProcess[str]":
     """Run a tiny simulation; MLflow's store is a file beside its folder."""
-    told = {"MLFLOW_TRACKING_URI": f"sqlite:///{out.parent / 'mlflow.db'}", "WANDB_MODE": "offline", **environment}
+    told = {"MLFLOW_TRACKING_URI": f"sqlite:///{out.parent / 'mlflow.db'}", "WANDB_MODE": "offline"} | told
     return subprocess.run(
         [sys.executable, "-m", "fedquit", "simulate", *TINY, "--out", str(out), "--json", *flags],
-        cwd=out.parent, env={**os.environ, **told}, capture_output=True, text=True, check=False,
+        cwd=out.parent, env=environment(**told), capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """Run once with every tracker; return the folder and the report."""
+    """Run once with the trackers that are libraries; return the folder and the report."""
     out = tmp_path_factory.mktemp("tracked") / "mine"
-    done = simulate(out, "--track", ",".join(ALL))
+    done = simulate(out, "--track", "tensorboard,mlflow")
     assert done.returncode == 0, done.stderr
-    assert "does not follow" not in done.stderr
+    assert "tracking stopped" not in done.stderr
+    return out, json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def tracked_by_wandb(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Run once with W&B, a process of its own, where that process keeps anything at all; return folder and report."""
+    out = tmp_path_factory.mktemp("tracked_by_wandb") / "mine"
+    alone = out.parent / "alone"
+    alone.mkdir()
+    tried = subprocess.run(
+        [sys.executable, "-c", WANDB_ALONE], cwd=alone, env=environment(WANDB_MODE="offline"),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if wandb_scalars(alone) != {"kept": {1: 2.0}, "round": {1: 1.0}}:
+        pytest.skip(f"W&B keeps nothing here, without fedquit: {tried.stderr[-300:]}")
+    done = simulate(out, "--track", "wandb")
+    assert done.returncode == 0, done.stderr
+    assert "tracking stopped" not in done.stderr, done.stderr[-2000:]
     return out, json.loads(done.stdout)
 
 
@@ -92,8 +117,8 @@ def test_mlflow_has_every_round_settings_verdict_and_the_report(
     assert json.loads(Path(kept).read_text()) == report
 
 
-def test_wandb_offline_has_every_round_settings_and_verdict(tracked: tuple[Path, dict[str, Any]]) -> None:
-    out, report = tracked
+def test_wandb_offline_has_every_round_settings_and_verdict(tracked_by_wandb: tuple[Path, dict[str, Any]]) -> None:
+    out, report = tracked_by_wandb
     check_rounds(wandb_scalars(out), out)
     assert json.loads(wandb_said(out, "config")["lr"]) == report["config"]["lr"]
     assert json.loads(wandb_said(out, "summary")["verdict"]) == report["verdict"]["outcome"]
