@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from fedquit.errors import InputError
+from fedquit.processes.chosen_device import device_options
 
 KIT = click.argument("kit", type=click.Path(path_type=Path))
 
@@ -27,6 +28,7 @@ KIT = click.argument("kit", type=click.Path(path_type=Path))
     metavar="SECONDS",
     help="reconnect if the server is reachable but did not answer Flower for SECONDS",
 )
+@device_options
 @click.option("--json", "as_json", is_flag=True, help="print every event as a line of JSON, and nothing else")
 def join(kit: Path, only_check: bool, silent: float, as_json: bool) -> None:
     """Run the device of KIT in its federation: it trains when the server asks, and forgets.

@@ -35,6 +35,7 @@ from fedquit.errors import FedquitError, InputError, unknown
 from fedquit.settings import Part, Scalar, Settings, keys_of
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.seeds import derive_seed
+from fedquit.unlearning.tensors.accelerator import on_cpu, placed, placed_samples
 from fedquit.unlearning.tensors.convert import StateDict
 
 LONGEST = 3600.0  # seconds to wait for the message before this one
@@ -110,7 +111,7 @@ class DeployedDevice:
         if not len(found):
             raise InputError(f"device '{self.kit.name}' has no samples: {why}")
         self._digests = found.digests
-        return found.samples
+        return placed_samples(found.samples)
 
     def kept_since(self, requests: int) -> int:
         """See `Device`; a device does not learn who asked."""
@@ -121,7 +122,7 @@ class DeployedDevice:
         self._received = model_hash(state)
         model = initial_model(self.settings, 0)  # not a copy of one that is kept: a process answers one message
         model.load_state_dict(state)
-        return model
+        return placed(model)
 
     def trained(self, config: ReceivedConfig, sent: StateDict) -> None:
         """See `Device`; the round is in the record before the server learns of it."""
@@ -154,7 +155,7 @@ class DeployedDevice:
             return kept
         samples = self.samples(config)
         if config.get(DROP):
-            return Forgotten(model.state_dict(), len(samples), 0.0)
+            return Forgotten(on_cpu(model.state_dict()), len(samples), 0.0)
         reports = not self.settings.forget_noise  # a loss on the samples tells which they are, as clearly as the model
         before = self._measures(model, samples, "before") if reports else {}
         done = carry_out()

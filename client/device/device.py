@@ -27,6 +27,7 @@ from fedquit.errors import unknown
 from fedquit.settings import Key, Scalar, Settings, settings_of
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.seeds import derive_seed
+from fedquit.unlearning.tensors.accelerator import placed, placed_samples
 from fedquit.unlearning.tensors.convert import StateDict
 
 ReceivedConfig = Mapping[str, Any]
@@ -153,10 +154,10 @@ class SimulatedDevice:
     def own_model(self, state: StateDict | None, seed: int) -> nn.Module:
         """Return this device's personalised model with the weights of `state`; None: new weights, drawn from `seed`."""
         if state is None:
-            return own_model(self.settings, self.partition_id, seed)
+            return placed(own_model(self.settings, self.partition_id, seed))
         model = empty_own_model(self.settings, self.partition_id)
         model.load_state_dict(state)
-        return model
+        return placed(model)
 
     def trained(self, config: ReceivedConfig, sent: StateDict) -> None:
         """See `Device`; a simulation's own files say it all."""
@@ -182,7 +183,7 @@ def model_with(settings: Settings, state: StateDict) -> nn.Module:
     """Return a model of the settings' kind with the weights of `state`."""
     model = copy.deepcopy(empty_model(settings.key()))
     model.load_state_dict(state)
-    return model
+    return placed(model)
 
 
 def simulated_device(
@@ -195,4 +196,6 @@ def simulated_device(
 @lru_cache(maxsize=256)
 def _cut(key: Key, index: bytes) -> Samples:
     """Cut samples out once in a process, so that batches lie near each other in memory."""
-    return dataset_of(settings_of(key)).train.subset(torch.from_numpy(np.frombuffer(index, dtype=np.int64).copy()))
+    return placed_samples(
+        dataset_of(settings_of(key)).train.subset(torch.from_numpy(np.frombuffer(index, dtype=np.int64).copy()))
+    )

@@ -19,6 +19,7 @@ from fedquit.client.device.record import opened
 from fedquit.client.kit import FILE, Kit
 from fedquit.client.requests.keys import read_private
 from fedquit.errors import FedquitError, InputError
+from fedquit.processes.chosen_device import chosen_device, chosen_precision
 
 WORRYING, TOO_FAR = 60.0, 240.0  # seconds between the clocks; Flower lets nobody in beyond 300
 UNREACHABLE = 2
@@ -49,7 +50,14 @@ def device_checks(folder: Path) -> Iterator[Finding]:
         yield Finding("kit", "wrong", str(error), 1)
         return
     yield Finding("kit", "ok", f"'{kit.name}', number {kit.number} of '{kit.federation}'")
-    for name, check in (("files", _files), ("key", _key), ("data", _data), ("record", _record), ("code", _code)):
+    for name, check in (
+        ("files", _files),
+        ("key", _key),
+        ("data", _data),
+        ("record", _record),
+        ("code", _code),
+        ("accelerator", _accelerator),
+    ):
         yield _checked(name, check, kit)
     yield from server_checks(kit)
 
@@ -144,6 +152,15 @@ def _code(kit: Kit) -> str:
     approved = f" and what {FILE} approves ({len(kit.approve)})" if kit.approve else ""
     found = f"; {refused} others that a server sent were refused: see {kit.folder / REFUSED}" if refused else ""
     return f"fedquit's own app{approved} runs here, and nothing else{found}"
+
+
+def _accelerator(kit: Kit) -> str:
+    del kit
+    if chosen_device() != "cpu":  # PyTorch is what takes long to start
+        from fedquit.unlearning.tensors.accelerator import accelerator
+
+        return f"computes on {accelerator()}, trains in {chosen_precision()}"
+    return f"none: computes on the processor, trains in {chosen_precision()}"
 
 
 def _date_of_server(kit: Kit) -> float | None:

@@ -28,6 +28,7 @@ from fedquit.client.training.sgd import deterministic
 from fedquit.errors import InputError
 from fedquit.unlearning.leak.blurred_step import blurred
 from fedquit.unlearning.samples import Samples
+from fedquit.unlearning.tensors.accelerator import on_cpu, placed
 from fedquit.unlearning.tensors.arithmetic import parameter_names
 from fedquit.unlearning.tensors.convert import StateDict
 
@@ -93,7 +94,7 @@ class Work:
         memory = self._memory()
         if memory is not None and state is not None:
             since = self.device.kept_since(self.requests)
-            memory.keep(state, str(self.config["phase"]), since, int(self.number("server-round")))
+            memory.keep(on_cpu(state), str(self.config["phase"]), since, int(self.number("server-round")))
 
     def _memory(self) -> Memory | None:
         if "phase" not in self.config:
@@ -125,7 +126,7 @@ class Work:
         settings = self.device.settings
         return {
             "shared": received_tensors(self.message, "arrays"),
-            "mentee": deepcopy(empty_model(settings.key())) if settings.mentee else None,
+            "mentee": placed(deepcopy(empty_model(settings.key()))) if settings.mentee else None,
             "progress": progress(int(self.number("server-round")), settings.rounds),
         }
 
@@ -151,13 +152,13 @@ class Work:
             )
         if self.device.settings.forget_clip and self.config.get("samples", "forget") == "forget":
             return self._blurred(len(samples), losses[-1])
-        return Forgotten(self.model.state_dict(), len(samples), losses[-1])
+        return Forgotten(on_cpu(self.model.state_dict()), len(samples), losses[-1])
 
     def _blurred(self, count: int, loss: float) -> Forgotten:
         """Return what forgetting gave, clipped and with noise; with noise nothing else that tells of the samples."""
         settings, model = self.device.settings, self.model
         state = blurred(
-            model.state_dict(),
+            on_cpu(model.state_dict()),
             received_tensors(self.message, "arrays"),
             parameter_names(model),
             clip=settings.forget_clip,
@@ -174,5 +175,5 @@ class Work:
         count = len(self.samples) if num_examples is None else num_examples
         metrics = MetricRecord({"num-examples": count, "loss": loss, "cpu-seconds": self.seconds, **(more or {})})
         return reply_to(
-            self.message, self.device, {"arrays": ArrayRecord(dict(state)), "metrics": metrics}, self.config
+            self.message, self.device, {"arrays": ArrayRecord(on_cpu(state)), "metrics": metrics}, self.config
         )

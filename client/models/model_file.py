@@ -26,7 +26,11 @@ def model_bytes(arrays: Mapping[str, NDArray[Any] | Tensor]) -> bytes:
     >>> model_bytes({"w": np.zeros(1)}) == model_bytes({"w": np.zeros(1)})
     True
     """
-    return save({name: np.asarray(array, order="C") for name, array in arrays.items()})
+    return save({name: np.asarray(_here(array), order="C") for name, array in arrays.items()})
+
+
+def _here(array: NDArray[Any] | Tensor) -> NDArray[Any] | Tensor:
+    return array.detach().cpu() if isinstance(array, Tensor) else array
 
 
 def model_hash(arrays: Mapping[str, NDArray[Any] | Tensor]) -> str:

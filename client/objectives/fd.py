@@ -20,6 +20,7 @@ from fedquit.client.training.sgd import Batch
 from fedquit.unlearning.distillation.distances import kl_each
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.tensors.convert import StateDict
+from fedquit.unlearning.tensors.inference import device_of
 
 
 def class_kl(student: Tensor, class_logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -99,7 +100,7 @@ class FD(Imitating):
         """See `Imitating`: the teacher is a table, a row for each class; None in the first round."""
         if not local_round.shared:
             return None
-        table = local_round.shared["logits"]
+        table = local_round.shared["logits"].to(device_of(model))
 
         def look_up(batch: Batch) -> tuple[Tensor, ...]:
             return (table[batch.labels],)
@@ -114,6 +115,6 @@ class FD(Imitating):
         """See `Objective`."""
         done = Imitating.train(self, model, samples, local_round)
         (logits,) = said_of_all(model, samples, self.teacher_mode)
-        classes = logits.shape[1]
-        sent = {"logits": class_means(logits, samples.labels, classes), "counts": class_counts(samples.labels, classes)}
+        classes, labels = logits.shape[1], samples.labels.cpu()
+        sent = {"logits": class_means(logits, labels, classes), "counts": class_counts(labels, classes)}
         return Done(done.loss, sent, keep=model.state_dict())

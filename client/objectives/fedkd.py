@@ -25,8 +25,10 @@ from fedquit.errors import FedquitError, InputError
 from fedquit.unlearning.distillation.distances import kl_each
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.setting_checks import check_at_least_zero, check_positive, check_share
+from fedquit.unlearning.tensors.accelerator import on_cpu
 from fedquit.unlearning.tensors.arithmetic import moved, update_of
 from fedquit.unlearning.tensors.convert import Shape, StateDict
+from fedquit.unlearning.tensors.inference import device_of
 
 
 class Said(NamedTuple):
@@ -59,7 +61,8 @@ class Pair(nn.Module):
     def __init__(self, teacher: nn.Module, mentee: nn.Module) -> None:
         super().__init__()
         self.teacher, self.mentee = teacher, mentee
-        self.map = nn.Linear(head_of(mentee).in_features, head_of(teacher).in_features, bias=False)
+        width, place = head_of(mentee).in_features, device_of(teacher)
+        self.map = nn.Linear(width, head_of(teacher).in_features, bias=False).to(place)
 
     def forward(self, inputs: Tensor) -> tuple[Said, Said]:
         """Return what teacher and mentee say of inputs [B, ...], the mentee's hidden states mapped."""
@@ -151,7 +154,7 @@ class FedKD(Objective):
         """See `Objective`: `model` is the teacher."""
         if local_round.mentee is None:
             raise InputError("objective 'fedkd' shares a small model: set mentee, such as mentee = mlp")
-        before = self.received(local_round, local_round.mentee.state_dict())
+        before = self.received(local_round, on_cpu(local_round.mentee.state_dict()))
         pair = Pair(model, filled(local_round.mentee, before))
         if local_round.state is not None:
             pair.map.load_state_dict(_under("map", local_round.state))
@@ -165,7 +168,7 @@ class FedKD(Objective):
             batch_size=local_round.batch_size, momentum=local_round.momentum, weight_decay=local_round.weight_decay,
             seed=local_round.seed,
         )  # fmt: skip
-        sent = packed(update_of(pair.mentee.state_dict(), before), self.energy(local_round.progress))
+        sent = packed(update_of(on_cpu(pair.mentee.state_dict()), before), self.energy(local_round.progress))
         state = {"teacher/": pair.teacher.state_dict(), "map/": pair.map.state_dict(), "mentee/": before}
         return Done(
             value, sent, {f"{what}{name}": value for what, part in state.items() for name, value in part.items()}

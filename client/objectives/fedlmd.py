@@ -61,5 +61,5 @@ class FedLMD(Imitating):
 
     def each(self, student: Tensor, teacher: Tensor, labels: Tensor, samples: Samples) -> Tensor:
         """See `Imitating`."""
-        plenty = majority(samples.labels, student.shape[1])
+        plenty = majority(samples.labels, student.shape[1]).to(student.device)
         return label_masked_kl(student, teacher, labels, plenty, self.temperature)

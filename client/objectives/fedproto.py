@@ -21,6 +21,7 @@ from fedquit.errors import InputError
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.setting_checks import check_at_least_zero
 from fedquit.unlearning.tensors.convert import Shape, StateDict
+from fedquit.unlearning.tensors.inference import device_of
 
 
 def distance_to_prototypes(features: Tensor, prototypes: Tensor, labels: Tensor) -> Tensor:
@@ -141,7 +142,7 @@ class FedProto(Objective):
         """See `Objective`."""
         if not local_round.shared:
             return cross_entropy
-        prototypes = local_round.shared["prototypes"]
+        prototypes = local_round.shared["prototypes"].to(device_of(model))
 
         def near(student: nn.Module, batch: Batch) -> Tensor:
             logits, features = logits_and_features(student, batch.inputs)
@@ -154,6 +155,7 @@ class FedProto(Objective):
         """See `Objective`."""
         done = Objective.train(self, model, samples, local_round)
         logits, features = said_of_all(model, samples, view=logits_and_features)
-        counts = class_counts(samples.labels, logits.shape[1])
-        prototypes = class_means(features, samples.labels, len(counts))[counts > 0]
+        labels = samples.labels.cpu()
+        counts = class_counts(labels, logits.shape[1])
+        prototypes = class_means(features, labels, len(counts))[counts > 0]
         return Done(done.loss, {"prototypes": prototypes, "counts": counts}, keep=model.state_dict())

@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedquit.unlearning.samples import Samples, shuffled_batches
+from fedquit.unlearning.tensors.accelerator import accelerator, reduced, scaler
 from fedquit.unlearning.tensors.batch_norm import statistics_for
+from fedquit.unlearning.tensors.fitting import seeded
+from fedquit.unlearning.tensors.inference import device_of
 
 
 @contextmanager
@@ -22,8 +25,7 @@ def deterministic(seed: int, threads: int = 1) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed, accelerator()):
             yield
     finally:
         torch.set_num_threads(before)
@@ -72,22 +74,32 @@ def fit(
     >>> fit(net, line, lr=0.5, epochs=20, seed=0) < fit(nn.Linear(1, 2), line, lr=0.5, seed=0)
     True
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator, device, scale = torch.Generator().manual_seed(seed), device_of(model), scaler(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
     model.train()
     mean = 0.0
     for _ in range(epochs):
-        total = torch.zeros((), dtype=torch.float64)
+        sums: list[Tensor] = []
         for index in shuffled_batches(len(samples), batch_size, generator):
-            batch = Batch(index, *samples.batch(index))
+            inputs, labels = samples.batch(index)
+            batch = Batch(index, inputs.to(device), labels.to(device))
             optimizer.zero_grad(set_to_none=True)
-            with statistics_for(model, len(index)):
+            with statistics_for(model, len(index)), reduced(model):
                 value = loss(model, batch)
-            torch.autograd.backward(value)
-            optimizer.step()
-            total += value.detach() * len(index)
-        mean = float(total) / len(samples)
+            torch.autograd.backward(scale.scale(value))
+            scale.step(optimizer)
+            scale.update()
+            sums.append(value.detach() * len(index))
+        mean = _total(sums) / len(samples)
     return mean
+
+
+def _total(values: list[Tensor]) -> float:
+    """Return the sum in float64, one after the other; from an accelerator they come all at once."""
+    total = 0.0
+    for value in torch.stack(values).tolist():
+        total += value
+    return total
 
 
 @torch.no_grad()
@@ -98,9 +110,10 @@ def evaluate(model: nn.Module, samples: Samples, batch_size: int = 500) -> tuple
     0.5
     """
     model.eval()
+    device = device_of(model)
     loss = correct = 0.0
     for start in range(0, len(samples), batch_size):
-        inputs, labels = samples.batch(slice(start, start + batch_size))
+        inputs, labels = (part.to(device) for part in samples.batch(slice(start, start + batch_size)))
         logits = model(inputs)
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         correct += int((logits.argmax(dim=1) == labels).sum())

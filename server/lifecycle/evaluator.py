@@ -19,6 +19,7 @@ from fedquit.strategies.guard.round_screen import Verdict
 from fedquit.strategies.guard.step_checks import Accuracy
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.tensors.convert import Arrays, StateDict, tensors_of
+from fedquit.unlearning.tensors.inference import device_of
 
 PROBES = 16
 """Inputs of noise on which every model must give finite logits."""
@@ -75,7 +76,7 @@ class Evaluator:
                     return Verdict(f"'{name}' of the model holds NaN or infinity")
             model = self._model(arrays).eval()
             with torch.no_grad():
-                if not bool(model(probes).isfinite().all()):
+                if not bool(model(probes.to(device_of(model))).isfinite().all()):
                     return Verdict("the model's logits are not finite")
             found = self._metrics(model)
             if not found:

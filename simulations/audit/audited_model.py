@@ -16,6 +16,7 @@ from fedquit.errors import FedquitError, InputError
 from fedquit.settings import Settings
 from fedquit.simulations.simulate.verdict_of_run import score_text
 from fedquit.unlearning.evaluation.measures import logit_confidence, svc_attack
+from fedquit.unlearning.tensors.accelerator import placed
 from fedquit.unlearning.tensors.convert import load_arrays
 
 SVC_SAMPLES = 2000  # of each kind; a support vector machine takes time in their square
@@ -69,7 +70,7 @@ def read_model(path: Path, settings: Settings) -> tuple[nn.Module, str]:
     load_arrays(model, arrays)
     if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
         raise InputError(f"{path} holds NaN or infinity: there is nothing to evaluate")
-    return model, hashlib.sha256(content).hexdigest()
+    return placed(model), hashlib.sha256(content).hexdigest()
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from fedquit.processes.chosen_device import device_options
+
 SHOWN = (
     ("yeom, called members", "yeom"),
     ("SVC, called members", "svc"),
@@ -56,6 +58,7 @@ FURTHER = {
 @click.option(
     "--leak", is_flag=True, help="also measure what the run's last request reveals to the server and to other devices"
 )
+@device_options
 @click.option("--json", "as_json", is_flag=True, help="print as JSON, and nothing else")
 def audit(
     model: Path,

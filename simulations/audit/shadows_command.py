@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from fedquit.processes.chosen_device import device_options
+
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
@@ -12,6 +14,7 @@ import click
 @click.option("--plain", is_flag=True, help="do not unlearn: for plain LiRA, and to attack the original model")
 @click.option("--out", type=click.Path(path_type=Path), help="folder for them [RUN/shadows, or RUN/shadows-plain]")
 @click.option("--jobs", type=click.IntRange(min=1), help="runs at work at once [as many as cores]")
+@device_options
 @click.option("--overwrite", is_flag=True, help="replace the shadow models in --out")
 @click.option("--resume", is_flag=True, hidden=True, help="what it does anyway")
 @click.option("--json", "as_json", is_flag=True, help="print the list of shadow models as JSON, and nothing else")

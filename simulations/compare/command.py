@@ -8,12 +8,14 @@ from typing import Any
 import click
 
 from fedquit.errors import InputError
+from fedquit.processes.chosen_device import device_options
 
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="folder for the results [runs/compare-DATE-TIME]")
 @click.option("--jobs", type=click.IntRange(min=1), help="runs at work at once [as many as cores]")
+@device_options
 @click.option("--resume", is_flag=True, help="resume the comparison in --out")
 @click.option("--overwrite", is_flag=True, help="replace the comparison in --out")
 @click.option("--plan", "only_plan", is_flag=True, help="print the runs that it consists of, and run nothing")

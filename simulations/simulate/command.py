@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from fedquit.errors import InputError
+from fedquit.processes.chosen_device import device_options
 from fedquit.settings import Part, Settings, group_of, keys_of
 
 Command = Callable[..., Any]
@@ -77,6 +78,7 @@ def _metavar(field: Any) -> str:
     help="what carries the messages",
 )
 @click.option("--workers", type=click.IntRange(min=1), help="clients at work at once [as many as cores]")
+@device_options
 @click.option("--out", type=click.Path(path_type=Path), help="folder for the results [runs/DATE-TIME]")
 @click.option("--resume", is_flag=True, help="resume the run in --out")
 @click.option("--overwrite", is_flag=True, help="replace the run in --out")

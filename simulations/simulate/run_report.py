@@ -29,6 +29,7 @@ from fedquit.server.run.run_state import State
 from fedquit.settings import Settings
 from fedquit.simulations.simulate.leak_of_run import leak_of_run
 from fedquit.simulations.simulate.verdict_of_run import judge, score_text
+from fedquit.unlearning.tensors.accelerator import computed_on, placed
 from fedquit.unlearning.tensors.convert import load_arrays
 
 SCHEMA_VERSION = 3
@@ -149,7 +150,7 @@ def _devices(said: Mapping[str, Any]) -> Document:
 
 def _measure(folder: RunFolder, name: str, settings: Settings, sets: Sets) -> Document:
     """Return what is measured of one model."""
-    model = load_arrays(copy.deepcopy(empty_model(settings.key())), folder.load_model(name))
+    model = placed(load_arrays(copy.deepcopy(empty_model(settings.key())), folder.load_model(name)))
     outputs = outputs_of(model, sets)
     return {**measure(outputs, sets), "scores": score_text(outputs), "model_sha256": name}
 
@@ -210,6 +211,7 @@ def _versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
         "platform": f"{platform.system()} {platform.machine()}",
+        **computed_on(),
     }
 
 

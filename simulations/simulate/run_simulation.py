@@ -55,7 +55,9 @@ def run_simulation(
     path = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     settings = _settings_to_resume(path, given, source) if resume else Settings.read(given, source)
     from fedquit.client.data.build_data_and_model import check_split
+    from fedquit.unlearning.tensors.accelerator import computed_on
 
+    computed_on()  # a device that is not here is refused
     check_split(settings)  # before the workers start; all else is looked at while they do
     engine_of = {"inprocess": _in_process, "flower": _on_flower}[engine]
     with engine_of(settings, path, workers or os.cpu_count() or 1) as run:

@@ -60,5 +60,5 @@ def attack_success_rate(model: nn.Module, samples: Samples, trigger: Trigger = s
     others = samples.subset((samples.labels != target_class).nonzero().squeeze(1))
     if not len(others):
         raise InputError(f"every sample is of the target class {target_class}; a trigger shows on others only")
-    called = logits(model, Samples(trigger(others.inputs), others.labels)).argmax(dim=1)
+    called = logits(model, Samples(trigger(others.inputs), others.labels)).argmax(dim=1).cpu()
     return (called == target_class).double().mean().item()

@@ -88,5 +88,5 @@ def _step(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, optimize
 
 
 def _accuracy(model: nn.Module, samples: Samples) -> float:
-    right = logits(model, samples, 512).argmax(dim=1).cpu() == samples.labels
+    right = logits(model, samples, 512).argmax(dim=1).cpu() == samples.labels.cpu()
     return right.double().mean().item()

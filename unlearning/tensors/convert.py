@@ -30,12 +30,12 @@ def tensors_of(arrays: Arrays) -> dict[str, Tensor]:
 
 
 def arrays_of(state: StateDict) -> dict[str, NDArray[Any]]:
-    """Return the tensors of `state`, which are on the CPU and need no gradient, as arrays that share their memory.
+    """Return the tensors of `state` as arrays, which share the memory of those that are on the CPU.
 
     >>> arrays_of({"w": torch.tensor([1.0])})
     {'w': array([1.], dtype=float32)}
     """
-    return {name: tensor.numpy() for name, tensor in state.items()}
+    return {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
 
 
 def load_arrays(model: nn.Module, arrays: Arrays) -> nn.Module:

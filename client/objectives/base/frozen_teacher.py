@@ -16,7 +16,7 @@ from fedquit.client.training.sgd import Batch
 from fedquit.errors import InputError
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.tensors.batch_norm import buffers_put_back, statistics_for
-from fedquit.unlearning.tensors.inference import mode
+from fedquit.unlearning.tensors.inference import device_of, mode
 
 MODES = ("eval", "train")
 CHUNK = 256
@@ -83,7 +83,8 @@ class Teacher:
         if how == "eval":
             with torch.no_grad(), mode(model, training=False), buffers_put_back(model):
                 starts = range(0, len(samples), CHUNK)
-                parts = [view(model, samples.batch(slice(start, start + CHUNK))[0]) for start in starts]
+                place = device_of(model)
+                parts = [view(model, samples.batch(slice(start, start + CHUNK))[0].to(place)) for start in starts]
             self._said = tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
     def __call__(self, batch: Batch) -> tuple[Tensor, ...]:
@@ -92,11 +93,11 @@ class Teacher:
             return tuple(part[batch.index] for part in self._said)
         training, alone = mode(self._copy, training=True), statistics_for(self._copy, len(batch.index))
         with torch.no_grad(), buffers_put_back(self._copy), training, alone:
-            return self._view(self._copy, batch.inputs)
+            return self._view(self._copy, batch.inputs.to(device_of(self._copy)))
 
 
 def said_of_all(model: nn.Module, samples: Samples, how: str = "eval", view: View = logits_of) -> tuple[Tensor, ...]:
-    """Return what a model says of every sample, without gradient and without changing it.
+    """Return what a model says of every sample, on the CPU, without gradient and without changing it.
 
     >>> said_of_all(nn.Identity(), Samples(torch.tensor([[1.0], [2.0]]), torch.tensor([0, 0])))
     (tensor([[1.],
@@ -105,4 +106,4 @@ def said_of_all(model: nn.Module, samples: Samples, how: str = "eval", view: Vie
     teacher = Teacher(model, samples, how, view)
     places = torch.arange(len(samples)).tensor_split(-(-len(samples) // CHUNK))
     parts = [teacher(Batch(place, *samples.batch(place))) for place in places]
-    return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+    return tuple(torch.cat(part).cpu() for part in zip(*parts, strict=True))
