@@ -29,13 +29,14 @@ asked, each time from the same model g, to forget random samples with FedQUIT's 
 """
 EXPLAINED = """*Its class*: how often the class with the most evidence in the last layer's bias was the one forgotten,
 without any search. *Rebuilt*: how often a reconstruction of the sample by gradient matching was nearer to it than to 99
-others (1 % by chance). *Which of two*: the area under the ROC curve (0.5: guessing) of an attacker who knows the method
+others (1 % by chance); the attack is told the class. *Which of two*: the area under the ROC curve (0.5: guessing) of an attacker who knows the method
 and two candidate sets of the same classes, with its 95 % interval (Newcombe 2006, method 5). *Nothing forgotten*: the
 same attacks on an ordinary round.
 
-So direct adoption gives other devices all that the server has. Deferred adoption hides the class and the picture from a
-device that only looks; it does **not** bring the game to chance: a device that has the candidates, knows the method and
-unlearns each itself tells them apart far more often than not. Nothing here hides anything from the server but noise.
+So direct adoption gives other devices all that the server has. Deferred adoption hides the class from a device that
+only looks, and the picture where *rebuilt* is at 0. It does **not** bring the game to chance: a device that has the
+candidates, knows the method and unlearns each itself tells them apart far more often than not. Nothing but noise hides
+anything from the server.
 
 ![Who tells which of two candidate sets was forgotten](FOLDER/games.png)
 
@@ -82,7 +83,8 @@ round, which it has seen. The table shows the area under the ROC curve with its 
 training, and on an ordinary round.
 
 Not measured: what several requests about the same samples reveal together; an attacker who takes part in the deferred
-round with updates of its choice. A reconstruction that fails proves nothing; the game is the stricter test.
+round, and subtracts its own update or sends one of its choice. A reconstruction that fails proves nothing; the game is
+the stricter test.
 """
 Cells = Mapping[str, Document]
 
