@@ -13,7 +13,7 @@ from fedquit.client.messages.model_mods import clip, compress
 from fedquit.client.models.model_file import model_hash
 from fedquit.client.training.sgd import deterministic, evaluate
 from fedquit.client.training.without_compiler import spare_the_compiler
-from fedquit.errors import InputError
+from fedquit.errors import InputError, OutOfBoundsError
 
 spare_the_compiler()
 
@@ -73,7 +73,7 @@ def _verified(device: Device, model: nn.Module, config: ReceivedConfig) -> dict[
         return {}
     try:
         forgotten = device.samples({**config, "samples": "forget"})
-    except InputError:
+    except (InputError, OutOfBoundsError):
         return {}
     with deterministic(0):
         loss, accuracy = evaluate(model, forgotten)

@@ -13,11 +13,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from fedquit.client.requests.signed_request import LONGEST_FRESH
 from fedquit.errors import InputError
-from fedquit.settings import Group, Scope, Settings, keys_of, load_settings_file
+from fedquit.settings import Group, Scope, Settings, keys_of, load_settings_file, without_retired
 
 FILE = "server.toml"
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -126,6 +126,11 @@ class Forgetting(Table):
     blend: Annotated[float, Field(gt=0, le=1)] = 0.5
     deadline: Annotated[Seconds, Field(gt=0)] = 30 * UNITS["d"]
     verify_on_device: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_retired(cls, given: object) -> object:
+        return without_retired(given) if isinstance(given, dict) else given
 
     @property
     def verifies(self) -> bool:

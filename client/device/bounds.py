@@ -6,6 +6,11 @@ local-epochs = 5                # most passes over the data in one message
 objective = ["fedavg", "fedprox"]
 model = ["mlp", "my_models.nets:small"]
 method = ["fedquit"]
+forget-clip = 0.1               # longest unlearning step that this device sends
+forget-noise = 4.0              # least noise on it, as a multiple of forget-clip
+
+With `forget-noise` the device sends one noisy model for a request, and nothing else that depends on the samples: noise
+of several models would average out, and a loss tells as much as a model. The samples are retired all the same.
 
 A setting that is not named is not bounded, with one exception: a model of the form `package.module:factory` calls code
 that is installed on the device, so it must be named.
@@ -18,7 +23,9 @@ from typing import Any, Self
 from fedquit.errors import InputError, OutOfBoundsError, unknown
 from fedquit.settings import Settings
 
-NUMBERS, LISTS = ("lr", "local-epochs"), ("objective", "model", "method")
+MOST, LISTS = ("lr", "local-epochs"), ("objective", "model", "method")
+CLIP, NOISE = "forget-clip", "forget-noise"
+NUMBERS = (*MOST, CLIP, NOISE)
 PULL = "proximal-mu"
 """In a message of Flower's FedProx: the device trains with objective fedprox, whatever the run's is."""
 WHERE = "[bounds] in device.toml"
@@ -31,10 +38,14 @@ class DeviceBounds:
     Attributes:
         most: "lr" and "local-epochs" -> largest value.
         named: "objective", "model" and "method" -> allowed values.
+        clip: longest unlearning step; None: any.
+        noise: least noise on it, as a multiple of the clip; 0: none is needed.
     """
 
     most: Mapping[str, float]
     named: Mapping[str, tuple[str, ...]]
+    clip: float | None = None
+    noise: float = 0.0
 
     @classmethod
     def read(cls, table: Mapping[str, Any], source: str) -> Self:
@@ -55,8 +66,10 @@ class DeviceBounds:
                 wanted = "a number above 0" if key in NUMBERS else 'a list of names such as ["a", "b"]'
                 raise InputError(f"{source}: [bounds] {key} is {value!r}; it must be {wanted}")
         return cls(
-            {key: float(table[key]) for key in NUMBERS if key in table},
+            {key: float(table[key]) for key in MOST if key in table},
             {key: tuple(table[key]) for key in LISTS if key in table},
+            float(table[CLIP]) if CLIP in table else None,
+            float(table.get(NOISE, 0.0)),
         )
 
     def check(self, settings: Settings, config: Mapping[str, Any]) -> None:
@@ -82,6 +95,43 @@ class DeviceBounds:
             self._check_name("model", settings.mentee)
         if PULL in config:
             self._check_name("objective", "fedprox")
+
+    def check_reply(self, settings: Settings, *, again: bool) -> None:
+        """Refuse to send an unlearned model that the server wants less protected than the device's owner.
+
+        Args:
+            settings: of the run, with what the message changes of them.
+            again: whether a model has been sent for the same request before, other than the one that is kept.
+
+        Raises:
+            OutOfBoundsError: naming the setting, its value and the bound.
+
+        >>> bounds = DeviceBounds.read({"forget-noise": 4.0}, "device.toml")
+        >>> bounds.check_reply(Settings(forget_clip=0.1, forget_noise=4.0), again=False)
+        """
+        clip, noise = settings.forget_clip, settings.forget_noise
+        if self.clip is not None and not 0 < clip <= self.clip:
+            raise OutOfBoundsError(
+                f"the server sets {CLIP} to {clip:g} (0: no clipping), and this device takes at most {self.clip:g}: "
+                f"{WHERE}"
+            )
+        if noise < self.noise:
+            raise OutOfBoundsError(
+                f"the server sets {NOISE} to {noise:g}, and this device takes at least {self.noise:g}: {WHERE}"
+            )
+        if self.noise and again:
+            raise OutOfBoundsError(
+                f"this device has sent a model for this request, and sends one only: {NOISE}, {WHERE}"
+            )
+
+    def check_report(self) -> None:
+        """Refuse to report metrics on forgotten samples, where the owner wants noise on all that reveals them.
+
+        Raises:
+            OutOfBoundsError: naming the bound.
+        """
+        if self.noise:
+            raise OutOfBoundsError(f"this device reports nothing of samples that it forgot: {NOISE}, {WHERE}")
 
     def _check_number(self, key: str, value: object) -> None:
         most = self.most.get(key)

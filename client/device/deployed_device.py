@@ -59,7 +59,7 @@ class DeployedDevice:
 
     def __init__(self, kit: Kit, settings: Settings, run: str) -> None:
         self.kit, self.settings, self.run = kit, settings, run
-        self._form = _form_of(settings)
+        self._form, self._bounds = _form_of(settings), bounds_of(kit)
         self._path = kit.path(kit.record)
         self._record = Record(self._path)
         self._exercise = self._received = ""
@@ -101,8 +101,11 @@ class DeployedDevice:
 
         Raises:
             InputError: there is nothing of that; the line says why.
+            OutOfBoundsError: the owner lets nothing be reported of what is forgotten.
         """
         if self._is_about_request(config):
+            if self._exercise != "forget":
+                self._bounds.check_report()
             mark = self._mark(config)
             found = self._of(mark)
             why = "" if len(found) else self._why_none(mark)
@@ -144,7 +147,7 @@ class DeployedDevice:
     def forget(
         self, config: ReceivedConfig, model: nn.Module, extra: StateDict | None, carry_out: Callable[[], Forgotten]
     ) -> Forgotten:
-        """See `Device`, and this module for the order."""
+        """See `Device`, and this module for the order; what may not be sent for the owner is retired all the same."""
         if not self._is_about_request(config):  # another's request: this device helps with what it keeps
             return carry_out()
         mark, replies = self._mark(config), Replies(self._record)
@@ -156,6 +159,7 @@ class DeployedDevice:
         samples = self.samples(config)
         if config.get(DROP):
             return Forgotten(on_cpu(model.state_dict()), len(samples), 0.0)
+        self._bounds.check_reply(self.settings, again=replies.is_answered(mark.request))
         reports = not self.settings.forget_noise  # a loss on the samples tells which they are, as clearly as the model
         before = self._measures(model, samples, "before") if reports else {}
         done = carry_out()
@@ -312,9 +316,14 @@ def deployed_settings(kit: Kit, run_config: Mapping[str, Scalar], config: Receiv
     """
     late: dict[str, Any] = {key: config[key] for key in TOLD_LATE if key in config}
     settings = Settings.from_run_config({**run_config, **late})
-    DeviceBounds.read(kit.bounds, str(kit.folder / FILE)).check(settings, config)
+    bounds_of(kit).check(settings, config)
     _form_of(settings)
     return settings
+
+
+def bounds_of(kit: Kit) -> DeviceBounds:
+    """Return what the owner of a kit lets a server set."""
+    return DeviceBounds.read(kit.bounds, str(kit.folder / FILE))
 
 
 def _form_of(settings: Settings) -> Form:

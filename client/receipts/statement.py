@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from fedquit.client.receipts.agreement import check_agreement
 from fedquit.client.receipts.envelope import canonical, unsealed
 from fedquit.errors import BadReceiptError
+from fedquit.unlearning.leak.game_bound import game_bound
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:fedquit:receipt:v1"
@@ -32,6 +33,13 @@ SEEN_BY_SERVER = (
     "The server saw the model before the request and what the asking device handed back. From the two it could tell "
     "which classes were forgotten, how many samples of each, and, of candidates, which."
 )
+NOISY = (
+    "The asking device was told to clip its step to the norm {clip:g} and to add Gaussian noise of {noise:g} times "
+    "that to each weight. Whoever saw that one model, the server too, then tells which of two candidate sets was "
+    "forgotten with an area under the ROC curve of at most {bound:.2f} (0.5: guessing). This is not differential "
+    "privacy of the samples, and that the noise was added rests on the device."
+)
+"""In place of `SEEN_BY_SERVER` where the device adds noise."""
 SEEN_BY_DEVICES = {
     "direct": "Every device of the first round of recovery was sent what came of that, and could tell as much.",
     "deferred": "Other devices were sent the sum of that and a round of training. That hides the classes from who only "
@@ -41,16 +49,23 @@ SEEN_BY_DEVICES = {
 """Who could tell what was forgotten, by how the model was adopted; "none": nothing was handed back."""
 
 
-def limits_of(adopted: str) -> list[str]:
+def limits_of(adopted: str, clip: float = 0.0, noise: float = 0.0) -> list[str]:
     """Return what a receipt cannot promise.
 
     Args:
         adopted: a key of `SEEN_BY_DEVICES`.
+        clip: the norm to which the asking device clipped its step; 0: it did not.
+        noise: standard deviation of the noise that it added to each weight, as a multiple of `clip`.
 
     >>> len(limits_of("direct")) - len(limits_of("none"))
     2
+    >>> "at most 0.64" in limits_of("direct", clip=0.1, noise=4.0)[-2]
+    True
     """
-    return [*LIMITS, SEEN_BY_SERVER, SEEN_BY_DEVICES[adopted]] if adopted != "none" else list(LIMITS)
+    if adopted == "none":
+        return list(LIMITS)
+    seen = NOISY.format(clip=clip, noise=noise, bound=game_bound(noise)) if noise else SEEN_BY_SERVER
+    return [*LIMITS, seen, SEEN_BY_DEVICES[adopted]]
 
 
 def statement(model: str, predicate: Mapping[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""Settings of earlier versions, which are still named in the folders, configs and plans that those wrote."""
+"""Settings that there are not: those of earlier versions, which folders and configs still name, and one refused."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +10,11 @@ RETIRED = {
         False,
         "no setting any more: Flower has secure aggregation for its older interface only (docs/strategies.md); "
         "leave it out",
+    ),
+    "together": (
+        1,
+        "requests are served one after the other, as several in one step hide no more of each (docs/threats.md, "
+        "Requests together); leave it out",
     ),
 }
 """The value that said nothing, and why there is no other."""

@@ -32,6 +32,8 @@ class Outcome:
         model: SHA-256 of the model after recovery.
         status: "done", or "unrecovered" if the model is not back at its goal.
         adopted: how other devices got the asking device's model: "direct", "deferred"; "none": there was none.
+        clip: the norm to which the asking device was told to clip its step; 0: none. `noise`: the standard deviation of
+            the noise that it was told to add to each weight, as a multiple of `clip`.
         exact: whether the method promises that these models never met the data; the ledger is asked whether it is so.
         settings: of the method.
         fallback: why another method than the federation's was used; "" if it was not.
@@ -50,6 +52,8 @@ class Outcome:
     status: str = "done"
     exact: bool = False
     adopted: str = "none"
+    clip: float = 0.0
+    noise: float = 0.0
     settings: Mapping[str, Any] = field(default_factory=dict)
     fallback: str = ""
     measures: MeasuresByStage = field(default_factory=dict)
@@ -93,6 +97,8 @@ def make_receipt(
             "fallback": outcome.fallback,
             "exact": outcome.exact,
             "adopted": outcome.adopted,
+            "forget_clip": outcome.clip,
+            "forget_noise": outcome.noise,
         },
         "models": {"before": request.model_before, "unlearned": outcome.unlearned, "after": outcome.model},
         "descendants": [_descendant(step) for step in descendants(steps, request)],
@@ -105,7 +111,7 @@ def make_receipt(
             "thresholds": dict(outcome.thresholds),
             "test": dict(outcome.test),
         },
-        "limits": limits_of(outcome.adopted),
+        "limits": limits_of(outcome.adopted, outcome.clip, outcome.noise),
         "log": {"event": number, "digest": digest},
     }
     return sealed(statement(outcome.model, predicate), key)

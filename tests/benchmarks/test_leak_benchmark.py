@@ -24,16 +24,45 @@ def test_the_leak_table_is_resumed_and_shows_who_reads_what(tmp_path: Path, monk
     server = cells["digits/mlp/fedquit/1"]["server"]
     assert server["games"]["same_class"]["replay"]["auc"] == 1.0
     assert set(cells["digits/mlp/negate/1"]) == {"device, direct", "device, direct, control"}  # no device is asked
+    summary, page = (tmp_path / "leak.md").read_text(), (out / "digits-mlp.md").read_text()
+    assert "| digits, mlp | the server; a device, direct | 6 of 6 | 1 of 1 | 1.00 (" in summary
+    assert "[digits, mlp](leak/digits-mlp.md); without `ascent` (not run)" in summary
+    assert "| fedquit | 1 | server | 6 |" in page
+    assert "| fedquit | 1 | device, deferred | 6 |" in page
+    for name in ("reconstructions-digits-mlp.png", "games.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_says_what_noise_costs_hides_and_whether_the_guard_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leak, "DATA", {("digits", "mlp"): TINY})
+    monkeypatch.setattr(leak, "NOISES", (0.0, 100.0))
+    monkeypatch.setattr(leak, "TOGETHER", (1, 2))
+    monkeypatch.setattr(leak, "MOST_ROUNDS", 2)
+    out = tmp_path / "leak"
+    told = ["--noise", "--trials", "4", "--picture-trials", "0", "--out", str(out)]
+    assert CliRunner().invoke(leak.main, told, catch_exceptions=False).exit_code == 0
+    cells = json.loads((out / "leak.json").read_text())
+    assert {one["verdict"] for one in cells["digits/mlp/noise/100"]["guard"]} == {"refuse"}
     text = (tmp_path / "leak.md").read_text()
-    assert "| fedquit | 1 | server | 6 |" in text
-    assert (out / "reconstructions-digits-mlp.png").read_bytes().startswith(b"\x89PNG")
+    assert "| 100 | 0.51 |" in text
+    assert "| 2 | device, deferred | 4 |" in text
+    assert "(leak/noise-digits-mlp.png)" in text
 
 
-def test_malicious_requests_are_decided_by_the_guard_and_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_malicious_requests_are_decided_by_the_guard_and_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(malicious_requests, "GIVEN", {**malicious_requests.GIVEN, **TINY, "rounds": 2})
     monkeypatch.setattr(malicious_requests, "IN_A_ROW", (1, 2))
-    done = CliRunner().invoke(malicious_requests.main, ["--json"], catch_exceptions=False)
-    found = json.loads(done.stdout)
-    assert found["in a row, honest"]["adopted"] == "2 of 2"
-    assert found["hidden backdoor"]["verdict"] in ("adopt", "refuse")
-    assert set(found["in a row, none"]["accuracy"]) == {"before", "after 1", "after 2"}
+    told = ["--seeds", "2", "--json", "--out", str(tmp_path / "table.md")]
+    done = CliRunner().invoke(malicious_requests.main, told, catch_exceptions=False)
+    first, second = json.loads(done.stdout)
+    assert first["in a row, honest"]["adopted"] == "2 of 2"
+    assert first["wrong labels, 10 times the reach"]["verdict"] == "refuse"
+    assert first["against ten targets, amplified 10 times"]["verdict"] == "refuse"
+    assert first["hidden backdoor"]["verdict"] in ("adopt", "refuse")
+    assert set(first["in a row, none"]["accuracy"]) == {"before", "after 1", "after 2"}
+    assert first["in a row, none"] != second["in a row, none"]  # another seed, another federation
+    assert " ± " in (tmp_path / "table.md").read_text()

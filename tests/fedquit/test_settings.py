@@ -265,6 +265,13 @@ def test_a_retired_setting_that_says_nothing_is_left_out_and_no_other_value_is(n
     assert "secure-aggregation: no setting any more" in refusal({name: True})
 
 
+def test_requests_served_together_are_refused_with_the_reason() -> None:
+    assert Settings.read({"together": 1}) == Settings()
+    assert "together: requests are served one after the other, as several in one step hide no more" in refusal(
+        {"together": 4}
+    )
+
+
 def test_a_toml_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text("rounds = 3\nforget = [0, 2]\n[method-settings]\nlr = 0.5\nbatch-size = 8\n", encoding="utf-8")

@@ -61,6 +61,7 @@ def test_devices_with_models_of_their_own_are_of_simulations_so_far(tmp_path: Pa
         ('name = "a"\n[forgetting]\nmethod = "fedquitt"', "unknown method 'fedquitt'"),
         ('name = "a"\n[forgetting]\nmethod = "pseudo-ascent"', "has the device train on what is to be forgotten"),
         ('name = "a"\n[forgetting]\nfallback = ["fedquit"]', "forgetting fallback 0"),
+        ('name = "a"\n[forgetting]\ntogether = 4', "together: requests are served one after the other"),
         ('name = "a"\n[serverr]\nx = 1', "serverr"),
     ],
 )

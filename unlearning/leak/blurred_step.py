@@ -7,7 +7,6 @@ delta) differential privacy of the samples: g was trained on them, the number of
 drawn by a generator with a seed of 63 bits, in floating point (Mironov, CCS 2012, shows what that can cost).
 """
 
-import math
 from collections.abc import Collection
 
 import torch
@@ -44,12 +43,3 @@ def blurred(
     }
     base = {name: old[name] if name in made else value for name, value in new.items()}
     return moved(base, made)
-
-
-def game_bound(noise: float) -> float:
-    """Return the largest area under the ROC curve that any attack on one noisy step can have; see the module.
-
-    >>> [round(game_bound(noise), 3) for noise in (0.0, 1.0, 4.0, 10.0)]
-    [1.0, 0.921, 0.638, 0.556]
-    """
-    return 0.5 * (1 + math.erf(1 / noise)) if noise else 1.0

@@ -52,11 +52,15 @@ class Replies:
         with self._database.writing() as cursor:
             cursor.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, self._now()))
 
+    def is_answered(self, request: str) -> bool:
+        """Say whether there ever was a reply to a request, dropped since or not."""
+        return bool(self._database.read("SELECT 1 FROM replies WHERE request = ?", request))
+
     def drop(self, requests: Iterable[str]) -> None:
-        """Drop the replies to requests that the server is done with."""
+        """Drop the replies to requests that the server is done with; what is left says that there was one."""
         for request in requests:
             with self._database.writing() as cursor:
-                cursor.execute("DELETE FROM replies WHERE request = ?", (request,))
+                cursor.execute("UPDATE replies SET loss = 0.0, metrics = '{}' WHERE request = ?", (request,))
             for file in self._folder.glob("*.safetensors"):
                 if file.stem.startswith(f"{request}-"):
                     file.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ candidate sets; a third of what is reported is a control in which nothing was fo
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
 
@@ -20,9 +20,10 @@ from fedquit.client.training.sgd import evaluate
 from fedquit.documents import Document
 from fedquit.files import write_json
 from fedquit.settings import Settings
-from fedquit.unlearning.leak.blurred_step import blurred, game_bound
+from fedquit.unlearning.leak.blurred_step import blurred
 from fedquit.unlearning.leak.candidate_game import play
 from fedquit.unlearning.leak.class_read_off import class_evidence, read_off
+from fedquit.unlearning.leak.game_bound import game_bound
 from fedquit.unlearning.leak.image_quality import nearest, psnr, ssim
 from fedquit.unlearning.leak.observation import cosine, gradient
 from fedquit.unlearning.leak.reconstruct_inputs import Attack, reconstruct
@@ -32,6 +33,7 @@ from fedquit.unlearning.seeds import derive_seed
 from fedquit.unlearning.tensors.arithmetic import difference
 from tests.benchmarks.requests.leak_federation import Federation, Step
 from tests.benchmarks.requests.leak_report import write_markdown
+from tests.benchmarks.requests.malicious_requests import Attacked
 
 SIZES = (1, 2, 8, 32, 120)
 PICTURE_SIZES = (1, 2, 8)
@@ -41,6 +43,7 @@ SLOW = {"mode": 6, "orthogonal": 6, "federaser": 6}
 DATA: dict[tuple[str, str], Document] = {
     ("digits", "mlp"): {"rounds": 10},
     ("digits", "cnn"): {"rounds": 10},
+    ("fashion-mnist", "mlp"): {"rounds": 5, "samples": 5000},
     ("fashion-mnist", "cnn"): {"rounds": 5, "samples": 5000},
 }
 COMMON: Document = {"clients": 10, "alpha": 1.0}
@@ -214,11 +217,13 @@ def curve(federation: Federation, noise: float, trials: int, size: int = 8) -> D
         for who, seen in (("server", made), ("device, deferred", minus(sent, federation.usual))):
             scores.setdefault(who, []).append((cosine(seen, tries[0]), cosine(seen, tries[1])))
     recovery = [recovered(federation, method, asker, noise) for asker in RECOVERING]
+    guard = [guarded(federation, method, asker, noise) for asker in RECOVERING]
     return {
         "noise": noise,
         "bound": game_bound(noise),
         "games": {who: asdict(play(found)) for who, found in scores.items()},
         "recovery": recovery,
+        "guard": guard,
     }
 
 
@@ -273,6 +278,14 @@ def recovered(federation: Federation, method: Method, asker: int, noise: float) 
     return {"before": before, "after": after, "rounds": rounds, "reached": accuracy >= before - TOLERANCE}
 
 
+def guarded(federation: Federation, method: Method, asker: int, noise: float) -> Document:
+    """Return what the guard decides about the model of `recovered`, as in a deployment with a validation set."""
+    mine = federation.samples[asker]
+    step = noisy(federation, federation.ask(method, asker, mine, asker)[1], noise, asker)
+    decision = Attacked(federation).admit(federation.plus(step), len(mine), exact=not noise)
+    return {"verdict": decision.verdict, "off": decision.reason}
+
+
 def measured_methods() -> Iterator[str]:
     """Yield the methods that a request can be measured of: those that train again from the start show no step."""
     yield from (name for name, found in METHODS.items() if not found.traits.restarts)
@@ -321,26 +334,26 @@ def fill(
     file.parent.mkdir(parents=True, exist_ok=True)
     done: Document = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     given = {**COMMON, **DATA.get((data, model), {}), "dataset": data, "model": model}
-    federation = Federation(Settings.read(given))
+    trained = cache(lambda: Federation(Settings.read(given)))
 
-    def keep(name: str, make: Callable[[], Document]) -> None:
+    def keep(name: str, make: Callable[[Federation], Document]) -> None:
         if name not in done:
-            done[name] = make()
+            done[name] = make(trained())
             write_json(file, done)
             click.echo(f"{name}: done", err=True)
 
     for name in methods:
         method, played = make_method(name), min(trials, SLOW.get(name, trials))
         for size in sizes:
-            keep(f"{data}/{model}/{name}/{size}", partial(cell, federation, method, size, played))
+            keep(f"{data}/{model}/{name}/{size}", partial(cell, method=method, size=size, trials=played))
     for noise in NOISES if curves else ():
-        keep(f"{data}/{model}/noise/{noise:g}", partial(curve, federation, noise, trials))
+        keep(f"{data}/{model}/noise/{noise:g}", partial(curve, noise=noise, trials=trials))
     for number in TOGETHER if curves else ():
-        keep(f"{data}/{model}/together/{number}", partial(together, federation, number, trials))
+        keep(f"{data}/{model}/together/{number}", partial(together, number=number, trials=trials))
     for size in PICTURE_SIZES if picture_trials else ():
         keep(
             f"{data}/{model}/pictures/{size}",
-            partial(pictures, federation, make_method("fedquit"), size, picture_trials, Attack()),
+            partial(pictures, method=make_method("fedquit"), size=size, trials=picture_trials, attack=Attack()),
         )
 
 

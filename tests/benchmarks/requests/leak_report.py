@@ -1,33 +1,79 @@
-"""The table of leaks in Markdown, and reconstructions beside the truth, from the JSON that the benchmark wrote."""
+"""What requests reveal, in Markdown, from the JSON that the benchmark wrote: a short page, and one for each model."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from fedquit.documents import Document
+from fedquit.unlearning.methods.base import METHODS
+from tests.benchmarks.requests.leak_figures import draw_curve, draw_games, draw_pictures
 
 READ = ("auc", "correlation")
 WHO = ("server", "device, direct", "device, deferred")
+OTHERS = ("pictures", "noise", "together")
+ALONE = 1
+WHY_NOT = {
+    "retrain": "returns to the untrained model, so no step shows the request",
+    "mode": "each request has all clients train for several rounds",
+    "orthogonal": "each request has all clients train for several rounds",
+    "federaser": "each request has all clients train again from the first round",
+}
+"""Why a method may be missing."""
 INTRO = """# What a request to be forgotten reveals
 
     python -m tests.benchmarks.requests.leak --data digits --model mlp      # and so on; resumes where it was stopped
     python -m tests.benchmarks.requests.leak --data digits --model mlp --noise
 
-Ten clients train together (Dirichlet 1; digits: 10 rounds; Fashion-MNIST, where shown: 5,000 samples, 5
-rounds). Then one of them is asked, each time from the same model g, to forget random samples; n is the number of
-these requests. There are three observers:
+Ten clients train together (Dirichlet 1; digits: 10 rounds; Fashion-MNIST: 5,000 samples, 5 rounds). Then one of them is
+asked, each time from the same model g, to forget random samples with FedQUIT's defaults. Who learns what:
+"""
+EXPLAINED = """*Its class*: how often the class with the most evidence in the last layer's bias was the one forgotten,
+without any search. *Rebuilt*: how often a reconstruction of the sample by gradient matching was nearer to it than to 99
+others (1 % by chance); the attack is told the class. *Which of two*: the area under the ROC curve (0.5: guessing) of an attacker who knows the method
+and two candidate sets of the same classes, with its 95 % interval (Newcombe 2006, method 5). *Nothing forgotten*: the
+same attacks on an ordinary round.
+
+So direct adoption gives other devices all that the server has. Deferred adoption hides the class from a device that
+only looks, and the picture where *rebuilt* is at 0. It does **not** bring the game to chance: a device that has the
+candidates, knows the method and unlearns each itself tells them apart far more often than not. Nothing but noise hides
+anything from the server.
+
+![Who tells which of two candidate sets was forgotten](FOLDER/games.png)
+
+Each page has all methods and sizes, with controls:
+"""
+CURVE = """{run}, FedQUIT, 8 samples, two sets of the same classes. The device clips its step to 0.06, about its usual
+length, so clipping alone costs little; *noise* is a multiple of that. *Bound*: the most that any attack on the one
+model can reach. *Rounds*: until accuracy is back within 0.01 of what it was, at most 20, after client 0, 1 or 2 was
+forgotten with that noise, whatever the guard says (in brackets: accuracy lost right after). *Guard*: what it decides
+about those models with its defaults and a validation set:
+"""
+NOISE = """## Noise and clipping on the asking device
+
+{text}
+
+**What this is, and is not.** It is a bound on one game: whoever sees one noisy step, and must choose between two
+candidate sets, has an area under the ROC curve of at most Phi(sqrt(2) / noise). It is not (epsilon, delta) differential
+privacy of the samples: the model before was trained on them without noise, their number is in the ask, replies to
+several requests add up, and the generator is seeded with 63 bits and computes in floating point. So no epsilon is
+given.
+"""
+EACH = """# What a request reveals: {name}
+
+    python -m tests.benchmarks.requests.leak --data {data} --model {model}
+
+Settings and summary: [leak.md](../leak.md). n is the number of requests. There are three observers:
 
 - **server** sees g, and the model f that the asking device returned;
 - **device, direct** sees g, and the model that the other devices receive next, which the method computed from f
   (`adopt = direct`). If that is f itself the row is left out: it equals the server's;
 - **device, deferred** sees g, and g + (the others' mean step) + (f - g), which the other devices receive next with
-  `adopt = deferred`.
+  `adopt = deferred`; there is none for a method whose model is far from g.
 
 *Classes* are read off the last layer's bias without any search: whether the class with the most evidence was
 forgotten (*class guessed*), whether the classes with evidence above 0 are exactly those forgotten (*classes exact*),
-the chance that a forgotten class
-has more evidence than another (AUC; 0.5: guessing), and the correlation with the number of samples of each
-class. The step of the previous round is not subtracted here.
+the chance that a forgotten class has more evidence than another (AUC; 0.5: guessing), and the correlation with the
+number of samples of each class. The step of the previous round is not subtracted here.
 
 In the *game* two sets of samples are equally likely, of the same classes sample by sample or of no class in
 common, and the attacker must say which was forgotten. It knows g, the method, its settings and both sets, unlearns
@@ -36,47 +82,101 @@ round, which it has seen. The table shows the area under the ROC curve with its 
 5); 0.5 is guessing. The *control* is the same game where nothing was forgotten: on an ordinary reply to
 training, and on an ordinary round.
 
-Not measured: `retrain`, which returns an untrained model; what several requests about the same samples reveal
-together; an attacker who takes part in the deferred round with updates of its choice. A reconstruction that
-fails proves nothing; the game is the stricter test.
+Not measured: what several requests about the same samples reveal together; an attacker who takes part in the deferred
+round, and subtracts its own update or sends one of its choice. A reconstruction that fails proves nothing; the game is
+the stricter test.
 """
+Cells = Mapping[str, Document]
 
 
 def write_markdown(folder: Path) -> None:
-    """Write FOLDER.md from FOLDER/leak.json, and a picture for each data set and model."""
+    """Write FOLDER.md and a page for each data set and model from FOLDER/leak.json, with figures."""
     cells: Document = json.loads((folder / "leak.json").read_text(encoding="utf-8"))
-    runs = list(dict.fromkeys("/".join(name.split("/")[:2]) for name in cells))
-    parts = [section for run in runs for section in _section(run, cells, folder)]
-    folder.with_suffix(".md").write_text(INTRO + "\n" + "\n\n".join(parts) + "\n", encoding="utf-8")
+    runs: dict[str, dict[str, Document]] = {}
+    for name, cell in cells.items():
+        data, model, rest = name.split("/", 2)
+        runs.setdefault(f"{data}/{model}", {})[rest] = cell
+    for run, mine in runs.items():
+        page = "\n\n".join(_page(run, mine, folder))
+        (folder / f"{run.replace('/', '-')}.md").write_text(page + "\n", encoding="utf-8")
+    folder.with_suffix(".md").write_text("\n\n".join(_summary(runs, folder)) + "\n", encoding="utf-8")
 
 
-def _section(run: str, cells: Document, folder: Path) -> Iterator[str]:
+def _summary(runs: Mapping[str, Cells], folder: Path) -> Iterator[str]:
+    yield INTRO.rstrip()
+    fedquit = {run: _sizes(mine) for run, mine in runs.items() if f"fedquit/{ALONE}" in mine}
+    titles = ("data, model", "who", "of one sample: its class", "rebuilt", "which of two", "of the most samples: "
+              "class counts, r", "which of two sets")  # fmt: skip
+    yield table(titles, [row for run in fedquit for row in _who_learns(run, runs[run], fedquit[run])])
+    if fedquit:
+        draw_games({run.replace("/", ", "): cells for run, cells in fedquit.items()}, folder / "games.png")
+    yield EXPLAINED.replace("FOLDER", folder.name).rstrip()
+    yield "\n".join(
+        f"- [{run.replace('/', ', ')}]({folder.name}/{run.replace('/', '-')}.md){_missing(mine)}"
+        for run, mine in runs.items()
+    )
+    for run, mine in runs.items():
+        noises = [cell for name, cell in mine.items() if name.startswith("noise")]
+        if noises:
+            text = "\n\n".join(_curve(run, noises, folder))
+            yield NOISE.format(text=text).rstrip()
+        several = [cell for name, cell in mine.items() if name.startswith("together")]
+        if several:
+            yield "\n\n".join(_together(run, several))
+
+
+def _sizes(mine: Cells) -> dict[int, Document]:
+    """Return FedQUIT's cells by size of the request."""
+    return {int(name.split("/")[1]): cell for name, cell in mine.items() if name.startswith("fedquit/")}
+
+
+def _who_learns(run: str, mine: Cells, cells: Mapping[int, Document]) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of the summary: one of the server, one of devices, and what shows where nothing is forgotten."""
+    alone, most = cells[ALONE], cells[max(cells)]
+    pictures = mine.get("pictures/1", {}).get("who", {})
+    for who, label, made in (
+        ("server", "the server; a device, direct", "server"),
+        ("device, deferred", "a device, deferred", "device, deferred"),
+        ("device, deferred, control", "nothing forgotten", "control"),
+    ):
+        hits = [row["hit"] for row in pictures.get(made, ())]
+        one, many = alone[who], most[who]
+        yield (
+            run.replace("/", ", "),
+            label,
+            _of(one["classes"]["naive"]["guessed"], one["classes"]["trials"]),
+            _of(sum(hits) / len(hits), len(hits)) if hits else "-",
+            strongest(one["games"]["same_class"]),
+            f"{many['classes']['naive']['correlation']:.2f} ({max(cells)} samples)",
+            strongest(many["games"]["same_class"]),
+        )
+
+
+def _of(share: float, number: int) -> str:
+    """Return a share as a count.
+
+    >>> _of(0.175, 40)
+    '7 of 40'
+    """
+    return f"{round(share * number)} of {number}"
+
+
+def _missing(mine: Cells) -> str:
+    """Say which methods a page does not have, and why."""
+    there = {name.split("/")[0] for name in mine}
+    missing = [name for name in METHODS if name not in there]
+    why = [f"`{name}` ({WHY_NOT.get(name, 'not run')})" for name in missing]
+    return f"; without {', '.join(why)}" if why else ""
+
+
+def _page(run: str, mine: Cells, folder: Path) -> Iterator[str]:
     data, model = run.split("/")
-    mine = {name.removeprefix(f"{run}/"): cell for name, cell in cells.items() if name.startswith(f"{run}/")}
-    yield f"## {data}, {model}"
-    rows = [
-        row
-        for name, cell in mine.items()
-        if not name.startswith(("pictures", "noise", "together"))
-        for row in _rows(name, cell)
-    ]
+    yield EACH.format(name=f"{data}, {model}", data=data, model=model).rstrip()
+    rows = [row for name, cell in mine.items() if not name.startswith(OTHERS) for row in _rows(name, cell)]
     if rows:
         titles = ("method", "samples", "who", "n", "class guessed", "classes exact", "AUC", "counts, r",
                   "game, same classes", "game, different", "control, same", "control, different")  # fmt: skip
         yield table(titles, rows)
-    noises = [cell for name, cell in mine.items() if name.startswith("noise")]
-    if noises:
-        yield from _curve(noises, folder, f"noise-{data}-{model}.png")
-    several = [cell for name, cell in mine.items() if name.startswith("together")]
-    if several:
-        yield (
-            "Requests together: the steps of several requests, 8 samples each, added up; what is seen of one of them "
-            "(a server does not serve requests so yet):"
-        )
-        yield table(
-            ("requests", "seen by", "n", "AUC of its classes", "counts, r", "game, same classes"),
-            [row for cell in several for row in _together_rows(cell)],
-        )
     shown = {name.split("/")[1]: cell for name, cell in mine.items() if name.startswith("pictures")}
     if shown:
         yield "Reconstructions of what FedQUIT forgot, means over n requests:"
@@ -84,28 +184,29 @@ def _section(run: str, cells: Document, folder: Path) -> Iterator[str]:
         yield table(seen, [row for size, cell in shown.items() for row in _picture_rows(size, cell)])
     if "1" in shown:
         file = folder / f"reconstructions-{data}-{model}.png"
-        draw(shown["1"]["who"], file)
-        yield f"![The truth, and what was rebuilt of it]({folder.name}/{file.name})"
+        draw_pictures(shown["1"]["who"], file)
+        yield f"![The truth, and what was rebuilt of it]({file.name})"
 
 
 def _rows(name: str, cell: Document) -> Iterator[tuple[str, ...]]:
     method, size = name.split("/")
     for who in WHO:
-        if who in cell:
-            seen, control = cell[who], cell[f"{who}, control"]
-            if who != "server" and "server" in cell and seen["games"] == cell["server"]["games"]:
-                continue
-            read = seen["classes"]["naive"]
-            yield (
-                method,
-                size,
-                who,
-                str(seen["classes"]["trials"]),
-                f"{read['guessed']:.0%}",
-                f"{read['exact']:.0%}",
-                *("-" if read[name] is None else f"{read[name]:.2f}" for name in ("auc", "correlation")),
-                *(strongest(found["games"][kind]) for found in (seen, control) for kind in found["games"]),
-            )
+        if who not in cell:
+            continue
+        seen, control = cell[who], cell[f"{who}, control"]
+        if who == "device, direct" and "server" in cell and seen == cell["server"]:
+            continue
+        read = seen["classes"]["naive"]
+        yield (
+            method,
+            size,
+            who,
+            str(seen["classes"]["trials"]),
+            f"{read['guessed']:.0%}",
+            f"{read['exact']:.0%}",
+            *("-" if read[name] is None else f"{read[name]:.2f}" for name in READ),
+            *(strongest(found["games"][kind]) for found in (seen, control) for kind in found["games"]),
+        )
 
 
 def strongest(games: Document) -> str:
@@ -118,6 +219,18 @@ def strongest(games: Document) -> str:
     return f"{game['auc']:.2f} ({game['low']:.2f}-{game['high']:.2f})"
 
 
+def _together(run: str, several: list[Document]) -> Iterator[str]:
+    yield (
+        f"## Requests served together\n\n{run.replace('/', ', ')}, FedQUIT: the steps of several requests of different "
+        "clients, 8 samples each, added up, and what a device sees of one of them. The server sees each step alone. "
+        "fedquit does not serve requests so: [threats.md](../threats.md#requests-together) says why."
+    )
+    yield table(
+        ("requests", "seen by", "n", "AUC of its classes", "counts, r", "game, same classes"),
+        [row for cell in several for row in _together_rows(cell)],
+    )
+
+
 def _together_rows(cell: Document) -> Iterator[tuple[str, ...]]:
     for who, game in cell["games"].items():
         read = cell["classes"][who]
@@ -125,13 +238,9 @@ def _together_rows(cell: Document) -> Iterator[tuple[str, ...]]:
         yield (str(cell["number"]), who, str(read["trials"]), *found, strongest({"replay": game}))
 
 
-def _curve(noises: list[Document], folder: Path, file: str) -> Iterator[str]:
-    yield (
-        "Clipping (to 0.06) and Gaussian noise on the asking device, FedQUIT, 8 samples, two sets of the same classes; "
-        "the bound holds for any attack on the one model. Rounds until accuracy is back within 0.01 of what it was, at "
-        "most 20, after client 0, 1, 2 was forgotten with that noise (in brackets: accuracy lost right after):"
-    )
-    titles = ("noise", "bound", "game, server", "game, device, deferred", "rounds of recovery")
+def _curve(run: str, noises: list[Document], folder: Path) -> Iterator[str]:
+    yield CURVE.format(run=run.replace("/", ", ")).rstrip()
+    titles = ("noise", "bound", "game, server", "game, device, deferred", "rounds of recovery", "guard")
     rows = [
         (
             f"{cell['noise']:g}",
@@ -141,37 +250,19 @@ def _curve(noises: list[Document], folder: Path, file: str) -> Iterator[str]:
                 f"{one['rounds'] if one['reached'] else 'over 20'} ({one['before'] - one['after']:.2f})"
                 for one in cell["recovery"]
             ),
+            ", ".join(dict.fromkeys(one["verdict"] + _why(one["off"]) for one in cell["guard"])),
         )
         for cell in noises
     ]
     yield table(titles, rows)
-    draw_curve(noises, folder / file)
-    yield f"![What noise gives and costs]({folder.name}/{file})"
+    file = folder / f"noise-{run.replace('/', '-')}.png"
+    draw_curve(noises, file)
+    yield f"![What noise gives and costs]({folder.name}/{file.name})"
 
 
-def draw_curve(noises: list[Document], file: Path) -> None:
-    """Draw the area of the game, and the rounds of recovery, against the noise."""
-    import matplotlib.pyplot as plt
-
-    figure, (games, costs) = plt.subplots(1, 2, figsize=(8, 3))
-    scale = [max(cell["noise"], 1e-3) for cell in noises]  # none at the left edge
-    for who in ("server", "device, deferred"):
-        found = [cell["games"][who] for cell in noises]
-        areas = [each["auc"] for each in found]
-        spread = [[a - each["low"] for a, each in zip(areas, found, strict=True)],
-                  [each["high"] - a for a, each in zip(areas, found, strict=True)]]  # fmt: skip
-        games.errorbar(scale, areas, spread, marker="o", capsize=3, label=who)
-    games.axhline(0.5, color="grey", linestyle=":")
-    games.set(xscale="log", xlabel="noise, in times of the clip (left: none)", ylabel="game, AUC", ylim=(0.2, 1.05))
-    games.legend(fontsize=8)
-    rounds = [[one["rounds"] for one in cell["recovery"]] for cell in noises]
-    costs.plot(scale, rounds, marker="o")
-    costs.set(
-        xscale="log", xlabel="noise, in times of the clip (left: none)", ylabel="rounds of recovery (20: not reached)"
-    )
-    figure.tight_layout()
-    figure.savefig(file, dpi=90, metadata={"Software": None})
-    plt.close(figure)
+def _why(reason: str) -> str:
+    """Return the first thing that the guard found, without its figures."""
+    return f" ({reason.split(' is ')[0].split(';')[0]})" if reason else ""
 
 
 def _picture_rows(size: str, cell: Document) -> Iterator[tuple[str, ...]]:
@@ -186,25 +277,3 @@ def _picture_rows(size: str, cell: Document) -> Iterator[tuple[str, ...]]:
 def table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     """Return rows as a Markdown table."""
     return "\n".join("| " + " | ".join(line) + " |" for line in (titles, ("---",) * len(titles), *rows))
-
-
-def draw(who: Document, file: Path) -> None:
-    """Draw the true pictures, and below them what was rebuilt from what each sees."""
-    import matplotlib.pyplot as plt
-    import numpy as np
-
-    names = list(who)
-    shown = [row for row in who[names[0]] if "true" in row]
-    size = (1.1 * len(shown) + 1.6, 1.2 * (len(names) + 1))
-    figure, axes = plt.subplots(len(names) + 1, len(shown), figsize=size, squeeze=False)
-    for column in range(len(shown)):
-        stacked = [who[names[0]][column]["true"], *(who[name][column]["made"] for name in names)]
-        for line, picture in enumerate(stacked):
-            axis = axes[line][column]
-            axis.imshow(np.array(picture)[0].mean(axis=0), cmap="gray", vmin=-1, vmax=1)
-            axis.set(xticks=[], yticks=[])
-            if not column:
-                axis.set_ylabel(["truth", *names][line], rotation=0, ha="right", va="center", fontsize=8)
-    figure.tight_layout()
-    figure.savefig(file, dpi=90, metadata={"Software": None})
-    plt.close(figure)

@@ -1,9 +1,10 @@
 """Measure the effect of malicious requests: many in a row, chosen samples, a hidden backdoor.
 
-    python -m tests.benchmarks.requests.malicious_requests [--out docs/results/malicious_requests.md --json]
+    python -m tests.benchmarks.requests.malicious_requests [--seeds 5 --out docs/results/malicious_requests.md --json]
 
 Ten clients train an mlp on digits; the guard decides about each model as in a deployment (`admit_model`, policy
-`refuse`, a validation set). After each request all train a round on what they have left.
+`refuse`, a validation set). After each request all train a round on what they have left. Every attack is carried out on
+federations of several seeds.
 """
 
 import json
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median, stdev
 
 import click
 import torch
@@ -24,6 +25,7 @@ from fedquit.settings import Settings
 from fedquit.strategies.guard.decide import Decision, Policy, admit_model
 from fedquit.strategies.guard.step_checks import Recent, bounds_of
 from fedquit.unlearning.evaluation.backdoor import attack_success_rate, plant, stamp
+from fedquit.unlearning.evaluation.prediction_interval import quantile
 from fedquit.unlearning.leak.observation import cosine, gradient
 from fedquit.unlearning.methods.base import make_method
 from fedquit.unlearning.samples import Samples
@@ -37,6 +39,7 @@ GIVEN: Document = {"dataset": "digits", "model": "mlp", "clients": 10, "alpha": 
 METHOD = make_method("fedquit")
 WATCHED, TARGET, SIZE = 5, 0, 10
 IN_A_ROW = (1, 5, 20)
+NO_REQUEST = "no request"
 AFTER = 3
 """Rounds of recovery before the last figure of a row."""
 
@@ -74,9 +77,9 @@ class Attacked:
         models = [*(history.model(number) for number in rounds), self.federation.current]
         return recent_rounds(measures, measures, pairwise(models), list(self.state))
 
-    def admit(self, new: StateDict, size: int) -> Decision:
-        """Have the guard decide, and go on with what it lets through."""
-        bounds = bounds_of(METHOD, self.federation.names, [size])
+    def admit(self, new: StateDict, size: int, *, exact: bool = True) -> Decision:
+        """Have the guard decide, and go on with what it lets through; `exact`: the model has no noise on it."""
+        bounds = bounds_of(METHOD, self.federation.names, [size], exact=exact)
         unseen = self.federation.unseen
         decision = admit_model(
             new, self.state, self.recent(), bounds, Policy(), lambda s: accuracy_of(self.federation.model(s), unseen)
@@ -91,12 +94,22 @@ class Attacked:
         METHOD.on_device(model, samples, seed=seed)
         return {name: value.detach() for name, value in model.state_dict().items()}
 
-    def harmful(self, samples: Samples, seed: int) -> StateDict:
-        """Return a model moved towards wrong labels, each weight as far as the method can: the guard sees no more."""
+    def harmful(self, samples: Samples, seed: int, times: float = 0.99) -> StateDict:
+        """Return a model moved towards wrong labels, each weight `times` as far as the method can move it.
+
+        A little less than once is the most that the guard cannot tell from honest forgetting.
+        """
         wrong = Samples(samples.inputs, (samples.labels + 1) % 10)
         step = difference(self.federation.trained(self.state, wrong, seed), self.state, self.federation.names)
-        reach = 0.99 * (METHOD.reach(len(samples)) or 0.0)
-        return moved(self.state, {name: value.sign() * reach for name, value in step.items()})
+        return self._signed(step, times, len(samples))
+
+    def against(self, targets: Samples, size: int, times: float = 0.99) -> StateDict:
+        """Return a model moved up the loss of some targets, which are nobody's to forget; `times` as in `harmful`."""
+        return self._signed(gradient(self.federation.model(self.state), targets), times, size)
+
+    def _signed(self, direction: StateDict, times: float, size: int) -> StateDict:
+        reach = times * (METHOD.reach(size) or 0.0)
+        return moved(self.state, {name: value.sign() * reach for name, value in direction.items()})
 
     def recover(self, number: int) -> None:
         """Have all train a round on what they have left."""
@@ -134,20 +147,26 @@ def in_a_row(federation: Federation, kind: str) -> Document:
     return {"accuracy": found, "adopted": "" if kind == "none" else f"{adopted} of {max(IN_A_ROW)}"}
 
 
-def against_a_class(federation: Federation, label: int) -> Document:
-    """Have a client ask, truthfully, that all its samples of one class be forgotten."""
+def against_a_class(federation: Federation, label: int, *, asks: bool = True) -> Document:
+    """Have a client ask, truthfully, that all its samples of one class be forgotten; or only drop them."""
     attacked = Attacked(federation)
     asker = max(range(len(federation.samples)), key=lambda c: int((federation.samples[c].labels == label).sum()))
     mine = federation.samples[asker]
     which = (mine.labels == label).nonzero().flatten()
-    return _one(attacked, asker, which, lambda: attacked.accuracy(label))
+    return _one(attacked, asker, which, lambda: attacked.accuracy(label), asks=asks)
 
 
-def against_targets(federation: Federation) -> Document:
+def against_targets(federation: Federation, times: float = 0.0, *, asks: bool = True) -> Document:
     """Have a client ask for the samples whose unlearning moves some targets' predictions most (FedMUA, 2501.11848).
 
     The targets are ten test samples that the model has right; the samples are those of the client whose gradients are
     most like the targets'.
+
+    Args:
+        federation: trained.
+        times: 0: the client unlearns those samples honestly. Otherwise it amplifies the request, as FedMUA does: it
+            returns a model that goes up the targets' loss, each weight this many times as far as the method can go.
+        asks: false: it only drops the samples.
     """
     attacked, asker = Attacked(federation), 0
     model = federation.model(attacked.state)
@@ -160,13 +179,21 @@ def against_targets(federation: Federation) -> Document:
     def kept() -> float:
         return float(accuracy_of(federation.model(attacked.state), targets).overall)
 
-    return _one(attacked, asker, which, kept)
+    make = (lambda _: attacked.against(targets, SIZE, times)) if times else None
+    return _one(attacked, asker, which, kept, make, asks=asks)
 
 
-def hidden_backdoor(settings: Settings) -> Document:
+def wrong_labels(federation: Federation) -> Document:
+    """Have a client return a model that goes towards wrong labels ten times as far as the method can go."""
+    attacked, asker = Attacked(federation), 0
+    return _one(attacked, asker, torch.arange(SIZE), attacked.accuracy, lambda given: attacked.harmful(given, 0, 10.0))
+
+
+def hidden_backdoor(settings: Settings, *, asks: bool = True) -> Document:
     """Have a client hide a backdoor by samples with the trigger and their right labels, then ask to forget those.
 
-    BadFU, arXiv 2508.15541; the client's own samples are its poison and its camouflage, in equal parts.
+    BadFU, arXiv 2508.15541; the client's own samples are its poison and its camouflage, in equal parts. For comparison
+    it can drop the camouflage without a request (`asks` false): the same rounds, and nothing is unlearned.
     """
     federation = Federation(settings, poisoned)
     attacked, asker = Attacked(federation), 0
@@ -175,7 +202,7 @@ def hidden_backdoor(settings: Settings) -> Document:
     def success() -> float:
         return attack_success_rate(federation.model(attacked.state), attacked.test, stamp, TARGET)
 
-    return _one(attacked, asker, torch.arange(held // 2, held), success)
+    return _one(attacked, asker, torch.arange(held // 2, held), success, asks=asks)
 
 
 def poisoned(samples: list[Samples]) -> list[Samples]:
@@ -188,58 +215,121 @@ def poisoned(samples: list[Samples]) -> list[Samples]:
     return [both, *samples[1:]]
 
 
-def _one(attacked: Attacked, asker: int, which: torch.Tensor, figure: Callable[[], float]) -> Document:
-    """Serve one honest request about some of a client's samples; the client stays."""
+def _one(
+    attacked: Attacked,
+    asker: int,
+    which: torch.Tensor,
+    figure: Callable[[], float],
+    make: Callable[[Samples], StateDict] | None = None,
+    *,
+    asks: bool = True,
+) -> Document:
+    """Serve one request about some of a client's samples, honestly unless `make` returns another model.
+
+    Where the client does not ask it only stops training on them, and nothing is unlearned.
+    """
     before, whole, samples = figure(), attacked.accuracy(), attacked.drop(asker, which)
-    decision = attacked.admit(attacked.forgotten(samples, 0), len(samples))
+    verdict, off = NO_REQUEST, ""
+    if asks:
+        decision = attacked.admit(make(samples) if make else attacked.forgotten(samples, 0), len(samples))
+        verdict, off = decision.verdict, decision.reason
     after = figure()
     for number in range(1, AFTER + 1):
         attacked.recover(number)
     return {
-        "samples": len(samples), "verdict": decision.verdict, "off": decision.reason, "before": before, "after": after,
+        "samples": len(samples), "verdict": verdict, "off": off, "before": before, "after": after,
         "recovered": figure(), "accuracy": {"before": whole, "recovered": attacked.accuracy()},
     }  # fmt: skip
 
 
 def measure(given: Document) -> Document:
-    """Carry out every attack."""
-    federation = Federation(Settings.read(given))
+    """Carry out every attack on the federation of one seed."""
+    federation, settings = Federation(Settings.read(given)), Settings.read(given)
     return {
         **{f"in a row, {kind}": in_a_row(federation, kind) for kind in ("none", "honest", "harmful within reach")},
+        "wrong labels, 10 times the reach": wrong_labels(federation),
         **{f"against class {label}": against_a_class(federation, label) for label in (3, 8)},
+        **{f"class {label} dropped": against_a_class(federation, label, asks=False) for label in (3, 8)},
         "against ten targets": against_targets(federation),
-        "hidden backdoor": hidden_backdoor(Settings.read(given)),
+        "against ten targets, amplified within reach": against_targets(federation, 0.99),
+        "against ten targets, amplified 10 times": against_targets(federation, 10.0),
+        "those samples dropped": against_targets(federation, asks=False),
+        "hidden backdoor": hidden_backdoor(settings),
+        "its camouflage dropped": hidden_backdoor(settings, asks=False),
     }
 
 
-def markdown(found: Document) -> str:
-    """Return the document in Markdown."""
+def markdown(found: Sequence[Document]) -> str:
+    """Return the document in Markdown, from what each seed gave."""
     rows = [
         (
             name.removeprefix("in a row, "),
-            each["adopted"],
-            *(f"{100 * value:.1f}" for value in each["accuracy"].values()),
+            _counted([each[name]["adopted"] for each in found]),
+            *(_mean([each[name]["accuracy"][when] for each in found]) for when in first["accuracy"]),
+            "" if name.endswith("none") else _mean([_lost(each, name) for each in found]),
         )
-        for name, each in found.items()
+        for name, first in found[0].items()
         if name.startswith("in a row")
     ]
     single = [
         (
-            name, str(each["samples"]), each["verdict"] + (f": {each['off']}" if each["off"] else ""),
-            *(f"{100 * each[when]:.1f}" for when in ("before", "after", "recovered")),
-            *(f"{100 * value:.1f}" for value in each["accuracy"].values()),
+            name, _range([each[name]["samples"] for each in found]),
+            _counted([each[name]["verdict"] + _why(each[name]["off"]) for each in found]),
+            *(_mean([each[name][when] for each in found]) for when in ("before", "after", "recovered")),
+            _mean([each[name]["recovered"] - each[name]["before"] for each in found]),
+            *(_mean([each[name]["accuracy"][when] for each in found]) for when in ("before", "recovered")),
         )
-        for name, each in found.items()
+        for name in found[0]
         if not name.startswith("in a row")
     ]  # fmt: skip
     whole: Sequence[str] = [
-        INTRO,
-        table(("requests of 10 samples in a row", "adopted", "before", *map(_after, IN_A_ROW)), rows),
+        INTRO.replace("SEEDS", str(len(found))),
+        table(("requests of 10 samples in a row", "adopted", "before", *map(_after, IN_A_ROW),
+               f"after {max(IN_A_ROW)}, less none"), rows),
         "",
-        table(("request", "samples", "guard", "figure before", "after forgetting", "after 3 rounds",
+        table(("request", "samples", "guard", "figure before", "after forgetting", "after 3 rounds", "change",
                "test accuracy before", "after 3 rounds"), single),
     ]  # fmt: skip
     return "\n".join([*whole, "", READING])
+
+
+def _lost(each: Document, name: str) -> float:
+    """Return what requests in a row cost in accuracy, against the same rounds without."""
+    when = _after(max(IN_A_ROW))
+    return float(each[name]["accuracy"][when] - each["in a row, none"]["accuracy"][when])
+
+
+def _mean(values: Sequence[float]) -> str:
+    """Return the mean in per cent, and half of its 95 % interval by Student's distribution.
+
+    >>> _mean([0.5, 0.6, 0.7]), _mean([0.5])
+    ('60.0 ± 24.8', '50.0')
+    """
+    if len(values) < 2:
+        return f"{100 * values[0]:.1f}"
+    half = quantile(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
+    return f"{100 * fmean(values):.1f} ± {100 * half:.1f}"
+
+
+def _counted(values: Sequence[str]) -> str:
+    """Return each different text, with the number of seeds that gave it.
+
+    >>> _counted(["adopt", "adopt"]), _counted(["adopt", "refuse"])
+    ('adopt', 'adopt (1 seed), refuse (1 seed)')
+    """
+    kinds = {value: values.count(value) for value in values}
+    if len(kinds) == 1:
+        return next(iter(kinds))
+    return ", ".join(f"{value} ({count} seed{'s' if count > 1 else ''})" for value, count in kinds.items())
+
+
+def _why(reason: str) -> str:
+    """Return what the guard found, without its figures: those differ from seed to seed."""
+    return f": {reason.split(';')[0].split(',')[0]}" if reason else ""
+
+
+def _range(values: Sequence[int]) -> str:
+    return str(values[0]) if len(set(values)) == 1 else f"{min(values)} to {max(values)}"
 
 
 def _after(number: int) -> str:
@@ -248,30 +338,40 @@ def _after(number: int) -> str:
 
 INTRO = """# Malicious requests
 
-    python -m tests.benchmarks.requests.malicious_requests
+    python -m tests.benchmarks.requests.malicious_requests --out docs/results/malicious_requests.md
 
-Ten clients (Dirichlet 1) train an mlp on digits for ten rounds; FedQUIT's defaults; one federation, one seed. The guard
-decides as in a deployment, with a validation set. All values are per cent. The first table has test accuracy. In the
-second, the *figure* is the accuracy on the class or the targets, or the share of images with the trigger that get its
-label.
+Ten clients (Dirichlet 1) train an mlp on digits for ten rounds; FedQUIT's defaults; SEEDS federations, each of a seed
+of its own. The guard decides as in a deployment, with a validation set. All values are per cent: means over the seeds,
+with the half-width of a 95 % interval (Student). The first table has test accuracy. In the second, the *figure* is the
+accuracy on the class, the targets or the test samples that the attack is against, or the share of images with the
+trigger that get its label.
 """
 READING = """- *none*: the same rounds without a request. After each request all clients train one
   round on their remaining data.
 - *harmful within reach*: each weight moves as far as the method can move it, towards wrong labels: the largest step
-  that the guard cannot tell from honest forgetting.
-- *against ...*: the client honestly unlearns samples that it chose to harm a class or some targets. The guard cannot
-  see the choice, so the request is served.
+  that the guard cannot tell from honest forgetting. It costs what honest requests cost.
+- *wrong labels, 10 times the reach*: the same, ten times as far. The guard's bound on single weights catches it.
+- *against class ...*, *against ten targets*: the client honestly unlearns samples that it chose to harm a class or some
+  targets (FedMUA's choice of samples). The guard cannot see the choice, so the request is served.
+- *amplified*: the client returns a model made to raise the targets' loss instead of what it was asked for (FedMUA's
+  second part), as far as the method can move each weight, or ten times as far, which the guard catches.
 - *hidden backdoor*: the client trains on images with a trigger, under the backdoor's label and under their own, and
   then asks to forget the second kind (BadFU). The guard sees an honest step.
+- *dropped*: the client only stops training on the same samples. That needs no request, and nobody can prevent or see
+  it. Where a row and its *dropped* row agree, the harm comes from the missing data, and not from being forgotten.
 """
 
 
 @click.command()
+@click.option("--seeds", default=5, show_default=True, help="number of federations")
 @click.option("--out", type=click.Path(path_type=Path), help="file for the tables, in Markdown")
 @click.option("--json", "as_json", is_flag=True, help="print as JSON")
-def main(out: Path | None, as_json: bool) -> None:
+def main(seeds: int, out: Path | None, as_json: bool) -> None:
     """Carry out every attack and print what came of it."""
-    found = measure(GIVEN)
+    found = []
+    for seed in range(seeds):
+        found.append(measure({**GIVEN, "seed": seed}))
+        click.echo(f"seed {seed}: done", err=True)
     if out:
         out.write_text(markdown(found), encoding="utf-8")
     click.echo(json.dumps(found, indent=1) if as_json else markdown(found))

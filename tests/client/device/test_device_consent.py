@@ -28,12 +28,12 @@ from fedquit.client.device.deployed_device import deployed_device
 from fedquit.client.device.device_checks import device_checks
 from fedquit.client.device.join import CLIENTAPP, environment, write_programs
 from fedquit.client.device.processes.approved_clientapp import RUNTIME, UNPACKS, approved_program
-from fedquit.client.kit import Kit
+from fedquit.client.kit import FILE, Kit
 from fedquit.errors import InputError, OtherCodeError, OutOfBoundsError
 from fedquit.server.federation import Federation
 from fedquit.server.serve.superlink import Flower
 from fedquit.settings import Settings
-from tests.client.device.kit_messages import make_kit, send
+from tests.client.device.kit_messages import REQUEST, forget, make_kit, mark, model_of, rows, send, trained_on
 
 EVIL = {**APP_FILES, "deployed/client_app.py": "import os\nos.abort()\n"}
 
@@ -255,3 +255,49 @@ def test_a_mistake_in_the_bounds_is_named(tmp_path: Path, said: dict[str, Any], 
 def test_a_kit_that_says_it_wrongly_cannot_be_read(tmp_path: Path, said: dict[str, Any], wrong: str) -> None:
     with pytest.raises(InputError, match=wrong):
         write_kit(tmp_path / "kit", **said)
+
+
+PRIVATE = {"forget-clip": 0.1, "forget-noise": 4.0}
+
+
+def private_kit(folder: Path) -> Kit:
+    """Return a kit whose owner wants the unlearned model clipped and noisy."""
+    kit = make_kit(folder)
+    bounds = "\n".join(["", "[bounds]", *(f"{key} = {value}" for key, value in PRIVATE.items())])
+    (kit.folder / FILE).write_text((kit.folder / FILE).read_text() + bounds)
+    mark(kit, 1, 5)
+    return kit
+
+
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [
+        ({}, "sets forget-clip to 0 .0: no clipping., and this device takes at most 0.1"),
+        ({**PRIVATE, "forget-clip": 0.2}, "sets forget-clip to 0.2"),
+        ({**PRIVATE, "forget-noise": 3.9}, "sets forget-noise to 3.9, and this device takes at least 4"),
+    ],
+)
+def test_less_noise_than_the_owner_wants_sends_no_model_yet_retires_the_data(
+    tmp_path: Path, server: dict[str, Any], said: str
+) -> None:
+    kit = private_kit(tmp_path / "kit")
+    assert len(trained_on(kit)) == 12  # training has nothing to do with it
+    with pytest.raises(OutOfBoundsError, match=said):
+        forget(kit, **server)
+    assert not (kit.folder / "replies").exists()
+    assert trained_on(kit).isdisjoint(rows(kit, 1, 5))
+
+
+def test_with_noise_a_device_sends_one_model_and_reports_nothing_else(tmp_path: Path) -> None:
+    kit = private_kit(tmp_path / "kit")
+    first = forget(kit, **PRIVATE)
+    assert model_of(forget(kit, **PRIVATE)) == model_of(first)  # asked again, the same
+    assert not any(name.startswith("forget-") for name in first.metric_records["metrics"])
+    send(kit, "train", settled=REQUEST)  # a server that lies would have the device lose count
+    for other in ({}, {"method": "ascent"}, {"method-settings": "lr=0.01"}, {"seed": 6}):
+        with pytest.raises(OutOfBoundsError, match="sends one only"):
+            forget(kit, **{**PRIVATE, **other})
+    with pytest.raises(OutOfBoundsError, match="reports nothing of samples that it forgot"):
+        send(kit, "evaluate", samples="forget", request=REQUEST)
+    verified = send(kit, "evaluate", samples="keep", request=REQUEST, verify="1")
+    assert set(verified.metric_records["metrics"]) == {"num-examples", "loss", "accuracy"}

@@ -159,6 +159,7 @@ FIXED = {
 """Fields of which the ask, or the rest of the receipt, says what they must be."""
 FREE = {
     "predicate.status", "predicate.method.exact", "predicate.method.adopted", "predicate.verdict.recovered",
+    "predicate.method.forget_clip", "predicate.method.forget_noise",
     "predicate.fedquit", "predicate.method.name", "predicate.method.settings.lr", "predicate.method.fallback",
     "predicate.models.unlearned", "predicate.descendants.phase", "predicate.purged.models", "predicate.purged.kept",
     "predicate.purged.messages",

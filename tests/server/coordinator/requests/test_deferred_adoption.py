@@ -102,7 +102,7 @@ def test_killed_anywhere_the_step_is_added_once(
     assert killed_at(folder, tmp_path, points.index(point), go_on_here=True) == undisturbed
 
 
-def test_noise_is_drawn_from_the_devices_own_key_and_reports_tell_nothing(tmp_path: Path) -> None:
+def test_noise_is_drawn_from_the_devices_own_key_and_the_receipt_says_how_much(tmp_path: Path) -> None:
     noise = {"forget-clip": 0.05, "forget-noise": 0.01, "guard": "adopt"}
     made = []
     for name in ("one", "two"):  # the same federation but for the keys, which provisioning draws
@@ -114,7 +114,12 @@ def test_noise_is_drawn_from_the_devices_own_key_and_reports_tell_nothing(tmp_pa
             [forgot], [request] = ledger.steps(phase="forget"), ledger.requests()
         made.append((forgot.model_before, forgot.model_after))
         assert not [figure for figure in forgot.measures if figure.startswith("forget_")]
-        assert "forget_loss" not in receipt_of(rehearsal)["measures"]["after"]  # type: ignore[index]
+        receipt = receipt_of(rehearsal)
+        assert "forget_loss" not in receipt["measures"]["after"]  # type: ignore[index]
+        assert (receipt["method"]["forget_clip"], receipt["method"]["forget_noise"]) == (0.05, 0.01)  # type: ignore[index]
+        limits = " ".join(receipt["limits"])  # type: ignore[arg-type]
+        assert "clip its step to the norm 0.05 and to add Gaussian noise of 0.01 times that" in limits
+        assert "at most 1.00" in limits  # so little noise hides nothing, and the receipt says so
         assert request.status == "done"
     assert made[0][0] == made[1][0]
     assert made[0][1] != made[1][1]
