@@ -5,17 +5,21 @@ Other packages are those of this environment, so nothing is downloaded.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
+from fedquit.extras import EXTRAS
 from tests.harness.deployment import made
 from tests.harness.processes import ROOT
 from tests.harness.waiting import MOST
@@ -25,6 +29,8 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="deployments are found in /proc"),
 ]
 TINY = ["--model", "mlp", "--clients", "3", "--rounds", "1", "--recover-rounds", "1", "--reference", "none"]
+LINK = re.compile(r"\]\((?!https?:)([^)#]+\.(?:md|py))")
+LACKING = "import sys\nfor name in {lacking!r}: sys.modules[name] = None\n"
 SCRIPT = "#!{python}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n"
 
 
@@ -78,21 +84,64 @@ def test_the_wheel_carries_the_configs_and_no_test(dist: Path) -> None:
     assert not [name for name in names if "/tests/" in name]
 
 
-def test_the_installed_wheel_simulates_by_config_name_in_an_empty_folder(python: Path, tmp_path: Path) -> None:
-    def fedquit(*arguments: str) -> str:
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+def test_the_sdist_has_source_licence_and_documents_and_no_tests(dist: Path) -> None:
+    (sdist,) = dist.glob("*.tar.gz")
+    assert sdist.stat().st_size < 2_000_000
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+        readme = archive.extractfile(f"{sdist.name.removesuffix('.tar.gz')}/README.md")
+        assert readme is not None
+        linked = set(LINK.findall(readme.read().decode()))
+    assert {"LICENSE", "README.md", "CHANGELOG.md", "pyproject.toml", "client/requests/proto/forget.proto"} <= names
+    assert len(linked) > 10
+    assert linked <= names, "a link of the README leads out of the sdist"
+    assert not [name for name in names if name.startswith("tests") or name.endswith((".pyc", ".gz"))]
+
+
+Fedquit = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def fedquit(python: Path, tmp_path: Path) -> Fedquit:
+    """Return what runs the installed command in an empty folder, which sees nothing of this repository."""
+
+    def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | variables
         command = [str(python.parent / "fedquit"), *arguments]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_the_installed_wheel_simulates_by_config_name_in_an_empty_folder(python: Path, fedquit: Fedquit) -> None:
+    def told(*arguments: str) -> str:
+        done = fedquit(*arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    paths = [Path(config["path"]) for config in json.loads(fedquit("configs", "--json"))]
+    paths = [Path(config["path"]) for config in json.loads(told("configs", "--json"))]
     assert len(paths) >= 10
     assert all(path.is_relative_to(python.parents[1]) for path in paths)
-    planned = json.loads(fedquit("compare", "samples-10", "--plan", "--json"))
+    planned = json.loads(told("compare", "samples-10", "--plan", "--json"))
     assert any(cell["kind"] == "row" for cell in planned)
-    report = json.loads(fedquit("simulate", *TINY, "--out", "run", "--json"))
+    report = json.loads(told("simulate", *TINY, "--out", "run", "--json"))
     assert report["stages"]["recovered"]
+
+
+def test_the_installed_wheel_without_extras_is_a_device(fedquit: Fedquit, tmp_path: Path) -> None:
+    for arguments in (["federation.toml", "--example"], ["federation.toml"]):
+        done = fedquit("provision", *arguments)
+        assert done.returncode == 0, done.stderr
+    (tmp_path / "base").mkdir()
+    lacking = [package for extra in ("server", "simulation") for package in EXTRAS[extra]]
+    (tmp_path / "base" / "sitecustomize.py").write_text(LACKING.format(lacking=lacking))
+    base = {"PYTHONPATH": str(tmp_path / "base")}
+    assert fedquit("join", "--help", **base).returncode == 0
+    checked = fedquit("doctor", "clinics/kits/north", "--json", **base)
+    assert "data" in checked.stdout, checked.stderr
+    assert "Traceback" not in checked.stderr
+    refused = fedquit("serve", "clinics/server", **base)
+    assert "pip install 'fedquit[server]'" in refused.stderr
 
 
 def test_a_server_and_devices_of_the_installed_wheel_train_together(
