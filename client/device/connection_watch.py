@@ -1,8 +1,13 @@
-"""Restart a device's SuperNode when it has lost its connection although the server is reachable."""
+"""Restart a device's SuperNode when it has lost its connection although the server is reachable.
+
+`python -m fedquit.client.device.connection_watch KIT` says whether the device that runs there is connected: the health
+check of a container.
+"""
 
 import http.client
 import random
 import ssl
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,10 +16,12 @@ from urllib.parse import urlsplit
 
 from fedquit.client.device.last_exchange import FLEET, seconds_since
 from fedquit.client.kit import Kit
-from fedquit.errors import InputError
+from fedquit.errors import FedquitError, InputError
 
 SILENT = 120.0
 """Seconds without an exchange after which the SuperNode is started again. Flower polls every 3 s, and pauses 20 s."""
+UNHEALTHY = 300.0
+"""Seconds without an exchange after which a device is said to be unconnected: two restarts have not helped."""
 BETWEEN = 30.0
 """Seconds at most between two looks whether a server that is silent answers."""
 PATIENCE = 10.0  # seconds for an answer of the server
@@ -96,3 +103,26 @@ def address(text: str) -> tuple[str, int]:
     if not parts.hostname or not parts.port:
         raise ValueError("write HOST:PORT")
     return parts.hostname, parts.port
+
+
+def is_connected(folder: Path) -> str:
+    """Return when the device of the kit in `folder` last heard from its server, if that is not too long ago.
+
+    Raises:
+        FedquitError: it is too long ago, or `fedquit join` has never run there.
+    """
+    file = folder / "flower" / "last-exchange"
+    if not file.is_file():
+        raise FedquitError(f"{folder}: no device has run here; start it with fedquit join {folder}")
+    seconds = seconds_since(file)
+    if seconds > UNHEALTHY:
+        raise FedquitError(f"{folder}: no answer of the server for {seconds:.0f} s; is it there, and fedquit join?")
+    return f"the server answered {seconds:.0f} s ago"
+
+
+if __name__ == "__main__":
+    try:
+        print(is_connected(Path(sys.argv[1])))  # noqa: T201
+    except FedquitError as error:
+        print(f"fedquit: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_code)

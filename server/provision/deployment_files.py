@@ -1,4 +1,4 @@
-"""The files around a server: a proxy that shows devices Flower's fleet API alone, a systemd unit, a compose file.
+"""The files around a server: a proxy that shows devices Flower's fleet API alone, a systemd unit, containers.
 
 Flower's node authentication protects `/v1/fleet` only: whoever reaches the SuperLink's other paths can start runs and
 remove nodes. So the SuperLink listens on loopback, and devices reach it through a proxy that passes nothing else.
@@ -17,6 +17,7 @@ from pathlib import Path
 from fedquit.files import explained, write_whole
 from fedquit.server.federation import Federation
 from fedquit.server.provision import watching_files
+from fedquit.server.provision.containers.container_files import write_container_files
 
 LARGEST_BODY = 8
 """MiB. Flower sends an array in chunks of 5 MiB, and the names of a message's objects in one body: some 150 bytes for
@@ -37,14 +38,13 @@ def write_deployment_files(folder: Path, federation: Federation) -> None:
         "nginx.conf": nginx(federation, folder),
         "Caddyfile": caddy(federation, folder),
         f"fedquit-{federation.name}.service": systemd_unit(federation, folder),
-        "compose.yaml": compose(federation),
-        "Dockerfile": dockerfile(),
         "prometheus-rules.yml": watching_files.alert_rules(federation),
         "grafana-dashboard.json": watching_files.dashboard(federation),
     }
     for name, text in texts.items():
         write_whole(deploy / name, text.encode())
         (deploy / name).chmod(0o644)
+    write_container_files(deploy, federation)
 
 
 def nginx(federation: Federation, folder: Path) -> str:
@@ -57,7 +57,7 @@ def nginx(federation: Federation, folder: Path) -> str:
 {user}daemon off;
 worker_processes auto;
 pid {proxy}/nginx.pid;
-error_log {proxy}/error.log warn;
+error_log stderr warn;
 events {{ worker_connections 4096; }}
 http {{
     access_log off;
@@ -164,39 +164,6 @@ ReadWritePaths={folder}
 
 [Install]
 WantedBy=multi-user.target
-"""
-
-
-def compose(federation: Federation) -> str:
-    """Return a compose file, for the folder `deploy` of a server, that runs it from an image with fedquit and nginx.
-
-    It uses the host's network (Linux): server.toml then says what listens where, and what is on loopback stays there.
-    """
-    del federation  # server.toml, which the container is given, says all
-    return """# Made by `fedquit provision`. Run it in this folder: docker compose up -d
-# The image has fedquit and nginx in it; its Dockerfile lies beside this file, the server's folder is the one above.
-services:
-  server:
-    build: .
-    command: ["fedquit", "serve", "/srv/fedquit"]
-    network_mode: host
-    restart: unless-stopped
-    stop_grace_period: 60s
-    volumes: ["..:/srv/fedquit"]
-    healthcheck:
-      test: ["CMD", "python", "-m", "fedquit.server.page", "/srv/fedquit", "--check"]
-      start_period: 60s
-"""
-
-
-def dockerfile() -> str:
-    """Return how to build the image of `compose`, from a wheel of fedquit that lies beside it."""
-    return """# Made by `fedquit provision`. Put a wheel of fedquit beside it: pip wheel --no-deps -w . REPOSITORY
-FROM python:3.12-slim
-RUN apt-get update && apt-get install -y --no-install-recommends nginx-light && rm -rf /var/lib/apt/lists/*
-COPY fedquit-*.whl /tmp/
-RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu \\
-    "$(echo /tmp/fedquit-*.whl)[server,postgres]"
 """
 
 

@@ -1,7 +1,7 @@
 """Make a federation ready: OUT/server for the server, OUT/kits/NAME for each member, OUT/authority to be put away.
 
     OUT/server/          server.toml, ca.crt, server.pem and .key, receipts.key and .pub, the ledger, models
-    OUT/server/deploy/   nginx.conf, Caddyfile, a systemd unit, compose.yaml, rules for Prometheus, a dashboard
+    OUT/server/deploy/   nginx.conf, Caddyfile, a systemd unit, containers, rules for Prometheus, a dashboard
     OUT/kits/NAME/       what a member needs (see client/kit.py), or NAME.tar.gz
     OUT/authority/       the key that signs server certificates; needed when one is made, and for nothing else
 

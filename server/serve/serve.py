@@ -55,7 +55,7 @@ def parts(folder: Path, flower: Flower, *, proxy: bool, trackers: Sequence[str] 
                 "nginx is not installed: install it, or run a proxy of your own (there are configurations in "
                 f"{folder / 'deploy'}) and give --no-proxy"
             )
-        command = [program, "-c", str(folder / "proxy" / "nginx.conf"), "-e", str(folder / "proxy" / "error.log")]
+        command = [program, "-c", str(folder / "proxy" / "nginx.conf"), "-e", "stderr"]
         found.append(Part("proxy", command, port=server.fleet_port, host=devices))
     service = [python, "-m", "fedquit.server.service", str(folder)]
     found.append(Part("service", service, port=server.forget_port, host=devices))

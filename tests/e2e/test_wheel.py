@@ -20,6 +20,8 @@ from pathlib import Path
 import pytest
 
 from fedquit.extras import EXTRAS
+from fedquit.server.provision.containers import container_files
+from fedquit.server.provision.containers.container_files import chart_files
 from tests.harness.deployment import made
 from tests.harness.processes import ROOT
 from tests.harness.waiting import MOST
@@ -72,14 +74,16 @@ def python(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return interpreter
 
 
-def test_the_wheel_carries_the_configs_and_no_test(dist: Path) -> None:
+def test_the_wheel_has_configs_and_container_files_and_no_test(dist: Path) -> None:
     (wheel,) = dist.glob("*.whl")
     (sdist,) = dist.glob("*.tar.gz")
     assert sdist.name.startswith("fedquit-")
     names = zipfile.ZipFile(wheel).namelist()
     shipped = {f"fedquit/simulations/configs/{path.name}" for path in (ROOT / "simulations" / "configs").glob("*.toml")}
     assert len(shipped) >= 10
-    assert shipped <= set(names)
+    containers = {f"fedquit/{path.relative_to(ROOT)}" for path in [container_files.HERE / "Dockerfile", *chart_files()]}
+    assert len(containers) >= 5
+    assert shipped | containers <= set(names)
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"fedquit"}
     assert not [name for name in names if "/tests/" in name]
 

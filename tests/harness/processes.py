@@ -72,8 +72,8 @@ def joined(kit: Path, *arguments: str) -> Iterator[tuple["subprocess.Popen[str]"
 
 
 def program(name: str) -> str:
-    """Return where a program of the distribution is; without it, skip the test."""
-    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
+    """Return where a program is, of the distribution or of this environment; without it, skip the test."""
+    found = shutil.which(name, path=f"{BIN}:{os.environ['PATH']}:/usr/sbin")
     if found is None:
         pytest.skip(f"{name} is not installed{'; on Debian: apt-get install nginx-light' if name == 'nginx' else ''}")
     return found

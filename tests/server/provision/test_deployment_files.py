@@ -12,15 +12,12 @@ from typing import Any, ClassVar
 
 import httpx
 import pytest
-import yaml
 
 from fedquit.client.device.join import free_port
 from fedquit.processes.supervisor import listens
 from fedquit.server.federation import Federation
 from fedquit.server.provision import deployment_files
 from fedquit.server.provision.certificates import make_authority, make_server_certificate
-from fedquit.server.provision.federation_plan import read_plan
-from fedquit.server.provision.provision import provision
 from fedquit.strategies.flower_internals import CHUNK_SIZE
 from tests.harness.processes import Withheld, program
 from tests.harness.waiting import STILL, until
@@ -82,7 +79,9 @@ def proxied(folder: Path, **server: int) -> Iterator[int]:
     (folder / "nginx.conf").write_text(deployment_files.nginx(federation, folder))
     SuperLink.begun.clear()
     with superlink(folder, federation.server.superlink_port):
-        proxy = subprocess.Popen([nginx, "-c", folder / "nginx.conf", "-e", folder / "error.log"])
+        proxy = subprocess.Popen(
+            [nginx, "-c", folder / "nginx.conf", "-e", "stderr"], stderr=(folder / "said").open("wb")
+        )
         try:
             until(lambda: listens(federation.server.fleet_port), "proxy")
             yield federation.server.fleet_port
@@ -118,25 +117,17 @@ def test_one_address_holds_no_more_connections_than_the_setting_says(folder: Pat
         assert held[0].complete() == 200
 
 
-def test_the_container_is_given_the_servers_folder_and_serves_it(tmp_path: Path) -> None:
-    (tmp_path / "federation.toml").write_text('name = "clinics"\n[[device]]\nname = "north"\n')
-    provision(read_plan(tmp_path / "federation.toml"), tmp_path / "out")
-    deploy = tmp_path / "out" / "server" / "deploy"
-    service = yaml.safe_load((deploy / "compose.yaml").read_text())["services"]["server"]
-    [(outside, inside)] = [volume.split(":") for volume in service["volumes"]]
-    assert (deploy / outside / "server.toml").is_file()
-    assert service["command"] == ["fedquit", "serve", inside]
-    assert (deploy / service["build"] / "Dockerfile").is_file()
-    assert service["network_mode"] == "host", "what listens on loopback in server.toml is reached by nothing else"
-    compose = program("docker-compose")
-    told = subprocess.run([compose, "config"], cwd=deploy, capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stderr
+def test_nginx_writes_no_log_that_nobody_rotates(folder: Path) -> None:
+    with proxied(folder) as port, httpx.Client(verify=ssl.create_default_context(cafile=folder / "ca.crt")) as device:
+        device.post(f"https://localhost:{port}/v1/fleet/x", content=bytes(9_000_000), timeout=STILL)
+        until(
+            lambda: "too large body" in (folder / "said").read_text(), "error"
+        )  # on stderr, as a part of fedquit serve
+    assert list(folder.rglob("*.log")) == []
 
 
 def test_the_other_files_are_well_formed_and_name_the_servers_ports(folder: Path) -> None:
     federation = Federation(name="clinics")
-    service = yaml.safe_load(deployment_files.compose(federation))["services"]["server"]
-    assert service["healthcheck"]["test"][-3:] == ["fedquit.server.page", "/srv/fedquit", "--check"]
     unit = deployment_files.systemd_unit(federation, folder)
     assert f"serve {folder}" in unit
     assert f"ReadWritePaths={folder}" in unit

@@ -1,0 +1,1 @@
+"""A server and its devices in containers: the images, a compose file, a Helm chart."""
