@@ -17,6 +17,7 @@ import pytest
 from fedquit.client.device.join import free_port
 from fedquit.errors import FedquitError
 from fedquit.processes import process_groups
+from fedquit.processes import supervisor as supervisor_module
 from fedquit.processes.supervisor import Part, Supervisor
 from tests.harness.waiting import STILL, until
 
@@ -94,6 +95,18 @@ def test_a_log_has_the_time_of_each_line_and_no_colours(tmp_path: Path) -> None:
     until(lambda: (tmp_path / "a.log").exists() and "here" in (tmp_path / "a.log").read_text())
     supervisor.stop()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d INFO : here\n", (tmp_path / "a.log").read_text())
+
+
+def test_the_logs_of_a_part_take_bounded_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor_module, "LOG_BYTES", 2000)
+    says = "import time\nfor each in range(5000): print('line', each, flush=True)\ntime.sleep(600)"
+    supervisor = Supervisor([Part("a", [sys.executable, "-c", says])], tmp_path)
+    supervisor.start(STILL)
+    until(lambda: any("line 4999\n" in path.read_text() for path in tmp_path.glob("a.log*")), "last line")
+    supervisor.stop()
+    sizes = [path.stat().st_size for path in tmp_path.glob("a.log*")]
+    assert len(sizes) == supervisor_module.LOG_FILES + 1
+    assert max(sizes) <= 2000
 
 
 def test_a_part_works_on_while_its_log_cannot_be_written(tmp_path: Path) -> None:
