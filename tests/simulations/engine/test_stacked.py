@@ -146,6 +146,11 @@ def test_what_cannot_be_stacked_is_trained_one_by_one_and_says_why(
     assert reason in why
 
 
+def test_with_another_precision_clients_are_trained_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDQUIT_PRECISION", "bf16")
+    assert stack_size("auto", Settings(model="mlp")) == (1, "--device or --precision is not cpu and fp32")
+
+
 def test_stack_auto_takes_small_models_and_a_number_takes_any() -> None:
     assert stack_size("auto", Settings(model="mlp")) == (AUTO, "")
     assert stack_size("3", Settings(model="cnn")) == (3, "")
