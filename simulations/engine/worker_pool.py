@@ -1,7 +1,6 @@
 """The worker processes of the in-process engine, which start from a clean process and end with their parent."""
 
 import multiprocessing
-import multiprocessing.forkserver
 import os
 import signal
 import tempfile
@@ -62,8 +61,10 @@ def _executor(workers: int, client_app: str) -> ProcessPoolExecutor:
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
+        from multiprocessing import forkserver  # Windows has none
+
         context.set_forkserver_preload([client_app.partition(":")[0]])
-        multiprocessing.forkserver.ensure_running()
+        forkserver.ensure_running()
     return ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker)
 
 
