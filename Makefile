@@ -72,8 +72,8 @@ pictures: $(VENV)/dev.stamp ## take the pictures of the operator's page in docs/
 codings: $(VENV)/run.stamp ## what each compression saves and loses, on digits (some minutes)
 	$(BIN)/python -m tests.benchmarks.codecs
 
-bench: $(VENV)/dev.stamp ## time a round against bare PyTorch and against Flower's Ray engine
-	$(BIN)/python -m tests.benchmarks.round
+bench: $(VENV)/dev.stamp ## time simulations beside bare PyTorch and Flower on Ray; writes docs/results/speed.md
+	$(BIN)/python -m tests.benchmarks.speed --out docs/results
 
 years: $(VENV)/dev.stamp ## time the page, its figures and the check of a ledger after years of rounds
 	$(BIN)/python -m tests.server.ledger.ledger_years

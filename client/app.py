@@ -35,10 +35,12 @@ def train(message: Message, context: Context) -> Message:
     work = Work(message, context)
     objective = work.objective()
     with work.device.at_work("train", work.config):
-        state, samples = work.recall(), work.samples
-        model = work.own_model(state) if work.owns else work.model
-        with work.timed():
-            done = objective.train(model, samples, work.local_round(state))
+        done = work.trained_ahead()
+        if done is None:
+            state, samples = work.recall(), work.samples
+            model = work.own_model(state) if work.owns else work.model
+            with work.timed():
+                done = objective.train(model, samples, work.local_round(state))
         work.keep(done.keep)
         work.device.trained(work.config, done.send)
         return work.reply(done.loss, done.send)

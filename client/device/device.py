@@ -4,7 +4,6 @@ One protocol, two of them: a client of a simulation, here, and a device with a k
 (`fedquit.client.device.deployed_device`).
 """
 
-import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from fedquit.client.data.build_data_and_model import dataset_of, empty_model
 from fedquit.client.data.forget_sets import to_forget, to_keep
 from fedquit.client.device.memory import Memory
 from fedquit.client.device.record.record_rows import Forgotten
+from fedquit.client.models.copy_model import copied
 from fedquit.client.personal.personal_models import begun_after, empty_own_model, own_model
 from fedquit.client.training.build_objective import objective_of
 from fedquit.errors import unknown
@@ -181,7 +181,7 @@ class SimulatedDevice:
 
 def model_with(settings: Settings, state: StateDict) -> nn.Module:
     """Return a model of the settings' kind with the weights of `state`."""
-    model = copy.deepcopy(empty_model(settings.key()))
+    model = copied(empty_model(settings.key()))
     model.load_state_dict(state)
     return placed(model)
 

@@ -7,7 +7,7 @@ from copy import deepcopy
 from functools import cached_property
 from typing import Any
 
-from flwr.app import ArrayRecord, Context, Message, MetricRecord
+from flwr.app import Context, Message, MetricRecord
 from torch import nn
 
 from fedquit.client.data.build_data_and_model import empty_model
@@ -18,9 +18,11 @@ from fedquit.client.messages.message_records import (
     config_of,
     device_of,
     received_tensors,
+    record_of,
     reply_to,
 )
-from fedquit.client.objectives import LocalRound, Objective, make_objective, progress
+from fedquit.client.messages.trained_ahead import trained_ahead
+from fedquit.client.objectives import Done, LocalRound, Objective, make_objective, progress
 from fedquit.client.personal.personal_evaluation import round_measures, stage_measures
 from fedquit.client.training.build_method import method_of
 from fedquit.client.training.build_objective import objective_of
@@ -30,7 +32,7 @@ from fedquit.unlearning.leak.blurred_step import blurred
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.tensors.accelerator import on_cpu, placed
 from fedquit.unlearning.tensors.arithmetic import parameter_names
-from fedquit.unlearning.tensors.convert import StateDict
+from fedquit.unlearning.tensors.convert import StateDict, arrays_of
 
 
 class Work:
@@ -67,6 +69,14 @@ class Work:
     def samples(self) -> Samples:
         """What the message is about."""
         return self.device.samples(self.config)
+
+    def trained_ahead(self) -> Done | None:
+        """Return what training gave that was done before, with those of other devices; None: it is still to be done."""
+        ahead = trained_ahead(self.message)
+        if ahead is None:
+            return None
+        self.seconds = ahead.seconds
+        return ahead.done
 
     def number(self, key: str, default: float | None = None) -> float:
         """Return a number that the server sent along with the model."""
@@ -174,6 +184,5 @@ class Work:
         """Return a reply with the model of `state` and the metrics of the work; `more` are further metrics."""
         count = len(self.samples) if num_examples is None else num_examples
         metrics = MetricRecord({"num-examples": count, "loss": loss, "cpu-seconds": self.seconds, **(more or {})})
-        return reply_to(
-            self.message, self.device, {"arrays": ArrayRecord(on_cpu(state)), "metrics": metrics}, self.config
-        )
+        record = record_of(arrays_of(on_cpu(state)))
+        return reply_to(self.message, self.device, {"arrays": record, "metrics": metrics}, self.config)

@@ -1,8 +1,10 @@
 """The objective that a run's settings name, with its gate, checked against each other."""
 
+from functools import lru_cache
+
 from fedquit.client.objectives import OBJECTIVES, Objective, Traits, make_gate, make_objective
 from fedquit.errors import InputError
-from fedquit.settings import Settings
+from fedquit.settings import Key, Settings, settings_of
 
 NOT_DEPLOYED = (
     "objective '{}' has devices train models of their own, which deployed devices do not do yet; take one with a "
@@ -20,6 +22,13 @@ def objective_of(settings: Settings) -> Objective:
     >>> objective_of(Settings(objective="fedprox", objective_settings="mu=0.1"))
     FedProx(mu=0.1)
     """
+    return _objective(settings.key())
+
+
+@lru_cache(maxsize=16)
+def _objective(key: Key) -> Objective:
+    """Make an objective once: it is frozen, and every message asks for it."""
+    settings = settings_of(key)
     plain = make_objective(settings.objective, **settings.objective_settings)
     _check_models(settings, plain.needs())
     if not settings.gate:

@@ -1,7 +1,9 @@
 """All settings of a run together: read from flags, a TOML file or Flower's run config, checked against each other."""
 
+from collections import deque
 from collections.abc import Collection, Mapping
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, Self
 
 from pydantic import ValidationError
@@ -53,9 +55,18 @@ class Settings(Seeds, Evaluation, Forgetting, Training, Clients, Model, Data):
 
     @classmethod
     def from_run_config(cls, config: Mapping[str, Scalar], clients: int | None = None) -> Self:
-        """Return the settings in Flower's run config, where `out` and `folder` are the ServerApp's."""
+        """Return the settings in Flower's run config, where `out` and `folder` are the ServerApp's.
+
+        Every message of a run has the same: they are checked once in a process.
+        """
+        for known in _READ:
+            if known.is_of(cls, config, clients):
+                found: Self = known.settings
+                return found
         given = {key: value for key, value in config.items() if key not in ("out", "folder")}
-        return cls.read(given if clients is None else {**given, "clients": clients}, "run config")
+        settings = cls.read(given if clients is None else {**given, "clients": clients}, "run config")
+        _READ.append(_Read(cls, dict(config), clients, settings))
+        return settings
 
     def _check(self) -> None:
         check_forgetting(self, self.clients)
@@ -71,7 +82,38 @@ class Settings(Seeds, Evaluation, Forgetting, Training, Clients, Model, Data):
 
     def key(self) -> Key:
         """Return the settings as something hashable, to cache by; `settings_of` is the way back."""
+        return self._key
+
+    @cached_property
+    def _key(self) -> Key:
         return tuple(sorted(self.run_config().items()))
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy, with other values for some fields; see pydantic, which would copy the key as well."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("_key", None)
+        return copied
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A run config that was read, and the settings in it."""
+
+    cls: type[Settings]
+    config: dict[str, Scalar]
+    clients: int | None
+    settings: Any
+
+    def is_of(self, cls: type[Settings], config: Mapping[str, Scalar], clients: int | None) -> bool:
+        """Say whether these are the settings of a config; types are compared too: 1, 1.0 and True are not the same."""
+        return (
+            (self.cls, self.clients) == (cls, clients)
+            and self.config == config
+            and list(map(type, self.config.values())) == list(map(type, config.values()))
+        )
+
+
+_READ: deque[_Read] = deque(maxlen=8)
 
 
 @lru_cache(maxsize=16)

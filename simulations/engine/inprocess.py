@@ -1,37 +1,41 @@
 """A Flower Grid in one process: no Ray, no sockets, no polling.
 
-The ClientApp is called directly, in a pool of worker processes, as many clients at once as there are workers,
-each on one thread. Worker processes (and not threads) because PyTorch's random generator is shared by the
+The ClientApp is called directly, in a pool of worker processes (`worker_pool.py`), as many clients at once as there are
+workers, each on one thread. Worker processes (and not threads) because PyTorch's random generator is shared by the
 threads of a process, and because Python's lock makes threads wait. One worker means no pool at all.
+
+What a round costs depends on the clients that it asks: messages travel in parcels (`parcels.py`), what they share goes
+to each worker once, and the context of a node is made when the node is asked.
 """
 
 import itertools
-import multiprocessing
-import os
-import signal
-import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from importlib import import_module
-from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Self
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from fedquit.errors import FedquitError
 from fedquit.settings import Scalar
+from fedquit.simulations.engine.parcels import (
+    Answer,
+    Parcel,
+    answers,
+    call,
+    common_records,
+    most_messages,
+    parcel_sizes,
+)
+from fedquit.simulations.engine.worker_pool import WorkerPool, died
 from fedquit.strategies.flower_internals import Run, become_server_task
 
 SERVER_NODE_ID = 1
 FIRST_NODE_ID = 1000
 RUN_ID = 1
-CLIENT_APP_FAILED = 2
-
-Answer = tuple[Message, RecordDict]
 
 
 class InProcessGrid(Grid):
@@ -42,6 +46,10 @@ class InProcessGrid(Grid):
         run_config: what `Context.run_config` holds.
         workers: clients at work at once; 1: in this process.
         client_app: the ClientApp, or where to import it from (the only way with more than one worker).
+        stack: clients that are trained at once, stacked; 1: each by itself. See `stack.py` for what can be stacked.
+
+    Attributes:
+        run_config, stack: as given; they may be set anew between rounds.
     """
 
     def __init__(
@@ -51,24 +59,17 @@ class InProcessGrid(Grid):
         *,
         workers: int = 1,
         client_app: ClientApp | str = "fedquit.client.app:app",
+        stack: int = 1,
     ) -> None:
         if workers > 1 and not isinstance(client_app, str):
             raise ValueError("worker processes import the ClientApp: give 'package.module:name'")
-        self._app = client_app
+        self._app, self._clients, self.stack = client_app, clients, stack
+        self.run_config = dict(run_config)
         self._run = become_server_task(RUN_ID)
         self._ids = itertools.count(1)
-        self._contexts = {
-            FIRST_NODE_ID + client: Context(
-                run_id=RUN_ID,
-                node_id=FIRST_NODE_ID + client,
-                node_config={"partition-id": client, "num-partitions": clients},
-                state=RecordDict(),
-                run_config=dict(run_config),
-            )
-            for client in range(clients)
-        }
-        self._waiting: dict[str, Future[Answer]] = {}
-        self._pool = _pool(workers, client_app) if isinstance(client_app, str) and workers > 1 else None
+        self._contexts: dict[int, Context] = {}
+        self._waiting: dict[str, Future[list[Answer]]] = {}
+        self._pool = WorkerPool(workers, client_app) if isinstance(client_app, str) and workers > 1 else None
 
     def __enter__(self) -> Self:
         return self
@@ -81,19 +82,29 @@ class InProcessGrid(Grid):
     def close(self) -> None:
         """End the workers, without waiting for what they are at."""
         if self._pool is not None:
-            processes = list((self._pool._processes or {}).values())
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            for process in processes:
-                process.terminate()
+            self._pool.close()
 
     def serve(self, server_app: ServerApp) -> None:
         """Run a ServerApp on this grid until it returns."""
-        context = next(iter(self._contexts.values()))
-        server_app(self, Context(RUN_ID, SERVER_NODE_ID, {}, RecordDict(), dict(context.run_config)))
+        server_app(self, Context(RUN_ID, SERVER_NODE_ID, {}, RecordDict(), dict(self.run_config)))
 
     def get_node_ids(self) -> list[int]:
         """Return the nodes, in the order of their clients."""
-        return list(self._contexts)
+        return list(self.partition_ids())
+
+    def partition_ids(self) -> dict[int, int]:
+        """Return which client each node is, for whoever need not ask them: node -> partition id."""
+        return {FIRST_NODE_ID + client: client for client in range(self._clients)}
+
+    def context_of(self, node_id: int) -> Context:
+        """Return the context of a node; it is made anew until a message leaves state in it."""
+        if node_id in self._contexts:
+            return self._contexts[node_id]
+        client = node_id - FIRST_NODE_ID
+        if not 0 <= client < self._clients:
+            raise KeyError(f"there is no node {node_id}")
+        node_config: dict[str, Scalar] = {"partition-id": client, "num-partitions": self._clients}
+        return Context(RUN_ID, node_id, node_config, RecordDict(), dict(self.run_config))
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Hand `messages` to the workers and return their ids."""
@@ -107,21 +118,20 @@ class InProcessGrid(Grid):
             message.metadata.__dict__["_message_id"] = str(next(self._ids))
         return numbered
 
-    def _submit(self, message: Message) -> Future[Answer]:
-        context = self._contexts[message.metadata.dst_node_id]
-        if self._pool is None:
-            done: Future[Answer] = Future()
-            done.set_result(_call(self._app, message, context))
-            return done
-        try:
-            return self._pool.submit(_call, self._app, message, context)
-        except BrokenProcessPool as error:
-            raise _died() from error
+    def _submit(self, message: Message) -> Future[list[Answer]]:
+        """Have one message answered: without a pool, at once."""
+        if self._pool is not None:
+            with common_records([message], self._pool.folder) as nothing:
+                asked = nothing.without(message, self.context_of(message.metadata.dst_node_id))
+                return self._pool.submit(Parcel("", (asked,)))
+        done: Future[list[Answer]] = Future()
+        done.set_result([call(self._app, message, self.context_of(message.metadata.dst_node_id))])
+        return done
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Return the replies that are there, without waiting."""
         done = [name for name in message_ids if name in self._waiting and self._waiting[name].done()]
-        return [self._take(self._waiting.pop(name)) for name in done]
+        return [reply for name in done for reply in self._replies(self._waiting.pop(name))]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Send `messages` and yield each reply as soon as it is there; none is kept.
@@ -131,21 +141,55 @@ class InProcessGrid(Grid):
             FedquitError: a worker process died.
         """
         numbered = self._numbered(messages)
-        if self._pool is None:
-            yield from (self._take(self._submit(message)) for message in numbered)
+        if self._pool is not None:
+            yield from self._pooled(self._pool, numbered, None if timeout is None else time.monotonic() + timeout)
             return
-        futures = {self._submit(message) for message in numbered}
-        for future in as_completed(futures, timeout):
-            futures.discard(future)
-            yield self._take(future)
+        if self.stack > 1:
+            yield from self._stacked_here(numbered)
+            return
+        for message in numbered:
+            yield from self._replies(self._submit(message))
 
-    def _take(self, future: Future[Answer]) -> Message:
+    def _stacked_here(self, messages: list[Message]) -> Iterator[Message]:
+        """Yield replies of this process, in groups that are trained at once."""
+        for start in range(0, len(messages), self.stack):
+            group = messages[start : start + self.stack]
+            asked = [(message, self.context_of(message.metadata.dst_node_id)) for message in group]
+            yield from (self._kept(given) for given in answers(self._app, asked, stacked=True))
+
+    def _pooled(self, pool: WorkerPool, messages: list[Message], deadline: float | None) -> Iterator[Message]:
+        """Yield replies while a few parcels are under way: where nobody takes replies in, none pile up."""
+        with common_records(messages, pool.folder) as common:
+            asked = (common.without(message, self.context_of(message.metadata.dst_node_id)) for message in messages)
+            sizes = parcel_sizes(len(messages), pool.workers, most_messages(messages), self.stack)
+            parcels = (Parcel(common.path, tuple(itertools.islice(asked, n)), self.stack > 1) for n in sizes)
+            under_way = {pool.submit(parcel) for parcel in itertools.islice(parcels, pool.ahead)}
+            while under_way:
+                seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
+                done, under_way = wait(under_way, seconds, FIRST_COMPLETED)
+                if not done:
+                    raise TimeoutError(f"{len(under_way)} parcels of messages are not answered in time")
+                under_way |= {pool.submit(parcel) for parcel in itertools.islice(parcels, len(done))}
+                while done:
+                    yield from self._replies(done.pop())
+
+    def _replies(self, future: Future[list[Answer]]) -> Iterator[Message]:
+        """Yield the replies of a parcel, and keep what state they leave."""
         try:
-            reply, state = future.result()
+            left = future.result()
         except BrokenProcessPool as error:
-            raise _died() from error
+            raise died() from error
+        del future
+        while left:
+            yield self._kept(left.pop(0))
+
+    def _kept(self, given: Answer) -> Message:
+        """Return a reply, numbered; the state that it leaves is kept."""
+        reply, state = given
         reply.metadata.__dict__["_message_id"] = str(next(self._ids))
-        self._contexts[reply.metadata.src_node_id].state = state
+        node_id = reply.metadata.src_node_id
+        if len(state) or node_id in self._contexts:
+            self._contexts.setdefault(node_id, self.context_of(node_id)).state = state
         return reply
 
     def set_run(self, run: Run) -> None:
@@ -162,53 +206,3 @@ class InProcessGrid(Grid):
     ) -> Message:
         """Build a message; Flower asks to use `Message` instead."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
-
-def _call(app: ClientApp | str, message: Message, context: Context) -> Answer:
-    """Call a ClientApp as Flower does: what it raises becomes an error reply."""
-    try:
-        reply = _load(app)(message, context)
-        if not isinstance(reply, Message):
-            raise TypeError(f"the ClientApp returned {reply!r}, not a Message")
-        return reply, context.state
-    except (Exception, SystemExit) as error:
-        return Message(Error(CLIENT_APP_FAILED, f"{type(error).__name__}: {error}"), reply_to=message), context.state
-
-
-def _load(app: ClientApp | str) -> ClientApp:
-    if isinstance(app, ClientApp):
-        return app
-    module, _, name = app.partition(":")
-    loaded = getattr(import_module(module), name)
-    if not isinstance(loaded, ClientApp):
-        raise TypeError(f"{app} is not a ClientApp")
-    return loaded
-
-
-def _pool(workers: int, client_app: str) -> ProcessPoolExecutor:
-    """Start worker processes from a clean one that has the ClientApp: to fork a process with threads can hang it."""
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload([client_app.partition(":")[0]])
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker)
-
-
-def begin_worker() -> None:
-    """Leave Ctrl-C to the parent, and end when the parent does, however it ends."""
-    import torch
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(0)
-
-
-def _died() -> FedquitError:
-    return FedquitError("a worker process died, perhaps for lack of memory; continue with --resume and fewer --workers")

@@ -79,6 +79,13 @@ def _metavar(field: Any) -> str:
 )
 @click.option("--workers", type=click.IntRange(min=1), help="clients at work at once [as many as cores]")
 @device_options
+@click.option(
+    "--stack",
+    default="off",
+    show_default=True,
+    metavar="auto|off|N",
+    help="train N clients at once, their models stacked: faster where models are small; results differ by rounding",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="folder for the results [runs/DATE-TIME]")
 @click.option("--resume", is_flag=True, help="resume the run in --out")
 @click.option("--overwrite", is_flag=True, help="replace the run in --out")
@@ -99,6 +106,7 @@ def simulate(
     iid: bool,
     engine: str,
     workers: int | None,
+    stack: str,
     out: Path | None,
     resume: bool,
     overwrite: bool,
@@ -152,6 +160,7 @@ def simulate(
             source=str(config) if config else "settings",
             engine=engine,
             workers=workers,
+            stack=stack,
             out=out,
             resume=resume,
             overwrite=overwrite,

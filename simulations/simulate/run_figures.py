@@ -1,9 +1,11 @@
 """Figures of a run: accuracy over its rounds, the clients' labels, and the relative cost of forgetting."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 
 mpl.use("Agg")
 from matplotlib.axes import Axes
@@ -16,6 +18,8 @@ from fedquit.files import explained
 from fedquit.server.run.run_folder import RunFolder
 from fedquit.server.run.run_state import State
 
+SHOWN = 60
+"""Clients in the figure of labels at most: each is a bar a class, and thousands take minutes and show nothing."""
 BLUE, RED, GREY, GREEN = "#2563a8", "#c0392b", "#7f8c8d", "#2e8b57"
 
 
@@ -54,26 +58,45 @@ def accuracy_over_rounds(state: State) -> Figure:
 
 
 def label_distribution(folder: RunFolder) -> Figure:
-    """Draw how many samples of each class each client holds; those who asked to be forgotten are named in red."""
+    """Draw how many samples of each class each client holds; those who asked to be forgotten are named in red.
+
+    Of more than `SHOWN` clients it shows some, and says so.
+    """
     settings = folder.settings()
-    data = dataset_of(settings)
+    data, parts = dataset_of(settings), split(settings.key())
     asked = {client for request in range(settings.num_requests) for client in askers(settings, request)}
-    counts = label_counts(data.train.labels.numpy(), list(split(settings.key())), data.num_classes)
-    figure, axes = _figure("Samples of each class", "client", "samples")
+    shown = shown_clients(len(parts), asked)
+    counts = label_counts(data.train.labels.numpy(), [parts[client] for client in shown], data.num_classes)
+    some = "" if len(shown) == len(parts) else f", {len(shown)} of {len(parts):,}"
+    figure, axes = _figure("Samples of each class", f"client{some}", "samples")
     left = counts[:, 0] * 0
     for label in range(data.num_classes):
         colour = mpl.colormaps["tab20"](label % 20)
         axes.bar(range(len(counts)), counts[:, label], bottom=left, color=colour, width=0.8, label=str(label))
         left = left + counts[:, label]
-    if len(counts) <= 30:
-        axes.set_xticks(range(len(counts)))
-        for client, tick in enumerate(axes.get_xticklabels()):
-            if client in asked:
+    named = [place for place, client in enumerate(shown) if len(shown) <= 30 or client in asked]
+    if named and (len(shown) <= 30 or some):
+        axes.set_xticks(named, [str(shown[place]) for place in named])
+        for place, tick in zip(named, axes.get_xticklabels(), strict=True):
+            if shown[place] in asked:
                 tick.set_color(RED)
                 tick.set_fontweight("bold")
     if data.num_classes <= 20:
         axes.legend(title="class", fontsize=7, ncols=2, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return figure
+
+
+def shown_clients(clients: int, asked: Collection[int]) -> list[int]:
+    """Return which clients a figure shows: all, or some of those who asked and others at even distances.
+
+    >>> shown_clients(3, {1}), len(shown_clients(10_000, {7})), 7 in shown_clients(10_000, {7})
+    ([0, 1, 2], 60, True)
+    """
+    if clients <= SHOWN:
+        return list(range(clients))
+    those = sorted(asked)[: SHOWN // 2]
+    others = np.linspace(0, clients - 1, SHOWN - len(those), dtype=int).tolist()
+    return sorted({*those, *others})
 
 
 def cost_against_retraining(document: dict[str, Any]) -> Figure:

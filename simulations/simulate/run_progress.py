@@ -47,6 +47,7 @@ class Progress:
             "round": self._round,
             "phase-end": self._phase_end,
             "guard": self._guard,
+            "stack": self._stack,
             "report": lambda _event: self._line("measuring the models"),
         }
         if event["event"] in shows:
@@ -54,6 +55,14 @@ class Progress:
 
     def _resume(self, event: Mapping[str, Any]) -> None:
         self._say(f"going on after {event['rounds']} finished rounds")
+
+    def _stack(self, event: Mapping[str, Any]) -> None:
+        if event["reason"]:
+            self._say(f"clients are trained one by one: {event['reason']}")
+        else:
+            self._say(
+                f"{event['clients']} clients are trained at once; models differ by rounding from those of one by one"
+            )
 
     def _phase(self, event: Mapping[str, Any]) -> None:
         self._goal, self._done, self._replies = event["at_most"], event["done"], 0

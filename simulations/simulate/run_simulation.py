@@ -20,6 +20,7 @@ def run_simulation(
     source: str = "settings",
     engine: str = "inprocess",
     workers: int | None = None,
+    stack: str = "off",
     out: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -36,6 +37,7 @@ def run_simulation(
         source: where they come from, for errors.
         engine: "inprocess" or "flower".
         workers: clients at work at once; as many as cores if None.
+        stack: clients that are trained at once, as `stack_size` reads it; the models differ by rounding.
         out: the run's folder; runs/DATE-TIME if None.
         resume: continue the run in `out`.
         overwrite: replace the run in `out`.
@@ -59,8 +61,7 @@ def run_simulation(
 
     computed_on()  # a device that is not here is refused
     check_split(settings)  # before the workers start; all else is looked at while they do
-    engine_of = {"inprocess": _in_process, "flower": _on_flower}[engine]
-    with engine_of(settings, path, workers or os.cpu_count() or 1) as run:
+    with _engine(engine, settings, path, workers or os.cpu_count() or 1, stack, listener) as run:
         kept = _kept_for(keep, settings)
         parts = _try_out(settings, kept)
         folder = _folder(path, settings, parts, resume=resume, overwrite=overwrite, start=start)
@@ -162,17 +163,23 @@ def _run_config(settings: Settings, path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _in_process(settings: Settings, path: Path, workers: int) -> Iterator[Run]:
-    """Yield what runs a ServerApp on the in-process engine; the workers start at once, and end at the end."""
+def _engine(name: str, settings: Settings, path: Path, workers: int, stack: str, listener: Listener) -> Iterator[Run]:
+    """Yield what runs a ServerApp: on Flower's simulation runtime, or in-process, where the workers start at once."""
+    if name == "flower":
+        from fedquit.simulations.engine.flower_runtime import run_on_flower
+
+        if stack != "off":
+            raise InputError("--stack is of the in-process engine; leave it out, or leave out --engine flower")
+        config = _run_config(settings, path)
+        yield lambda server_app: run_on_flower(server_app, settings.clients, config, workers=workers)
+        return
     from fedquit.simulations.engine.inprocess import InProcessGrid
 
-    with InProcessGrid(settings.clients, _run_config(settings, path), workers=min(workers, settings.clients)) as grid:
+    workers = min(workers, settings.clients)
+    with InProcessGrid(settings.clients, _run_config(settings, path), workers=workers) as grid:
+        if stack != "off":
+            from fedquit.simulations.engine.stack import stack_size
+
+            grid.stack, reason = stack_size(stack, settings)
+            listener({"event": "stack", "clients": grid.stack, "reason": reason})
         yield grid.serve
-
-
-@contextmanager
-def _on_flower(settings: Settings, path: Path, workers: int) -> Iterator[Run]:
-    """Yield what runs a ServerApp on Flower's simulation runtime."""
-    from fedquit.simulations.engine.flower_runtime import run_on_flower
-
-    yield lambda server_app: run_on_flower(server_app, settings.clients, _run_config(settings, path), workers=workers)

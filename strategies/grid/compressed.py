@@ -39,8 +39,10 @@ class Exchange:
 
     def request(self, message: Message) -> Message:
         """Return `message` with its model compressed; a model that several carry is compressed once."""
+        if self._compression == Compression():
+            return message
         record = message.content.array_records.get(MODEL)
-        if record is None or self._compression == Compression():
+        if record is None:
             return message
         if id(record) not in self._compressed:
             self._compressed[id(record)] = record, self._compress(record)
@@ -52,9 +54,12 @@ class Exchange:
 
     def reply_to(self, reply: Message, asked: Message) -> Message:
         """Return the reply to a message of `request` with its model decoded, or an error reply that says why not."""
-        chain, records = self._compression.up, reply.content.array_records if reply.has_content() else {}
+        chain = self._compression.up
+        if chain is None:
+            return reply
+        records = reply.content.array_records if reply.has_content() else {}
         known = self._got.get(id(asked.content.array_records.get(MODEL)))
-        if chain is None or known is None or len(records) != 1:  # the guard says what is wrong with other numbers
+        if known is None or len(records) != 1:  # the guard says what is wrong with other numbers
             return reply
         ((name, record),), (received, slots) = records.items(), known
         try:

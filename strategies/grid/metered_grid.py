@@ -20,6 +20,7 @@ from fedquit.strategies.cost_log.message_size import MessageSize, measured, payl
 from fedquit.strategies.flower_internals import NodeInfo, Run
 from fedquit.strategies.grid.compressed import Exchange
 from fedquit.strategies.grid.node_identity import Member, Present, join, recognise
+from fedquit.strategies.message_content import records_of
 
 NO_REPLY = 900
 CORES = 256
@@ -57,7 +58,7 @@ class MeteredGrid(Grid):
         self.patience = patience
         self.on_stray: Callable[[int | None, dict[str, Any]], None] = lambda _member, _facts: None
         self.on_doubted: Callable[[int, dict[str, Any]], None] = lambda _client, _facts: None
-        self.members: Mapping[int, Member] = join(grid, timeout) if members is None else members
+        self.members = join(grid, timeout) if members is None else members
 
     @property
     def patience(self) -> float:
@@ -67,6 +68,17 @@ class MeteredGrid(Grid):
     @patience.setter
     def patience(self, seconds: float) -> None:
         self._patience = _limited(seconds)
+
+    @property
+    def members(self) -> Mapping[int, Member]:
+        """Who the nodes are at present: node -> member."""
+        return self._members
+
+    @members.setter
+    def members(self, members: Mapping[int, Member]) -> None:
+        self._members = members
+        self._in_order = sorted((member.client, node_id) for node_id, member in members.items())
+        self._nodes = {member.client: node_id for node_id, member in reversed(list(members.items()))}
 
     def meet(self, enrolled: Mapping[str, Member]) -> Present:
         """Have the members be those of the `enrolled` (fingerprint -> member) who are connected now; return them."""
@@ -86,15 +98,13 @@ class MeteredGrid(Grid):
 
     def node_of(self, client: int) -> int:
         """Return the node that is `client` at present."""
-        for node_id, member in self.members.items():
-            if member.client == client:
-                return node_id
-        raise FedquitError(f"client {client} is not connected")
+        if client not in self._nodes:
+            raise FedquitError(f"client {client} is not connected")
+        return self._nodes[client]
 
     def get_node_ids(self) -> list[int]:
         """Return the nodes that take part, ordered by client."""
-        taking_part = [(m.client, node_id) for node_id, m in self.members.items() if m.client not in self.excluded]
-        return [node_id for _, node_id in sorted(taking_part)]
+        return [node_id for client, node_id in self._in_order if client not in self.excluded]
 
     def get_nodes(self) -> list[NodeInfo]:
         """Return what Flower knows of the nodes that take part, ordered by client."""
@@ -252,7 +262,7 @@ def _sent_by(reply: Message, node_id: int) -> Message:
 
 
 def _metrics_of(reply: Message) -> list[MetricRecord]:
-    return list(reply.content.metric_records.values()) if reply.has_content() else []
+    return records_of(reply, MetricRecord) if reply.has_content() else []
 
 
 def _is_time(said: object, at_most: float) -> bool:

@@ -7,6 +7,7 @@ and go, and each is known by the public key that its SuperNode has proven to own
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -23,6 +24,14 @@ class Member:
 
     client: int
     num_examples: int = 0
+
+
+@runtime_checkable
+class KnowsPartitions(Protocol):
+    """A grid that knows which client each of its nodes is."""
+
+    def partition_ids(self) -> Mapping[int, int]:
+        """Return node -> partition id, for each node."""
 
 
 def join(grid: Grid, timeout: float) -> dict[int, Member]:

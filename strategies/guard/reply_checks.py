@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
-from flwr.app import Array, Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from numpy.typing import NDArray
 
 from fedquit.client.compression.codecs import Slot, read_npy
 from fedquit.errors import BadReplyError, InputError
+from fedquit.strategies.message_content import records_of
 from fedquit.unlearning.tensors.convert import Shape
 
 SHA256 = re.compile("[0-9a-f]{64}")
@@ -70,7 +71,7 @@ def checked_arrays(
         BadReplyError: an error reply, or arrays that do not fit.
     """
     checked_content(message)
-    records = list(message.content.array_records.values())
+    records = records_of(message, ArrayRecord)
     if len(records) != 1:
         raise BadReplyError(f"{len(records)} array records where one is expected")
     record = records[0]
@@ -103,7 +104,7 @@ def checked_metrics(message: Message) -> tuple[int, dict[str, float]]:
     Raises:
         BadReplyError: a count that is no integer in 1..10^9, or a metric that is not a finite number.
     """
-    records = list(message.content.metric_records.values())
+    records = records_of(message, MetricRecord)
     if len(records) != 1:
         raise BadReplyError(f"{len(records)} metric records where one is expected")
     metrics = dict(records[0])
@@ -124,9 +125,9 @@ def ask_in(message: Message) -> tuple[bytes, bytes] | None:
     Raises:
         BadReplyError: it carries something else by that name.
     """
-    if message.has_error() or "ask" not in message.content.config_records:
+    record = message.content.get("ask") if message.has_content() else None
+    if not isinstance(record, ConfigRecord):
         return None
-    record = message.content.config_records["ask"]
     ask, signature = record.get("ask"), record.get("signature")
     if not isinstance(ask, bytes) or not isinstance(signature, bytes):
         raise BadReplyError("its ask to be forgotten cannot be read")
@@ -135,7 +136,7 @@ def ask_in(message: Message) -> tuple[bytes, bytes] | None:
 
 def samples_digest_in(message: Message) -> str:
     """Return the digest of the samples that a reply says it used; "" if it says none, or none that is a SHA-256."""
-    for record in message.content.config_records.values():
+    for record in records_of(message, ConfigRecord):
         digest = record.get("samples-digest")
         if isinstance(digest, str) and SHA256.fullmatch(digest):
             return digest

@@ -58,7 +58,7 @@ class WatchedGrid(InProcessGrid):
             yield self._change(reply) if self._change else reply
 
     def client_of(self, message: Message) -> int:
-        return int(self._contexts[message.metadata.dst_node_id].node_config["partition-id"])
+        return int(self.context_of(message.metadata.dst_node_id).node_config["partition-id"])
 
     def of(self, kind: str) -> list[int]:
         return [client for what, client in self.asked if what == kind]

@@ -134,5 +134,8 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     True
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        if device.type == "cpu":  # torch.manual_seed notes the seed, with a stack trace, for devices that nobody began
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
         yield

@@ -3,6 +3,7 @@
 import io
 import warnings
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from fedquit.client.compression.codecs.codec import Slot, slot_of
 from fedquit.errors import InputError
 
+MOST_HEAD = 512
+"""Bytes of a header that is remembered; longer ones are no ordinary array's."""
 READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
@@ -65,18 +68,35 @@ def read_npy(name: str, data: bytes, slot: Slot) -> NDArray[Any]:
     >>> read_npy("w", file.getvalue(), Slot("int64", (3,)))
     array([0, 1, 2])
     """
-    file = io.BytesIO(data)
+    head = data[: _head_size(data)]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # headers of Python 2, which nobody here writes
-            shape, by_columns, dtype = READERS[npy.read_magic(file)](file)
+        found, by_columns, dtype = (_read_head if len(head) <= MOST_HEAD else _read_head.__wrapped__)(head)
     except Exception as error:  # whatever a stranger's bytes bring about in the reader of a header
         raise InputError(f"'{name}' cannot be read: {type(error).__name__}") from None
-    found, start = Slot(str(dtype), shape), file.tell()
+    start = len(head)
     _check(name, found, slot)
     if len(data) - start != found.nbytes:
         raise InputError(f"'{name}' has {len(data) - start:,} bytes, not {found.nbytes:,}")
-    return np.frombuffer(data, dtype, offset=start).reshape(shape, order="F" if by_columns else "C")
+    return np.frombuffer(data, dtype, offset=start).reshape(found.shape or (), order="F" if by_columns else "C")
+
+
+def _head_size(data: bytes) -> int:
+    """Return the bytes of the header of a `.npy` file, as it says itself: magic, version, its length, and its text."""
+    size = 4 if data[6:7] == b"\x02" else 2
+    return 8 + size + int.from_bytes(data[8 : 8 + size], "little")
+
+
+@lru_cache(maxsize=256)
+def _read_head(head: bytes) -> tuple[Slot, bool, np.dtype[Any]]:
+    """Return what a header says: dtype and shape, whether columns come first, and the dtype itself.
+
+    The arrays of all devices' models have the same few headers, and to parse one takes longer than to copy the array.
+    """
+    file = io.BytesIO(head)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # headers of Python 2, which nobody here writes
+        shape, by_columns, dtype = READERS[npy.read_magic(file)](file)
+    return Slot(str(dtype), shape), by_columns, dtype
 
 
 def _check(name: str, found: Slot, slot: Slot) -> None:

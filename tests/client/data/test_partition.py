@@ -260,3 +260,22 @@ def test_a_split_written_by_hand_may_leave_samples_out_and_be_unsorted(tmp_path:
     file = tmp_path / "partition.json"
     file.write_text(json.dumps({"1": [7, 2], "0": [5]}))
     assert [part.tolist() for part in load_partition(file, 10)] == [[5], [2, 7]]
+
+
+@pytest.mark.parametrize(("size", "clients"), [(1203, 7), (1203, 1203), (10, 3), (5, 1)])
+def test_iid_parts_are_those_of_flowers_partitioner(size: int, clients: int) -> None:
+    import datasets
+    from flwr_datasets.partitioner import IidPartitioner
+
+    oracle = IidPartitioner(num_partitions=clients)
+    oracle.dataset = datasets.Dataset.from_dict({"index": np.random.default_rng(3).permutation(len(LABELS))[:size]})
+    parts = split("iid", clients=clients, num_samples=size, seed=3)
+    for number in range(clients):
+        assert parts[number].tolist() == sorted(oracle.load_partition(number)["index"][:])
+
+
+def test_many_iid_clients_need_no_data_set_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "flwr_datasets", None)
+    parts = partition(np.zeros(200_000, dtype=np.int64), clients=100_000, scheme="iid")
+    assert len(parts) == 100_000
+    assert {len(part) for part in parts} == {2}

@@ -154,8 +154,7 @@ def test_two_workers_change_nothing(tmp_path: Path) -> None:
     with InProcessGrid(SMALL["clients"], {}, workers=2) as pool:
 
         def same_pool(clients: int, config: Mapping[str, Any], workers: int) -> Any:
-            for context in pool._contexts.values():
-                context.run_config = dict(config)
+            pool.run_config = dict(config)
             return nullcontext(pool)
 
         for name, chosen in CHOICES.items():

@@ -1,0 +1,177 @@
+"""Local training of many devices at once: their models stacked, so that one operation does a step of all of them.
+
+A small model's step takes less time than the calls of Python and PyTorch that carry it out. Stacked, these calls are
+made once for all devices. Every device still has its own samples, shuffle and number of steps: shorter batches are
+padded with samples that count for nothing, and who has finished takes part in no further step.
+
+The arithmetic is that of `fedquit.client.training.sgd.fit`, but products of stacked matrices may be summed in another
+order, so the models agree up to rounding and not bit for bit.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from fedquit.unlearning.samples import Samples, normalised, shuffled_batches
+from fedquit.unlearning.tensors.convert import StateDict
+
+
+def cannot_stack(model: nn.Module) -> str:
+    """Return why copies of a model cannot be trained stacked; "": they can.
+
+    >>> cannot_stack(nn.Linear(2, 2)), cannot_stack(nn.Sequential(nn.BatchNorm1d(2)))
+    ('', 'its BatchNorm1d has statistics that training changes')
+    """
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            return f"its {type(module).__name__} has statistics that training changes"
+        if isinstance(module, _DropoutNd) and module.p:
+            return f"its {type(module).__name__} draws from the generator of one device"
+    if [name for name, _ in model.named_parameters()] != list(model.state_dict()):
+        return "it has entries besides its parameters, or shares some"
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """The batches of devices that are ordered by their number of steps, most first.
+
+    Attributes:
+        inputs: the samples of all devices, one after the other.
+        labels: theirs.
+        index: of each step, into these, [k, B]; k: devices that take the step, B: the longest batch of it.
+        weights: of each step, 1 / (batch size) for a sample that counts, 0 for one that pads, [k, B].
+        sizes: of each step, the devices' batch sizes [k].
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    index: list[Tensor]
+    weights: list[Tensor]
+    sizes: list[Tensor]
+
+
+def fit_stacked(
+    model: nn.Module,
+    samples: Sequence[Samples],
+    seeds: Sequence[int],
+    *,
+    lr: float,
+    epochs: int = 1,
+    batch_size: int = 32,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+) -> list[tuple[StateDict, float]]:
+    """Train a copy of `model` on the samples of each device; return its weights and the mean loss of its last epoch.
+
+    Args:
+        model: where all start; it stays as it is.
+        samples: of each device.
+        seeds: of each device's shuffle.
+        lr: step size of SGD.
+        epochs: over each device's samples.
+        batch_size: samples of a device in a step.
+        momentum: of SGD.
+        weight_decay: of SGD.
+
+    Raises:
+        RuntimeError: the model does something that cannot be done stacked.
+
+    >>> line = Samples(torch.linspace(-1, 1, 64)[:, None], (torch.linspace(-1, 1, 64) > 0).long())
+    >>> found = fit_stacked(nn.Linear(1, 2), [line, line.subset(torch.arange(9))], [3, 4], lr=0.5)
+    >>> [sorted(state) for state, loss in found]
+    [['bias', 'weight'], ['bias', 'weight']]
+    """
+    order, steps = _steps(samples, seeds, epochs, batch_size)
+    stacked = {
+        name: value.detach().expand(len(samples), *value.shape).clone() for name, value in model.named_parameters()
+    }
+    moving = [name for name, value in model.named_parameters() if value.requires_grad]
+    velocity: dict[str, Tensor] = {}
+    losses = _losses_of(model)
+    last = _last_epoch(samples, order, epochs, batch_size)
+    total = torch.zeros(len(samples), dtype=torch.float64)
+    for step, index in enumerate(steps.index):
+        k = len(index)
+        now = {name: value[:k].detach().requires_grad_(name in moving) for name, value in stacked.items()}
+        inputs = normalised(steps.inputs[index])
+        values = (losses(now, inputs, steps.labels[index]) * steps.weights[step]).sum(dim=1)
+        gradients = torch.autograd.grad(values.sum(), [now[name] for name in moving])
+        with torch.no_grad():
+            total[:k] += values * steps.sizes[step] * (step >= last[:k])
+            for name, gradient in zip(moving, gradients, strict=True):
+                _move(stacked[name][:k], gradient, name, velocity, lr, momentum, weight_decay)
+    means = total / torch.tensor([len(samples[place]) for place in order])
+    found = {
+        place: ({name: value[row] for name, value in stacked.items()}, float(means[row]))
+        for row, place in enumerate(order)
+    }
+    return [found[place] for place in range(len(samples))]
+
+
+def _losses_of(model: nn.Module) -> Callable[[Mapping[str, Tensor], Tensor, Tensor], Tensor]:
+    """Return what gives the loss of each sample of each device, [k, B], from stacked weights."""
+    model.train()
+
+    def losses(weights: Mapping[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
+        logits: Tensor = functional_call(model, dict(weights), (inputs,))
+        return F.cross_entropy(logits, labels, reduction="none")
+
+    return torch.vmap(losses)
+
+
+def _move(
+    values: Tensor,
+    gradient: Tensor,
+    name: str,
+    velocity: dict[str, Tensor],
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+) -> None:
+    """Take a step of SGD, as `torch.optim.SGD` does."""
+    if weight_decay:
+        gradient = gradient.add(values, alpha=weight_decay)
+    if momentum:
+        if name not in velocity:
+            velocity[name] = gradient.clone()
+        else:
+            velocity[name][: len(values)].mul_(momentum).add_(gradient)
+        gradient = velocity[name][: len(values)]
+    values.add_(gradient, alpha=-lr)
+
+
+def _batches(samples: Samples, seed: int, epochs: int, batch_size: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [index for _ in range(epochs) for index in shuffled_batches(len(samples), batch_size, generator)]
+
+
+def _steps(samples: Sequence[Samples], seeds: Sequence[int], epochs: int, batch_size: int) -> tuple[list[int], _Steps]:
+    """Return the devices by their number of steps, most first, and their steps."""
+    batches = [_batches(own, seed, epochs, batch_size) for own, seed in zip(samples, seeds, strict=True)]
+    order = sorted(range(len(samples)), key=lambda place: -len(batches[place]))
+    starts = torch.tensor([0, *[len(own) for own in samples]]).cumsum(0).tolist()
+    index, weights, sizes = list[Tensor](), list[Tensor](), list[Tensor]()
+    for step in range(len(batches[order[0]])):
+        taking = [place for place in order if len(batches[place]) > step]
+        own = [batches[place][step] + starts[place] for place in taking]
+        counts = torch.tensor([len(batch) for batch in own])
+        counted = torch.arange(int(counts.max())) < counts[:, None]
+        first = torch.stack([batch[0] for batch in own])[:, None]  # pads: a sample of another device might overflow
+        index.append(torch.where(counted, nn.utils.rnn.pad_sequence(own, batch_first=True), first))
+        weights.append(counted / counts[:, None])
+        sizes.append(counts)
+    inputs, labels = (torch.cat([getattr(own, part) for own in samples]) for part in ("inputs", "labels"))
+    return order, _Steps(inputs, labels, index, weights, sizes)
+
+
+def _last_epoch(samples: Sequence[Samples], order: Sequence[int], epochs: int, batch_size: int) -> Tensor:
+    """Return with which step the last epoch of each device begins, in `order`."""
+    counts = [sum(1 for _ in shuffled_batches(len(samples[place]), batch_size, torch.Generator())) for place in order]
+    return torch.tensor(counts) * (epochs - 1)

@@ -1,0 +1,1 @@
+"""How fast simulations are, beside plain PyTorch processes, Flower on Ray, and what the machine can do at all."""

@@ -1,0 +1,98 @@
+"""docs/results/speed.md and its figure, from the numbers of a run of the benchmark."""
+
+from pathlib import Path
+from typing import Any
+
+HEAD = """# Speed
+
+Made by `make bench` on {date}: {machine}, Python {python}, torch {torch}, flwr {flwr}, {workers} workers. Do not
+edit: run it again. In each table the engines took turns, a round each, so that a slow moment of the machine hit all
+of them; only ratios within a table mean anything. *Bare processes* are the same training in plain PyTorch processes,
+without Flower or messages. The load is the mean number of processes that wanted a processor, at the start and the end;
+above {workers} they had to share.
+"""
+WORK = """
+## {title}
+
+Load {load}; one thread does {gflops:.0f} GFLOP/s in products of 512x512 matrices.
+
+| engine | a round, median of {runs} | to bare processes | start to end of round 1 | memory of its processes |
+|---|---|---|---|---|
+"""
+ROW = "| {name} | {median:.3f} s | {to_bare:.2f} | {first:.1f} s | {memory_mib:,.0f} MiB |\n"
+WHOLE = """
+## Whole runs
+
+`fedquit simulate`, three rounds of training, one request, one round of recovery, report; synthetic 8x8 samples, five of
+each client, mlp. Medians; load {load}. From the command to the end of the first round of 100 clients of digits:
+{first:.1f} s.
+
+| clients | asked in a round | whole run | round 1 done | a client's update | server's peak | peak of all processes |
+|---|---|---|---|---|---|---|
+"""
+WHOLE_ROW = (
+    "| {name} | {asked:,} | {seconds:.1f} s | {first_round_seconds:.1f} s | {update:.2f} ms | "
+    "{server_peak_mib:,.0f} MiB | {peak_mib:,.0f} MiB |\n"
+)
+
+
+def page(document: dict[str, Any]) -> str:
+    """Return the page of a document that the benchmark made."""
+    versions = document["versions"]
+    text = HEAD.format(**versions, **{key: document[key] for key in ("date", "machine", "workers")})
+    text += "\n![Rounds to those of bare processes](speed.png)\n"
+    text += "".join(_work(work) for work in document["works"].values())
+    return text + (_whole(document["whole"]) if document["whole"] else "")
+
+
+def _work(work: dict[str, Any]) -> str:
+    runs = max(len(engine["seconds"]) for engine in work["engines"].values())
+    text = WORK.format(title=work["title"], load=_load(work), gflops=work["matrix_gflops"], runs=runs)
+    text += "".join(ROW.format(name=name, **engine) for name, engine in work["engines"].items())
+    apart = ", ".join(f"{name} {value:.0e}" for name, value in work["largest_difference"].items() if value)
+    return text + (f"\nLargest difference of a weight from the bare processes' model: {apart}.\n" if apart else "")
+
+
+def _whole(whole: dict[str, Any]) -> str:
+    from statistics import median
+
+    from tests.benchmarks.speed.whole_runs import FEDERATIONS
+
+    text = WHOLE.format(load=_load(whole), first=median(whole["first_round_seconds"]))
+    for name, run in whole["runs"].items():
+        clients, asked = FEDERATIONS[name]
+        text += WHOLE_ROW.format(name=f"{clients:,}", asked=asked, update=run["seconds_of_an_update"] * 1e3, **run)
+    return text
+
+
+def _load(part: dict[str, Any]) -> str:
+    return " and ".join(f"{value:.1f}" for value in part["load"])
+
+
+def draw(document: dict[str, Any], path: Path) -> None:
+    """Draw each engine's rounds as a multiple of the bare processes'."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    works = document["works"]
+    names = list(dict.fromkeys(name for work in works.values() for name in work["engines"]))
+    figure, axes = plt.subplots(figsize=(8, 3.5), layout="constrained")
+    height = 0.8 / len(names)
+    for place, name in enumerate(names):
+        rows = [
+            (row, work["engines"][name]["to_bare"])
+            for row, work in enumerate(works.values())
+            if name in work["engines"]
+        ]
+        places = [row + (place - (len(names) - 1) / 2) * height for row, _ in rows]
+        bars = axes.barh(places, [value for _, value in rows], height, label=name)
+        axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
+    axes.set_yticks(range(len(works)), [work["title"] for work in works.values()])
+    axes.invert_yaxis()
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xlabel("time of a round, to that of bare PyTorch processes")
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

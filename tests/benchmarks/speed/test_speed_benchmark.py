@@ -1,0 +1,59 @@
+"""The benchmark of speed: its engines do the same work, and its page has what was measured."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.benchmarks.speed.machine import MemoryPeak, matrix_rate
+from tests.benchmarks.speed.speed_page import draw, page
+from tests.benchmarks.speed.turns import time_work
+from tests.benchmarks.speed.whole_runs import FEDERATIONS
+from tests.benchmarks.speed.works import WORKS, Work, federation
+
+TINY = {"dataset": "digits", "clients": 12, "fraction": 0.5, "scheme": "iid", "samples": 240, "model": "mlp"}
+
+
+@pytest.fixture(scope="module")
+def timed() -> dict[str, Any]:
+    """A small work, timed on the engines that need no Ray."""
+    return time_work(Work("tiny", TINY), workers=2, runs=2, ray=False)
+
+
+def test_the_engines_do_the_same_work(timed: dict[str, Any]) -> None:
+    assert set(timed["engines"]) == {"in-process", "stacked", "bare processes"}
+    assert max(timed["largest_difference"].values()) < 1e-5
+    for engine in timed["engines"].values():
+        assert len(engine["seconds"]) == 2
+        assert engine["first"] > 0
+        assert engine["memory_mib"] > 50, "processes of its own with PyTorch in them"
+
+
+def test_the_page_has_what_was_measured(timed: dict[str, Any], tmp_path: Path) -> None:
+    run = {"seconds": 12.3, "cpu_seconds": 3.0, "first_round_seconds": 4.5, "seconds_of_an_update": 0.0067}
+    whole = {"load": [1.0, 2.0], "first_round_seconds": [5.0, 7.0, 6.0]}
+    whole["runs"] = {name: {**run, "server_peak_mib": 890.0, "peak_mib": 1234.0} for name in FEDERATIONS}  # type: ignore[assignment]
+    versions = {"torch": "1", "flwr": "2", "python": "3"}
+    document = {"date": "today", "machine": "this", "versions": versions, "workers": 2, "whole": whole}
+    document["works"] = {"tiny": timed}
+    text = page(document)
+    for engine in timed["engines"].values():
+        assert f"| {engine['median']:.3f} s | {engine['to_bare']:.2f} |" in text
+    assert "| 100,000 | 1,000 | 12.3 s | 4.5 s | 6.70 ms | 890 MiB | 1,234 MiB |" in text
+    assert "first round of 100 clients of digits:\n6.0 s." in text
+    draw(document, tmp_path / "speed.png")
+    assert (tmp_path / "speed.png").stat().st_size > 1000
+
+
+def test_works_and_federations_are_settings_that_can_be() -> None:
+    for work in WORKS.values():
+        assert work.settings().clients >= 10
+    for clients, asked in FEDERATIONS.values():
+        assert round(federation(clients, asked, 3)["fraction"] * clients) == asked
+
+
+def test_the_machine_is_measured() -> None:
+    assert matrix_rate(64, seconds=0.01) > 0
+    with MemoryPeak() as peak:
+        pass
+    assert peak.mib > 50

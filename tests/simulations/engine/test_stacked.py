@@ -1,0 +1,219 @@
+"""Clients trained at once, stacked: the same as one by one up to rounding, and one by one where that cannot be."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from torch import nn
+
+from fedquit.client.messages import trained_ahead
+from fedquit.client.training.sgd import fit
+from fedquit.client.training.stacked_sgd import cannot_stack, fit_stacked
+from fedquit.errors import InputError
+from fedquit.settings import Settings
+from fedquit.simulations.engine.stack import AUTO, stack_size
+from fedquit.simulations.simulate.command import simulate
+from fedquit.simulations.simulate.run_simulation import run_simulation
+from fedquit.unlearning.samples import Samples
+
+TOLERANCE = 1e-5
+"""Largest difference of a weight after a round, of weights about 0.1; docs/design.md says so."""
+SMALL: dict[str, Any] = {
+    "clients": 9,
+    "samples": 200,
+    "model": "mlp",
+    "rounds": 2,
+    "method": "continue",
+    "recover": "budget",
+    "recover-rounds": 1,
+    "reference": "none",
+}
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+
+
+def shares(sizes: Sequence[int]) -> list[Samples]:
+    draw = torch.Generator().manual_seed(1)
+    return [Samples(torch.randn(n, 6, generator=draw), torch.randint(0, 3, (n,), generator=draw)) for n in sizes]
+
+
+@hypothesis_settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 23), min_size=1, max_size=6),
+    epochs=st.integers(1, 3),
+    batch_size=st.integers(1, 9),
+    momentum=st.sampled_from([0.0, 0.9]),
+    weight_decay=st.sampled_from([0.0, 0.01]),
+)
+def test_stacked_clients_end_where_they_end_one_by_one(sizes: list[int], **how: Any) -> None:
+    model, samples, seeds = network(), shares(sizes), [7 * place for place in range(len(sizes))]
+    found = fit_stacked(model, samples, seeds, lr=0.1, **how)
+    for own, seed, (weights, loss) in zip(samples, seeds, found, strict=True):
+        alone = copy.deepcopy(model)
+        expected = fit(alone, own, lr=0.1, seed=seed, **how)
+        assert loss == pytest.approx(expected, abs=TOLERANCE)
+        for name, value in alone.state_dict().items():
+            assert torch.allclose(weights[name], value, rtol=0, atol=TOLERANCE), name
+
+
+def test_stacking_leaves_the_model_it_starts_from_as_it_is() -> None:
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    fit_stacked(model, shares([4, 5]), [0, 1], lr=0.5)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_frozen_parameters_stay() -> None:
+    model = network()
+    first = model[1]  # type: ignore[index]
+    first.weight.requires_grad_(False)
+    ((weights, _),) = fit_stacked(model, shares([8]), [0], lr=0.5)
+    assert torch.equal(weights["1.weight"], first.weight)
+    assert not torch.equal(weights["3.weight"], model.state_dict()["3.weight"])
+
+
+def run(folder: Path, stack: str = "off", workers: int = 1, **changed: Any) -> tuple[Path, Any, list[dict[str, Any]]]:
+    told: list[dict[str, Any]] = []
+    path, report = run_simulation(
+        {**SMALL, **changed}, out=folder, workers=workers, stack=stack, listener=lambda event: told.append(dict(event))
+    )
+    return path, report, told
+
+
+def weights_of(path: Path) -> dict[str, Any]:
+    from safetensors.numpy import load_file
+
+    return load_file(path / "models" / "recovered.safetensors")
+
+
+def costs_of(path: Path) -> list[list[str]]:
+    """Return the rows of the cost log without their times."""
+    return [line.split(",")[:7] + line.split(",")[9:] for line in (path / "costs.csv").read_text().splitlines()]
+
+
+def test_a_stacked_run_costs_the_same_bytes_and_differs_by_rounding(tmp_path: Path) -> None:
+    alone, _, _ = run(tmp_path / "alone")
+    stacked, report, told = run(tmp_path / "stacked", "4")
+    assert costs_of(stacked) == costs_of(alone), "to the byte"
+    one, other = weights_of(alone), weights_of(stacked)
+    largest = max(float(np.abs(one[name] - other[name]).max()) for name in one)
+    assert 0 < largest < 3 * TOLERANCE, "in three rounds"
+    assert {"event": "stack", "clients": 4, "reason": ""} in told
+    assert report["stages"]["recovered"] is not None
+
+
+def test_any_number_of_workers_gives_the_same_stacked_model(tmp_path: Path) -> None:
+    models = [run(tmp_path / str(workers), "4", workers)[1]["stages"] for workers in (1, 2)]
+    assert models[0]["recovered"]["model_sha256"] == models[1]["recovered"]["model_sha256"]
+
+
+def test_without_the_flag_clients_are_trained_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trained_ahead, "train_stacked", lambda _asked: pytest.fail("stacked"))
+    _, report, told = run(tmp_path / "run")
+    assert report["stages"]["recovered"] is not None
+    assert "stack" not in {event["event"] for event in told}
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"objective": "fedprox"}, "objective 'fedprox' has a loss of its own"),
+        ({"objective": "moon", "device_folder": "x"}, "objective 'moon' has a loss of its own"),
+        ({"compress_up": "int8"}, "models are compressed"),
+        ({"model": "test_stacked:normalised"}, "BatchNorm1d has statistics"),
+        ({"model": "test_stacked:dropping"}, "Dropout draws"),
+        ({"model": "test_stacked:branching"}, "cannot be stacked"),
+        ({"model": "test_stacked:large"}, "so large"),
+    ],
+)
+def test_what_cannot_be_stacked_is_trained_one_by_one_and_says_why(
+    changed: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    size, why = stack_size("auto", Settings(**changed))
+    assert size == 1
+    assert reason in why
+
+
+def test_with_another_precision_clients_are_trained_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDQUIT_PRECISION", "bf16")
+    assert stack_size("auto", Settings(model="mlp")) == (1, "--device or --precision is not cpu and fp32")
+
+
+def test_stack_auto_takes_small_models_and_a_number_takes_any() -> None:
+    assert stack_size("auto", Settings(model="mlp")) == (AUTO, "")
+    assert stack_size("3", Settings(model="cnn")) == (3, "")
+    assert stack_size("off", Settings(model="mlp")) == stack_size("1", Settings(model="mlp")) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        (["--stack", "many"], "auto, off, or how many"),
+        (["--stack", "0"], "auto, off, or how many"),
+        (["--stack", "auto", "--engine", "flower"], "in-process engine"),
+    ],
+)
+def test_a_stack_that_cannot_be_is_an_error_of_one_line(flags: list[str], error: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(simulate, ["--out", str(tmp_path / "run"), *flags])
+    assert isinstance(result.exception, InputError)
+    assert error in str(result.exception)
+    assert "\n" not in str(result.exception)
+    assert not (tmp_path / "run").exists()
+
+
+def test_clients_of_one_model_are_stacked_whatever_its_layers_are() -> None:
+    convolution = nn.Sequential(nn.Conv2d(1, 3, 3), nn.GroupNorm(1, 3), nn.Flatten(), nn.LazyLinear(2))
+    convolution(torch.zeros(1, 1, 6, 6))
+    assert not cannot_stack(convolution)
+    draw = torch.Generator().manual_seed(0)
+    samples = [Samples(torch.randn(n, 1, 6, 6, generator=draw), torch.arange(n) % 2) for n in (5, 8)]
+    found = fit_stacked(convolution, samples, [1, 2], lr=0.1, batch_size=4)
+    alone = copy.deepcopy(convolution)
+    fit(alone, samples[1], lr=0.1, batch_size=4, seed=2)
+    for name, value in alone.state_dict().items():
+        assert torch.allclose(found[1][0][name], value, rtol=0, atol=TOLERANCE), name
+
+
+def normalised(input_shape: Any, num_classes: int) -> nn.Module:
+    del input_shape
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, num_classes))
+
+
+def dropping(input_shape: Any, num_classes: int) -> nn.Module:
+    del input_shape
+    return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, num_classes))
+
+
+def large(input_shape: Any, num_classes: int) -> nn.Module:
+    del input_shape
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 9000), nn.Linear(9000, num_classes))
+
+
+class Branching(nn.Module):
+    """A model whose way depends on what it sees."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, num_classes)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return logits."""
+        logits: torch.Tensor = self.linear(inputs.flatten(1))
+        return logits if logits.sum() > 0 else -logits
+
+
+def branching(input_shape: Any, num_classes: int) -> nn.Module:
+    del input_shape
+    return Branching(num_classes)
