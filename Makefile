@@ -10,7 +10,7 @@ AT_ONCE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 OUT ?= runs/$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: years help simulate test test-oldest check format lint types contract proto codings e2e bench kills kills-deployed faults-deployed poison guard fuzz pictures site clean
+.PHONY: years tables help simulate test test-oldest check format lint types contract proto codings e2e bench kills kills-deployed faults-deployed poison guard fuzz pictures site clean
 
 help: ## show this help
 	@echo "fedquit: federated learning that can forget"
@@ -74,6 +74,9 @@ codings: $(VENV)/run.stamp ## what each compression saves and loses, on digits (
 
 bench: $(VENV)/dev.stamp ## time simulations beside bare PyTorch and Flower on Ray; writes docs/results/speed.md
 	$(BIN)/python -m tests.benchmarks.speed --out docs/results
+
+tables: $(VENV)/dev.stamp ## write anew what `fedquit methods`, `objectives`, `strategies` and `codecs` list
+	$(BIN)/python -m fedquit.simulations.listings.registries
 
 years: $(VENV)/dev.stamp ## time the page, its figures and the check of a ledger after years of rounds
 	$(BIN)/python -m tests.server.ledger.ledger_years

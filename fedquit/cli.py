@@ -82,13 +82,13 @@ COMMANDS = {
         "fedquit.client.requests.command:requests",
         "List the requests of a device, or of all for an operator.",
     ),
-    "codecs": ("fedquit.simulations.simulate.command:codecs", "List the codecs that compress models."),
+    "codecs": ("fedquit.simulations.listings.command:codecs", "List the codecs that compress models."),
     "objectives": (
-        "fedquit.simulations.simulate.command:objectives",
+        "fedquit.simulations.listings.command:objectives",
         "List what devices can minimise when they train.",
     ),
-    "strategies": ("fedquit.simulations.simulate.command:strategies", "List the aggregation strategies."),
-    "methods": ("fedquit.simulations.simulate.command:methods", "List the methods of forgetting and what each needs."),
+    "strategies": ("fedquit.simulations.listings.command:strategies", "List the aggregation strategies."),
+    "methods": ("fedquit.simulations.listings.command:methods", "List the methods of forgetting and what each needs."),
 }
 RESUMES = ("simulate", "compare")
 """Commands that go on with `--resume` where they were stopped; others are given again as they were."""

@@ -20,7 +20,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedquit.errors import BadReplyError, FedquitError, InputError
-from fedquit.strategies.flower_internals import Run
+from fedquit.strategies.flower_internals import NodeInfo
+from fedquit.strategies.grid.wrapped_grid import WrappedGrid
 from fedquit.strategies.guard.decide import Policy, admit_model
 from fedquit.strategies.guard.reply_checks import checked_arrays, checked_metrics
 from fedquit.strategies.guard.step_checks import Recent, bounds_of, longest_of
@@ -193,42 +194,20 @@ class Forgetting(Strategy):
         return remaining
 
 
-class RemainingGrid(Grid):
+class RemainingGrid(WrappedGrid):
     """A grid without some of its nodes."""
 
     def __init__(self, grid: Grid, gone: Collection[int]) -> None:
-        self._grid, self._gone = grid, gone
+        super().__init__(grid)
+        self._gone = gone
 
     def get_node_ids(self) -> list[int]:
         """Return the nodes that remain."""
         return [node for node in self._grid.get_node_ids() if node not in self._gone]
 
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """As the grid does."""
-        return self._grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """As the grid does."""
-        return self._grid.pull_messages(message_ids)
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """As the grid does."""
-        return self._grid.send_and_receive(messages, timeout=timeout)
-
-    def set_run(self, run: Run) -> None:
-        """As the grid does."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        """The run that the messages belong to."""
-        return self._grid.run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """As the grid does."""
-        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+    def get_nodes(self) -> list[NodeInfo]:
+        """Return what Flower knows of the nodes that remain."""
+        return [node for node in self._grid.get_nodes() if node.node_id not in self._gone]
 
 
 class _Past:

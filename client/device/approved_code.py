@@ -12,6 +12,7 @@ import json
 import tomllib
 import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fedquit.client.kit import FILE, Kit
@@ -69,6 +70,17 @@ def bundle_digest(bundle: bytes) -> str:
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError, RuntimeError, NotImplementedError, EOFError) as error:
         raise OtherCodeError(f"the server sent something that is no Flower app: {error!r}") from None
     return code_digest({name: text for name, text in files.items() if not name.startswith(LISTING)}, components)
+
+
+def is_unpacked(bundle: bytes, place: Path) -> bool:
+    """Say whether a folder holds the files of a bundle (a valid one) and nothing else, such as compiled code."""
+    with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
+        names = (name for name in archive.namelist() if not name.startswith(LISTING) and not name.endswith("/"))
+        sent = {name: archive.read(name) for name in names}
+    found = [path for path in place.rglob("*") if path.is_symlink() or not path.is_dir()]
+    if any(path.is_symlink() for path in (place, *found)):
+        return False
+    return {path.relative_to(place).as_posix(): path.read_bytes() for path in found} == sent
 
 
 OWN = code_digest({name: text.encode() for name, text in APP_FILES.items()}, dict(COMPONENTS))

@@ -39,18 +39,20 @@ class ForgetService:
     Attributes:
         kit: where the service is, and who calls.
         deadline: seconds that one call may take.
+        key_file: the key with which the member calls; None: the kit's.
 
     Every call raises RefusedError, UnreachableError or TimedOutError when the service does not do it.
     """
 
     kit: Kit
     deadline: float = DEADLINE
+    key_file: Path | None = None
     key: PrivateKey = field(init=False, repr=False)
     _channel: grpc.Channel = field(init=False, repr=False)
     _stub: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.key = read_private(self.kit.key_file)
+        self.key = read_private(self.key_file or self.kit.key_file)
         credentials = grpc.ssl_channel_credentials(_certificate(self.kit.authority_file))
         self._channel = grpc.secure_channel(self.kit.forget, credentials, OPTIONS)
         self._stub = ForgetStub(self._channel)  # type: ignore[no-untyped-call]

@@ -33,11 +33,13 @@ from fedquit.client.requests.keys import (
     read_private,
     sign,
 )
-from fedquit.errors import InputError
+from fedquit.errors import InputError, RefusedError, StateError
 from fedquit.files import write_whole
 
 FORM = "fedquit new key v1"
 STATEMENT, NEXT = "new-key.json", "next"
+UNKNOWN = "unknown-member"
+"""The service's word for a caller whose key is no member's."""
 LARGEST = 16_384  # bytes of a statement
 
 
@@ -70,14 +72,17 @@ def state_new_key(kit: Kit) -> Path:
 def use_new_key(kit: Kit) -> str:
     """Put the new key of a kit in the place of its old one, which is removed; return the new key's fingerprint.
 
+    The server must know the new key: until then only the old one is let in, and it alone can sign the statement.
     Killed anywhere and called again, it goes on: the private key takes its place first, by which the rest is made.
 
     Raises:
         InputError: there is no new key.
+        StateError: the operator has not accepted the new key; nothing was changed.
+        UnreachableError: the server cannot be asked; nothing was changed.
     """
     next_key, statement = kit.folder / f"{NEXT}.key", kit.folder / STATEMENT
     if next_key.exists():
-        read_private(next_key)
+        _check_accepted(kit, next_key)
         next_key.replace(kit.key_file)
     elif not statement.exists():
         raise InputError(f"{kit.folder} has no new key; make one first: fedquit rotate {kit.folder}")
@@ -86,6 +91,22 @@ def use_new_key(kit: Kit) -> str:
     write_whole(kit.folder / "node.pub", public + b"\n")
     statement.unlink(missing_ok=True)
     return fingerprint(public_der(key))
+
+
+def _check_accepted(kit: Kit, key_file: Path) -> None:
+    """Ask the forget service, with a key, whether the server knows it."""
+    from fedquit.client.requests.channel import ForgetService
+
+    with ForgetService(kit, key_file=key_file) as service:
+        try:
+            service.requests(limit=1)
+        except RefusedError as error:
+            if error.code != UNKNOWN:
+                raise
+            raise StateError(
+                f"the server does not know the new key yet, so {kit.folder} still uses the old one: hand "
+                f"{kit.folder / STATEMENT} to the operator, and run this again after that"
+            ) from None
 
 
 def read_new_key(content: bytes, key_of: Any) -> NewKey:

@@ -8,7 +8,7 @@ import click
 
 @click.command()
 @click.argument("kit", type=click.Path(path_type=Path))
-@click.option("--use", is_flag=True, help="replace the kit's old key by the new one, once the operator has accepted it")
+@click.option("--use", is_flag=True, help="replace the kit's old key by the new one; the server must have accepted it")
 @click.option("--json", "as_json", is_flag=True, help="print as one JSON document, and nothing else")
 def rotate(kit: Path, use: bool, as_json: bool) -> None:
     """Make a new key for the device or operator of KIT, to replace the old one.

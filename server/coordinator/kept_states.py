@@ -45,7 +45,7 @@ class KeptStates:
         return RoundState(found.get("beside"), found.get("moments")), int(content["nth"])
 
     def save(self, step: int, state: RoundState, nth: int) -> None:
-        """Write what a step keeps, in place of what a killed attempt at it wrote.
+        """Write what a step keeps, or nothing, in place of what a killed attempt at it wrote.
 
         An empty part of a state is written too: it may mean to an objective that a first round is over.
 
@@ -58,7 +58,9 @@ class KeptStates:
         for part, arrays in (("beside", state.objective_state), ("moments", state.optimizer_state)):
             if arrays is not None:
                 flat |= {part: np.array(True), **{f"{part}/{name}": array for name, array in arrays.items()}}
-        if flat:
+        if not flat:
+            self._file(step).unlink(missing_ok=True)
+        else:
             content = {name: np.asarray(array, order="C") for name, array in flat.items()}
             write_whole(self._file(step), save({**content, "nth": np.array(nth)}))
 

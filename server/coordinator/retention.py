@@ -13,9 +13,9 @@ from functools import cached_property
 
 from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.ledger import FORGOTTEN, UNDER_WAY, Request, Step
-from fedquit.server.ledger.model_lineage import descendants
-from fedquit.server.lifecycle.rounds.observed_rounds import WINDOW
+from fedquit.server.lifecycle.rounds.observed_rounds import NORM, WINDOW
 from fedquit.server.lifecycle.training_history import History, Keep
+from fedquit.server.provision.backup.unfinished_backup import remove_unfinished_backup
 from fedquit.strategies.guard.client_weights import believed
 from fedquit.unlearning.methods.base import Method
 from fedquit.unlearning.tensors.convert import StateDict
@@ -40,6 +40,7 @@ class Past:
         self._first: dict[int, Step] = {}
         self._seen: dict[int, tuple[int, ...]] = {}
         self._largest: dict[int, list[int]] = {}  # the two largest counts of a device's samples, the larger last
+        self._lengths: list[float] = []  # the two longest median steps of a round
         self._read = 0
         self.rounds = 0
         self.last_round: Step | None = None
@@ -57,9 +58,21 @@ class Past:
                 self._first.setdefault(given.member, step)
             for given in step.contributions if step.phase != "forget" else ():
                 self._largest[given.member] = sorted([*self._largest.get(given.member, ()), given.num_examples])[-2:]
+            if NORM in step.measures:
+                self._lengths = sorted([*self._lengths, step.measures[NORM]])[-2:]
             if step.phase == "train":
                 self.rounds, self.last_round = self.rounds + 1, step
         return self._seen
+
+    def contributors(self) -> set[int]:
+        """Return who contributed to any step."""
+        self.steps()
+        return set(self._first)
+
+    def longest(self) -> list[float]:
+        """Return the two longest of all rounds' median steps, or fewer."""
+        self.steps()
+        return list(self._lengths)
 
     def sizes(self) -> dict[int, int]:
         """Return how many samples each device has counted for: at least twice, or once if it took part once."""
@@ -84,7 +97,7 @@ class Past:
 
     def contained(self, request: Request) -> list[str]:
         """Return the models that contained what a request is about until it was forgotten."""
-        return sorted({step.model_after for step in descendants(self._place.ledger.steps(), request)})
+        return sorted({step.model_after for step in self._place.ledger.descendants(request)})
 
     def keep_alive(self) -> set[str]:
         """Return the models that must stay."""
@@ -113,9 +126,10 @@ class Past:
 
         The same list comes out if it is done twice.
         """
+        remove_unfinished_backup(self._place.folder)  # its hard links would keep what is removed here
         gone = self.contained(request)
         alive = {self._place.initial, self._place.current()}
-        self._place.models.remove(set(gone) - alive)
+        self._place.models.remove((set(gone) & self._place.models.names()) - alive)
         self._place.quarantine.remove(self._place.quarantine.names())
         whose = set(self._first) if request.granularity == "class" else {request.subject}
         self.updates.remove(self.updates.stale(whose, everything=True))
@@ -131,10 +145,9 @@ class Past:
     def _clean_until(self) -> int:
         """Return the last step before which nothing was contributed that has been forgotten since."""
         clean = self._read + 1
-        for request in self._place.ledger.requests():
-            if request.status in FORGOTTEN:
-                first = self._first.get(request.subject)
-                clean = 1 if request.granularity == "class" else min(clean, first.number if first else clean)
+        for request in self._place.ledger.request_lines(statuses=FORGOTTEN):
+            first = self._first.get(request.subject)
+            clean = 1 if request.granularity == "class" else min(clean, first.number if first else clean)
         return clean
 
 
@@ -146,7 +159,7 @@ class StepHistory:
 
     @cached_property
     def _who(self) -> Mapping[int, tuple[int, ...]]:
-        return dict(self._past.steps())
+        return self._past.steps()
 
     @cached_property
     def _checkpoints(self) -> dict[int, str]:

@@ -46,20 +46,20 @@ class Training:
 
         `answers` has for each request that came in a reply, by its id, the code of its refusal or "taken".
         """
-        requests = self.place.ledger.requests()
-        begun = [request for request in requests if request.status not in ("asked", "refused")]
-        ended = [request.id for request in requests if request.status in ENDS]
+        ledger = self.place.ledger
+        begun = [count for status, count in ledger.requests_by_status().items() if status not in ("asked", "refused")]
+        ended = ledger.request_lines(statuses=ENDS, newest=LISTED)
         return {
-            "requests": len(begun),
-            "taken": ",".join([request.id for request in requests][-LISTED:]),
-            "settled": ",".join(ended[-LISTED:]),
+            "requests": sum(begun),
+            "taken": ",".join(request.id for request in ledger.request_lines(newest=LISTED)),
+            "settled": ",".join(request.id for request in ended),
             "answers": ",".join([f"{id_}:{outcome}" for id_, outcome in self._outcomes.items()][-LISTED:]),
         }
 
     def gone_classes(self) -> set[int]:
         """Return the classes of all requests that have begun."""
-        requests = self.place.ledger.requests()
-        return {c for r in requests if r.status in (*UNDER_WAY, *FORGOTTEN) for c in r.classes}
+        begun = self.place.ledger.request_lines(statuses=(*UNDER_WAY, *FORGOTTEN))
+        return {label for request in begun for label in request.classes}
 
     def step(self, presence: Presence, request: Request | None = None, correct: Correct | None = None) -> None:
         """Carry out one round of training, or of a request's recovery, and commit it.

@@ -16,11 +16,12 @@ from fedquit.errors import FedquitError, InputError
 from fedquit.files import explained
 from fedquit.server.coordinator.kept_states import KeptStates
 from fedquit.server.federation import Federation
-from fedquit.server.ledger import Ledger, Request, Step
+from fedquit.server.ledger import Ledger, Request, RequestState, Step
 from fedquit.server.ledger.model_lineage import forget_step
 from fedquit.server.lifecycle.build_rules import named_rules
 from fedquit.server.lifecycle.model_store import Models
 from fedquit.server.lifecycle.request_seeds import RequestSeeds
+from fedquit.server.provision.backup.unfinished_backup import remove_unfinished_backup
 from fedquit.settings import num_classes
 from fedquit.strategies.cost_log.cost_log import Costs
 from fedquit.strategies.grid.metered_grid import MeteredGrid
@@ -91,6 +92,7 @@ class Workplace:
             self._lock.acquire()
         except filelock.Timeout:
             raise FedquitError(f"another coordinator is at work in {folder}; stop it first") from None
+        remove_unfinished_backup(folder)
         for left in folder.rglob(".*.partial"):
             left.unlink(missing_ok=True)
         self.grid = grid
@@ -116,7 +118,7 @@ class Workplace:
         """Add an event to the audit log."""
         self.ledger.note(kind, request=request, member=member, facts=facts or {})
 
-    def no_such_class(self, request: Request) -> str:
+    def no_such_class(self, request: RequestState) -> str:
         """Say which class a request is about that there is not; "": all are there.
 
         Asks for such classes are refused; earlier versions took them, and no device can drop what it does not know.

@@ -12,7 +12,9 @@ from fedquit.server.ledger.rows import (
     PhaseTotals,
     Request,
     RequestLine,
+    RequestState,
     Step,
+    StepLine,
 )
 
 __all__ = [
@@ -30,6 +32,8 @@ __all__ = [
     "PhaseTotals",
     "Request",
     "RequestLine",
+    "RequestState",
     "Seal",
     "Step",
+    "StepLine",
 ]

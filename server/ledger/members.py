@@ -116,7 +116,7 @@ def remove(writing: Writing, number: int) -> Member:
 
     Raises:
         InputError: there is no such member, or it is no device.
-        StateError: it contributed to a step, or a request is about it: what it gave must be forgotten instead.
+        StateError: it contributed to a step: what it gave must be forgotten instead.
     """
     member = by_number(writing.connection, number)
     if member.role != "device":

@@ -2,74 +2,135 @@
 
 A model is its file: one with a SHA-256 that was there before is that earlier model. So a step that goes back, as
 retraining and undoing do, makes nothing new, and what follows it descends from the model that it went back to.
+
+A request reads its own steps, those that made a model that contained its data, and nothing before: indices find them,
+so that it takes no longer after years of rounds.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+from typing import Any
+
+from sqlalchemy import Connection, Select, exists, func, select
 
 from fedquit.errors import FedquitError
-from fedquit.server.ledger import Request, Step
+from fedquit.server.ledger.rows import RequestState, Step, StepLine
+from fedquit.server.ledger.storage.tables import contributions, steps
 
 
-def is_holder(request: Request, member: int) -> bool:
-    """Say whether what a member contributed before a request is taken to hold what the request is about.
+def forget_step(own: Sequence[Step], request: RequestState) -> Step | None:
+    """Return the step that forgot, None if there is none or it was undone.
 
-    A class may lie on any device; the server does not see where.
+    Args:
+        own: the steps that served the request; others do no harm.
+        request: which one.
     """
-    return request.granularity == "class" or member == request.subject
+    served = [step for step in own if step.request == request.id and step.phase in ("forget", "undo")]
+    return served[-1] if served and served[-1].phase == "forget" else None
 
 
-def forget_step(steps: Sequence[Step], request: Request) -> Step | None:
-    """Return the step that forgot, None if there is none or it was undone."""
-    own = [step for step in steps if step.request == request.id and step.phase in ("forget", "undo")]
-    return own[-1] if own and own[-1].phase == "forget" else None
-
-
-def recovery(steps: Sequence[Step], request: Request) -> list[Step]:
+def recovery(own: Sequence[Step], request: RequestState) -> list[Step]:
     """Return the rounds of recovery since the step that forgot."""
-    forgot = forget_step(steps, request)
-    return [s for s in steps if forgot and s.number > forgot.number and (s.request, s.phase) == (request.id, "recover")]
+    forgot = forget_step(own, request)
+    return [s for s in own if forgot and s.number > forgot.number and (s.request, s.phase) == (request.id, "recover")]
 
 
-def descendants(steps: Sequence[Step], request: Request) -> list[Step]:
+def descendants(connection: Connection, request: RequestState) -> list[StepLine]:
     """Return the steps from the first whose model contained what the request is about to the one before it forgot.
 
     If the federation went back meanwhile, for another request, not all of them did: it is no promise to say too much.
     """
-    forgot, holding = forget_step(steps, request), _holding(steps, request)
-    first = holding[0].number if holding else len(steps) + 1
-    return [step for step in steps if first <= step.number and (forgot is None or step.number < forgot.number)]
+    first, last = _first_holding(connection, request), _last_before(connection, request)
+    if first is None:
+        return []
+    query = select(steps.c.number, steps.c.phase, steps.c.model_after).order_by(steps.c.number)
+    rows = connection.execute(query.where(steps.c.number.between(first, last)))
+    return [StepLine(row.number, row.phase, row.model_after) for row in rows]
 
 
-def check_exact(steps: Sequence[Step], request: Request, model: str) -> None:
+def is_descendant(connection: Connection, request: RequestState, model: str) -> bool:
+    """Say whether a model is that of one of the `descendants`."""
+    first, last = _first_holding(connection, request), _last_before(connection, request)
+    query = select(exists().where(steps.c.model_after == model, steps.c.number.between(first, last)))
+    return first is not None and bool(connection.execute(query).scalar())
+
+
+def is_known(connection: Connection, model: str) -> bool:
+    """Say whether a model was ever the federation's."""
+    return model == _initial(connection) or _maker(connection, model) is not None
+
+
+def check_exact(connection: Connection, request: RequestState, model: str) -> None:
     """Check that a model descends from none that contained what the request is about.
 
+    Who contributes after the request was served has dropped what it is about. The way back ends at the first step whose
+    model contained it, as no earlier one did.
+
     Args:
-        steps: all steps, those that served the request included.
+        connection: to the ledger.
         request: which one.
         model: SHA-256 of its file.
 
     Raises:
         FedquitError: it does.
     """
-    for step in _holding(steps, request):
-        if step.model_after == model:
-            raise FedquitError(f"model {model[:12]} (step {step.number}) descends from the data of the request")
+    first, last = _first_holding(connection, request), _last_before(connection, request)
+    made = list(takewhile(lambda number: first is not None and number >= first, _ancestry(connection, model)))
+    if any(number <= last and _holder_gave(connection, request, number) for number in made):
+        raise FedquitError(f"model {model[:12]} (step {made[0]}) descends from the data of the request")
 
 
-def _holding(steps: Sequence[Step], request: Request) -> list[Step]:
-    """Return the steps whose models descend from what was contributed before the request was served.
+def _last_before(connection: Connection, request: RequestState) -> int:
+    """Return the last step before the one that forgot; the last of all if none did, or it was undone."""
+    query = select(steps.c.number, steps.c.phase).where(steps.c.request == request.id).order_by(steps.c.number.desc())
+    served = connection.execute(query.where(steps.c.phase.in_(("forget", "undo"))).limit(1)).one_or_none()
+    if served is not None and served.phase == "forget":
+        return int(served.number) - 1
+    return connection.execute(select(func.max(steps.c.number))).scalar() or 0
 
-    Who contributes after that has dropped what the request is about.
+
+def _first_holding(connection: Connection, request: RequestState) -> int | None:
+    """Return the first step whose model contained what the request is about; None: no model did."""
+    earlier = steps.alias()
+    old = exists().where(earlier.c.model_after == steps.c.model_after, earlier.c.number < steps.c.number)
+    query = _given(request).where(steps.c.number <= _last_before(connection, request), ~old)
+    query = query.where(steps.c.model_after != (_initial(connection) or ""))
+    return connection.execute(query.order_by(contributions.c.step).limit(1)).scalar()
+
+
+def _given(request: RequestState) -> Select[Any]:
+    """Select the steps with contributions that are taken to hold what a request is about.
+
+    A class may lie on any device; the server does not see where.
     """
-    forgot = forget_step(steps, request)
-    last = forgot.number - 1 if forgot else max((step.number for step in steps), default=0)
-    known, holding, found = {step.model_before for step in steps[:1]}, set[str](), list[Step]()
-    for step in steps:
-        if step.model_after not in known:
-            gave = step.number <= last and any(is_holder(request, given.member) for given in step.contributions)
-            if gave or step.model_before in holding:
-                holding.add(step.model_after)
-            known.add(step.model_after)
-        if step.model_after in holding:
-            found.append(step)
-    return found
+    query = select(contributions.c.step).join(steps, steps.c.number == contributions.c.step)
+    return query if request.granularity == "class" else query.where(contributions.c.member == request.subject)
+
+
+def _holder_gave(connection: Connection, request: RequestState, number: int) -> bool:
+    """Say whether what was contributed to a step is taken to hold what a request is about."""
+    return connection.execute(_given(request).where(contributions.c.step == number).limit(1)).scalar() is not None
+
+
+def _ancestry(connection: Connection, model: str) -> Iterator[int]:
+    """Yield the number of the step that first made a model, then of the one whose model that step began with, ..."""
+    initial, after = _initial(connection), math.inf
+    while model != initial:
+        made = _maker(connection, model)
+        if made is None or made[0] >= after:  # it was not there yet when that step began
+            return
+        yield made[0]
+        after, model = made
+
+
+def _maker(connection: Connection, model: str) -> tuple[int, str] | None:
+    """Return the number of the step that first made a model, and the model that it began with."""
+    query = select(steps.c.number, steps.c.model_before).where(steps.c.model_after == model)
+    row = connection.execute(query.order_by(steps.c.number).limit(1)).one_or_none()
+    return None if row is None else (int(row.number), row.model_before)
+
+
+def _initial(connection: Connection) -> str | None:
+    """Return the model that the first step began with."""
+    return connection.execute(select(steps.c.model_before).where(steps.c.number == 1)).scalar()

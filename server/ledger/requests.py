@@ -125,11 +125,12 @@ def all_of(connection: Connection, statuses: tuple[str, ...] | None, subject: in
 
 def lines(
     connection: Connection,
-    id: str | None,  # noqa: A002
-    statuses: Collection[str] | None,
-    newest: int | None,
+    id: str | None = None,  # noqa: A002
+    statuses: Collection[str] | None = None,
+    newest: int | None = None,
+    subject: int | None = None,
 ) -> list[RequestLine]:
-    """Return the request of that id, or those in these states, oldest first; only the `newest` ones, if given."""
+    """Return the requests of that id, in these states, of that subject, oldest first; at most the `newest` ones."""
     left_out = ("place", "ask", "signature", "receipt")
     columns = [column for column in requests.c if column.name not in left_out]
     query = select(*columns, requests.c.receipt.is_not(None).label("has_receipt"))
@@ -138,6 +139,8 @@ def lines(
         query = query.where(requests.c.id == id)
     if statuses is not None:
         query = query.where(requests.c.status.in_(statuses))
+    if subject is not None:
+        query = query.where(requests.c.subject == int(subject))
     found = [dict(row._mapping) for row in connection.execute(query)]
     for fields in found:
         fields |= {"classes": tuple(json.loads(fields["classes"])), "has_receipt": bool(fields["has_receipt"])}

@@ -68,6 +68,15 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class StepLine:
+    """A step for lists: its number, its phase and the SHA-256 of the model that it made."""
+
+    number: int
+    phase: str
+    model_after: str
+
+
+@dataclass(frozen=True, slots=True)
 class PhaseTotals:
     """Sums over the steps of one phase; see `Step` for what each is."""
 
@@ -116,8 +125,8 @@ class NewRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """A request to forget, and how far it is.
+class RequestState:
+    """A request to forget, and how far it is, without its bytes: a receipt names every step, and grows with them.
 
     Attributes:
         status: asked, forgetting, recovering, done, unrecovered, refused or failed.
@@ -140,36 +149,23 @@ class Request:
     reason: str
     model_before: str
     model_after: str
-    receipt: bytes | None
-    ask: bytes
-    signature: bytes
     changed_at: float
 
 
 @dataclass(frozen=True, slots=True)
-class RequestLine:
-    """A request without its bytes, for lists: a receipt names every step, and grows with their number.
+class RequestLine(RequestState):
+    """A request for lists; `has_receipt` says whether there is one."""
 
-    Attributes:
-        has_receipt: whether there is one; see `Request` for the others.
-    """
-
-    id: str
-    subject: int
-    asked_by: str
-    granularity: str
-    classes: tuple[int, ...]
-    samples_count: int
-    samples_digest: str
-    status: str
-    asked_at: float
-    deadline: float
-    method: str
-    reason: str
-    model_before: str
-    model_after: str
-    changed_at: float
     has_receipt: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Request(RequestState):
+    """A request with its bytes: the signed receipt, if there is one, and what was asked and signed."""
+
+    receipt: bytes | None
+    ask: bytes
+    signature: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,12 +79,10 @@ def newest(connection: Connection, number: int) -> list[Step]:
     return _read(connection, [steps.c.number > last - int(number)])
 
 
-def most_of(connection: Connection, member: int) -> int | None:
-    """Return the most samples that a member contributed to one step; None: it contributed to none."""
-    most = connection.execute(
-        select(func.max(contributions.c.num_examples)).where(contributions.c.member == int(member))
-    ).scalar()
-    return None if most is None else int(most)
+def has_contributed(connection: Connection, member: int) -> bool:
+    """Say whether a member contributed to any step."""
+    given = select(contributions.c.step).where(contributions.c.member == int(member)).limit(1)
+    return connection.execute(given).scalar() is not None
 
 
 def _check_request(connection: Connection, request: str | None) -> None:

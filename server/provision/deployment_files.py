@@ -29,9 +29,15 @@ STALLED = "30s"
 WAIT = "600s"
 
 
-def write_deployment_files(folder: Path, federation: Federation) -> None:
-    """Write the files for whoever runs these parts themselves into FOLDER/deploy of a server."""
-    folder, deploy = folder.resolve(), folder / "deploy"
+def write_deployment_files(folder: Path, federation: Federation, at: Path | None = None) -> None:
+    """Write the files for whoever runs these parts themselves into FOLDER/deploy of a server.
+
+    Args:
+        folder: of the server.
+        federation: its config.
+        at: where the folder will be when they are used; None: where it is.
+    """
+    deploy, folder = folder / "deploy", (at or folder).resolve()
     with explained(deploy):
         deploy.mkdir(exist_ok=True)
     texts = {

@@ -15,8 +15,7 @@ from fedquit.client.receipts.statement import limits_of
 from fedquit.client.requests.signed_request import read_ask
 from fedquit.errors import InputError
 from fedquit.server.federation import Federation
-from fedquit.server.ledger import Ledger, Request, Step
-from fedquit.server.ledger.model_lineage import check_exact, descendants
+from fedquit.server.ledger import Ledger, Request, Step, StepLine
 
 MeasuresByStage = Mapping[str, Mapping[str, float]]
 NOT_TESTED: Mapping[str, Any] = {"name": "none", "level": None, "power": None}
@@ -81,10 +80,9 @@ def make_receipt(
     Raises:
         FedquitError: the outcome is called exact, and a model of it descends from the data.
     """
-    request, steps = ledger.request(request_id), ledger.steps()
+    request, own = ledger.request(request_id), ledger.steps(request=request_id)
     for model in (outcome.unlearned, outcome.model) if outcome.exact else ():
-        check_exact(steps, request, model)
-    own = [step for step in steps if step.request == request_id]
+        ledger.check_exact(request, model)
     number, digest = ledger.head()
     predicate = {
         "federation": federation.name,
@@ -101,7 +99,7 @@ def make_receipt(
             "forget_noise": outcome.noise,
         },
         "models": {"before": request.model_before, "unlearned": outcome.unlearned, "after": outcome.model},
-        "descendants": [_descendant(step) for step in descendants(steps, request)],
+        "descendants": [_descendant(step) for step in ledger.descendants(request)],
         "purged": {"models": sorted(outcome.purged), "kept": dict(outcome.kept), "messages": dict(outcome.messages)},
         "costs": _costs(own),
         "measures": {stage: dict(values) for stage, values in outcome.measures.items()},
@@ -166,7 +164,7 @@ def _subject(ledger: Ledger, request: Request, replaced: Mapping[str, tuple[int,
     return ledger.member(request.subject).fingerprint
 
 
-def _descendant(step: Step) -> dict[str, Any]:
+def _descendant(step: StepLine) -> dict[str, Any]:
     return {"step": step.number, "phase": step.phase, "model": step.model_after}
 
 

@@ -63,8 +63,8 @@ class RunStore:
         """Return what the guard compares the model of a request with: the last rounds of the phase before it."""
         models = [self.model(name) for name in self.state.recent.get(phase, ())]
         last = [finished.norms for finished in self.state.of(phase)[-WINDOW:]]
-        every = [finished.norms for finished in self.state.rounds]
-        return recent_rounds(last, every, pairwise(models), models[0].keys() if models else ())
+        lengths = [finished.norms[NORM] for finished in self.state.rounds if NORM in finished.norms]
+        return recent_rounds(last, lengths, pairwise(models), models[0].keys() if models else ())
 
     def save(self, state: State, events_size: int) -> None:
         """Make a state the one from which a killed run continues."""

@@ -20,7 +20,7 @@ from fedquit.errors import FedquitError
 from fedquit.files import explained, write_json
 from fedquit.processes.supervisor import Part, pause
 from fedquit.server.federation import Federation
-from fedquit.server.ledger import STATES, Ledger, Step
+from fedquit.server.ledger import Ledger, Step
 from fedquit.trackers import TrackedRun, Tracker, open_tracker
 from fedquit.trackers.flat_numbers import flat_numbers
 
@@ -52,12 +52,12 @@ class TrackLedger:
     def look(self) -> int:
         """Tell the tracker of the steps that it does not know; return how many these were. Raises what it raises."""
         with closing(Ledger.open(self._federation.ledger_url(self._folder), write=False)) as ledger:
-            steps, requests = ledger.steps(after=self.step), ledger.requests()
+            steps, states = ledger.steps(after=self.step), ledger.requests_by_status()
         tracker = self._tracker or self._begin()
         for step in steps:
             tracker.numbers(numbers_of_step(step), step.number)
             self._remember(step=step.number)
-        counted = {f"requests/{state}": float(sum(r.status == state for r in requests)) for state in STATES}
+        counted = {f"requests/{state}": float(number) for state, number in states.items()}
         if counted != self._requests:
             tracker.numbers(counted, self.step)
             self._requests = counted

@@ -16,7 +16,7 @@ from fedquit.client.requests.proto.forget_pb2 import Ask
 from fedquit.client.requests.signed_request import LARGEST, Signed, is_from, read_ask
 from fedquit.errors import InputError, MalformedError, RefusalError, StateError
 from fedquit.server.federation import Federation
-from fedquit.server.ledger import UNDER_WAY, Ledger, Member, NewRequest, Request
+from fedquit.server.ledger import UNDER_WAY, Ledger, Member, NewRequest, Request, RequestState
 from fedquit.server.service.refusal import audit, revoked, signer
 from fedquit.settings import num_classes
 
@@ -142,7 +142,7 @@ def decide(ledger: Ledger, signed: Signed, rules: Rules, *, now: float) -> NewRe
         _check_classes(ask, rules)
         earlier = _earlier(ledger, ask, subject)
         if earlier is not None:
-            return earlier
+            return ledger.request(earlier.id)
         _check_quotas(ledger, asker, rules, now)
         _check_contributed(ledger, ask, subject)
     return NewRequest(
@@ -218,9 +218,9 @@ def _check_classes(ask: Ask, rules: Rules) -> None:
         raise RefusalError("unknown-class", f"there is no class {beyond[0]} here: they are 0 to {rules.classes - 1}")
 
 
-def _earlier(ledger: Ledger, ask: Ask, subject: Member) -> Request | None:
+def _earlier(ledger: Ledger, ask: Ask, subject: Member) -> RequestState | None:
     """Return a request that covers this one already: the device leaves, or the very same samples or classes."""
-    for request in ledger.requests(subject=subject.number):
+    for request in ledger.request_lines(subject=subject.number):
         if request.status in ("refused", "failed"):
             continue
         if ask.granularity == "class":
@@ -239,7 +239,7 @@ def _check_contributed(ledger: Ledger, ask: Ask, subject: Member) -> None:
         if ledger.last_step() is None:
             raise RefusalError("nothing-contributed", "nothing was trained yet: there is nothing to forget")
         return
-    if ledger.most_contributed(subject.number) is None:
+    if not ledger.has_contributed(subject.number):
         raise RefusalError(
             "nothing-contributed",
             f"no finished round used data of {subject.name}: there is nothing to forget; to leave, stop its node",

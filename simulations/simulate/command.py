@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -195,72 +194,6 @@ def summary(folders: tuple[Path, ...], as_json: bool) -> None:
     from fedquit.simulations.simulate.summary import markdown, summarise
 
     _print(summarise([read_report(folder) for folder in folders]), as_json, lambda found: click.echo(markdown(found)))
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="print as JSON, and nothing else")
-def methods(as_json: bool) -> None:
-    """List the methods of forgetting and what each needs."""
-    from fedquit.simulations.simulate.run_tables import print_methods
-    from fedquit.unlearning.methods.base import all_methods
-
-    rows = [
-        {
-            "name": name,
-            "runs_at": method.traits.runs_at,
-            "granularities": sorted(method.traits.granularities),
-            "server_keeps": method.traits.server_keeps,
-            "history": method.traits.history,
-            "history_interval": method.traits.history_interval,
-            "keeps_updates": method.traits.keeps_updates,
-            "needs_device": method.traits.needs_device,
-            "secure_aggregation": method.traits.secure_aggregation,
-            "restarts": method.traits.restarts,
-            "summary": method.traits.summary,
-            "paper": method.traits.paper,
-        }
-        for name, method in all_methods().items()
-    ]
-    _print(rows, as_json, print_methods)
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="print as JSON, and nothing else")
-def objectives(as_json: bool) -> None:
-    """List what devices can minimise when they train, what travels for it and what they must keep."""
-    from fedquit.client.objectives import all_objectives
-    from fedquit.simulations.simulate.run_tables import print_objectives
-
-    rows = [{"name": name, **asdict(objective.traits)} for name, objective in all_objectives().items()]
-    _print(rows, as_json, print_objectives)
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="print as JSON, and nothing else")
-def strategies(as_json: bool) -> None:
-    """List how the models of a round become one, and what can be wrapped around: settings, state, bad clients stood."""
-    from fedquit.simulations.simulate.run_tables import print_strategies
-    from fedquit.strategies.rules import PRIVACY, RULES, settings_of_rule
-
-    rows = [
-        {"name": name, "setting": setting, "settings": settings_of_rule(rule), **asdict(rule.traits)}
-        for setting, rules in (("strategy", RULES), ("dp", PRIVACY))
-        for name, rule in rules.items()
-    ]
-    _print(rows, as_json, print_strategies)
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="print as JSON, and nothing else")
-def codecs(as_json: bool) -> None:
-    """List the codecs that compress models in transit: settings with defaults, which way, and whether bit for bit."""
-    from fedquit.client.compression.codecs import CODECS, settings_of_codec
-    from fedquit.simulations.simulate.run_tables import print_codecs
-
-    rows = [
-        {"name": name, "settings": settings_of_codec(codec), **asdict(codec.traits)} for name, codec in CODECS.items()
-    ]
-    _print(rows, as_json, print_codecs)
 
 
 def _print(document: Any, as_json: bool, for_people: Callable[[Any], None]) -> None:

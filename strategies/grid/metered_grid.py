@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from flwr.app import Error, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import Error, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 
 from fedquit.client.compression.build_compression import Compression
@@ -17,9 +17,10 @@ from fedquit.errors import FedquitError
 from fedquit.strategies.cost_log.cost_log import Costs
 from fedquit.strategies.cost_log.cost_rows import Direction, Row
 from fedquit.strategies.cost_log.message_size import MessageSize, measured, payload_of
-from fedquit.strategies.flower_internals import NodeInfo, Run
+from fedquit.strategies.flower_internals import NodeInfo
 from fedquit.strategies.grid.compressed import Exchange
 from fedquit.strategies.grid.node_identity import Member, Present, join, recognise
+from fedquit.strategies.grid.wrapped_grid import WrappedGrid
 from fedquit.strategies.message_content import records_of
 
 NO_REPLY = 900
@@ -29,7 +30,7 @@ TWICE = "that message is answered already"
 LATE = "it answers no message of this round"
 
 
-class MeteredGrid(Grid):
+class MeteredGrid(WrappedGrid):
     """Show the members that take part, in the order of their identity, and log the cost of every message.
 
     Args:
@@ -47,7 +48,7 @@ class MeteredGrid(Grid):
     def __init__(
         self, grid: Grid, members: Mapping[int, Member] | None = None, *, patience: float, timeout: float = 3600.0
     ) -> None:
-        self._grid = grid
+        super().__init__(grid)
         self.costs = Costs()
         self.compression = Compression()
         self.errors: dict[str, list[float]] = {}
@@ -208,21 +209,6 @@ class MeteredGrid(Grid):
         if plain is not message and plain.has_content():
             saved = payload_of(plain) - wire.payload
         return Row(phase, self.server_round, client, direction, wire.payload, 0, 0, saved_bytes=saved)
-
-    def set_run(self, run: Run) -> None:
-        """Pass on."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        """The run of the grid beneath."""
-        return self._grid.run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """Build a message; Flower asks to use `Message` instead."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Compress, log and send, without waiting."""

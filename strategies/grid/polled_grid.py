@@ -7,10 +7,11 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 
-from fedquit.strategies.flower_internals import NodeInfo, Run, limit_pulls
+from fedquit.strategies.flower_internals import limit_pulls
+from fedquit.strategies.grid.wrapped_grid import WrappedGrid
 
 SHORTEST, LONGEST = 0.2, 3.0
 """Seconds between two looks."""
@@ -29,7 +30,7 @@ def pause(waited: float) -> float:
     return min(LONGEST, max(SHORTEST, SHARE * waited))
 
 
-class PolledGrid(Grid):
+class PolledGrid(WrappedGrid):
     """Flower's grid, with its own way to wait for replies.
 
     Args:
@@ -41,7 +42,8 @@ class PolledGrid(Grid):
     def __init__(
         self, grid: Grid, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
     ) -> None:
-        self._grid, self._clock, self._sleep = grid, clock, sleep
+        super().__init__(grid)
+        self._clock, self._sleep = clock, sleep
         self._end = math.inf
         limit_pulls(lambda: max(LAST, self._end - self._clock()))
 
@@ -63,34 +65,3 @@ class PolledGrid(Grid):
             if waiting:
                 now = self._clock()
                 self._sleep(max(0.0, min(pause(now - began), self._end - now)))
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Pass on."""
-        return self._grid.get_node_ids()
-
-    def get_nodes(self) -> Iterable[NodeInfo]:
-        """Pass on."""
-        return self._grid.get_nodes()
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Pass on."""
-        return self._grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Pass on."""
-        return self._grid.pull_messages(message_ids)
-
-    def set_run(self, run: Run) -> None:
-        """Pass on."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        """The run of the grid beneath."""
-        return self._grid.run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """Build a message; Flower asks to use `Message` instead."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)

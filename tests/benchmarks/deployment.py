@@ -1,16 +1,18 @@
 """Measure a deployment of real processes on loopback: memory of each when idle, and seconds from ask to receipt.
 
-    python -m tests.benchmarks.deployment [--devices 3 --asks 5 --trusted --json]
+    python -m tests.benchmarks.deployment [--devices 3 --asks 5 --trusted --json --write docs/deploy.md]
 
 `fedquit serve` without a proxy, `fedquit join` for each device, digits, an mlp; a round of training, then nothing to do
 until a device asks that some of its samples be forgotten, one ask after the other. What happens to each message is read
-from the SuperLink's database while it is there; nothing in what runs knows of it.
+from the SuperLink's database while it is there; nothing in what runs knows of it. `--write` puts the figures between
+the two marks in a document.
 """
 
 import contextlib
 import json
 import math
 import os
+import platform
 import sqlite3
 import statistics
 import tempfile
@@ -19,13 +21,16 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
 
+from fedquit.files import write_whole
 from fedquit.server.ledger import ENDS, Request
 from fedquit.server.message_store import DATABASE
+from tests.benchmarks.deployment_page import page_of, replaced
 from tests.harness.deployment import Deployment, Process, made
 from tests.harness.waiting import until
 
@@ -273,12 +278,32 @@ def figures(devices: int, asks: int, *, trusted: bool, settle: float) -> dict[st
         "load_before": round(load, 2),
         "load_after": round(os.getloadavg()[0], 2),
         "cores": os.cpu_count(),
+        "date": time.strftime("%Y-%m-%d"),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("fedquit", "flwr", "torch")},
         "memory": [memory.document() for memory in idle],
         "server_without_model": alone(memory for memory in idle if memory.name in SERVER),
         "device": alone(idle_device),
         "asks": [asdict(one) for one in asked],
+        "profile": profile_of(asked),
         "median_seconds": round(statistics.median(seconds), 1) if seconds else None,
     }
+
+
+def profile_of(asks: Sequence[Ask]) -> dict[str, dict[str, float]]:
+    """Return where the seconds of an ask go on average, by kind of exchange, in the order in which they come.
+
+    >>> profile_of([Ask("done", 9.0, 9.5, 1.0, (Exchange("evaluate", 3, 2.0, 1.5, 4.5),))])["evaluate"]
+    {'exchanges': 1.0, 'poll': 2.0, 'device': 1.5, 'server': 4.5}
+    """
+    found: dict[str, dict[str, float]] = {"before the first": dict.fromkeys(("exchanges", "poll", "device"), 0.0)}
+    found["before the first"]["server"] = sum(one.before for one in asks)
+    for exchange in (exchange for one in asks for exchange in one.exchanges):
+        row = found.setdefault(exchange.kind, dict.fromkeys(("exchanges", "poll", "device", "server"), 0.0))
+        row["exchanges"] += 1
+        for name in ("poll", "device", "server"):
+            row[name] += getattr(exchange, name)
+    return {kind: {name: round(value / len(asks), 2) for name, value in row.items()} for kind, row in found.items()}
 
 
 def lines_of(found: Mapping[str, Any]) -> Iterator[str]:
@@ -310,10 +335,18 @@ def lines_of(found: Mapping[str, Any]) -> Iterator[str]:
     show_default=True,
     help="seconds before memory is measured, once no device has a process for messages",
 )
+@click.option(
+    "--write", type=click.Path(path_type=Path, exists=True), help="document whose figures, between marks, are replaced"
+)
 @click.option("--json", "as_json", is_flag=True, help="print JSON, and nothing else")
-def main(devices: int, asks: int, trusted: bool, settle: float, as_json: bool) -> None:
+def main(devices: int, asks: int, trusted: bool, settle: float, write: Path | None, as_json: bool) -> None:
     """Print the figures."""
+    if write:
+        replaced(write.read_text(encoding="utf-8"), [])  # it must have the marks
     found = figures(devices, asks, trusted=trusted, settle=settle)
+    if write:
+        command = f"python -m tests.benchmarks.deployment --devices {devices} --asks {asks}{' --trusted' * trusted}"
+        write_whole(write, replaced(write.read_text(encoding="utf-8"), page_of(found, command)).encode())
     for line in [json.dumps(found, indent=1)] if as_json else lines_of(found):
         click.echo(line)
 

@@ -85,6 +85,10 @@ def test_what_only_waits_for_others_loads_no_torch(rehearsal: Rehearsal, code: s
         (("requests", "KIT"), 2),  # nobody answers
         (("status", "KIT", "0" * 64), 2),
         (("watch", "KIT", "0" * 64, "--timeout", "1"), 2),
+        (("methods",), 0),
+        (("objectives", "--json"), 0),
+        (("strategies",), 0),
+        (("codecs",), 0),
     ],
     ids=lambda given: "-".join(given[:2]) if isinstance(given, tuple) else "",
 )

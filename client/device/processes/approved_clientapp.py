@@ -6,9 +6,14 @@ The task's token comes in the environment (`fedquit.processes.hidden_token`), or
 
 Flower unpacks the app that a server sent, and imports it. No code of ours runs between the two, so the function
 that unpacks is replaced by one that checks first (`approved_code`). If a newer Flower has it elsewhere, nothing runs.
+
+Flower names the folder of an app by its name, its version and 8 hex digits of its hash, and unpacks nothing where such
+a folder is. Two bundles of the same 8 digits are quickly found: one whose code is approved would run the code of one
+that is approved no more. So what is unpacked is compared with what was sent, and unpacked again if it is not that.
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -16,7 +21,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from fedquit.client.device.approved_code import check_bundle
+from fedquit.client.device.approved_code import check_bundle, is_unpacked
 from fedquit.client.kit import Kit
 from fedquit.errors import FedquitError
 from fedquit.processes.hidden_token import with_token
@@ -48,8 +53,13 @@ def approved_program(folder: Path) -> Callable[[], object]:
     def look_first(bundle: bytes | Path, *arguments: Any, **named: Any) -> Any:
         content = bundle if isinstance(bundle, bytes) else Path(bundle).read_bytes()
         check_bundle(content, Kit.read(folder))
-        return unpack(content, *arguments, **named)
+        place = Path(unpack(content, *arguments, **named))
+        if not is_unpacked(content, place):
+            shutil.rmtree(place)
+            unpack(content, *arguments, **named)
+        return place
 
+    sys.dont_write_bytecode = True  # what is unpacked stays what was sent
     setattr(runtime, UNPACKS, look_first)
     return run  # type: ignore[no-any-return]
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from fedquit.server.coordinator.workplace import Workplace
-from fedquit.server.ledger import FORGOTTEN, UNDER_WAY, Request
+from fedquit.server.ledger import FORGOTTEN, UNDER_WAY, Request, RequestState
 from fedquit.server.serve.last_look import Looks
 from fedquit.strategies.grid.node_identity import Member as Node
 
@@ -23,7 +23,7 @@ class Presence:
 
     devices: frozenset[int] = frozenset()
     here: frozenset[int] = frozenset()
-    owing: dict[int, tuple[Request, ...]] = field(default_factory=dict)
+    owing: dict[int, tuple[RequestState, ...]] = field(default_factory=dict)
     leaving: frozenset[int] = frozenset()
 
     @property
@@ -66,14 +66,14 @@ class Watch:
         leaving = frozenset(request.subject for request in waiting if request.granularity == "sample")
         return Presence(devices, here, self._owing(devices), leaving)
 
-    def _owing(self, devices: frozenset[int]) -> dict[int, tuple[Request, ...]]:
+    def _owing(self, devices: frozenset[int]) -> dict[int, tuple[RequestState, ...]]:
         """Return which devices have not yet dropped what a request was about: they were away, or did not reply.
 
         All of a client's data leaves with it. Samples concern their device, classes every device.
         """
-        owing: dict[int, tuple[Request, ...]] = {}
-        for request in self._place.ledger.requests():
-            if request.status not in BEGUN or request.granularity == "client":
+        owing: dict[int, tuple[RequestState, ...]] = {}
+        for request in self._place.ledger.request_lines(statuses=BEGUN):
+            if request.granularity == "client":
                 continue
             if request.status == "forgetting":  # its own forget message is still to come
                 continue
@@ -88,7 +88,7 @@ class Watch:
         return owing
 
 
-def dropped(place: Workplace, request: Request) -> set[int]:
+def dropped(place: Workplace, request: RequestState) -> set[int]:
     """Return the devices that have dropped what a request is about: by an event, or a reply in its forget step."""
     members = {
         e.member for e in place.ledger.events(request=request.id) if e.kind == "dropped" and e.member is not None

@@ -6,11 +6,11 @@ from fedquit.client.device.deployed_device import DROP
 from fedquit.server.coordinator.model_metrics import NOTHING_HELD
 from fedquit.server.coordinator.requests.request_config import request_config
 from fedquit.server.coordinator.training_rounds import Training
-from fedquit.server.ledger import Request
+from fedquit.server.ledger import RequestState
 from fedquit.strategies.rounds.exercise import run_exercise
 
 
-def drop_samples(training: Training, request: Request, members: Sequence[int]) -> list[int]:
+def drop_samples(training: Training, request: RequestState, members: Sequence[int]) -> list[int]:
     """Have devices drop what a request was about, and return those that have; their models are not used."""
     place, outcomes = training.place, dict[int, str | None]()
     number = place.next_number()

@@ -12,7 +12,6 @@ from fedquit.server.coordinator.retention import Past
 from fedquit.server.coordinator.training_rounds import Training
 from fedquit.server.coordinator.workplace import DEFERRED, Workplace
 from fedquit.server.ledger import Request, Step
-from fedquit.server.ledger.model_lineage import check_exact
 from fedquit.server.message_store import DATABASE, erase_messages
 from fedquit.server.receipts.make_receipt import Outcome, make_receipt
 from fedquit.strategies.cost_log.cost_log import Traffic
@@ -47,13 +46,13 @@ class Ending:
         """Return why a receipt would not be true; empty: it would be."""
         if forgot is None:
             return ""
-        model, steps = self.place.current(), self.place.ledger.steps()
-        if model in self.past.contained(request):
+        model = self.place.current()
+        if self.place.ledger.is_descendant(request, model):
             return f"{request.method}: no device is left to train with, and the model is one that contained the data"
         if not plan_of(self.place.federation, request)[1].traits.restarts:
             return ""
         try:
-            check_exact(steps, request, model)
+            self.place.ledger.check_exact(request, model)
         except FedquitError as error:
             return f"{request.method}: {error}"
         return ""
@@ -76,7 +75,7 @@ class Ending:
         place, events = self.place, self.place.ledger.events(request=request.id)
         left = methods_left(place.federation, request, events, is_there=presence.has(request))
         place.models.load(forgot.model_before)  # it must be there before the ledger says so
-        [before, *_] = place.ledger.steps(after=forgot.number - 2)
+        [before, *_] = place.ledger.steps(after=forgot.number - 2, limit=1)
         undone = Step(
             number=place.next_number(),
             phase="undo",

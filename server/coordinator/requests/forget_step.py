@@ -24,7 +24,6 @@ from fedquit.server.coordinator.retention import Past
 from fedquit.server.coordinator.training_rounds import Training
 from fedquit.server.coordinator.workplace import DEFERRED, Workplace
 from fedquit.server.ledger import Request
-from fedquit.server.ledger.model_lineage import check_exact
 from fedquit.server.lifecycle.forget_and_admit import ForgetResult, forget_and_admit
 from fedquit.server.lifecycle.grid_session import GridSession, served
 from fedquit.server.lifecycle.rounds.deferred_step import is_deferred
@@ -149,18 +148,16 @@ class ForgetStep:
         Raises:
             CannotForgetError: it did, or no step of the ledger made it.
         """
-        steps = self.place.ledger.steps()
-        here = {steps[0].model_before, *(step.model_after for step in steps)}
         try:
-            if model not in here:
+            if not self.place.ledger.is_known(model):
                 raise FedquitError(f"model {model[:12]} was never the federation's")
-            check_exact(steps, request, model)
+            self.place.ledger.check_exact(request, model)
         except FedquitError as error:
             raise CannotForgetError(f"the model it goes back to cannot be used: {error}") from error
 
     def _rounds_before(self, number: int) -> int:
         """Return how many rounds the model has been trained for that step `number` began with."""
-        steps = self.place.ledger.steps(after=number - 1)
+        steps = self.place.ledger.steps(after=number - 1, limit=1)
         return steps[0].round - 1 if number > 1 and steps else 0
 
 

@@ -35,8 +35,7 @@ class Holders:
         if request.granularity == "client":
             return {request.subject: self.past.size(request.subject)}
         if method.traits.runs_at == "server":  # it queries no device: every contributor may hold some
-            everybody = {member for members in self.past.steps().values() for member in members}
-            return {member: self.past.size(member) for member in everybody}
+            return {member: self.past.size(member) for member in self.past.contributors()}
         found = self._found(request, plan, presence)
         unknown = self._contributors() - self._empty[request.id] - found.keys()
         if not method.traits.needs_device:  # each that has not denied it may hold some
@@ -71,5 +70,5 @@ class Holders:
 
     def _contributors(self) -> set[int]:
         """Return who contributed to any step, except clients that were forgotten."""
-        gone = {r.subject for r in self.place.ledger.requests() if r.granularity == "client" and r.status in FORGOTTEN}
-        return {member for members in self.past.steps().values() for member in members} - gone
+        forgotten = self.place.ledger.request_lines(statuses=FORGOTTEN)
+        return self.past.contributors() - {request.subject for request in forgotten if request.granularity == "client"}

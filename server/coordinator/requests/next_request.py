@@ -48,7 +48,7 @@ class Turns:
         """Say whether any model contains what a request is about."""
         if request.granularity == "class":
             return self.place.ledger.last_step() is not None
-        return self.place.ledger.most_contributed(request.subject) is not None
+        return self.place.ledger.has_contributed(request.subject)
 
     def missing(self, request: Request, method: Method, presence: Presence) -> str:
         """Return which device a method needs and cannot have now; "": none."""

@@ -76,5 +76,5 @@ class Recovery:
         """Return how many rounds the model had beyond the one that the method went back to; 0: it did not go back."""
         if not plan_of(self.place.federation, request)[1].traits.restarts:
             return 0
-        [before, *_] = self.place.ledger.steps(after=forgot.number - 2)
+        [before, *_] = self.place.ledger.steps(after=forgot.number - 2, limit=1)
         return max(0, before.round - forgot.round)

@@ -1,11 +1,11 @@
 """What devices are sent about a request besides the model."""
 
 from fedquit.server.coordinator.training_rounds import Training
-from fedquit.server.ledger import Request
+from fedquit.server.ledger import RequestState
 from fedquit.settings import Part, Settings, keys_of
 
 
-def request_config(training: Training, request: Request, plan: Settings) -> dict[str, float | str]:
+def request_config(training: Training, request: RequestState, plan: Settings) -> dict[str, float | str]:
     """Return what a request is about, and how to forget it.
 
     Args:

@@ -82,5 +82,4 @@ class Sessions:
         """Return what the guard compares a model with: the last steps whose models are still there."""
         place, steps = self.place, self.past.recent()
         models = ((place.state(step.model_before), place.state(step.model_after)) for step in steps)
-        every = [step.measures for step in place.ledger.steps()]
-        return recent_rounds([step.measures for step in steps], every, models, place.order)
+        return recent_rounds([step.measures for step in steps], self.past.longest(), models, place.order)

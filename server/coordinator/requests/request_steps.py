@@ -29,7 +29,7 @@ from fedquit.server.coordinator.requests.recovery_rounds import Recovery
 from fedquit.server.coordinator.retention import Past
 from fedquit.server.coordinator.training_rounds import Training
 from fedquit.server.coordinator.workplace import Workplace
-from fedquit.server.ledger import Request
+from fedquit.server.ledger import Request, RequestState
 
 
 class RequestSteps:
@@ -83,14 +83,14 @@ class RequestSteps:
         place.reached("forgetting: committed")
         return True
 
-    def _leave(self, request: Request) -> Request | None:
+    def _leave(self, request: Request) -> RequestState | None:
         """Return the request with which this one's device left already, if it did.
 
         Service and coordinator each check before they take a request, so two of one device can come in at once.
         """
         if request.granularity == "class":
             return None
-        before = self.place.ledger.requests(subject=request.subject)
+        before = self.place.ledger.request_lines(subject=request.subject)
         return next((other for other in before if other.granularity == "client" and other.status in BEGUN), None)
 
     def _forget(self, request: Request, presence: Presence) -> bool:

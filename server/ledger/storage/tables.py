@@ -71,6 +71,7 @@ steps = Table(
     Column("measures", Text, nullable=False),  # JSON
     Column("at", Double, nullable=False),
     Index("steps_request", "request"),
+    Index("steps_model_after", "model_after"),
 )
 
 contributions = Table(
@@ -80,7 +81,7 @@ contributions = Table(
     Column("member", Integer, ForeignKey("members.number"), primary_key=True),
     Column("num_examples", BigInteger, nullable=False),
     Column("samples_digest", Text, nullable=False),
-    Index("contributions_member", "member"),
+    Index("contributions_member", "member", "step"),
 )
 
 phase_totals = Table(  # sums over the steps, kept with each so that nobody need read them all

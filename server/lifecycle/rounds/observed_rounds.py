@@ -60,7 +60,7 @@ class ObservedRound:
 
 def recent_rounds(
     last: Sequence[Mapping[str, float]],
-    every: Iterable[Mapping[str, float]],
+    lengths: Collection[float],
     models: Iterable[tuple[StateDict, StateDict]],
     names: Collection[str],
 ) -> Recent:
@@ -68,11 +68,11 @@ def recent_rounds(
 
     Args:
         last: statistics of the last rounds, as `ObservedRound` made them; of at most `WINDOW`.
-        every: of all rounds there were.
+        lengths: of all rounds there were, the median length of the steps; the two longest will do.
         models: global model before and after each of the last rounds, the latest last.
         names: the entries of a model, in the order of its layers.
 
-    >>> recent_rounds([{"update_norm": 2.0, "update_norm_mad": 0.5}], [{"update_norm": 3.0}, {}], [], []).longest
+    >>> recent_rounds([{"update_norm": 2.0, "update_norm_mad": 0.5}], [3.0], [], []).longest
     3.0
     """
     measured = [each for each in last if NORM in each]
@@ -80,5 +80,5 @@ def recent_rounds(
         norms=[each[NORM] for each in measured],
         spreads=[each[SPREAD] for each in measured],
         updates=[difference(after, before, names) for before, after in models],
-        longest=longest_of([each[NORM] for each in every if NORM in each]),
+        longest=longest_of(lengths),
     )

@@ -32,11 +32,14 @@ def backup(folder: Path, to: Path, without_authority: bool, without_ledger: bool
             "bytes": size,
             "federation": manifest.federation,
             "private": list(made.private),
+            "left_out": list(made.left_out),
         }
         click.echo(json.dumps({**found, "head": f"{manifest.event}:{manifest.head}", "files": len(manifest.files)}))
         return
     click.echo(f"{made.path}: {len(manifest.files)} files, {size} bytes, the ledger up to event {manifest.event}")
     click.echo(f"private keys in it: {', '.join(made.private)}; keep it where nobody else can read it", err=True)
+    for data in made.left_out:
+        click.echo(f"not in it: {data}, which [trusted] data names outside {folder}; back it up too", err=True)
     click.echo(f"note this head elsewhere: {manifest.event}:{manifest.head}", err=True)
 
 

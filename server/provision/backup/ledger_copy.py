@@ -1,19 +1,24 @@
 """A copy of a ledger at one moment, also while it is written: SQLite's online backup, or pg_dump, and back."""
 
 import contextlib
+import hashlib
+import json
 import os
 import shutil
 import sqlite3
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
-from sqlalchemy import URL, make_url, text
+from sqlalchemy import URL, inspect, make_url, text
 
 from fedquit.errors import FedquitError, InputError
-from fedquit.files import explained
+from fedquit.files import explained, write_whole
 from fedquit.server.ledger.storage.database import Database
+from fedquit.server.ledger.storage.tables import metadata
 
 SQLITE, POSTGRESQL = "ledger.db", "ledger.dump"
+VERSION = "alembic_version"
 PATIENCE = 3600.0  # seconds for pg_dump or pg_restore
 
 
@@ -51,8 +56,15 @@ def where_it_is(url: str) -> tuple[int, str, str]:
     return int(head.number), str(head.digest), str(model or "")
 
 
-def restore_postgresql(dump: Path, url: str) -> None:
-    """Restore a copy into an empty database.
+@contextlib.contextmanager
+def restored_postgresql(dump: Path, url: str, noted: Path) -> Iterator[None]:
+    """Restore a copy into an empty database; if what is done with it fails, the database is empty again.
+
+    Args:
+        dump: the copy; it is removed.
+        url: of the database.
+        noted: file in which this notes, before it begins, which copy it restores where. If a killed process noted the
+            same, the database is not restored into again: that is one transaction, so all of it is there, or nothing.
 
     Raises:
         InputError: the URL is none of PostgreSQL, or pg_restore is not installed.
@@ -61,8 +73,43 @@ def restore_postgresql(dump: Path, url: str) -> None:
     parsed = make_url(url)
     if parsed.get_backend_name() != "postgresql":
         raise InputError("the ledger in it is of PostgreSQL: give --ledger postgresql+psycopg://user@host/name")
-    how = ("--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction")
-    _run("pg_restore", parsed, *how, str(dump))
+    what = {"database": hashlib.sha256(url.encode()).hexdigest(), "dump": hashlib.sha256(dump.read_bytes()).hexdigest()}
+    is_ours = noted.is_file() and noted.read_text(encoding="utf-8") == json.dumps(what)
+    holds = _holds_ledger(url)
+    if holds and not is_ours:
+        raise FedquitError("the database holds a ledger already: give --ledger URL of an empty one")
+    write_whole(noted, json.dumps(what).encode())
+    if not holds:
+        how = ("--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction")
+        _run("pg_restore", parsed, *how, str(dump))
+    dump.unlink()
+    try:
+        yield
+    except BaseException:
+        if not holds:  # what was there before is not ours to drop
+            drop_ledger(url)
+        raise
+
+
+def _holds_ledger(url: str) -> bool:
+    """Say whether a database has tables of a ledger."""
+    database = Database(url)
+    try:
+        with database.read() as connection:
+            return bool({*inspect(connection).get_table_names()} & {*metadata.tables, VERSION})
+    finally:
+        database.close()
+
+
+def drop_ledger(url: str) -> None:
+    """Drop the tables of a ledger, all or none."""
+    database = Database(url)
+    try:
+        with database.write() as connection:
+            metadata.drop_all(connection)
+            connection.execute(text(f"DROP TABLE IF EXISTS {VERSION}"))
+    finally:
+        database.close()
 
 
 def is_ledger_of(url: str) -> str:

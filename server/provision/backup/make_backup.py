@@ -8,7 +8,6 @@ model that the copied ledger still needs is in the backup.
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,10 +19,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from fedquit import __version__
 from fedquit.errors import FedquitError, InputError
-from fedquit.files import explained
+from fedquit.files import explained, sync_folder
 from fedquit.server.federation import FILE, Federation
 from fedquit.server.provision.backup.archive import NAME, Manifest, digest_of_file, write_archive
 from fedquit.server.provision.backup.ledger_copy import copy_ledger, is_ledger_of, where_it_is
+from fedquit.server.provision.backup.unfinished_backup import backup_folders
 
 NEEDED = (FILE, "ca.crt", "server.pem", "server.key", "receipts.key", "receipts.pub")
 WHERE_THERE = ("page.token", "costs.csv")
@@ -34,11 +34,19 @@ TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """A finished backup: its file, its manifest, and the names of the private files in it."""
+    """A finished backup.
+
+    Attributes:
+        path: of its file.
+        manifest: what is in it.
+        private: the names of the private files in it.
+        left_out: data that server.toml names and that is not in it, as it lies outside the server's folder.
+    """
 
     path: Path
     manifest: Manifest
     private: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def make_backup(folder: Path, to: Path, *, with_authority: bool = True, with_ledger: bool = True) -> Backup:
@@ -63,11 +71,11 @@ def make_backup(folder: Path, to: Path, *, with_authority: bool = True, with_led
         to /= f"{federation.name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}.tar"
     if to.exists():
         raise InputError(f"{to} is there already; give another name")
-    with explained(to):
-        staging = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))  # for its owner alone
-    try:
+    data, left_out = trusted_data(folder, federation)
+    with backup_folders(folder, to) as (links, work):
         with explained(to):
-            files, number, digest = _gathered(folder, federation, staging, with_ledger=with_ledger)
+            files, number, digest = _gathered(folder, federation, links, work, with_ledger=with_ledger)
+        files |= data
         if with_authority:
             files |= _there(folder.parent / "authority", AUTHORITY, "authority")
         kind = is_ledger_of(federation.ledger_url(folder)) if with_ledger else ""
@@ -77,11 +85,24 @@ def make_backup(folder: Path, to: Path, *, with_authority: bool = True, with_led
         listed = {name: digest_of_file(path) for name, path in sorted(files.items())}
         manifest = Manifest(federation.name, __version__, now, kind, number, digest, listed)
         with explained(to):
-            _write(staging / "backup", manifest, {name: files[name] for name in listed}, folder / "receipts.key")
-            (staging / "backup").rename(to)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return Backup(to, manifest, tuple(name for name in listed if is_private(name)))
+            _write(work / "backup", manifest, {name: files[name] for name in listed}, folder / "receipts.key")
+            (work / "backup").rename(to)
+            sync_folder(to.absolute().parent)
+    return Backup(to, manifest, tuple(name for name in listed if is_private(name)), left_out)
+
+
+def trusted_data(folder: Path, federation: Federation) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """Return the files of the server's validation set by their names in a backup, and what is outside the folder.
+
+    Only what server.toml names by a path within the folder is where it says after a restore.
+    """
+    data = federation.trusted.data
+    if not data:
+        return {}, ()
+    inside = Path(os.path.normpath(data))
+    if inside.is_absolute() or inside.parts[:1] == (os.pardir,):
+        return {}, (data,)
+    return {f"server/{inside.as_posix()}/{inner}".rstrip("/"): path for inner, path in _inside(folder / inside)}, ()
 
 
 def is_private(name: str) -> bool:
@@ -94,39 +115,39 @@ def is_private(name: str) -> bool:
 
 
 def _gathered(
-    folder: Path, federation: Federation, staging: Path, *, with_ledger: bool
+    folder: Path, federation: Federation, links: Path, work: Path, *, with_ledger: bool
 ) -> tuple[dict[str, Path], int, str]:
     """Return the files of the server by their names, those that may go meanwhile copied; and the head of the ledger."""
     for path in _there(folder, WHERE_THERE, "server").values():
-        shutil.copyfile(path, staging / path.name)  # rows are added to the cost log meanwhile
-    files = {**_there(folder, NEEDED, "server"), **_there(staging, WHERE_THERE, "server")}
-    url, data = federation.ledger_url(folder), federation.trusted.data
-    if data and not Path(data).is_absolute():
-        files |= {f"server/{data}/{n}".rstrip("/"): p for n, p in _inside(folder / data)}
+        shutil.copyfile(path, work / path.name)  # rows are added to the cost log meanwhile
+    files, url = (
+        {**_there(folder, NEEDED, "server"), **_there(work, WHERE_THERE, "server")},
+        federation.ledger_url(folder),
+    )
     number, digest, _ = where_it_is(url)
     for _ in range(TRIES):
-        _copy_folders(folder, staging)
+        _copy_folders(folder, links)
         if with_ledger:
-            for left in staging.glob("ledger.*"):
+            for left in work.glob("ledger.*"):
                 left.unlink()
-            copy = copy_ledger(url, staging)
+            copy = copy_ledger(url, work)
             files[f"server/{copy.name}"] = copy
-        _copy_folders(folder, staging)
+        _copy_folders(folder, links)
         *_, model = where_it_is(url)
-        if not model or (staging / "models" / f"{model}.safetensors").exists():
+        if not model or (links / "models" / f"{model}.safetensors").exists():
             break
     else:
         raise FedquitError(f"the model {model[:12]} is not in {folder / 'models'}, or models came and went; try again")
     for name in FOLDERS:
-        files |= {f"server/{name}/{inner}": path for inner, path in _inside(staging / name)}
+        files |= {f"server/{name}/{inner}": path for inner, path in _inside(links / name)}
     return files, number, digest
 
 
-def _copy_folders(folder: Path, staging: Path) -> None:
+def _copy_folders(folder: Path, links: Path) -> None:
     """Copy the files of `FOLDERS` that are not copied yet; one that goes meanwhile is needed no more."""
     for name in FOLDERS:
         for inner, path in _inside(folder / name):
-            target = staging / name / inner
+            target = links / name / inner
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with suppress(FileNotFoundError):
@@ -139,7 +160,7 @@ def _copy(path: Path, target: Path) -> None:
         target.hardlink_to(path)
     except FileNotFoundError:
         raise
-    except OSError:  # on another disk
+    except OSError:  # a file system without hard links
         shutil.copyfile(path, target)
 
 

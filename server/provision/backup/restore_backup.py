@@ -2,11 +2,15 @@
 
 It is unpacked next to its destination, compared with its manifest, checked as a server's folder, and only then moved
 there. With `key` it is certain that this federation's server made it; a backup of PostgreSQL's ledger is run as SQL.
+
+Killed at any moment it leaves either no server, and then the same command does all that is left, or the whole one: the
+server's folder is the last to be moved.
 """
 
 import os
 import shutil
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -15,13 +19,14 @@ import tomli_w
 
 from fedquit.client.receipts.command import receipts_key
 from fedquit.errors import FedquitError, InputError
-from fedquit.files import explained
+from fedquit.files import explained, sync_folder
 from fedquit.server.federation import FILE, Federation
 from fedquit.server.ledger import Ledger
 from fedquit.server.ledger.audit_log.seal import read_seal
-from fedquit.server.provision.backup.archive import Manifest, opened_archive
-from fedquit.server.provision.backup.ledger_copy import POSTGRESQL, is_ledger_of, restore_postgresql
+from fedquit.server.provision.backup.archive import Manifest, digest_of_file, opened_archive
+from fedquit.server.provision.backup.ledger_copy import POSTGRESQL, is_ledger_of, restored_postgresql
 from fedquit.server.provision.backup.make_backup import NEEDED, is_private
+from fedquit.server.provision.backup.restore_folder import IN_DATABASE, restore_folder
 from fedquit.server.provision.deployment_files import write_deployment_files
 from fedquit.settings import load_settings_file
 
@@ -58,20 +63,16 @@ def restore_backup(path: Path, to: Path, *, key: Path | None = None, ledger: str
         _check_room(manifest, to)
         if key is not None:
             manifest.check(signature, receipts_key(key))
-        with explained(to.parent):
-            staging = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))  # for its owner alone
-        try:
+        with restore_folder(to) as staging:
             unpack(lambda name: _opened(staging, name))
             server = staging / "server"
             missing = [name for name in NEEDED if not (server / name).is_file()]
             if missing:
                 raise InputError(f"it lacks {', '.join(missing)}")
             manifest.check(signature, receipts_key(server / "receipts.pub"))
-            event, head = _checked(server, manifest, ledger)
-            _move(staging, to)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    write_deployment_files(to, Federation.read(to))
+            with _ledger_in_place(staging, manifest, ledger) as (event, head):
+                write_deployment_files(server, Federation.read(server), to)
+                _move(staging, to)
     return Restored(to, manifest, event, head)
 
 
@@ -83,8 +84,14 @@ def _check_room(manifest: Manifest, to: Path) -> None:
     if size > free:
         raise FedquitError(f"{to.parent} has {free:,} bytes free, and the backup holds {size:,}; make room")
     authority = to.parent / "authority"
-    if any(name.startswith("authority/") for name in manifest.files) and authority.exists():
-        raise InputError(f"{authority} is there already, and the backup has an authority; restore into another folder")
+    held = {name: what for name, what in manifest.files.items() if name.startswith("authority/")}
+    if held and authority.exists() and not all(_is_file(to.parent / name, what) for name, what in held.items()):
+        raise InputError(f"{authority} is there already, and the backup has another; restore into another folder")
+
+
+def _is_file(path: Path, what: tuple[int, str]) -> bool:
+    """Say whether a file is there with that size and SHA-256."""
+    return path.is_file() and digest_of_file(path) == what
 
 
 def _opened(staging: Path, name: str) -> IO[bytes]:
@@ -96,31 +103,43 @@ def _opened(staging: Path, name: str) -> IO[bytes]:
         return os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if secret else PUBLIC), "wb")
 
 
-def _checked(server: Path, manifest: Manifest, url: str) -> tuple[int, str]:
-    """Check the restored server, bring its ledger into its database, and return the ledger's head."""
+@contextmanager
+def _ledger_in_place(staging: Path, manifest: Manifest, url: str) -> Iterator[tuple[int, str]]:
+    """Bring the ledger into its database, check it, and yield its head; what fails afterwards takes it out again."""
+    server = staging / "server"
     federation = Federation.read(server)
     if federation.name != manifest.federation:
         raise InputError(f"its server.toml is of '{federation.name}', and it says '{manifest.federation}'")
     if not manifest.ledger:
-        return manifest.event, manifest.head
+        yield manifest.event, manifest.head
+        return
     if url:
         _set_ledger(server, url)
         federation = Federation.read(server)
     if manifest.ledger == "postgresql":
-        url = federation.ledger_url(server)
-        restore_postgresql(server / POSTGRESQL, url)
-        (server / POSTGRESQL).unlink()
-    elif is_ledger_of(federation.ledger_url(server)) != "sqlite" or federation.server.ledger:
+        with restored_postgresql(server / POSTGRESQL, federation.ledger_url(server), staging / IN_DATABASE):
+            yield _head_of(server, federation, manifest)
+        return
+    if is_ledger_of(federation.ledger_url(server)) != "sqlite" or federation.server.ledger:
         _set_ledger(server, "")  # its file is in the folder now, wherever it was
         federation = Federation.read(server)
+    yield _head_of(server, federation, manifest)
+
+
+def _head_of(server: Path, federation: Federation, manifest: Manifest) -> tuple[int, str]:
+    """Return the head of the restored ledger.
+
+    Raises:
+        FedquitError: it fails its check, or is not the one of the backup.
+    """
     ledger = Ledger.open(federation.ledger_url(server), seal=read_seal(server / "receipts.key"))
     try:
-        wrong, (event, head) = ledger.check_chain(), ledger.head()
+        wrong, head = ledger.check_chain(noted=(manifest.event, manifest.head)), ledger.head()
     finally:
         ledger.close()
     if wrong:
         raise FedquitError(f"its ledger does not hold: {wrong[0]} ({len(wrong)} in all); it is a plain tar, to look at")
-    return event, head
+    return head
 
 
 def _set_ledger(server: Path, url: str) -> None:
@@ -132,12 +151,23 @@ def _set_ledger(server: Path, url: str) -> None:
 
 
 def _move(staging: Path, to: Path) -> None:
-    """Put the folders into their places; the server's last."""
+    """Put the folders into their places, the server's last; all that is in them is on the disk before."""
     with explained(to):
-        if (staging / "authority").exists():
+        for path in (staging, *staging.rglob("*")):
+            _sync(path)
+        authority = to.parent / "authority"
+        if (staging / "authority").exists() and not authority.exists():
             (staging / "authority").chmod(0o700)
-            (staging / "authority").rename(to.parent / "authority")
+            (staging / "authority").rename(authority)
+            sync_folder(to.parent)
         (staging / "server").chmod(0o700)
-        if to.exists():
-            to.rmdir()
-        (staging / "server").rename(to)
+        (staging / "server").rename(to)  # also where an empty folder is
+        sync_folder(to.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

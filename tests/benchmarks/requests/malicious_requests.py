@@ -75,7 +75,7 @@ class Attacked:
             spread = median(abs(each - middle) for each in found)
             measures.append({"update_norm": middle, "update_norm_mad": spread})
         models = [*(history.model(number) for number in rounds), self.federation.current]
-        return recent_rounds(measures, measures, pairwise(models), list(self.state))
+        return recent_rounds(measures, [each["update_norm"] for each in measures], pairwise(models), list(self.state))
 
     def admit(self, new: StateDict, size: int, *, exact: bool = True) -> Decision:
         """Have the guard decide, and go on with what it lets through; `exact`: the model has no noise on it."""

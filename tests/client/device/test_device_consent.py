@@ -1,5 +1,6 @@
 """A device runs the code that its owner approved and no other, and takes settings within its owner's bounds."""
 
+import hashlib
 import io
 import os
 import subprocess
@@ -142,13 +143,65 @@ def test_the_checks_of_a_device_say_what_may_run_and_what_was_refused(kit: Kit) 
 def test_flowers_program_looks_before_it_unpacks(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     unpacked = list[bytes]()
     runtime = import_module(RUNTIME)
-    monkeypatch.setattr(runtime, UNPACKS, lambda content, **_how: unpacked.append(content))
+    place = kit.folder / "apps"
+
+    def unpack(content: bytes, **_how: Any) -> Path:
+        unpacked.append(content)
+        zipfile.ZipFile(io.BytesIO(content)).extractall(
+            place, [name for name in zipfile.ZipFile(io.BytesIO(content)).namelist() if not name.startswith(".info")]
+        )
+        return place
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", sys.dont_write_bytecode)
+    monkeypatch.setattr(runtime, UNPACKS, unpack)
     approved_program(kit.folder)
     with pytest.raises(OtherCodeError):
         getattr(runtime, UNPACKS)(bundle(EVIL), skip_prompt=True)
     assert unpacked == []
-    getattr(runtime, UNPACKS)(bundle(), skip_prompt=True)
+    assert getattr(runtime, UNPACKS)(bundle(), skip_prompt=True) == place
     assert unpacked == [bundle()]
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        {"deployed/client_app.py": "import os\nos.abort()\n"},
+        {"fedquit/client/app.py": "app = None"},
+        {"deployed/__pycache__/client_app.cpython-311.pyc": "compiled"},
+    ],
+)
+def test_code_that_is_approved_no_more_does_not_run_from_its_old_folder(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, left: dict[str, str]
+) -> None:
+    """Flower takes a folder with the first 8 hex digits of an app's hash for that app."""
+    home, sent = kit.folder / "flower", listed_bundle()
+    monkeypatch.setenv("FLWR_HOME", str(home))
+    monkeypatch.setattr(sys, "dont_write_bytecode", sys.dont_write_bytecode)
+    runtime = import_module(RUNTIME)
+    monkeypatch.setattr(runtime, UNPACKS, getattr(runtime, UNPACKS))
+    approved_program(kit.folder)
+    place = getattr(runtime, UNPACKS)(sent, skip_prompt=True)
+    assert place.parent == home / "apps"
+    assert place.name.endswith(hashlib.sha256(sent).hexdigest()[:8])
+    for name, text in left.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(text)
+    assert getattr(runtime, UNPACKS)(sent, skip_prompt=True) == place
+    found = {path.relative_to(place).as_posix(): path.read_text() for path in place.rglob("*") if path.is_file()}
+    assert found.keys() == {*APP_FILES, "pyproject.toml"}
+    assert {name: found[name] for name in APP_FILES} == dict(APP_FILES)
+
+
+def listed_bundle() -> bytes:
+    """Return a bundle of our app with the listing that Flower checks."""
+    with zipfile.ZipFile(io.BytesIO(bundle())) as plain:
+        files = {name: plain.read(name) for name in plain.namelist() if not name.startswith(".info")}
+    listing = "\n".join(f"{name},{hashlib.sha256(text).hexdigest()},{8 * len(text)}" for name, text in files.items())
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for name, text in {**files, ".info/CONTENT": listing.encode()}.items():
+            archive.writestr(name, text)
+    return made.getvalue()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="programs are scripts")

@@ -3,13 +3,17 @@
 import csv
 import hashlib
 import shutil
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from fedquit.client.receipts import read_receipt
 from fedquit.server.coordinator import Coordinator
+from fedquit.server.coordinator.kept_states import KeptStates
+from fedquit.server.lifecycle.rounds.train_round import RoundState
 from tests.server.coordinator.observed_grid import Make, grid_of, read, steps
 
 
@@ -96,3 +100,12 @@ def test_compression_and_its_error_feedback_survive_restarts_of_both_ends(make: 
     kept = {kit.number: list((kit.path(kit.record).parent / "memory").rglob("*-owed")) for kit in whole.kits()}
     assert not kept[1], "the device that left owes nothing"
     assert {path.name.partition("-")[0] for paths in kept.values() for path in paths} == {"1"}, "nor is it of before"
+
+
+def test_what_a_killed_attempt_kept_is_not_read_as_that_of_the_next(tmp_path: Path) -> None:
+    kept = KeptStates(tmp_path)
+    kept.save(7, RoundState(objective_state={"seen": np.ones(2)}, optimizer_state={"m": np.zeros(1)}), nth=3)
+    kept.save(7, RoundState(optimizer_state={"m": np.ones(1)}), nth=1)
+    assert (kept.load(7)[0].objective_state, kept.load(7)[1]) == (None, 1)
+    kept.save(7, RoundState(), nth=1)
+    assert kept.load(7) == (RoundState(), 0)

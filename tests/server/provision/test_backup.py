@@ -268,8 +268,9 @@ def test_nothing_that_is_there_is_written_over(made: Rehearsal, saved: Path, run
     assert run("backup", made.server, saved)[0] == 4
     assert run("restore", saved, made.server)[0] == 4
     (tmp_path / "empty").mkdir()
+    (made.folder / "authority" / "ca.crt").write_text("another")
     code, _, err = run("restore", saved, made.folder / "server2")
-    assert (code, "is there already, and the backup has an authority" in err) == (4, True)
+    assert (code, "is there already, and the backup has another" in err) == (4, True)
     assert run("restore", saved, tmp_path / "empty")[0] == 0
 
 
@@ -312,7 +313,7 @@ def test_a_ledger_of_postgresql_goes_through_a_backup(
     assert saved.manifest.ledger == "postgresql"
     done = restore_backup(saved.path, tmp_path / "other" / "server", ledger=urls[1])
     assert (done.event, done.head) == head
-    with pytest.raises(FedquitError, match="pg_restore failed: "):
+    with pytest.raises(FedquitError, match="the database holds a ledger already"):
         restore_backup(saved.path, tmp_path / "third" / "server", ledger=urls[1])
     monkeypatch.setenv("PATH", "/nowhere")
     code, _, err = run("backup", made.server, tmp_path / "more.tar")

@@ -23,7 +23,6 @@ from fedquit.client.requests.signed_request import make_ask
 from fedquit.errors import BadReceiptError, FedquitError
 from fedquit.server.federation import Federation
 from fedquit.server.ledger import Contribution, Ledger, NewRequest, Step
-from fedquit.server.ledger.model_lineage import descendants
 from fedquit.server.lifecycle.model_store import Models
 from fedquit.server.provision.certificates import public_pem
 from fedquit.server.receipts.make_receipt import Outcome, make_receipt
@@ -300,10 +299,8 @@ def test_the_server_cannot_say_that_something_else_was_asked(receipt: bytes, req
 
 def test_a_class_is_in_every_model_since_the_first(ledger: Ledger) -> None:
     request = ledger.request(ask(ledger))
-    steps = ledger.steps()
-    assert [s.number for s in descendants(steps, request)] == [2, 3]
-    fields = {name: getattr(request, name) for name in request.__slots__}
-    assert [s.number for s in descendants(steps, type(request)(**{**fields, "granularity": "class"}))] == [1, 2, 3]
+    assert [s.number for s in ledger.descendants(request)] == [2, 3]
+    assert [s.number for s in ledger.descendants(replace(request, granularity="class"))] == [1, 2, 3]
 
 
 def test_no_receipt_says_exact_of_a_model_that_descends_from_the_data(ledger: Ledger) -> None:

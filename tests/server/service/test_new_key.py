@@ -72,7 +72,27 @@ def test_a_member_with_a_new_key_is_who_it_was_and_its_old_key_is_nobody(
     assert world.ledger.check_chain() == []
 
 
+def test_a_kit_takes_no_new_key_that_the_operator_has_not_accepted(world: Any, run: Run) -> None:
+    kit = Kit.read(world.kit_folder("north"))
+    statement = Path(json.loads(run("rotate", kit.folder, "--json")[1])["statement"])
+    before = {path.name: path.read_bytes() for path in kit.folder.iterdir() if path.is_file()}
+    code, _, err = run("rotate", kit.folder, "--use")  # no server is there
+    assert (code, err.count("\n")) == (2, 1), err
+    world.start()
+    before["device.toml"] = kit.path("device.toml").read_bytes()
+    code, _, err = run("rotate", kit.folder, "--use")
+    assert (code, err.count("\n"), "still uses the old one: hand" in err, str(statement) in err) == (1, 1, True, True)
+    assert {path.name: path.read_bytes() for path in kit.folder.iterdir() if path.is_file()} == before
+    with world.service("north") as service:
+        service.requests()
+    assert run("member", "rotate", world.folder / "server", "--request", statement)[0] == 0
+    assert run("rotate", kit.folder, "--use")[0] == 0
+    with world.service("north") as service:
+        service.requests()
+
+
 def test_what_was_asked_with_the_old_key_gets_a_receipt_that_verifies(world: Any, run: Run) -> None:
+    world.start()
     asked = [make_ask(world.keys["north"], "clinics")]
     subject = fingerprint(public_der(world.keys["south"]))
     asked.append(make_ask(world.keys["operator"], "clinics", subject=subject))
@@ -167,6 +187,7 @@ def test_a_member_forgotten_while_revoked_comes_back_as_withdrawn(world: Any) ->
 def test_killed_while_a_kit_takes_its_new_key_it_is_done_when_called_again(
     world: Any, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    world.start()
     kit = Kit.read(world.kit_folder("north"))
     code, out, _ = run("rotate", kit.folder, "--json")
     assert run("member", "rotate", world.folder / "server", "--request", json.loads(out)["statement"])[0] == 0

@@ -1,0 +1,1 @@
+"""What can be asked of an open ledger and written into it, one module for each kind of row."""
