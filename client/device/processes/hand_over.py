@@ -19,7 +19,8 @@ import sys
 import time
 
 SOCKET, LOCK = "warm.sock", "warm.lock"
-ACCEPTED = b"+"
+ACCEPTED, BEGIN = b"+", b"!"
+"""What the ready process says when it has the message, and what it waits for before it begins."""
 TOKEN = "FEDQUIT_TASK_TOKEN"  # noqa: S105 - the variable's name; `fedquit.processes.hidden_token` is not imported here
 APPROVED = "fedquit.client.device.processes.approved_clientapp"
 """Flower's own program, kept to the code that the device's owner approved; it takes the token from the environment."""
@@ -62,18 +63,19 @@ def handed_over(folder: str, arguments: list[str]) -> int | None:
         connection = _connected(folder)
     if connection is None:
         return None
-    said = b""
+    begun, said = False, b""
     with connection, contextlib.suppress(OSError):
         connection.settimeout(STARTING)
         socket.send_fds(connection, [json.dumps(arguments).encode() + b"\n"], [1, 2])
         if connection.recv(1) != ACCEPTED:
             return None
-        said = ACCEPTED
+        connection.sendall(BEGIN)  # not sent: not begun. Given up a moment before, it would else be carried out twice
+        begun = True
         connection.settimeout(None)
         said = b"".join(iter(lambda: connection.recv(64), b""))
-    if not said:
+    if not begun:
         return None
-    return int(said) if said.isdigit() else 1
+    return int(said) if said.isdigit() else 1  # nothing said: it was killed
 
 
 def _connected(folder: str) -> socket.socket | None:

@@ -23,7 +23,7 @@ from importlib import import_module
 from pathlib import Path
 
 from fedquit.client.device.processes.approved_clientapp import PROGRAM, approved_program, kit_folder
-from fedquit.client.device.processes.hand_over import ACCEPTED, SOCKET, address
+from fedquit.client.device.processes.hand_over import ACCEPTED, BEGIN, SOCKET, address
 
 LINGER = 60.0
 """Seconds without a message after which this process ends."""
@@ -109,6 +109,8 @@ def _carry_out(connection: socket.socket, program: Callable[[], object]) -> int:
     sys.argv = [PROGRAM, *json.loads(said)]
     _make_new()
     connection.sendall(ACCEPTED)
+    if connection.recv(1) != BEGIN:  # the message was given up meanwhile; Flower's own program has it
+        return 1
     threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
     try:
         program()

@@ -153,7 +153,7 @@ def test_a_row_of_bytes_is_its_numbers_and_what_training_sees(row: Picture) -> N
     assert first & of_array(row.astype(np.float32) / np.float32(127.5) - 1, (1, 1, 3)).digests
 
 
-SMALL = st.sampled_from([-1.0, 0.0, 1.0, 255.0, 1e-7, 0.5])
+SMALL = st.sampled_from([-1.0, 0.0, 1.0, 255.0, float(np.float32(1e-7)), 0.5])
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -63,18 +64,18 @@ def command(folder: Path, *arguments: str) -> list[str]:
 
 def given(folder: Path, *arguments: str, programs: Path | None = None) -> "subprocess.CompletedProcess[str]":
     """Hand a message over, with Flower's program on the path; `programs` is the folder of whoever is ready."""
+    return subprocess.run(
+        command(programs or folder, *arguments), capture_output=True, text=True, check=False, env=flowers_own(folder)
+    )
+
+
+def flowers_own(folder: Path) -> dict[str, str]:
+    """Return an environment with Flower's program on the path, behind the folder of whoever is ready."""
     bin_folder = folder / "bin"
     bin_folder.mkdir(exist_ok=True)
     (bin_folder / CLIENTAPP).write_text(FLOWERS)
     (bin_folder / CLIENTAPP).chmod(0o700)
-    path = os.pathsep.join([str(folder), str(bin_folder), os.environ["PATH"]])
-    return subprocess.run(
-        command(programs or folder, *arguments),
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PATH": path},
-    )
+    return {**os.environ, "PATH": os.pathsep.join([str(folder), str(bin_folder), os.environ["PATH"]])}
 
 
 def is_there(pid: int) -> bool:
@@ -111,13 +112,25 @@ def test_a_message_is_not_lost_where_no_process_can_be_ready(tmp_path: Path, fol
 def test_a_message_whose_process_was_killed_is_not_carried_out_twice(
     folder: Path, ready: "subprocess.Popen[bytes]"
 ) -> None:
-    with subprocess.Popen(command(folder, "sleep"), stdout=subprocess.PIPE, text=True) as handing_over:
+    where = flowers_own(folder)
+    with subprocess.Popen(command(folder, "sleep"), stdout=subprocess.PIPE, text=True, env=where) as handing_over:
         until(lambda: (folder / "pid").exists(), "message")
         os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
         assert handing_over.wait(STILL) == 1
         assert handing_over.stdout is not None
         assert handing_over.stdout.read() == f"carried out 1 {CLIENTAPP} sleep\n"
     assert ready.poll() is None
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_message_given_up_as_it_was_accepted_is_not_begun(folder: Path) -> None:
+    connection = hand_over._connected(str(folder))
+    assert connection is not None
+    with connection:
+        socket.send_fds(connection, [b'["0"]\n'], [1, 2])
+        assert connection.recv(1) == hand_over.ACCEPTED  # a moment too late: Flower's own program has it
+        assert given(folder, "3").returncode == 3
+        assert (folder / "codes").read_text() == "3 "
 
 
 def test_a_ready_process_that_hangs_loses_no_message_and_doubles_none(

@@ -239,7 +239,7 @@ def test_a_new_authority_is_made_where_it_is_asked_for_by_name(tmp_path: Path) -
     before = (out / "server/ca.crt").read_bytes()
     done = CliRunner().invoke(provision, [str(config), "--out", str(out), "--new-authority"])
     assert done.exit_code == 0, done.output
-    assert "to every member" in done.stderr
+    assert "to every member" in done.output
     after = (out / "server/ca.crt").read_bytes()
     assert after != before == (out / "authority/ca-1.crt").read_bytes()
     assert {path.read_bytes() for path in out.rglob("ca.crt")} == {after}
