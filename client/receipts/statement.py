@@ -35,11 +35,16 @@ SEEN_BY_SERVER = (
 )
 NOISY = (
     "The asking device was told to clip its step to the norm {clip:g} and to add Gaussian noise of {noise:g} times "
-    "that to each weight. Whoever saw that one model, the server too, then tells which of two candidate sets was "
-    "forgotten with an area under the ROC curve of at most {bound:.2f} (0.5: guessing). This is not differential "
+    "that to each weight. From that model alone nobody, the server included, then tells which of two candidate sets "
+    "was forgotten with an area under the ROC curve above {bound:.2f} (0.5: guessing). This is not differential "
     "privacy of the samples, and that the noise was added rests on the device."
 )
 """In place of `SEEN_BY_SERVER` where the device adds noise."""
+NAMED = (
+    "The digest of the samples is a plain SHA-256: whoever reads the ask or this receipt, and has the very bytes of "
+    "the candidates, can tell which of them were forgotten."
+)
+"""What the ask itself tells, where it is about samples."""
 SEEN_BY_DEVICES = {
     "direct": "Every device of the first round of recovery was sent what came of that, and could tell as much.",
     "deferred": "Other devices were sent the sum of that and a round of training. That hides the classes from who only "
@@ -49,23 +54,25 @@ SEEN_BY_DEVICES = {
 """Who could tell what was forgotten, by how the model was adopted; "none": nothing was handed back."""
 
 
-def limits_of(adopted: str, clip: float = 0.0, noise: float = 0.0) -> list[str]:
+def limits_of(adopted: str, clip: float = 0.0, noise: float = 0.0, *, named: bool = False) -> list[str]:
     """Return what a receipt cannot promise.
 
     Args:
         adopted: a key of `SEEN_BY_DEVICES`.
         clip: the norm to which the asking device clipped its step; 0: it did not.
         noise: standard deviation of the noise that it added to each weight, as a multiple of `clip`.
+        named: whether the ask has the digest of samples.
 
     >>> len(limits_of("direct")) - len(limits_of("none"))
     2
-    >>> "at most 0.64" in limits_of("direct", clip=0.1, noise=4.0)[-2]
+    >>> "above 0.64" in limits_of("direct", clip=0.1, noise=4.0)[-2]
     True
     """
+    limits = [*LIMITS, NAMED] if named else list(LIMITS)
     if adopted == "none":
-        return list(LIMITS)
+        return limits
     seen = NOISY.format(clip=clip, noise=noise, bound=game_bound(noise)) if noise else SEEN_BY_SERVER
-    return [*LIMITS, seen, SEEN_BY_DEVICES[adopted]]
+    return [*limits, seen, SEEN_BY_DEVICES[adopted]]
 
 
 def statement(model: str, predicate: Mapping[str, Any]) -> bytes:

@@ -109,7 +109,7 @@ def make_receipt(
             "thresholds": dict(outcome.thresholds),
             "test": dict(outcome.test),
         },
-        "limits": limits_of(outcome.adopted, outcome.clip, outcome.noise),
+        "limits": limits_of(outcome.adopted, outcome.clip, outcome.noise, named=bool(request.samples_digest)),
         "log": {"event": number, "digest": digest},
     }
     return sealed(statement(outcome.model, predicate), key)

@@ -96,7 +96,14 @@ class PhaseRequest:
             return None
         classes = settings.forget_class[self.phase.requests - 1] if settings.forget_class else ()
         sizes = [case.num_examples[client] for client in case.forgotten]
-        exact = run.grid.compression.exact and not settings.forget_noise
-        bounds = bounds_of(run.method, run.names, sizes, classes, exact=exact)
+        bounds = bounds_of(
+            run.method,
+            run.names,
+            sizes,
+            classes,
+            exact=run.grid.compression.exact,
+            clip=settings.forget_clip,
+            noise=settings.forget_noise,
+        )
         policy = Policy(settings.guard, settings.blend)
         return Guard(self.store.recent(self.phase.after), bounds, policy, run.held_out.accuracy)

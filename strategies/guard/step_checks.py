@@ -10,6 +10,8 @@ direction   the cosine to recent rounds: forgetting does not go where training g
 buffers     running statistics, counters, tables: see `buffers`
 accuracy    on data of the server, if it has any, over all classes and for each
 
+Where the server has the device clip its step and add noise, what that explains is within the bounds of length.
+
 FedQUIT is meant to overshoot: what it breaks, recovery mends. The bounds are therefore wide; docs/coordinator.md says
 what they were measured to let through, what they stop, and what they cannot see.
 """
@@ -28,6 +30,7 @@ from fedquit.unlearning.tensors.arithmetic import difference, norm
 from fedquit.unlearning.tensors.convert import StateDict
 
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
+SURE = 6.0  # noise of n parameters is longer than sqrt(n) + 6 standard deviations once in e^18 times
 SMALL = 0.01  # a layer that recent rounds hardly moved may move by this share of its own length
 
 
@@ -47,6 +50,8 @@ class Bounds:
         cosine: to recent rounds, at most; `against`: at least.
         accuracy: share of the accuracy before that must be left.
         class_accuracy: the same for single classes; half of the classes not asked about may fall below it.
+        clip: length to which the device clips its step before it adds noise; `noise`: standard deviation of the noise
+            of each parameter, 0: it adds none.
     """
 
     parameters: Collection[str] = frozenset()
@@ -61,6 +66,16 @@ class Bounds:
     against: float = -0.8
     accuracy: float = 0.33
     class_accuracy: float = 0.1
+    clip: float = 0.0
+    noise: float = 0.0
+
+    def noisy(self, count: int) -> float:
+        """Return how long the step of `count` parameters may be for its noise alone; 0: there is none.
+
+        >>> Bounds().noisy(100), Bounds(clip=0.5, noise=0.1).noisy(100)
+        (0.0, 2.1)
+        """
+        return self.clip + self.noise * (math.sqrt(count) + SURE) if self.noise else 0.0
 
 
 def bounds_of(
@@ -70,6 +85,8 @@ def bounds_of(
     asked: Collection[int] = (),
     *,
     exact: bool = True,
+    clip: float = 0.0,
+    noise: float = 0.0,
 ) -> Bounds:
     """Return how far off a method's model may be.
 
@@ -78,14 +95,16 @@ def bounds_of(
         parameters: the model's entries that are parameters.
         sizes: samples to forget of each device that forgets, as the server knows them; none: no device does.
         asked: classes that are to be forgotten.
-        exact: whether models travel without loss or noise. What a lossy codec or noise changes is no step of an
-            optimizer, so that no reach is known.
+        exact: whether models travel without loss. What a lossy codec or noise changes is no step of an optimizer, so
+            that no reach is known.
+        clip: the norm to which the device clips its step.
+        noise: standard deviation of the noise that it then adds to each parameter, as a multiple of `clip`; 0: none.
 
     >>> from fedquit.unlearning.methods.base import make_method
     >>> bounds_of(make_method("retrain"), (), ()).step, bounds_of(make_method("fedquit", lr=0.001), (), [64]).reach
     ('nothing', 0.002...)
     """
-    reaches = [method.reach(size) if exact else None for size in sizes]
+    reaches = [method.reach(size) if exact and not noise else None for size in sizes]
     known = [reach for reach in reaches if reach is not None]
     return Bounds(
         parameters=frozenset(parameters),
@@ -93,6 +112,8 @@ def bounds_of(
         step=method.traits.step,
         keeps_accuracy=method.traits.keeps_accuracy,
         asked=frozenset(asked),
+        clip=clip,
+        noise=noise * clip,
     )
 
 
@@ -157,7 +178,8 @@ def step_findings(
         findings.append(Finding("furthest weight", furthest, bounds.reach, scales=True))
     if recent.norms:
         middle, spread = median(recent.norms), median(recent.spreads or [0.0]) * MAD_TO_SIGMA
-        most = max(bounds.times * middle, middle + bounds.spread * spread)
+        count = sum(value.numel() for value in moving.values())
+        most = max(bounds.times * middle, middle + bounds.spread * spread, bounds.noisy(count))
         findings.append(Finding("length of the step", norm(moving), most, scales=True))
     if recent.updates:
         findings.append(_furthest_layer(moving, current, recent.updates, bounds))
@@ -193,7 +215,7 @@ def _furthest_layer(
     worst = 0.0
     for name, value in moving.items():
         usual = median(norm({name: update[name]}) for update in updates)
-        explained = (bounds.reach or 0.0) * math.sqrt(value.numel())
+        explained = max((bounds.reach or 0.0) * math.sqrt(value.numel()), bounds.noisy(value.numel()))
         usual = max(usual, SMALL * norm({name: current[name]}) / bounds.layer, explained / bounds.layer)
         worst = max(worst, norm({name: value}) / usual if usual else 0.0)
     return Finding("a layer's step, in times of its usual one,", worst, bounds.layer, scales=True)

@@ -73,8 +73,15 @@ class Sessions:
     def guard(self, request: Request, method: Method, counts: Mapping[int, int]) -> Guard:
         """Return the guard of a request; `counts` as in `open`."""
         place, policy = self.place, self.place.federation.forgetting
-        exact = place.grid.compression.exact and not place.settings.forget_noise
-        bounds = bounds_of(method, place.names, counts.values(), request.classes, exact=exact)
+        bounds = bounds_of(
+            method,
+            place.names,
+            counts.values(),
+            request.classes,
+            exact=place.grid.compression.exact,
+            clip=policy.forget_clip,
+            noise=policy.forget_noise,
+        )
         evaluator = self.metrics.evaluator(self.training.gone_classes())
         return Guard(self._recent(), bounds, Policy(policy.guard, policy.blend), evaluator.accuracy)
 

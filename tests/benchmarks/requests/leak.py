@@ -282,7 +282,7 @@ def guarded(federation: Federation, method: Method, asker: int, noise: float) ->
     """Return what the guard decides about the model of `recovered`, as in a deployment with a validation set."""
     mine = federation.samples[asker]
     step = noisy(federation, federation.ask(method, asker, mine, asker)[1], noise, asker)
-    decision = Attacked(federation).admit(federation.plus(step), len(mine), exact=not noise)
+    decision = Attacked(federation).admit(federation.plus(step), len(mine), clip=CLIP, noise=noise)
     return {"verdict": decision.verdict, "off": decision.reason}
 
 

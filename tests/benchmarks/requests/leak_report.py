@@ -1,6 +1,7 @@
 """What requests reveal, in Markdown, from the JSON that the benchmark wrote: a short page, and one for each model."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -29,9 +30,9 @@ asked, each time from the same model g, to forget random samples with FedQUIT's 
 """
 EXPLAINED = """*Its class*: how often the class with the most evidence in the last layer's bias was the one forgotten,
 without any search. *Rebuilt*: how often a reconstruction of the sample by gradient matching was nearer to it than to 99
-others (1 % by chance); the attack is told the class. *Which of two*: the area under the ROC curve (0.5: guessing) of an attacker who knows the method
-and two candidate sets of the same classes, with its 95 % interval (Newcombe 2006, method 5). *Nothing forgotten*: the
-same attacks on an ordinary round.
+others (1 % by chance); the attack is told the class. *Which of two*: the area under the ROC curve (0.5: guessing) of an
+attacker who knows the method and two candidate sets of the same classes, with its 95 % interval (Newcombe 2006, method
+5). *Nothing forgotten*: the same attacks on an ordinary round.
 
 So direct adoption gives other devices all that the server has. Deferred adoption hides the class from a device that
 only looks, and the picture where *rebuilt* is at 0. It does **not** bring the game to chance: a device that has the
@@ -250,7 +251,7 @@ def _curve(run: str, noises: list[Document], folder: Path) -> Iterator[str]:
                 f"{one['rounds'] if one['reached'] else 'over 20'} ({one['before'] - one['after']:.2f})"
                 for one in cell["recovery"]
             ),
-            ", ".join(dict.fromkeys(one["verdict"] + _why(one["off"]) for one in cell["guard"])),
+            "; ".join(dict.fromkeys(one["verdict"] + _why(one["off"]) for one in cell["guard"])),
         )
         for cell in noises
     ]
@@ -261,8 +262,13 @@ def _curve(run: str, noises: list[Document], folder: Path) -> Iterator[str]:
 
 
 def _why(reason: str) -> str:
-    """Return the first thing that the guard found, without its figures."""
-    return f" ({reason.split(' is ')[0].split(';')[0]})" if reason else ""
+    """Return what the guard found, without its figures.
+
+    >>> _why("accuracy 0.1 (at least 0.3); a layer's step, in times of its usual one, 30 (at most 25)")
+    " (accuracy; a layer's step, in times of its usual one,)"
+    """
+    found = [re.sub(r" [-0-9.e+]+ \(at .*", "", each) for each in reason.split("; ")] if reason else []
+    return f" ({'; '.join(found)})" if found else ""
 
 
 def _picture_rows(size: str, cell: Document) -> Iterator[tuple[str, ...]]:

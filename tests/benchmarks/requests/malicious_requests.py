@@ -77,9 +77,9 @@ class Attacked:
         models = [*(history.model(number) for number in rounds), self.federation.current]
         return recent_rounds(measures, [each["update_norm"] for each in measures], pairwise(models), list(self.state))
 
-    def admit(self, new: StateDict, size: int, *, exact: bool = True) -> Decision:
-        """Have the guard decide, and go on with what it lets through; `exact`: the model has no noise on it."""
-        bounds = bounds_of(METHOD, self.federation.names, [size], exact=exact)
+    def admit(self, new: StateDict, size: int, *, clip: float = 0.0, noise: float = 0.0) -> Decision:
+        """Have the guard decide, and go on with what it lets through; it knows what the device was to clip and add."""
+        bounds = bounds_of(METHOD, self.federation.names, [size], clip=clip, noise=noise)
         unseen = self.federation.unseen
         decision = admit_model(
             new, self.state, self.recent(), bounds, Policy(), lambda s: accuracy_of(self.federation.model(s), unseen)

@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from fedquit.strategies.guard.step_checks import Accuracy, Bounds, Recent, accuracy_findings, step_findings
+from fedquit.strategies.guard.finding import broken
+from fedquit.strategies.guard.step_checks import Accuracy, Bounds, Recent, accuracy_findings, bounds_of, step_findings
+from fedquit.unlearning.leak.blurred_step import blurred
+from fedquit.unlearning.methods.base import make_method
 from fedquit.unlearning.methods.fedquit import FedQUIT, adam_reach
 from fedquit.unlearning.samples import Samples
 from fedquit.unlearning.tensors.arithmetic import difference
@@ -97,3 +100,17 @@ def test_a_class_that_was_asked_to_be_forgotten_may_be_lost_and_others_may_not()
     after = Accuracy(0.5, {0: 0.0, 1: 0.0, 2: 0.0, 3: 0.9})
     assert [f.holds for f in accuracy_findings(after, before, BOUNDS)] == [True, False]
     assert all(f.holds for f in accuracy_findings(after, before, Bounds(asked={0, 1})))
+
+
+@pytest.mark.parametrize("noise", [0.3, 3.0])
+def test_the_noise_that_the_server_asked_for_is_not_out_of_bounds(trained: Trained, noise: float) -> None:
+    clip, current, before = 0.06, trained.state, trained.names
+    recent = Recent(norms=[0.05], updates=[{name: torch.full_like(current[name], 1e-4) for name in before}])
+    for seed in range(5):
+        sent = blurred(trained.honest(0), current, before, clip=clip, noise=noise, seed=seed)
+        told = bounds_of(make_method("fedquit"), before, [40], clip=clip, noise=noise)
+        assert broken(step_findings(sent, current, recent, told)) == ""
+        untold = bounds_of(make_method("fedquit"), before, [40], exact=False)
+        assert "length of the step" in broken(step_findings(sent, current, recent, untold))
+        twice = {name: 2 * sent[name] - current[name] if name in before else sent[name] for name in sent}
+        assert "length of the step" in broken(step_findings(twice, current, recent, told))  # a liar's is no noise

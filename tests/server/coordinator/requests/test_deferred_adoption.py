@@ -7,6 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from flwr.app import Message
 
+from fedquit.client.device.local_data.sample_digest import set_digest
 from fedquit.client.models.model_file import model_hash
 from fedquit.client.receipts import read_receipt
 from fedquit.server.lifecycle.evaluator import Evaluator
@@ -119,7 +120,30 @@ def test_noise_is_drawn_from_the_devices_own_key_and_the_receipt_says_how_much(t
         assert (receipt["method"]["forget_clip"], receipt["method"]["forget_noise"]) == (0.05, 0.01)  # type: ignore[index]
         limits = " ".join(receipt["limits"])  # type: ignore[arg-type]
         assert "clip its step to the norm 0.05 and to add Gaussian noise of 0.01 times that" in limits
-        assert "at most 1.00" in limits  # so little noise hides nothing, and the receipt says so
+        assert "above 1.00" in limits  # so little noise hides nothing, and the receipt says so
         assert request.status == "done"
     assert made[0][0] == made[1][0]
     assert made[0][1] != made[1][1]
+
+
+def test_with_noise_the_guard_knows_of_the_request_needs_no_fallback(tmp_path: Path) -> None:
+    rehearsal = rehearse(tmp_path / "made", {"forgetting": {"forget-clip": 0.05, "forget-noise": 2.0}})
+    rehearsal.run(rehearsal.grid(), rounds=2)
+    rehearsal.ask(rehearsal.signed(1))
+    rehearsal.run(rehearsal.grid(), rounds=3)
+    with rehearsal.ledger() as ledger:
+        [request] = ledger.requests()
+        assert (request.status, request.method) == ("done", "fedquit")
+        assert not [event for event in ledger.events() if event.kind == "fallback"]
+
+
+def test_a_receipt_warns_that_its_digest_names_the_samples_to_who_has_them(tmp_path: Path) -> None:
+    rehearsal = rehearse(tmp_path / "made")
+    rehearsal.run(rehearsal.grid(), rounds=2)
+    held = rehearsal.digests(1)  # which anybody with the same files computes too
+    rehearsal.ask(rehearsal.signed(1, held[:3]))
+    rehearsal.run(rehearsal.grid(), rounds=3)
+    receipt = receipt_of(rehearsal)
+    stated = receipt["request"]["samples_digest"]  # type: ignore[index]
+    assert (stated == set_digest(held[:3]), stated == set_digest(held[3:6])) == (True, False)
+    assert "has the very bytes of the candidates" in " ".join(receipt["limits"])  # type: ignore[arg-type]
