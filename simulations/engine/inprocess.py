@@ -23,6 +23,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedquit.errors import FedquitError
+from fedquit.processes.worker_context import worker_context
 from fedquit.settings import Scalar
 from fedquit.strategies.flower_internals import Run, become_server_task
 
@@ -186,11 +187,8 @@ def _load(app: ClientApp | str) -> ClientApp:
 
 
 def _pool(workers: int, client_app: str) -> ProcessPoolExecutor:
-    """Start worker processes from a clean one that has the ClientApp: to fork a process with threads can hang it."""
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload([client_app.partition(":")[0]])
+    """Start worker processes that have the ClientApp."""
+    context = worker_context([client_app.partition(":")[0]])
     return ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker)
 
 

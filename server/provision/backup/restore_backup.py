@@ -13,7 +13,7 @@ from typing import IO
 
 import tomli_w
 
-from fedquit.client.receipts.command import receipts_key
+from fedquit.client.receipts.verify_receipt import receipts_key
 from fedquit.errors import FedquitError, InputError
 from fedquit.files import explained
 from fedquit.server.federation import FILE, Federation
