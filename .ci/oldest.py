@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 
 AS_AVAILABLE = ("torch", "torchvision", "fedquit")
-EXTRAS = ("server", "simulation", "postgres", "ray", "tensorboard", "mlflow", "wandb")
+EXTRAS = ("server", "simulation", "frames", "postgres", "ray", "tensorboard", "mlflow", "wandb")
 
 
 def lowest(requirement: str) -> str:

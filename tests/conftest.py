@@ -19,8 +19,9 @@ WANTED = {
     "PostgreSQL": "apt-get install postgresql",
     "Chromium": "apt-get install chromium",
     "promtool": "apt-get install prometheus",
+    "nbclient": "pip install 'fedquit[test]'",
 }
-"""Programs that some tests need, and how to get them on Debian."""
+"""Programs that some tests need, and how to get them, on Debian or from PyPI."""
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

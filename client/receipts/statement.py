@@ -19,6 +19,7 @@ from fedquit.unlearning.leak.game_bound import game_bound
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:fedquit:receipt:v1"
+"""The kind of statement that a receipt is."""
 REQUIRED = ("federation", "request", "method", "models", "descendants", "costs", "measures", "verdict", "limits", "log")
 
 LIMITS = (
@@ -112,6 +113,12 @@ class Receipt:
         """What was asked."""
         request: Mapping[str, Any] = self.predicate["request"]
         return request
+
+    def __str__(self) -> str:
+        """Return what the receipt says, as lines for people."""
+        from fedquit.client.receipts.receipt_text import lines
+
+        return "\n".join(lines(self))
 
     def check_model(self, content: bytes) -> None:
         """Check that a file is the model of this receipt.

@@ -166,7 +166,7 @@ def _public(where: str, key: Path | None) -> Path | None:
 def _event_of(receipt: Path, key: Path | None) -> tuple[int, str]:
     """Return number and digest of the event that a receipt says was the last when it was signed."""
     from fedquit.client.receipts import read_receipt
-    from fedquit.client.receipts.command import content_of, receipts_key
+    from fedquit.client.receipts.verify_receipt import content_of, receipts_key
 
     if key is None:
         raise InputError("--receipt needs --key receipts.pub, the key that it was signed with")

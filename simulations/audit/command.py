@@ -1,6 +1,8 @@
 """The command `fedquit audit`: parses, makes one call, prints."""
 
 import json
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,9 @@ FURTHER = {
     "--reference",
     "references",
     multiple=True,
-    required=True,
     type=click.Path(path_type=Path),
-    help="a model retrained without the samples; five or more, of different seeds, for a verdict",
+    help="a model retrained without the samples; five or more, of different seeds, for a verdict; the run's if not "
+    "given",
 )
 @click.option(
     "--run",
@@ -74,40 +76,28 @@ def audit(
     """Evaluate the model file MODEL against models retrained without the samples.
 
     \b
-    fedquit audit runs/mine/models/recovered.safetensors --run runs/mine \\
-      $(printf -- '--reference %s ' runs/mine/models/matched*.safetensors) \\
-      --original runs/mine/models/original.safetensors \\
-      --control runs/mine/models/control.safetensors
+    fedquit audit runs/mine/models/recovered.safetensors --run runs/mine
     """  # noqa: D301 - click's sign that lines stay as they are
-    from fedquit.server.run.run_folder import RunFolder
-    from fedquit.simulations.audit import audit as work
-    from fedquit.simulations.simulate.leak_of_run import leak_of_run
+    from fedquit.simulations.api.audit_result import audit as evaluate
 
-    of_run = RunFolder(folder)
-    document = work.audit(
+    document = evaluate(
         model,
-        reference_files=references,
-        original_file=original or _of_run(folder, "original"),
-        control_file=control or _of_run(folder, "control"),
-        shadows_file=shadows,
-        settings=of_run.settings(),
+        folder,
+        references=references,
+        original=original,
+        control=control,
+        shadows=shadows,
         relearn_steps=relearn_steps,
-    )
-    document["leak"] = leak_of_run(of_run) if leak else None
+        leak=leak,
+    ).document
     if as_json:
         click.echo(json.dumps(document, indent=1, allow_nan=False))
     else:
         print_audit(document)
 
 
-def _of_run(folder: Path, stage: str) -> Path | None:
-    """Return the file of a stage's model in a run's folder, if it is there."""
-    file = folder / "models" / f"{stage}.safetensors"
-    return file if file.is_file() else None
-
-
 def print_audit(document: dict[str, Any]) -> None:
-    """Print the model, the retrained ones and the original side by side, then what sets it apart, and the verdict."""
+    """Print the model, the original and the span of the retrained ones; then what sets it apart, and the verdict."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -115,21 +105,17 @@ def print_audit(document: dict[str, Any]) -> None:
     from fedquit.simulations.simulate.leak_table import leak_lines
     from fedquit.simulations.simulate.run_tables import STAGE_ROWS, print_verdict
 
-    references = document["references"]
-    columns = {"model": document["model"]}
-    columns |= {f"reference {number}": measured for number, measured in enumerate(references)}
-    if document["original"]:
-        columns["original"] = document["original"]
     table = Table(title=f"{escape(document['model']['file'])} ({document['samples']['forget']} samples to forget)")
-    table.title_justify = "left"
+    table.title_justify, models = "left", [document["model"], *filter(None, [document["original"]])]
     table.add_column("")
-    for name in columns:
+    for name in ("model", *["original"] * bool(document["original"]), f"{len(document['references'])} retrained"):
         table.add_column(name, justify="right")
-    for label, shown in STAGE_ROWS:
-        table.add_row(label, *(shown(measured) for measured in columns.values()))
-    for label, attack in SHOWN:
-        table.add_row(label, *(_percent(measured["attacks"][attack]["member_rate"]) for measured in columns.values()))
-    table.add_row("worst client", *(_percent(measured["worst_client_accuracy"]) for measured in columns.values()))
+    rows: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+        *STAGE_ROWS,
+        *((label, partial(_member_rate, attack)) for label, attack in SHOWN),
+    ]
+    for label, shown in rows:
+        table.add_row(label, *map(shown, models), _span([shown(measured) for measured in document["references"]]))
     console = Console()
     console.print(table)
     for line in _lines(document):
@@ -137,6 +123,23 @@ def print_audit(document: dict[str, Any]) -> None:
     for line in leak_lines(document.get("leak") or {}):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     print_verdict(console, document["verdict"])
+
+
+def _member_rate(attack: str, measured: dict[str, Any]) -> str:
+    return _percent(measured["attacks"][attack]["member_rate"])
+
+
+def _span(cells: Sequence[str]) -> str:
+    """Return the lowest and the highest of several cells; nothing of what is no number.
+
+    >>> _span(["20.6 %", "9.5 %"]), _span(["1.5", "1.5"]), _span(["60edb8e5", "259fb066"])
+    ('9.5 to 20.6 %', '1.5', '')
+    """
+    try:
+        low, *_, high = sorted([*cells, *cells], key=lambda cell: float(cell.removesuffix(" %")))
+    except ValueError:
+        return ""
+    return low if low == high else f"{low.removesuffix(' %')} to {high}"
 
 
 def _lines(document: dict[str, Any]) -> list[str]:

@@ -38,7 +38,6 @@ def shadows(
     \b
     fedquit shadows runs/mine --models 64
     fedquit audit runs/mine/models/recovered.safetensors --run runs/mine \\
-      $(printf -- '--reference %s ' runs/mine/models/matched*.safetensors) \\
       --shadows runs/mine/shadows/shadows.json
     """  # noqa: D301 - click's sign that lines stay as they are
     del resume

@@ -56,30 +56,28 @@ def compare(
             raise InputError("--report runs nothing: leave out --resume, --jobs and --json")
         _write_report(config, out, overwrite)
         return
-    from fedquit.simulations.compare.cells.cells_progress import CompareProgress
-    from fedquit.simulations.compare.comparison import run_comparison
+    from fedquit.simulations.api.comparison_result import compare as carry_out
     from fedquit.simulations.compare.report.comparison_table import print_results
-    from fedquit.trackers import tracker_names
     from fedquit.trackers.tracking import failure_line
 
-    path, document = run_comparison(
+    done = carry_out(
         config,
         out=out,
         jobs=jobs,
         resume=resume,
         overwrite=overwrite,
-        progress=CompareProgress,
-        trackers=tracker_names(track),
-        say=lambda name, reason: click.echo(f"fedquit: {failure_line(name, reason)}", err=True),
+        track=track,
+        progress=True,
+        tracker_failed=lambda name, reason: click.echo(f"fedquit: {failure_line(name, reason)}", err=True),
     )
     if as_json:
-        click.echo(json.dumps(document, indent=1, allow_nan=False))
+        click.echo(json.dumps(done.document, indent=1, allow_nan=False))
     else:
-        print_results(document)
-        click.echo(f"Report, figures and raw results: {path}")
-    if document["failed"]:
-        again = f"fedquit compare {config} --resume --out {path}"
-        click.echo(f"fedquit: runs without a result: {document['failed']}; try them again: {again}", err=True)
+        print_results(done.document)
+        click.echo(f"Report, figures and raw results: {done.folder}")
+    if done.failures:
+        again = f"fedquit compare {config} --resume --out {done.folder}"
+        click.echo(f"fedquit: runs without a result: {len(done.failures)}; try them again: {again}", err=True)
         click.get_current_context().exit(1)
 
 

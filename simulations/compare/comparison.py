@@ -3,8 +3,9 @@
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fedquit.documents import Document, Event
 from fedquit.errors import InputError
@@ -14,7 +15,7 @@ from fedquit.simulations.compare.cells.plan_cells import Cell, plan, replaying_r
 from fedquit.simulations.compare.cells.run_cells import CellsProgress, run_cells
 from fedquit.simulations.compare.config.comparison_checks import check_rows, checked_targets
 from fedquit.simulations.compare.config.comparison_config import Comparison
-from fedquit.simulations.compare.config.read_config import read_comparison
+from fedquit.simulations.compare.config.read_config import make_comparison, read_comparison
 from fedquit.simulations.compare.results.results_document import make_results, summary_of
 from fedquit.simulations.compare.track_comparison import TrackComparison
 from fedquit.trackers.tracking import Say
@@ -31,7 +32,7 @@ def planned(config: Path) -> list[Cell]:
 
 
 def run_comparison(
-    config: Path,
+    config: Path | Mapping[str, Any],
     *,
     out: Path | None = None,
     jobs: int | None = None,
@@ -44,7 +45,7 @@ def run_comparison(
     """Carry out a comparison, or resume one; return its folder and its results.
 
     Args:
-        config: its TOML file.
+        config: its TOML file, or what such a file holds.
         out: its folder; runs/compare-DATE-TIME if None.
         jobs: runs at work at once; as many as cores if None.
         resume: continue the comparison in `out`.
@@ -60,7 +61,7 @@ def run_comparison(
     if resume and out is None:
         raise InputError("--resume needs --out DIR, the folder of the comparison to resume")
     path = out or Path("runs") / time.strftime("compare-%Y%m%d-%H%M%S")
-    comparison = read_comparison(config)
+    comparison = make_comparison(config) if isinstance(config, Mapping) else read_comparison(config)
     check_rows(comparison, comparison.targets or ((0,),))
     planned, replaying = comparison.document(), replaying_rows(comparison)
     check_folder(path, planned, resume=resume, overwrite=overwrite, replaying=replaying)

@@ -11,6 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from fedquit.errors import FedquitError
+from fedquit.processes.worker_context import METHOD, worker_context
 from fedquit.simulations.engine.parcels import Answer, Parcel, answer
 
 
@@ -58,12 +59,10 @@ def _executor(workers: int, client_app: str) -> ProcessPoolExecutor:
 
     That process begins at once, so that it imports PyTorch while this one reads the data.
     """
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
+    context = worker_context([client_app.partition(":")[0]])
+    if METHOD == "forkserver":
         from multiprocessing import forkserver  # Windows has none
 
-        context.set_forkserver_preload([client_app.partition(":")[0]])
         forkserver.ensure_running()
     return ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker)
 

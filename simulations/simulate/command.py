@@ -1,7 +1,7 @@
 """The researcher's commands: each parses, makes one call, prints."""
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -128,51 +128,37 @@ def simulate(
     fedquit simulate --resume --out runs/mine                resume where it was killed
     fedquit simulate --track tensorboard                     follow it in TensorBoard (docs/trackers.md)
     """  # noqa: D301 - click's sign that lines stay as they are
-    from fedquit.settings import load_settings_file
-    from fedquit.simulations.configs.shipped_configs import find_config
-    from fedquit.simulations.simulate.run_progress import Progress
-    from fedquit.simulations.simulate.run_report import refusal
-    from fedquit.simulations.simulate.run_simulation import run_simulation
+    from fedquit.simulations.api.run_functions import simulate as carry_out
     from fedquit.simulations.simulate.run_tables import print_report
-    from fedquit.simulations.simulate.track_run import TrackRun
-    from fedquit.trackers import tracker_names
     from fedquit.trackers.tracking import failure_line
 
     flags = {name: value for name, value in given.items() if value is not None}
     if iid and flags.setdefault("scheme", "iid") != "iid":
         raise InputError("--iid and --scheme exclude each other")
-    if resume and overwrite:
-        raise InputError("--resume and --overwrite exclude each other")
-    trackers = tracker_names(track)
 
-    def say(name: str, reason: str) -> None:
+    def tracker_failed(name: str, reason: str) -> None:
         click.echo(f"fedquit: {failure_line(name, reason)}", err=True)
 
-    with Progress() as progress, TrackRun(trackers, say) as tracked:
-
-        def listen(event: Mapping[str, Any]) -> None:
-            progress(event)
-            tracked(event)
-
-        path, document = run_simulation(
-            {**(load_settings_file(find_config(config, "simulate")) if config else {}), **flags},
-            source=str(config) if config else "settings",
-            engine=engine,
-            workers=workers,
-            stack=stack,
-            out=out,
-            resume=resume,
-            overwrite=overwrite,
-            start=start,
-            listener=listen,
-            leak=leak,
-        )
-    _print(document, as_json, print_report)
+    done = carry_out(
+        config,
+        engine=engine,
+        workers=workers,
+        stack=stack,
+        out=out,
+        resume=resume,
+        overwrite=overwrite,
+        start=start,
+        leak=leak,
+        track=track,
+        progress=True,
+        tracker_failed=tracker_failed,
+        **flags,
+    )
+    _print(done.document, as_json, print_report)
     if not as_json:
-        click.echo(f"Report, models and figures: {path}")
-    refused = refusal(document)
-    if refused:
-        click.echo(f"fedquit: {refused}", err=True)
+        click.echo(f"Report, models and figures: {done.folder}")
+    if done.refusal:
+        click.echo(f"fedquit: {done.refusal}", err=True)
         click.get_current_context().exit(1)
 
 
@@ -181,9 +167,10 @@ def simulate(
 @click.option("--json", "as_json", is_flag=True, help="print the report as JSON, and nothing else")
 def report(folder: Path, as_json: bool) -> None:
     """Show the report of the finished run in FOLDER again; written again if it is missing."""
+    from fedquit.simulations.api.run_functions import read_report
     from fedquit.simulations.simulate.run_tables import print_report
 
-    _print(read_report(folder), as_json, print_report)
+    _print(read_report(folder).document, as_json, print_report)
 
 
 @click.command()
@@ -191,9 +178,11 @@ def report(folder: Path, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="print as JSON, and nothing else")
 def summary(folders: tuple[Path, ...], as_json: bool) -> None:
     """Show several finished runs in one Markdown table, with mean and standard deviation over them."""
+    from fedquit.simulations.api.run_functions import read_report
     from fedquit.simulations.simulate.summary import markdown, summarise
 
-    _print(summarise([read_report(folder) for folder in folders]), as_json, lambda found: click.echo(markdown(found)))
+    found = summarise([read_report(folder).document for folder in folders])
+    _print(found, as_json, lambda found: click.echo(markdown(found)))
 
 
 def _print(document: Any, as_json: bool, for_people: Callable[[Any], None]) -> None:
@@ -201,17 +190,3 @@ def _print(document: Any, as_json: bool, for_people: Callable[[Any], None]) -> N
         click.echo(json.dumps(document, indent=1))
     else:
         for_people(document)
-
-
-def read_report(path: Path) -> Any:
-    """Return the report of a finished run, made if it is not there yet (as after `flwr run`)."""
-    if (path / "report.json").is_file():
-        return json.loads((path / "report.json").read_text(encoding="utf-8"))
-    from fedquit.server.run.run_folder import RunFolder
-    from fedquit.simulations.simulate.run_report import write_report
-
-    folder = RunFolder.open(path)
-    try:
-        return write_report(folder)
-    finally:
-        folder.release()

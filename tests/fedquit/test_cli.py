@@ -81,7 +81,16 @@ def test_help_names_every_command_once_under_the_people_it_is_for(run: Run) -> N
     assert {"join", "forget"} <= set(named["owners"])
 
 
-SENTENCES = ("Verdict", "Guard", "Forgetting", "Recover", "Figures", "Cost of retraining")
+SENTENCES = (
+    "Verdict",
+    "Guard",
+    "Forgetting",
+    "Recover",
+    "Figures",
+    "Cost of retraining",
+    "federaser:",
+    "projected-ascent:",
+)
 """How the lines between tables begin, which a terminal wraps."""
 
 
@@ -91,6 +100,7 @@ def test_tables_fit_80_columns_with_nothing_cut_off(run: Run, tmp_path: Path, mo
     assert run("simulate", *TINY, "--budget", "1", "--forget", "0;1", "--out", folder)[0] == 0  # five stages
     shown = {name: run(name)[1] for name in ("--help", "methods", "objectives", "strategies", "codecs", "configs")}
     shown |= {name: run(name, folder)[1] for name in ("report", "costs")}
+    shown |= {"plan": run("plan", folder, "--forget", "1", "--link", "0.5")[1]}
     for name, text in shown.items():
         table = [line for line in text.splitlines() if not line.startswith(SENTENCES)]
         assert len(table) > 5, name

@@ -72,6 +72,21 @@ def test_a_command_that_lacks_its_extra_names_it(
 
 
 @pytest.mark.parametrize(
+    ("code", "extra", "package"),
+    [
+        ("fedquit.simulate(rounds=1)", "simulation", "sklearn"),
+        ("fedquit.read_results({results!r}).plot()", "simulation", "matplotlib"),
+        ("fedquit.read_results({results!r}).frame()", "frames", "pandas"),
+    ],
+)
+def test_a_call_from_python_that_lacks_its_extra_names_it(code: str, extra: str, package: str) -> None:
+    call = code.replace("{results!r}", repr(str(ROOT / "docs" / "results" / "compare" / "samples-10")))
+    tried = f"import fedquit\ntry: {call}\nexcept fedquit.InputError as error: print(error)"
+    done = run(tried, extra)
+    assert done.stdout == f"{package} is not installed: pip install 'fedquit[{extra}]'\n", done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
     ("arguments", "exits"),
     [(["doctor", "KIT"], 0), (["record", "KIT", "--json"], 0), (["join", "KIT", "--check"], 2), (["forget", "KIT"], 2)],
     ids=lambda given: given[0] if isinstance(given, list) else "",

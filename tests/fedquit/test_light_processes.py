@@ -64,6 +64,12 @@ def test_a_device_that_waits_loads_neither_torch_nor_what_checks_settings(rehear
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+def test_the_package_and_the_check_of_a_receipt_load_no_torch_and_no_flower(rehearsal: Rehearsal) -> None:
+    code = "import fedquit; dir(fedquit); from fedquit import FedquitError, InputError, Receipt, verify"
+    done = run(rehearsal, code, (*HEAVY, "flwr", "pydantic", "grpc._channel", "sqlalchemy"))
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.mark.parametrize("code", [SERVE, PAGE, SERVICE], ids=["serve", "page", "service"])
 def test_what_only_waits_for_others_loads_no_torch(rehearsal: Rehearsal, code: str) -> None:
     done = run(rehearsal, code)

@@ -25,7 +25,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from fedquit.client.compression.codecs import Slot, chain_of, read_npy, slot_of
 from fedquit.client.models.model_file import arrays_in, model_bytes
 from fedquit.client.receipts import LIMITS, read_receipt, sealed, statement
-from fedquit.client.receipts.command import lines
+from fedquit.client.receipts.receipt_text import lines
 from fedquit.client.requests.keys import fingerprint, new_key, public_der
 from fedquit.client.requests.signed_request import Signed, is_from, make_ask, read_ask, read_signed
 from fedquit.errors import BadReplyError, FedquitError

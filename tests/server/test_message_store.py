@@ -18,7 +18,7 @@ from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.superlink.federation import NoOpFederationManager
 
 from fedquit.client.receipts import read_receipt
-from fedquit.client.receipts.command import lines
+from fedquit.client.receipts.receipt_text import lines
 from fedquit.server.message_store import DATABASE, Remains, erase_messages
 from fedquit.strategies.flower_internals import become_server_task
 from fedquit.strategies.grid.array_record import record_of

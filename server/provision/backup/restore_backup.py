@@ -17,7 +17,7 @@ from typing import IO
 
 import tomli_w
 
-from fedquit.client.receipts.command import receipts_key
+from fedquit.client.receipts.verify_receipt import receipts_key
 from fedquit.errors import FedquitError, InputError
 from fedquit.files import explained, sync_folder
 from fedquit.server.federation import FILE, Federation

@@ -4,15 +4,15 @@ A run waits for the training that it starts from. One that fails, or whose proce
 continue; what was stopped resumes later from the round that it had reached.
 """
 
-import multiprocessing
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from fedquit.documents import Listener
+from fedquit.processes.worker_context import worker_context
 from fedquit.simulations.compare.cells.cell import FAILED, ROUND, is_done, work
 from fedquit.simulations.compare.cells.plan_cells import Cell
 
@@ -72,7 +72,7 @@ class Crew:
         self.running: dict[Connection, tuple[Cell, BaseProcess]] = {}
         self.failed: dict[str, str] = {}
         self._out, self._workers, self._listener = out, workers, listener
-        self._context = _context()
+        self._context = worker_context(PRELOAD)
 
     def begin(self, room: int) -> None:
         """Begin up to `room` cells whose training is there."""
@@ -117,12 +117,3 @@ class Crew:
             process.terminate()
         for _, process in self.running.values():
             process.join()
-
-
-def _context() -> Any:
-    """Return how to start processes: from a clean one that has imported what they need, where there is such a thing."""
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload(list(PRELOAD))
-    return context

@@ -3,25 +3,18 @@
 from collections.abc import Callable
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 
 from fedquit.documents import Document
 from fedquit.simulations.costs.cost_table import size_of
 
-MOST_WIDTH = 200
-
 
 def print_plan(plan: Document) -> None:
-    """Print what each method would cost, and what that rests on."""
+    """Print what each method would cost, and what that rests on; `--json` has every figure."""
     console, link = Console(), plan["model"]["link_mbit_per_second"]
     for request in plan["requests"]:
-        table = _table(request, link)
-        needed = Measurement.get(console, console.options.update(max_width=MOST_WIDTH), table).maximum
-        console.width = max(console.width, needed)
-        console.print(table)
+        console.print(_table(request, link))
         for name, found in request["methods"].items():
             if found["why"]:
                 console.print(f"{name}: {found['why']}", highlight=False, markup=False)
@@ -33,10 +26,11 @@ def print_plan(plan: Document) -> None:
 
 def _table(request: Document, link: float | None) -> Table:
     clients = ", ".join(map(str, request["leavers"]))
-    table = Table(title=f"Request {request['request']}: client(s) {clients}", title_justify="left", box=SIMPLE_HEAD)
-    columns = ["rounds", "messages", "down", "up", "wire", "device s", "seconds"]
-    for name in ("method", *columns, *([f"at {link:g} Mbit/s"] if link else []), "kept"):
-        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
+    title = f"Request {request['request']}: client(s) {clients}{f'; link: {link:g} Mbit/s' if link else ''}"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    columns = ["rounds", "messages", "bytes sent", "seconds", *(["on the link"] if link else [])]
+    for name in ("method", *columns, "kept"):
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=name == "method")
     for name, found in request["methods"].items():
         if not found["known"]:
             table.add_row(name, "not estimated")
@@ -52,10 +46,10 @@ def _table(request: Document, link: float | None) -> Table:
 
 
 def _shown(low: Document, high: Document, link: float | None) -> list[str]:
-    seconds = ("device_seconds", "seconds", *(["link_seconds"] if link else []))
+    seconds = ("seconds", *(["link_seconds"] if link else []))
     return [
         _range(low["messages"], high["messages"], str),
-        *(_range(low[key], high[key], size_of) for key in ("payload_bytes_down", "payload_bytes_up", "wire_bytes")),
+        _range(low["wire_bytes"], high["wire_bytes"], size_of),
         *(_range(low[key], high[key], _seconds) for key in seconds),
     ]
 

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+import fedquit
 from fedquit.client.receipts import read_receipt, sealed, statement, unsealed
 from fedquit.client.receipts.command import verify
 from fedquit.client.receipts.envelope import canonical
@@ -337,3 +338,19 @@ def test_verify_says_it_in_lines_and_as_json_and_exits_with_the_reason(receipt: 
     wrong = CliRunner().invoke(verify, [*arguments, "--model", str(tmp_path / "model")])
     assert isinstance(wrong.exception, BadReceiptError)
     assert wrong.exception.exit_code == 1
+
+
+def test_python_verifies_and_says_the_same_as_the_command(receipt: bytes, tmp_path: Path) -> None:
+    file, key = tmp_path / "receipt.json", tmp_path / "receipts.pub"
+    file.write_bytes(receipt)
+    key.write_bytes(public_pem(KEY.public_key()))
+    read = fedquit.verify(file, key=key)
+    shown = CliRunner().invoke(verify, [str(file), "--key", str(key)])
+    assert f"{read}\n" == shown.stdout
+    with pytest.raises(fedquit.BadReceiptError, match="the receipt is for"):
+        fedquit.verify(file, key=str(key), model=key)
+    with pytest.raises(fedquit.InputError, match="give --key FILE"):
+        fedquit.verify(file)
+    file.write_bytes(receipt.replace(b"e", b"f", 1))
+    with pytest.raises(fedquit.BadReceiptError):
+        fedquit.verify(file, key=key)

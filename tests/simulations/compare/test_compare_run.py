@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+import fedquit
 from fedquit.documents import Document, Listener
 from fedquit.errors import FedquitError, InputError
 from fedquit.server.run.run_folder import read_state
@@ -71,6 +73,25 @@ def outcome(document: Document) -> Document:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Document]:
     folder = tmp_path_factory.mktemp("compare")
     return folder / "out", run(write(folder), folder / "out")
+
+
+def test_python_has_the_comparison_with_types_and_tables(finished: tuple[Path, Document]) -> None:
+    out, document = finished
+    found = fedquit.compare(tomllib.loads(TINY), out=out, resume=True, progress=False)  # nothing is left to do
+    assert outcome(found.document) == {**outcome(document), "source": "comparison"}
+    assert fedquit.read_results(out) == found
+    assert found.failures == []
+    assert [(row.name, row.method, row.cells) for row in found.rows] == [
+        ("fedquit", "fedquit", 2), ("turned round", "negate", 2), ("federaser", "federaser", 2)
+    ]  # fmt: skip
+    gap = found.rows[1].measures["forget_gap"]
+    assert gap is not None
+    assert gap.n == 2
+    pytest.importorskip("pandas", reason="pandas is not installed")
+    rows, cells = found.frame(), found.frame("cells")
+    assert list(rows.index) == ["fedquit", "turned round", "federaser", "retrained (reference)"]
+    assert rows.loc["turned round", "forget_gap"] == gap.mean
+    assert cells.loc["turned round", "forget_gap"].abs().mean() == pytest.approx(gap.mean)
 
 
 def test_every_row_is_measured_on_every_target_with_every_seed(finished: tuple[Path, Document]) -> None:

@@ -1,0 +1,47 @@
+"""How worker processes start: from a clean process, and without running the caller's script in them.
+
+Python runs the script of the parent again in each process that it starts, so that a script without
+`if __name__ == "__main__":` would begin anew in every worker. Our workers need nothing of it: what they call is in
+modules.
+"""
+
+import multiprocessing
+import sys
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+_Context: Any = type(multiprocessing.get_context(METHOD))
+_Process: Any = _Context.Process
+
+
+class Worker(_Process):  # type: ignore[misc] # its class depends on the system
+    """A process that does not run the caller's script."""
+
+    def start(self) -> None:
+        """Start it, from a main module that says of no file that it is the script."""
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            super().start()
+        finally:
+            sys.modules["__main__"] = main
+
+
+class WorkerContext(_Context):  # type: ignore[misc] # its class depends on the system
+    """A context of `multiprocessing` whose processes are `Worker`s."""
+
+    Process = Worker
+
+
+def worker_context(preload: Iterable[str]) -> Any:
+    """Return how to start workers: from a clean process (to fork one with threads can hang it).
+
+    Args:
+        preload: modules that the clean process imports once, where there is such a process.
+    """
+    context = WorkerContext()
+    if METHOD == "forkserver":
+        context.set_forkserver_preload(list(preload))
+    return context
