@@ -4,7 +4,8 @@ In training a device moves the mean a little; in forgetting its model becomes th
 
 reach       no weight moved further than the method's own optimizer can move it (`Method.reach`): a bound that a device
             which followed the method cannot break
-length      of the step, compared with single devices' steps in recent rounds: median and MAD
+length      of the step, compared with single devices' steps in recent rounds: median and MAD; for a method that undoes
+            many rounds at once (`Method.undoes`) with the longest of all rounds
 layers      length of each layer's step, compared with recent rounds, so that no short vector hides a broken layer
 direction   the cosine to recent rounds: forgetting does not go where training goes
 buffers     running statistics, counters, tables: see `buffers`
@@ -47,6 +48,8 @@ class Bounds:
         cosine: to recent rounds, at most; `against`: at least.
         accuracy: share of the accuracy before that must be left.
         class_accuracy: the same for single classes; half of the classes not asked about may fall below it.
+        stronger: as `Method.stronger`: how the method is made to take a longer step; "": a short one is no fault.
+        undoes: as `Method.undoes`: the step is compared with the longest of all rounds, not with recent ones.
     """
 
     parameters: Collection[str] = frozenset()
@@ -61,6 +64,8 @@ class Bounds:
     against: float = -0.8
     accuracy: float = 0.33
     class_accuracy: float = 0.1
+    stronger: str = ""
+    undoes: bool = False
 
 
 def bounds_of(
@@ -93,6 +98,8 @@ def bounds_of(
         step=method.traits.step,
         keeps_accuracy=method.traits.keeps_accuracy,
         asked=frozenset(asked),
+        stronger=method.stronger,
+        undoes=method.undoes,
     )
 
 
@@ -157,6 +164,8 @@ def step_findings(
         findings.append(Finding("furthest weight", furthest, bounds.reach, scales=True))
     if recent.norms:
         middle, spread = median(recent.norms), median(recent.spreads or [0.0]) * MAD_TO_SIGMA
+        if bounds.undoes:
+            middle = max(middle, recent.longest or 0.0)
         most = max(bounds.times * middle, middle + bounds.spread * spread)
         findings.append(Finding("length of the step", norm(moving), most, scales=True))
     if recent.updates:
@@ -164,6 +173,20 @@ def step_findings(
     if recent.updates and direction:
         findings += _direction(moving, recent.updates, bounds)
     return tuple(findings)
+
+
+def moved_share(new: StateDict, current: StateDict, recent: Recent, parameters: Collection[str]) -> float | None:
+    """Return the length of the step from `current` to `new`, in times of a single device's in the longest round.
+
+    Not in recent rounds: where training has converged, their steps are as short as one that forgets nothing. None: no
+    round is known, or none moved anything.
+
+    >>> one, two = {"w": torch.zeros(2)}, {"w": torch.tensor([3.0, 4.0])}
+    >>> moved_share(two, one, Recent(norms=[1.0], longest=50.0), {"w"}), moved_share(two, one, Recent(), {"w"})
+    (0.1, None)
+    """
+    first = recent.longest or median(recent.norms or [0.0])
+    return norm(difference(new, current, frozenset(parameters))) / first if first > 0 else None
 
 
 def accuracy_findings(new: Accuracy, before: Accuracy, bounds: Bounds) -> tuple[Finding, ...]:
