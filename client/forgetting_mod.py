@@ -74,8 +74,8 @@ def device_method(name: str, settings: dict[str, object]) -> Method:
     'fedquit'
     """
     method = make_method(name, **settings)
-    if method.traits.runs_at != "device" or getattr(method, "lr", None) == "auto":
-        raise FedquitError(f"method '{name}' needs more than the asking device; use fedquit with a number as lr")
+    if method.traits.runs_at != "device":
+        raise FedquitError(f"method '{name}' needs more than the asking device; use fedquit")
     return method
 
 

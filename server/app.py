@@ -72,6 +72,8 @@ def _print(event: Mapping[str, Any]) -> None:
         print(f"{event['phase']} round {event['round']}: {measures}", flush=True)  # noqa: T201
     elif event["event"] == "guard":
         print(f"{event['phase']}: the guard's verdict: {event['verdict']} {event['off']}".rstrip(), flush=True)  # noqa: T201
+        if event["warning"]:
+            print(f"{event['phase']}: warning: {event['warning']}", flush=True)  # noqa: T201
     elif event["event"] == "phase-end":
         print(f"{event['stage']} model: sha256 {event['model_sha256']} ({event['reason']})", flush=True)  # noqa: T201
 

@@ -135,7 +135,11 @@ class DeviceBounds:
 
     def _check_number(self, key: str, value: object) -> None:
         most = self.most.get(key)
-        if most is None or not isinstance(value, int | float):  # "auto" is the method's own small step
+        if value == "auto":
+            from fedquit.unlearning.methods.fedquit import AUTO  # imports PyTorch
+
+            value = max(AUTO.values())
+        if most is None or not isinstance(value, int | float):
             return
         if not abs(value) <= most:  # NaN is beyond every bound, and a step backwards is as long
             raise OutOfBoundsError(f"the server sets {key} to {value}, and this device takes at most {most:g}: {WHERE}")

@@ -11,8 +11,8 @@ class Data(Group):
     dataset: Annotated[
         str,
         setting(
-            "digits, digits-wrong-labels, digits-inverted, fashion-mnist, mnist, cifar10, cifar100, a folder, FILE.npz "
-            "or package.module:factory",
+            "digits, digits-wrong-labels, digits-inverted, digits-own-classes, digits-backdoor, fashion-mnist, mnist, "
+            "cifar10, cifar100, a folder, FILE.npz or package.module:factory",
             Part.TRAINING,
             Scope.SIMULATION,
         ),

@@ -90,7 +90,8 @@ def _forgetting(facts: Facts, who: str, _names: MemberNames) -> str:
 
 def _quarantined(facts: Facts, who: str, _names: MemberNames) -> str:
     off = f", as it was further off than recent rounds explain: {facts['off']}" if facts["off"] else ""
-    return f"the guard looked at the model of {facts.get('method', who)}; verdict: {facts['verdict']}{off}"
+    warned = f"; {facts['warning']}" if facts.get("warning") else ""
+    return f"the guard looked at the model of {facts.get('method', who)}; verdict: {facts['verdict']}{off}{warned}"
 
 
 def _done(facts: Facts, _who: str, _names: MemberNames) -> str:

@@ -94,6 +94,8 @@ class Progress:
     def _guard(self, event: Mapping[str, Any]) -> None:
         if event["off"]:
             self._say(f"{event['phase']}: the guard's verdict: {event['verdict']}: {event['off']}")
+        if event["warning"]:
+            self._say(f"{event['phase']}: warning: {event['warning']}")
 
     def _phase_end(self, event: Mapping[str, Any]) -> None:
         self._bars.update(self._task, total=self._done)

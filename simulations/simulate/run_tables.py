@@ -101,6 +101,8 @@ def _print_guard(console: Console, phase: str, guard: dict[str, Any] | None) -> 
     if guard:
         found = guard["off"] or ("within its bounds" if guard["findings"] else "nothing to compare with")
         console.print(f"Guard, {phase}: [bold]{guard['verdict']}[/bold]: {found}", soft_wrap=True, highlight=False)
+        if guard.get("warning"):  # none in reports from before it
+            console.print(f"Warning, {phase}: {guard['warning']}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _print_devices(console: Console, stages: dict[str, Any]) -> None:

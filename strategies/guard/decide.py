@@ -10,13 +10,20 @@ it runs. In this order:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from fedquit.errors import BadReplyError, FedquitError
 from fedquit.strategies.guard.buffers import check_buffers
 from fedquit.strategies.guard.finding import Finding, broken
-from fedquit.strategies.guard.step_checks import Accuracy, Bounds, Recent, accuracy_findings, step_findings
+from fedquit.strategies.guard.step_checks import (
+    Accuracy,
+    Bounds,
+    Recent,
+    accuracy_findings,
+    moved_share,
+    step_findings,
+)
 from fedquit.unlearning.tensors.arithmetic import check_usable, difference, moved
 from fedquit.unlearning.tensors.convert import StateDict
 
@@ -24,6 +31,8 @@ LISTED = 20
 """Findings that a document lists, those that do not hold first: a model of many layers can be wrong in each."""
 LONGEST = 1000
 """Characters of a reason in a document."""
+HARDLY = 0.05
+"""A step that is shorter than this share of a single device's in the longest round hardly moves the model."""
 Evaluate = Callable[[StateDict], Accuracy | None]
 
 
@@ -50,12 +59,16 @@ class Decision:
         findings: what was compared; those that do not hold say why.
         state: the model to go on with; None: it is refused.
         fault: why it is no model at all; "": it is one.
+        moved: length of the step, in times of a single device's in the longest round; None: not known.
+        warning: what a person should know of a model that is adopted; "": nothing.
     """
 
     verdict: str
     findings: tuple[Finding, ...] = ()
     state: StateDict | None = None
     fault: str = ""
+    moved: float | None = None
+    warning: str = ""
 
     @property
     def reason(self) -> str:
@@ -71,6 +84,8 @@ class Decision:
             "verdict": self.verdict,
             "findings": [str(finding) for finding in listed],
             "off": self.reason[:LONGEST],
+            "moved": self.moved,
+            "warning": self.warning,
         }
 
 
@@ -104,7 +119,10 @@ def admit_model(
     except FedquitError as error:
         return Decision("refuse", fault=str(error))
     findings = _step(state, current, recent, bounds)
-    decision = _by_policy(policy, state, current, findings)
+    share = moved_share(state, current, recent, bounds.parameters)
+    decision = replace(
+        _by_policy(policy, state, current, findings), moved=share, warning=_hardly_moved(share, bounds.stronger)
+    )
     if decision.state is None or evaluate is None or not bounds.keeps_accuracy:
         return decision
     before, after = evaluate(current), evaluate(decision.state)
@@ -113,7 +131,19 @@ def admit_model(
     found = accuracy_findings(after, before, bounds)
     lost = policy.guard != "adopt" and bool(broken(found))
     all_findings = (*decision.findings, *found)
-    return Decision("refuse", all_findings) if lost else Decision(decision.verdict, all_findings, decision.state)
+    if lost:
+        return Decision("refuse", all_findings, moved=share)
+    return replace(decision, findings=all_findings)
+
+
+def _hardly_moved(share: float | None, stronger: str) -> str:
+    """Return a warning that a forget step was too short to have forgotten much; empty if it was not."""
+    if share is None or share >= HARDLY or not stronger:
+        return ""
+    return (
+        f"the pass moved the model by {share:.2g} of what one device's first rounds of training moved it: "
+        f"it can have forgotten hardly anything; {stronger}"
+    )
 
 
 def check_reply(

@@ -4,7 +4,8 @@ In training a device moves the mean a little; in forgetting its model becomes th
 
 reach       no weight moved further than the method's own optimizer can move it (`Method.reach`): a bound that a device
             which followed the method cannot break
-length      of the step, compared with single devices' steps in recent rounds: median and MAD
+length      of the step, compared with single devices' steps in recent rounds: median and MAD; for a method that undoes
+            many rounds at once (`Method.undoes`) with the longest of all rounds
 layers      length of each layer's step, compared with recent rounds, so that no short vector hides a broken layer
 direction   the cosine to recent rounds: forgetting does not go where training goes
 buffers     running statistics, counters, tables: see `buffers`
@@ -52,6 +53,8 @@ class Bounds:
         class_accuracy: the same for single classes; half of the classes not asked about may fall below it.
         clip: length to which the device clips its step before it adds noise; `noise`: standard deviation of the noise
             of each parameter, 0: it adds none.
+        stronger: as `Method.stronger`: how the method is made to take a longer step; "": a short one is no fault.
+        undoes: as `Method.undoes`: the step is compared with the longest of all rounds, not with recent ones.
     """
 
     parameters: Collection[str] = frozenset()
@@ -68,6 +71,8 @@ class Bounds:
     class_accuracy: float = 0.1
     clip: float = 0.0
     noise: float = 0.0
+    stronger: str = ""
+    undoes: bool = False
 
     def noisy(self, count: int) -> float:
         """Return how long the step of `count` parameters may be for its noise alone; 0: there is none.
@@ -114,6 +119,8 @@ def bounds_of(
         asked=frozenset(asked),
         clip=clip,
         noise=noise * clip,
+        stronger=method.stronger,
+        undoes=method.undoes,
     )
 
 
@@ -178,6 +185,8 @@ def step_findings(
         findings.append(Finding("furthest weight", furthest, bounds.reach, scales=True))
     if recent.norms:
         middle, spread = median(recent.norms), median(recent.spreads or [0.0]) * MAD_TO_SIGMA
+        if bounds.undoes:
+            middle = max(middle, recent.longest or 0.0)
         count = sum(value.numel() for value in moving.values())
         most = max(bounds.times * middle, middle + bounds.spread * spread, bounds.noisy(count))
         findings.append(Finding("length of the step", norm(moving), most, scales=True))
@@ -186,6 +195,20 @@ def step_findings(
     if recent.updates and direction:
         findings += _direction(moving, recent.updates, bounds)
     return tuple(findings)
+
+
+def moved_share(new: StateDict, current: StateDict, recent: Recent, parameters: Collection[str]) -> float | None:
+    """Return the length of the step from `current` to `new`, in times of a single device's in the longest round.
+
+    Not in recent rounds: where training has converged, their steps are as short as one that forgets nothing. None: no
+    round is known, or none moved anything.
+
+    >>> one, two = {"w": torch.zeros(2)}, {"w": torch.tensor([3.0, 4.0])}
+    >>> moved_share(two, one, Recent(norms=[1.0], longest=50.0), {"w"}), moved_share(two, one, Recent(), {"w"})
+    (0.1, None)
+    """
+    first = recent.longest or median(recent.norms or [0.0])
+    return norm(difference(new, current, frozenset(parameters))) / first if first > 0 else None
 
 
 def accuracy_findings(new: Accuracy, before: Accuracy, bounds: Bounds) -> tuple[Finding, ...]:

@@ -58,7 +58,8 @@ class Verdict:
         reason: in words.
         test: its name, `level`, `power`, number of `references`, and what the `control` is.
         measures: for each its `value`, the interval (`low`, `high`), whether it is `inside`, its share of the level
-            (`level`), and `smallest_gap`: the distance from the references' mean that would have been found in a share
+            (`level`), the `noise` of retraining (standard deviation of one more model's distance from the mean), and
+            `smallest_gap`: the distance from the references' mean that would have been found in a share
             `power` of cases. Of `position`, 1 is the whole way from retraining to the model before forgetting.
         control: the same measures of the control; None: there is no test that it could have taken, or no control.
     """
@@ -163,6 +164,7 @@ def hold(value: float, prediction: Prediction, level: float) -> dict[str, Any]:
     return {
         "value": value,
         "expected": prediction.mean,
+        "noise": prediction.noise,
         "low": low,
         "high": high,
         "inside": low <= value <= high,

@@ -109,6 +109,16 @@ class Method:
 
     name: ClassVar[str]
     traits: ClassVar[Traits]
+    stronger: ClassVar[str] = ""
+    """How a user makes its step longer, in words, where one that is too short forgets nothing and says nothing."""
+
+    @property
+    def undoes(self) -> bool:
+        """Whether the step may be as long as those of the first rounds, as it goes until the samples are forgotten.
+
+        Else it is compared with recent rounds, whose steps are short once training has converged.
+        """
+        return False
 
     def serve(self, session: Session) -> StateDict:
         """Serve a request at the server, and return the model from which recovery starts.

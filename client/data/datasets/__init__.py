@@ -18,7 +18,12 @@ from fedquit.client.data.datasets.image_folder import load_folder
 from fedquit.client.data.datasets.npz import load_npz
 from fedquit.client.data.datasets.resize import resize
 from fedquit.client.data.datasets.user_dataset import load_factory
-from fedquit.client.data.datasets.visible_digits import load_inverted, load_wrong_labels
+from fedquit.client.data.datasets.visible_digits import (
+    load_backdoor,
+    load_inverted,
+    load_own_classes,
+    load_wrong_labels,
+)
 from fedquit.errors import InputError, unknown
 from fedquit.user_factory import is_factory
 
@@ -28,6 +33,8 @@ DATASETS: dict[str, Callable[[Path, bool], Dataset]] = {
     "digits": lambda _root, _download: load_digits(),
     "digits-wrong-labels": lambda _root, _download: load_wrong_labels(),
     "digits-inverted": lambda _root, _download: load_inverted(),
+    "digits-own-classes": lambda _root, _download: load_own_classes(),
+    "digits-backdoor": lambda _root, _download: load_backdoor(),
     "fashion-mnist": partial(load_idx, "fashion-mnist"),
     "mnist": partial(load_idx, "mnist"),
     "cifar10": partial(load_cifar, "cifar10"),

@@ -50,6 +50,11 @@ def _mean(name: str, scale: float = 100.0, digits: int = 1) -> Formatter:
     return lambda row: spread_of(row["measures"].get(name), scale, digits)
 
 
+def _distances(row: Document) -> str:
+    found = [row["measures"].get(f"{name}_distance") for name in ("position", "forget_loss", "forget_accuracy")]
+    return ", ".join(f"{each['mean']:.1f}" if each else "-" for each in found) if any(found) else ""
+
+
 def _later(row: Document) -> str:
     shown = _mean("later_forget_gap")(row)
     return f"{shown} ({row['over_budget']} of {row['cells']} spent more)" if row["over_budget"] else shown
@@ -71,6 +76,18 @@ COLUMNS = (
         _mean("forget_gap"),
         "distance of forget accuracy after recovery from the retrained models', in points",
         essential=True,
+    ),
+    Column(
+        "position",
+        _mean("position", 1, 2),
+        "where the model stands between the one before (0) and retrained ones (1), by the confidence in each sample",
+        essential=True,
+    ),
+    Column(
+        "in units of noise",
+        _distances,
+        "distance from the retrained models' mean of position, forget loss and forget accuracy, in standard deviations "
+        "of one more retrained model; that of continue says how visible forgetting is here",
     ),
     Column("at the budget", _later, "the same once the budget of bytes is spent"),
     Column("ToW", _mean("tow", 1, 3), "tug of war: product of 1 - gap on forget, retain and test samples; 1 is best"),

@@ -30,6 +30,7 @@ def make_report(comparison: Comparison, document: Document, figures: Mapping[str
         markdown(rows),
         "\n".join([_how_to_read(comparison), *(f"- **{c.heading}**: {c.meaning}" for c in columns_of(rows))]),
         *_fronts(document),
+        *_paired(document),
         *(f"![{title}]({name})" for name, title in figures.items()),
         *_failed(document),
         "Results of each row: [summary.json](summary.json). `fedquit compare summary.json --report` makes this "
@@ -88,6 +89,36 @@ def _how_to_read(comparison: Comparison) -> str:
         "Mean ± standard deviation over requests and seeds; gaps are averaged by size. The last row holds each "
         f"retrained model against the {others}: what another seed alone does.\n"
     )
+
+
+def _paired(document: Document) -> list[str]:
+    """Return the table of the differences to the first row; earlier versions' results have none."""
+    found = document.get("paired")
+    if not found or not any(any(row.values()) for row in found["rows"].values()):
+        return []
+    lines = [
+        f"How much further from retraining than **{escaped(found['first'])}** each row ends on the same requests and "
+        f"seeds (below 0: nearer), and the p-value of a {found['test']}:\n",
+        "| method | forget gap, points | position | test gap, points |\n|---|---|---|---|",
+    ]
+    scales = {"forget_gap": (100, 1), "position": (1, 2), "test_gap": (100, 1)}
+    for name, row in found["rows"].items():
+        cells = [_difference(row[measure], *scale) for measure, scale in scales.items()]
+        lines.append(f"| {escaped(name)} | {' | '.join(cells)} |")
+    return ["\n".join(lines)]
+
+
+def _difference(found: Document | None, scale: float, digits: int) -> str:
+    """Return a paired difference for people.
+
+    >>> _difference({"mean": 0.123, "p": 0.0004, "n": 5}, 100, 1), _difference(None, 1, 2)
+    ('+12.3 (p < 0.001)', '')
+    """
+    if found is None:
+        return ""
+    p = found["p"]
+    sure = "" if p is None else " (p < 0.001)" if p < 0.001 else f" (p = {p:.3f})"
+    return f"{scale * found['mean']:+.{digits}f}{sure}"
 
 
 def _fronts(document: Document) -> list[str]:

@@ -30,7 +30,7 @@ def measure_row(report: Document, references: Document) -> Document:
         references: of the run that retrained without the samples.
     """
     stages, models = report["stages"], references["references"]
-    recovered, later = stages["recovered"], stages["later"]
+    recovered, later, verdict = stages["recovered"], stages["later"], _verdict(report, references)
     return {
         **gaps(recovered, models),
         "later_forget_gap": None if later is None else gap(later, models, _accuracy("forget")),
@@ -42,7 +42,8 @@ def measure_row(report: Document, references: Document) -> Document:
         "goal_reached": report["ended"]["recover"]["goal_reached"],
         "budget_used": _budget_used(report["phases"], report["config"]["budget"]),
         **_costs(report["phases"], references["phases"]["retrain"]),
-        "verdict": _verdict(report, references),
+        **_distances(verdict),
+        "verdict": verdict,
         "models": {name: stage["model_sha256"] for name, stage in stages.items() if stage},
     }
 
@@ -60,6 +61,19 @@ def _verdict(report: Document, references: Document) -> Document:
     }
     way_out = "references = 5" if len(names) < REFERENCES else f"they were trained on for fewer than {rounds} rounds"
     return judge(stages, matched if rounds else references["references"], report["samples"], way_out=way_out)
+
+
+def _distances(verdict: Document) -> dict[str, float | None]:
+    """Return the position, and how far measures are from one more retrained model's, in units of retraining's noise."""
+    measures = verdict["measures"]
+    return {
+        "position": measures["position"]["value"] if "position" in measures else None,
+        **{
+            f"{name}_distance": (held["value"] - held["expected"]) / held["noise"]
+            for name, held in measures.items()
+            if held["noise"] > 0
+        },
+    }
 
 
 def measure_references(references: Document) -> Document:

@@ -12,6 +12,7 @@ from fedquit.simulations.compare.cells.cell import is_done, result
 from fedquit.simulations.compare.cells.plan_cells import Cell
 from fedquit.simulations.compare.config.comparison_config import Comparison, Target
 from fedquit.simulations.compare.results.cell_measures import measure_references, measure_row
+from fedquit.simulations.compare.results.paired_differences import paired_differences
 from fedquit.simulations.compare.results.row_statistics import aggregate, pareto_front, points
 
 SCHEMA_VERSION = 2  # 1: verdicts by another test
@@ -49,6 +50,7 @@ def make_results(
         "versions": _versions(cells, out),
         "rows": [{"method": methods[row["name"]], **row} for row in rows],
         "reference": aggregate(REFERENCE, retrained),
+        "paired": paired_differences([row.name for row in comparison.rows], entries),
         "pareto_front": {name: pareto_front(points(rows, cost)) for name, cost in COSTS.items()},
         "cells": entries,
         "references": retrained,

@@ -10,9 +10,11 @@ from typing import Any
 
 from fedquit.documents import Document
 
-SIGNED = ("forget_gap", "retain_gap", "test_gap", "membership_gap", "later_forget_gap")
+DISTANCES = ("position_distance", "forget_loss_distance", "forget_accuracy_distance", "test_accuracy_distance")
+SIGNED = ("forget_gap", "retain_gap", "test_gap", "membership_gap", "later_forget_gap", *DISTANCES)
 PLAIN = (
     "tow",
+    "position",
     "reference_spread",
     "resurfaced",
     "test_accuracy",

@@ -237,6 +237,7 @@ RUN = {**Settings().run_config(), "classes": "10", "input-shape": "1x8x8"}
             "sets objective to 'fedprox', and this device takes fedavg",
         ),
         ({"lr": 0.5}, {}, {"method-settings": "lr=3.0"}, "sets lr to 3.0"),
+        ({"lr": 5e-4}, {"lr": 1e-4}, {"method-settings": "lr=auto"}, "sets lr to 0.001"),
         ({"local-epochs": 2}, {"local-epochs": 3}, {}, "sets local-epochs to 3"),
         ({"local-epochs": 2}, {}, {"method-settings": "epochs=90"}, "sets local-epochs to 90"),
         ({"objective": ["fedprox"]}, {}, {}, "sets objective to 'fedavg', and this device takes fedprox"),

@@ -95,6 +95,22 @@ def test_honest_fedquit_is_adopted_and_the_report_says_what_was_compared(base: P
     assert whole["requests"][0]["guard"] == guard, "the same decision where training was not taken over"
 
 
+def test_a_pass_that_hardly_moves_the_model_is_warned_of_in_log_and_report(base: Path, tmp_path: Path) -> None:
+    events: list[Mapping[str, Any]] = []
+    weak = simulate(tmp_path / "weak", {"method-settings": "lr=1e-6"}, start=base, listener=events.append)
+    guard = weak["requests"][0]["guard"]
+    assert guard["moved"] < 0.05
+    assert guard["warning"].startswith(f"the pass moved the model by {guard['moved']:.2g} of what one device's first")
+    assert "lr=auto" in guard["warning"]
+    assert [event["warning"] for event in events if event["event"] == "guard"] == [guard["warning"]]
+    told = CliRunner().invoke(command, ["--resume", "--out", str(tmp_path / "weak")])
+    assert f"Warning, forget: {guard['warning']}" in told.stdout
+    given = {"method-settings": "lr=auto,temperature=4,near=0.3"}
+    strong = simulate(tmp_path / "strong", given, start=base)["requests"][0]["guard"]
+    assert strong["moved"] > 0.05
+    assert (strong["verdict"], strong["warning"]) == ("adopt", ""), "the way out is one that the guard lets pass"
+
+
 def test_a_refused_request_ends_the_run_and_says_so(refused: tuple[Path, Document]) -> None:
     document = refused[1]
     reason = refusal(document)

@@ -176,3 +176,34 @@ def test_the_refusal_of_a_model_is_short_however_many_layers_are_wrong() -> None
         decision = admit_model({name: value * ones for name, ones in current.items()}, current, USUAL, Bounds(), POLICY)
         assert decision.verdict == "refuse"
         assert len(str(decision.document())) < 10_000
+
+
+@pytest.mark.parametrize(("size", "warns"), [(0.02, True), (0.04, False)])
+def test_a_step_that_hardly_moves_the_model_is_warned_of_with_the_way_out(size: float, warns: bool) -> None:
+    decision = admit({**CURRENT, "a": size * ACROSS}, "refuse", stronger="take longer steps")
+    assert decision.verdict == "adopt"
+    assert decision.moved == pytest.approx(2 * size)
+    expected = (
+        "the pass moved the model by 0.04 of what one device's first rounds of training moved it: it can have "
+        "forgotten hardly anything; take longer steps"
+    )
+    assert decision.document()["warning"] == (expected if warns else "")
+
+
+def test_who_undoes_many_rounds_may_go_as_far_as_the_first_ones_and_no_further() -> None:
+    early = Recent(USUAL.norms, USUAL.spreads, USUAL.updates, longest=3.0)
+    for size, undoes, reason in ((11, False, "at most 8"), (11, True, ""), (13, True, "at most 24")):
+        bounds = Bounds(parameters=NAMES, undoes=undoes, reach=100.0)
+        decision = admit_model({**CURRENT, "a": size * ACROSS}, CURRENT, early, bounds, POLICY)
+        assert decision.verdict == ("refuse" if reason else "adopt")
+        assert reason in decision.reason
+    told = {name: bounds_of(make_method(name), NAMES, [40]).undoes for name in all_methods()}
+    assert not any(told.values()), "the paper's values are compared with recent rounds"
+    assert bounds_of(make_method("fedquit", lr="auto"), NAMES, [40]).undoes
+
+
+def test_who_moves_nothing_on_purpose_is_not_warned_of() -> None:
+    decision = admit(dict(CURRENT), "refuse")
+    assert (decision.moved, decision.warning) == (0.0, "")
+    unknown = admit_model(dict(CURRENT), CURRENT, Recent(), Bounds(parameters=NAMES, stronger="x"), POLICY)
+    assert (unknown.moved, unknown.warning) == (None, "")

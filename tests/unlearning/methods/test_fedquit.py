@@ -9,7 +9,7 @@ from fedquit.errors import FedquitError, InputError
 from fedquit.unlearning import FedQUIT, Samples, virtual_teacher
 from fedquit.unlearning.distillation.distances import distance
 from fedquit.unlearning.evaluation.measures import accuracy, predict
-from fedquit.unlearning.methods.fedquit import OPTIMIZERS, mean_loss
+from fedquit.unlearning.methods.fedquit import OPTIMIZERS
 from fedquit.unlearning.samples import shuffled_batches
 
 
@@ -147,6 +147,7 @@ def test_nothing_to_forget_and_nothing_to_train_are_refused() -> None:
         ({"optimizer": "sgd"}, "unknown optimizer 'sgd'; known: adam, adamw"),
         ({"lr": 0.0}, "lr is 0.0; it must be a finite number above 0"),
         ({"lr": "fast"}, "lr is 'fast'"),
+        ({"near": 1.0}, "near is 1.0; it must be above 0 and below 1"),
         ({"lr": math.nan}, "lr is nan"),
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"epochs": 0}, "epochs is 0; it must be a whole number of at least 1"),
@@ -166,22 +167,52 @@ def test_each_setting_is_checked_when_it_is_given(settings: dict[str, object], m
         FedQUIT(**settings)  # type: ignore[arg-type]
 
 
-def test_auto_takes_the_papers_steps_and_stops_where_unseen_samples_are() -> None:
-    start, samples = cnn(), images()
-    before = mean_loss(start, samples)
-    whole, early, at_once = cnn(), cnn(), cnn()
-    FedQUIT(epochs=3).forget(whole, samples, seed=3)
-    FedQUIT(lr="auto", epochs=3).forget(whole_again := cnn(), samples, seed=3, unseen_loss=math.inf)
-    assert torch.equal(weights(whole), weights(whole_again)), "never enough: the paper's steps, all of them"
-    goal = (before + mean_loss(whole, samples)) / 2
-    FedQUIT(lr="auto", epochs=3).forget(early, samples, seed=3, unseen_loss=goal)
-    assert goal <= mean_loss(early, samples) < mean_loss(whole, samples)
-    assert FedQUIT(lr="auto").forget(at_once, samples, seed=3, unseen_loss=before) == [0.0]
-    assert torch.equal(weights(at_once), weights(start)), "already there: nothing moves"
+def distance_left(start: nn.Module, student: nn.Module, samples: Samples) -> float:
+    """The student's distance to the virtual teacher, as a share of where it began."""
+    target = FedQUIT().targets(start, samples)
+    with torch.no_grad():
+        far = [float(distance("kl", target, model.eval()(samples.inputs), 1.0)) for model in (start, student)]
+    return far[1] / far[0]
 
 
-def test_auto_says_what_it_needs() -> None:
-    with pytest.raises(InputError, match="lr = auto needs unseen_loss"):
-        FedQUIT(lr="auto").forget(cnn(), images(), seed=0)
+@pytest.mark.parametrize("size", [12, 40, 70])
+def test_auto_reaches_the_teacher_however_few_the_samples_are(size: int) -> None:
+    start, fixed, auto = memorised(size), memorised(size), memorised(size)
+    FedQUIT().forget(fixed, images(size), seed=3)
+    FedQUIT(lr="auto", near=0.3).forget(auto, images(size), seed=3)
+    assert distance_left(start, fixed, images(size)) > 0.5, "one epoch of the paper's is a few steps here"
+    assert 0.15 < distance_left(start, auto, images(size)) <= 0.3, "near the teacher, and no further than that"
+
+
+def memorised(size: int) -> nn.Module:
+    """A model that knows `images(size)` by heart."""
+    model, samples = cnn(), images(size)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(samples.inputs), samples.labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return model
+
+
+def test_auto_stays_within_its_reach_and_ends_where_it_never_arrives() -> None:
+    start, model = cnn(), cnn()
+    model[0].requires_grad_(False)  # type: ignore[index]
+    far = Samples(torch.zeros(8, 1, 8, 8, dtype=torch.float64), torch.arange(8) % 5)  # alike, and labelled differently
+    FedQUIT(lr="auto").forget(model, far, seed=0)
+    reach = FedQUIT(lr="auto").reach(8)
+    assert reach is not None
+    assert 0 < (weights(model) - weights(start)).abs().max() <= reach
+    assert FedQUIT(lr="auto").reach(8) == FedQUIT(lr="auto").reach(80_000), "at most so many steps, whoever asks"
+
+
+def test_auto_repeated_after_a_crash_gives_the_same_bits() -> None:
+    once, again = cnn(dropout=0.5), cnn(dropout=0.5)
+    for model in (once, again):
+        FedQUIT(lr="auto").forget(model, images(300), seed=3)  # more than are watched
+    assert torch.equal(weights(once), weights(again))
+
+
+def test_auto_is_spelled_auto() -> None:
     with pytest.raises(InputError, match="lr is 'automatic'; it must be a finite number above 0, or auto"):
         FedQUIT(lr="automatic")

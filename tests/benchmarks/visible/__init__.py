@@ -1,0 +1,1 @@
+"""Where forgetting can be seen: every method beside retraining, and the hypotheses behind FedQUIT's `lr = auto`."""
