@@ -42,8 +42,15 @@ def execute(name: str, settings: Mapping[str, Any] | None = None) -> Any:
         NotebookClient(notebook, timeout=600, kernel_name=KERNEL, resources={"metadata": {"path": folder}}).execute()
     if settings:
         del notebook.cells[place + 1]
+    return tidied(notebook)
+
+
+def tidied(notebook: Any) -> Any:
+    """Return a notebook without what differs from machine to machine: times of cells, and warnings of packages."""
     for cell in notebook.cells:
         cell.metadata = {}
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     return notebook
 
 
