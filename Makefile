@@ -10,7 +10,7 @@ AT_ONCE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 OUT ?= runs/$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: years tables help simulate test test-oldest check format lint types contract proto codings e2e bench kills kills-deployed faults-deployed poison guard fuzz pictures site clean
+.PHONY: years tables help simulate test test-oldest check format lint types contract proto codings e2e bench kills kills-deployed faults-deployed poison guard fuzz pictures reference notebooks diagrams terminal site clean
 
 help: ## show this help
 	@echo "fedquit: federated learning that can forget"
@@ -99,6 +99,18 @@ guard: $(VENV)/dev.stamp ## show what the guard of forgetting lets through, hone
 site: $(VENV)/run.stamp ## build these documents as a web site in build/site, strictly: no dead link
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+reference: $(VENV)/dev.stamp ## write the reference pages again: settings, gRPC, tables, names
+	$(BIN)/python -m tests.house.reference_pages
+
+notebooks: $(VENV)/dev.stamp ## execute the notebooks of the documents and store what they show (minutes)
+	$(BIN)/python -m tests.house.notebooks
+
+diagrams: $(VENV)/dev.stamp ## draw the diagrams of the documents again
+	$(BIN)/python -m tests.house.diagrams
+
+terminal: $(VENV)/dev.stamp ## take the picture of a terminal in docs/images again, from a run (a minute)
+	$(BIN)/python -m tests.house.terminal_picture
 
 clean: ## remove what the tools left (not runs/)
 	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -41,6 +41,7 @@ class Batch:
 
 
 Loss = Callable[[nn.Module, Batch], Tensor]
+"""Returns the loss (a scalar, in nats) of a model on a batch."""
 
 
 def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:

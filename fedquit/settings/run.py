@@ -24,6 +24,7 @@ GROUPS: tuple[type[Group], ...] = (Data, Model, Clients, Training, Forgetting, E
 """The groups in the order of `--help`."""
 
 Key = tuple[tuple[str, Scalar], ...]
+"""Settings as something hashable: (name, value), sorted by name."""
 
 
 class Settings(Seeds, Evaluation, Forgetting, Training, Clients, Model, Data):

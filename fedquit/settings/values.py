@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field
 
 Scalar = bool | int | float | str
+"""A value in Flower's run config."""
 Numbers = tuple[Annotated[int, Field(ge=0)], ...]
 
 

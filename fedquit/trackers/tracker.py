@@ -17,6 +17,7 @@ TRACKERS = {
     "mlflow": ("mlflow", "fedquit.trackers.to_mlflow:ToMLflow"),
     "wandb": ("wandb", "fedquit.trackers.to_wandb:ToWandb"),
 }
+"""Every tracker by name: the package that it needs, and where its class is."""
 _importing = threading.Lock()
 """Trackers are opened in threads and share packages; one that another thread has half imported fails to import."""
 

@@ -3,10 +3,13 @@
 from fedquit.errors import StateError, unknown
 
 STATES = ("asked", "forgetting", "recovering", "done", "unrecovered", "refused", "failed")
+"""Every state of a request."""
 UNDER_WAY = ("forgetting", "recovering")
+"""Begun, and not ended."""
 FORGOTTEN = ("done", "unrecovered")
 """The data is forgotten; in "unrecovered" the model did not get back to its goal."""
 ENDS = (*FORGOTTEN, "refused", "failed")
+"""From these no request goes on."""
 FOLLOWING = {
     "asked": {"forgetting", "refused"},
     "forgetting": {"forgetting", "recovering", "refused", "failed"},

@@ -33,9 +33,11 @@ RULES: dict[str, type[FlowerRule]] = {
         FedMedian, FedTrimmedAvg, Krum, MultiKrum, Bulyan,
     )
 }  # fmt: skip
+"""Every aggregation strategy by name."""
 PRIVACY: dict[str, type[Private]] = {
     cls.name: cls for cls in (ServerFixed, ServerAdaptive, ClientFixed, ClientAdaptive)
 }
+"""Every kind of differential privacy by name."""
 
 
 def make_rule(name: str, /, **settings: Any) -> FlowerRule:

@@ -38,6 +38,7 @@ class Query:
 
 Teacher = Callable[[Query], Tensor]
 TEACHERS: dict[str, Teacher] = {}
+"""Every virtual teacher by name."""
 
 
 def teacher(name: str) -> Callable[[Teacher], Teacher]:

@@ -215,6 +215,7 @@ class Method:
 
 PLUGINS = Plugins("method", Method, Traits)
 METHODS = PLUGINS.ours
+"""Every method of fedquit by name; `all_methods` has those of other packages too."""
 M = TypeVar("M", bound=type[Method])
 
 

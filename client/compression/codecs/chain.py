@@ -24,6 +24,7 @@ from fedquit.errors import InputError, unknown
 from fedquit.unlearning.tensors.convert import Arrays
 
 CODECS: dict[str, type[Codec]] = {cls.name: cls for cls in (TopK, SVD, FP16, Int8, Zstd)}
+"""Every codec by name, in the order in which a chain may name them."""
 
 
 @dataclass(frozen=True, slots=True)

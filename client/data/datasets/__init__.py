@@ -40,6 +40,7 @@ DATASETS: dict[str, Callable[[Path, bool], Dataset]] = {
     "cifar10": partial(load_cifar, "cifar10"),
     "cifar100": partial(load_cifar, "cifar100"),
 }
+"""Every data set by name, with what loads it: from the folder to look in first, and whether it may be downloaded."""
 _one_at_a_time = threading.RLock()  # a factory may call `load_dataset` itself
 
 

@@ -110,6 +110,7 @@ class Adaptive:
 
 
 GATES: dict[str, type[Speculative] | type[Adaptive]] = {gate.name: gate for gate in (Speculative, Adaptive)}
+"""Every gate by name."""
 
 
 def make_gate(name: str, /, **settings: Any) -> Gate:

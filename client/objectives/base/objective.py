@@ -193,6 +193,7 @@ class Objective:
 
 PLUGINS = Plugins("objective", Objective, Traits)
 OBJECTIVES = PLUGINS.ours
+"""Every objective of fedquit by name; `all_objectives` has those of other packages too."""
 O = TypeVar("O", bound=type[Objective])  # noqa: E741
 
 

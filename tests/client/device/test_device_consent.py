@@ -311,7 +311,7 @@ def test_a_kit_that_says_it_wrongly_cannot_be_read(tmp_path: Path, said: dict[st
         write_kit(tmp_path / "kit", **said)
 
 
-PRIVATE = {"forget-clip": 0.1, "forget-noise": 4.0}
+PRIVATE: dict[str, Any] = {"forget-clip": 0.1, "forget-noise": 4.0}
 
 
 def private_kit(folder: Path) -> Kit:
@@ -348,6 +348,7 @@ def test_with_noise_a_device_sends_one_model_and_reports_nothing_else(tmp_path: 
     assert model_of(forget(kit, **PRIVATE)) == model_of(first)  # asked again, the same
     assert not any(name.startswith("forget-") for name in first.metric_records["metrics"])
     send(kit, "train", settled=REQUEST)  # a server that lies would have the device lose count
+    other: dict[str, Any]
     for other in ({}, {"method": "ascent"}, {"method-settings": "lr=0.01"}, {"seed": 6}):
         with pytest.raises(OutOfBoundsError, match="sends one only"):
             forget(kit, **{**PRIVATE, **other})

@@ -14,6 +14,7 @@ import yaml
 
 from fedquit.client.device import connection_watch
 from fedquit.client.device.last_exchange import begin
+from fedquit.errors import FedquitError
 from fedquit.server.federation import Federation
 from fedquit.server.provision.containers import container_files
 from fedquit.server.provision.federation_plan import read_plan
@@ -54,7 +55,7 @@ def stages(dockerfile: str) -> dict[str, str]:
 def ran(command: list[str], **how: Any) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, **how)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return str(done.stdout)
 
 
 def rendered(deploy: Path, *given: str) -> list[dict[str, Any]]:
@@ -122,7 +123,7 @@ def test_a_device_is_unhealthy_before_it_runs_and_when_its_server_is_silent(
     begin(tmp_path / "flower" / "last-exchange")
     assert check().returncode == 0
     monkeypatch.setattr(connection_watch, "seconds_since", lambda _file: connection_watch.UNHEALTHY + 1)
-    with pytest.raises(connection_watch.FedquitError, match="no answer of the server for 301 s"):
+    with pytest.raises(FedquitError, match="no answer of the server for 301 s"):
         connection_watch.is_connected(tmp_path)
 
 
