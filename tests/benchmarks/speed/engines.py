@@ -17,7 +17,7 @@ from fedquit.strategies.grid.metered_grid import MeteredGrid
 from fedquit.strategies.rounds.train import Train
 from fedquit.unlearning.tensors.convert import Arrays
 from tests.benchmarks.speed.bare_processes import BareProcesses
-from tests.benchmarks.speed.machine import descendants, memory_mib
+from tests.benchmarks.speed.machine import descendants, memory_mib, of_ray
 
 PATIENCE = 3600.0
 
@@ -31,12 +31,14 @@ class Engine:
         first: seconds from its beginning to the end of its first round.
         seconds: of each later round.
         processes: that it began.
+        is_ray: whether it is Flower's simulation runtime.
     """
 
     round: Callable[[int, Arrays], Arrays]
     first: float = 0.0
     seconds: list[float] = field(default_factory=list)
     processes: set[int] = field(default_factory=set)
+    is_ray: bool = False
 
     def timed(self, number: int, arrays: Arrays) -> Arrays:
         """Carry out a round and note how long it takes."""
@@ -47,7 +49,9 @@ class Engine:
 
     def memory(self) -> float:
         """Return the memory of its processes, MiB."""
-        return memory_mib(self.processes)
+        if self.is_ray:
+            return memory_mib({process for process in descendants() if of_ray(process)})
+        return memory_mib({process for process in self.processes if not of_ray(process)})
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,11 @@ class Ray:
 
     Attributes:
         grid: its.
-        seconds: that it took to begin; `processes`: that it began.
+        seconds: that it took to begin.
     """
 
     grid: Grid
     seconds: float
-    processes: frozenset[int]
 
 
 def begun(make: Callable[[], Callable[[int, Arrays], Arrays]], arrays: Arrays) -> Engine:
@@ -96,15 +99,15 @@ def engines(settings: Settings, workers: int, arrays: Arrays, ray: Ray | None) -
             stack.callback(processes.close)
             return processes.round
 
-        made = {"in-process": begun(lambda: ours(1), arrays), "bare processes": begun(bare, arrays)}
+        made = dict[str, Engine]()
+        if ray is not None:  # first: it is still beginning when it says that it has begun
+            made["Flower on Ray"] = begun(lambda: rounds_on(MeteredGrid(ray.grid, patience=PATIENCE), settings), arrays)
+            made["Flower on Ray"].first += ray.seconds
+            made["Flower on Ray"].is_ray = True
+        made |= {"in-process": begun(lambda: ours(1), arrays), "bare processes": begun(bare, arrays)}
         size, _ = stack_size("auto", settings)
         if size > 1:
             made["stacked"] = begun(lambda: ours(size), arrays)
-        if ray is not None:
-            engine = begun(lambda: rounds_on(MeteredGrid(ray.grid, patience=PATIENCE), settings), arrays)
-            engine.first += ray.seconds
-            engine.processes |= ray.processes
-            made["Flower on Ray"] = engine
         yield made
 
 
@@ -117,11 +120,11 @@ def rounds_on(grid: MeteredGrid, settings: Settings) -> Callable[[int, Arrays], 
 
 def with_ray(settings: Settings, workers: int, body: Callable[[Ray], None]) -> None:
     """Call `body` with Flower's simulation runtime, while it runs."""
-    app, before, started = ServerApp(), descendants(), time.perf_counter()
+    app, started = ServerApp(), time.perf_counter()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         del context
-        body(Ray(grid, time.perf_counter() - started, frozenset(descendants() - before)))
+        body(Ray(grid, time.perf_counter() - started))
 
     run_on_flower(app, settings.clients, settings.run_config(), workers=workers)

@@ -43,6 +43,15 @@ def memory_mib(processes: Iterable[int]) -> float:
     return total / 1024
 
 
+def of_ray(process: int) -> bool:
+    """Say whether a process is one of Ray's: they begin late, while other engines begin theirs."""
+    try:
+        command = Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:  # it has ended
+        return False
+    return command.startswith(b"ray::") or b"/ray/" in command
+
+
 class MemoryPeak:
     """The largest memory of this process and those it begins, looked at every second; use it as a context manager.
 

@@ -19,7 +19,7 @@ Load {load}; one thread does {gflops:.0f} GFLOP/s in products of 512x512 matrice
 | engine | a round, median of {runs} | to bare processes | start to end of round 1 | memory of its processes |
 |---|---|---|---|---|
 """
-ROW = "| {name} | {median:.3f} s | {to_bare:.2f} | {first:.1f} s | {memory_mib:,.0f} MiB |\n"
+ROW = "| {name} | {median:.3f} s | {to_bare:.2f} | {first:.1f} s | {memory} |\n"
 WHOLE = """
 ## Whole runs
 
@@ -48,9 +48,17 @@ def page(document: dict[str, Any]) -> str:
 def _work(work: dict[str, Any]) -> str:
     runs = max(len(engine["seconds"]) for engine in work["engines"].values())
     text = WORK.format(title=work["title"], load=_load(work), gflops=work["matrix_gflops"], runs=runs)
-    text += "".join(ROW.format(name=name, **engine) for name, engine in work["engines"].items())
+    text += "".join(
+        ROW.format(name=name, memory=_memory(engine["memory_mib"]), **engine)
+        for name, engine in work["engines"].items()
+    )
     apart = ", ".join(f"{name} {value:.0e}" for name, value in work["largest_difference"].items() if value)
     return text + (f"\nLargest difference of a weight from the bare processes' model: {apart}.\n" if apart else "")
+
+
+def _memory(mib: float) -> str:
+    """Say how much memory, if it could be read."""
+    return f"{mib:,.0f} MiB" if mib else "not measured"
 
 
 def _whole(whole: dict[str, Any]) -> str:
