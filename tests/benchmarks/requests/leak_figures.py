@@ -55,14 +55,12 @@ def draw_curve(noises: Sequence[Document], file: Path) -> None:
     for number in range(len(noises[0]["recovery"])):
         ran = [cell["recovery"][number] for cell in noises]
         costs.plot(scale, [one["rounds"] for one in ran], marker="o", label=f"client {number}")
-    costs.set(
-        xscale="log", xlabel="noise, in times of the clip (left: none)", ylabel="rounds of recovery (20: not reached)"
-    )
+    costs.set(xscale="log", xlabel="noise, in times of the clip (left: none)", ylabel="rounds of recovery")
     costs.legend(fontsize=7)
     lost = costs.twinx()
     means = [sum(one["before"] - one["after"] for one in cell["recovery"]) / len(cell["recovery"]) for cell in noises]
     lost.plot(scale, [100 * value for value in means], color="black", linestyle="--")
-    lost.set_ylabel("accuracy lost right after, points (dashed)")
+    lost.set_ylabel("dashed: points lost right after")
     figure.tight_layout()
     figure.savefig(file, dpi=90, metadata=PLAIN)
     plt.close(figure)

@@ -55,15 +55,15 @@ NOISE = """## Noise and clipping on the asking device
 
 **What this is, and is not.** It is a bound on one game: whoever sees one noisy step, and must choose between two
 candidate sets, has an area under the ROC curve of at most Phi(sqrt(2) / noise). It is not (epsilon, delta) differential
-privacy of the samples: the model before was trained on them without noise, their number is in the ask, replies to
-several requests add up, and the generator is seeded with 63 bits and computes in floating point. So no epsilon is
-given.
+privacy of the samples: the model before was trained on them without noise, their number and digest are in the ask,
+replies to several requests add up, and the generator is seeded with 63 bits and computes in floating point. So no
+epsilon is given.
 """
 EACH = """# What a request reveals: {name}
 
     python -m tests.benchmarks.requests.leak --data {data} --model {model}
 
-Settings and summary: [leak.md](../leak.md). n is the number of requests. There are three observers:
+Settings and summary: [leak.md](../leak.md). n is the number of requests (`--trials`). There are three observers:
 
 - **server** sees g, and the model f that the asking device returned;
 - **device, direct** sees g, and the model that the other devices receive next, which the method computed from f
