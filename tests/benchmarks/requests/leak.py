@@ -12,9 +12,11 @@ from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import click
 import torch
+from torch import Tensor
 
 from fedquit.client.training.sgd import evaluate
 from fedquit.documents import Document
@@ -196,10 +198,15 @@ def pictures(federation: Federation, method: Method, size: int, trials: int, att
                     "ssim": fmean(each[0] for each in quality),
                     "psnr": fmean(each[1] for each in quality),
                     "hit": fmean(nearest(each, torch.cat([true, others])) < size for each in made),
-                    **({"true": true.tolist(), "made": made.tolist()} if trial < 6 and size == 1 else {}),
+                    **({"true": coarse(true), "made": coarse(made)} if trial < 6 and size == 1 else {}),
                 }
             )
     return {"by_chance": size / CHANCE_CANDIDATES, "trials": trials, "who": rows}
+
+
+def coarse(images: Tensor) -> list[Any]:
+    """Return images to draw, each pixel in hundredths."""
+    return [[[[round(x, 2) for x in row] for row in plane] for plane in image] for image in images.tolist()]
 
 
 def curve(federation: Federation, noise: float, trials: int, size: int = 8) -> Document:
