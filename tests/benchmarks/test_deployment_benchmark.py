@@ -43,7 +43,7 @@ def test_the_profile_of_asks_adds_up_to_the_seconds_that_they_took() -> None:
     assert (profile["evaluate"]["exchanges"], profile["forget"]["device"]) == (0.5, 8.0)
 
 
-def test_the_figures_of_a_deployment_replace_those_in_the_document_and_nothing_else() -> None:
+def test_the_figures_of_a_deployment_replace_only_those_in_the_document() -> None:
     ask = Ask("done", 10.0, 11.0, 1.0, (Exchange("forget", 1, 1.0, 7.0, 1.0),))
     memory = [Memory("fedquit join", 7, 30.0, 60.0, 20.0, {}).document()] * 2
     size = {"private_mb": 45.0, "files_mb": 13.0}
