@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from fedquit.client.receipts.agreement import check_agreement
 from fedquit.client.receipts.envelope import canonical, unsealed
+from fedquit.client.receipts.game_bound import game_bound
 from fedquit.errors import BadReceiptError
-from fedquit.unlearning.leak.game_bound import game_bound
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:fedquit:receipt:v1"

@@ -18,6 +18,7 @@ import click
 import torch
 from torch import Tensor
 
+from fedquit.client.receipts.game_bound import game_bound
 from fedquit.client.training.sgd import evaluate
 from fedquit.documents import Document
 from fedquit.files import write_json
@@ -25,7 +26,6 @@ from fedquit.settings import Settings
 from fedquit.unlearning.leak.blurred_step import blurred
 from fedquit.unlearning.leak.candidate_game import play
 from fedquit.unlearning.leak.class_read_off import class_evidence, read_off
-from fedquit.unlearning.leak.game_bound import game_bound
 from fedquit.unlearning.leak.image_quality import nearest, psnr, ssim
 from fedquit.unlearning.leak.observation import cosine, gradient
 from fedquit.unlearning.leak.reconstruct_inputs import Attack, reconstruct

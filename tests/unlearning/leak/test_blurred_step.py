@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from fedquit.client.receipts.game_bound import game_bound
 from fedquit.unlearning.evaluation.likelihood import auc
 from fedquit.unlearning.leak.blurred_step import blurred
-from fedquit.unlearning.leak.game_bound import game_bound
 from fedquit.unlearning.tensors.arithmetic import difference, norm
 
 NAMES = {"w", "b"}

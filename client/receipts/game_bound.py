@@ -1,4 +1,7 @@
-"""How well any attack can tell two candidate sets apart from one clipped and noisy step; see `blurred_step`."""
+"""How well any attack can tell two candidate sets apart from one clipped and noisy step, for receipts to say.
+
+The step is that of `fedquit.unlearning.leak.blurred_step`.
+"""
 
 import math
 
