@@ -81,7 +81,7 @@ def at(kit: Kit, address: str) -> Kit:
 def test_a_ready_device_passes_every_check(kit: Kit, address: str) -> None:
     findings = found(at(kit, address))
     assert {name: finding.state for name, finding in findings.items()} == dict.fromkeys(
-        ("kit", "files", "key", "data", "record", "code", "server", "clock"), "ok"
+        ("kit", "files", "key", "data", "record", "code", "accelerator", "server", "clock"), "ok"
     )
     assert findings["data"].text.startswith("3 samples of 2 classes")
 
@@ -133,7 +133,16 @@ def test_the_clock_is_compared_with_the_servers(kit: Kit, address: str, apart: f
 def test_join_check_says_what_it_found_line_by_line_and_ends_with_the_code(kit: Kit) -> None:
     done = CliRunner().invoke(join, [str(kit.folder), "--check", "--json"])
     events = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [event["name"] for event in events] == ["kit", "files", "key", "data", "record", "code", "server"]
+    assert [event["name"] for event in events] == [
+        "kit",
+        "files",
+        "key",
+        "data",
+        "record",
+        "code",
+        "accelerator",
+        "server",
+    ]
     assert done.exit_code == 2  # it cannot be reached
     (kit.folder / "node.key").chmod(0o644)
     done = CliRunner().invoke(join, [str(kit.folder)])
