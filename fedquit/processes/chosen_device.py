@@ -1,8 +1,9 @@
 """Which device of this machine computes, and in which precision: the commands' `--device` and `--precision`.
 
 The choice is the machine's and not the federation's, so it is no setting: it is in the environment, which the processes
-that a command starts inherit. What an accelerator computes differs from what a processor does in the last bits, and so
-do two kinds of accelerator; docs/accelerators.md says what that means for a run.
+that a command starts inherit. Workers are told it anew, as the process that they are forked from may be older. What an
+accelerator computes differs from what a processor does in the last bits, and so do two kinds of accelerator;
+docs/accelerators.md says what that means for a run.
 """
 
 import os
@@ -47,6 +48,11 @@ def chosen_precision() -> str:
     if name not in PRECISIONS:
         raise InputError(f"precision '{name}' is unknown; use {', '.join(PRECISIONS)}")
     return name
+
+
+def choice() -> tuple[str, str]:
+    """Return device and precision as they were chosen, for `choose` in another process."""
+    return chosen_device(), chosen_precision()
 
 
 def choose(device: str | None, precision: str | None) -> None:

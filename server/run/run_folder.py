@@ -6,6 +6,7 @@ state.json        how far it is; replaced whole after every round
 events.jsonl      what happened, a line each
 costs.csv         what each message cost, a line each
 checkpoints/      models, each named by the SHA-256 of its file
+computed.json     on which device, in which precision, and whether stacked
 """
 
 import json
@@ -23,6 +24,10 @@ from fedquit.server.lifecycle.model_store import Models
 from fedquit.server.run.run_state import State
 from fedquit.settings import UNSAID, Settings
 from fedquit.unlearning.tensors.convert import Arrays
+
+COMPUTED = "computed.json"
+PLAINLY = {"device": "cpu", "precision": "fp32", "stack": "off"}
+"""How runs were computed before they said so, and those of `flwr run`."""
 
 
 class RunFolder:
@@ -109,6 +114,26 @@ class RunFolder:
         if self.partition_file.exists():
             settings = settings.model_copy(update={"partition": str(self.partition_file.resolve())})
         return settings
+
+    def compute_with(self, how: Mapping[str, str]) -> None:
+        """Note how the run is computed (device, precision, stack); a run that has begun goes on as it began.
+
+        Raises:
+            InputError: it began otherwise.
+        """
+        began = self.computed_with() if (self.path / COMPUTED).exists() else how
+        for name, value in how.items():
+            if value != began[name]:
+                raise InputError(
+                    f"the run in {self.path} began with --{name} {began[name]}, not {value}: its models would be those "
+                    f"of neither; resume it with --{name} {began[name]}"
+                )
+        write_json(self.path / COMPUTED, dict(how))
+
+    def computed_with(self) -> dict[str, str]:
+        """Return how the run is computed; as runs were before they noted it, if it does not say."""
+        file = self.path / COMPUTED
+        return {**PLAINLY, **(_read_json(file) if file.exists() else {})}
 
     def load_state(self) -> State:
         """Return how far the run is; cut events and costs off that came after it, and put back rows that were lost."""

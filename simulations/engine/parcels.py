@@ -143,13 +143,20 @@ def answer(app: str, parcel: Parcel) -> list[Answer]:
 
 
 def answers(app: ClientApp | str, asked: Sequence[tuple[Message, Context]], stacked: bool) -> Iterator[Answer]:
-    """Answer messages one after the other; if `stacked`, training is carried out for all of them before."""
+    """Answer messages one after the other; if `stacked`, training is carried out for all of them before.
+
+    What goes wrong in that is left to the message that it is about: served alone, it answers with its error.
+    """
     if not stacked:
         yield from (call(app, message, context) for message, context in asked)
         return
     from fedquit.client.messages.trained_ahead import known_ahead, train_stacked
 
-    with known_ahead(train_stacked(asked)):
+    try:
+        ahead = train_stacked(asked)
+    except Exception:
+        ahead = {}
+    with known_ahead(ahead):
         yield from (call(app, message, context) for message, context in asked)
 
 

@@ -6,6 +6,7 @@ import torch
 
 from fedquit.client.data.build_data_and_model import empty_model, form_of
 from fedquit.client.messages.trained_ahead import why_one_by_one
+from fedquit.client.training.sgd import deterministic, fit
 from fedquit.client.training.stacked_sgd import fit_stacked
 from fedquit.errors import InputError
 from fedquit.settings import Settings
@@ -13,6 +14,8 @@ from fedquit.unlearning.samples import Samples
 
 AUTO = 16
 """Clients at once: more save little, and leave less to deal out among workers."""
+NEAR = 1e-4
+"""How far weights after one stacked step may be from those of the same step alone."""
 LARGEST = 2 * 2**20
 """Bytes of a model above which a step takes so long that to stack it saves nothing."""
 
@@ -54,11 +57,24 @@ def stack_size(stack: str, settings: Settings) -> tuple[int, str]:
 
 
 def _fails(settings: Settings) -> str:
-    """Train two copies of the model for a step, stacked, and return what it does that cannot be done so."""
-    inputs = torch.zeros(2, *form_of(settings).input_shape)
-    samples = Samples(inputs, torch.zeros(2, dtype=torch.int64))
+    """Train two copies of the model for a step, stacked and one by one, and return why it cannot be done stacked.
+
+    The devices have 2 and 3 samples, so that one is padded: a model whose samples act on each other, such as one that
+    subtracts their mean, gives something else then.
+    """
+    model, draw = empty_model(settings.key()), torch.Generator().manual_seed(0)
+    samples = [
+        Samples(torch.rand(n, *form_of(settings).input_shape, generator=draw), torch.arange(n) % 2) for n in (2, 3)
+    ]
     try:
-        fit_stacked(deepcopy(empty_model(settings.key())), [samples, samples], [0, 0], lr=settings.lr)
+        with deterministic(0):
+            stacked = fit_stacked(deepcopy(model), samples, [0, 1], lr=settings.lr)
     except RuntimeError as error:
         return f"model '{settings.model}' cannot be stacked: {str(error).splitlines()[0][:160]}"
+    for number, (state, _) in enumerate(stacked):
+        alone = deepcopy(model)
+        with deterministic(0):
+            fit(alone, samples[number], lr=settings.lr, seed=number)
+        if not all(torch.allclose(state[name], value, atol=NEAR) for name, value in alone.state_dict().items()):
+            return f"model '{settings.model}' gives something else stacked: its samples act on each other"
     return ""

@@ -11,6 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from fedquit.errors import FedquitError
+from fedquit.processes.chosen_device import choice, choose
 from fedquit.processes.worker_context import METHOD, worker_context
 from fedquit.simulations.engine.parcels import Answer, Parcel, answer
 
@@ -64,13 +65,14 @@ def _executor(workers: int, client_app: str) -> ProcessPoolExecutor:
         from multiprocessing import forkserver  # Windows has none
 
         forkserver.ensure_running()
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker, initargs=choice())
 
 
-def begin_worker() -> None:
-    """Leave Ctrl-C to the parent, and end when the parent does, however it ends."""
+def begin_worker(device: str, precision: str) -> None:
+    """Compute where the parent does, leave Ctrl-C to it, and end when it does, however it ends."""
     import torch
 
+    choose(device, precision)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()

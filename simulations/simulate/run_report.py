@@ -29,7 +29,7 @@ from fedquit.server.run.run_state import State
 from fedquit.settings import Settings
 from fedquit.simulations.simulate.leak_of_run import leak_of_run
 from fedquit.simulations.simulate.verdict_of_run import judge, score_text
-from fedquit.unlearning.tensors.accelerator import computed_on, placed
+from fedquit.unlearning.tensors.accelerator import placed
 from fedquit.unlearning.tensors.convert import load_arrays
 
 SCHEMA_VERSION = 3
@@ -85,7 +85,7 @@ def make_report(folder: RunFolder, state: State) -> Document:
     return {
         "schema_version": SCHEMA_VERSION,
         "config": {**settings.run_config(), "partition": str(folder.partition_file.name)},
-        "versions": _versions(),
+        "versions": _versions(folder.computed_with()),
         "samples": samples,
         "stages": stages,
         "references": [{"seed": settings.seed + number, **stage} for number, stage in enumerate(references)],
@@ -204,14 +204,14 @@ def _ratios(costs: Mapping[str, Document | None]) -> dict[str, float] | None:
     return {name: sum(total(cost, name) for cost in spent) / total(retrain, name) for name in names}
 
 
-def _versions() -> dict[str, str]:
+def _versions(computed_with: Mapping[str, str]) -> dict[str, str]:
     packages = ("flwr", "torch", "torchvision", "numpy")
     return {
         "fedquit": fedquit.__version__,
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
         "platform": f"{platform.system()} {platform.machine()}",
-        **computed_on(),
+        **computed_with,
     }
 
 

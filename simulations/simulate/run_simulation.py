@@ -57,15 +57,18 @@ def run_simulation(
     path = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     settings = _settings_to_resume(path, given, source) if resume else Settings.read(given, source)
     from fedquit.client.data.build_data_and_model import check_split
+    from fedquit.simulations.engine.stack import check_stack
     from fedquit.unlearning.tensors.accelerator import computed_on
 
-    computed_on()  # a device that is not here is refused
+    check_stack(stack)
+    computed_with = {**computed_on(), "stack": stack}  # a device that is not here is refused
     check_split(settings)  # before the workers start; all else is looked at while they do
     with _engine(engine, settings, path, workers or os.cpu_count() or 1, stack, listener) as run:
         kept = _kept_for(keep, settings)
         parts = _try_out(settings, kept)
         folder = _folder(path, settings, parts, resume=resume, overwrite=overwrite, start=start)
         try:
+            folder.compute_with(computed_with)
             from fedquit.server.app import make_app
             from fedquit.simulations.simulate.run_report import make_report, write_report
 

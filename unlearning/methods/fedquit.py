@@ -279,7 +279,10 @@ class Steps:
     most: int | None = None
     goal: Callable[[], bool] = lambda: False
     done: int = 0
+    _asked: tuple[int, bool] = (-1, False)
 
     def enough(self) -> bool:
-        """Say whether to stop."""
-        return self.done == self.most or self.goal()
+        """Say whether to stop; the goal is evaluated once after each step."""
+        if self._asked[0] != self.done:
+            self._asked = self.done, self.done == self.most or self.goal()
+        return self._asked[1]

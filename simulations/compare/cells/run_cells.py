@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from fedquit.documents import Listener
+from fedquit.processes.chosen_device import choice
 from fedquit.processes.worker_context import worker_context
 from fedquit.simulations.compare.cells.cell import FAILED, ROUND, is_done, work
 from fedquit.simulations.compare.cells.plan_cells import Cell
@@ -86,7 +87,7 @@ class Crew:
 
     def _begin(self, cell: Cell) -> None:
         ours, theirs = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=work, args=(theirs, cell, self._out, self._workers))
+        process = self._context.Process(target=work, args=(theirs, cell, self._out, self._workers, choice()))
         process.start()
         theirs.close()  # so that the pipe ends with the process
         self.running[ours] = (cell, process)

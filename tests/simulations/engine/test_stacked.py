@@ -118,6 +118,25 @@ def test_any_number_of_workers_gives_the_same_stacked_model(tmp_path: Path) -> N
     assert models[0]["recovered"]["model_sha256"] == models[1]["recovered"]["model_sha256"]
 
 
+def test_what_goes_wrong_in_stacked_training_is_left_to_each_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_asked: object) -> None:
+        raise OSError("a client's data are gone")
+
+    one = run(tmp_path / "alone")[1]["stages"]
+    monkeypatch.setattr(trained_ahead, "train_stacked", fails)
+    assert run(tmp_path / "stacked", "4")[1]["stages"] == one
+
+
+def test_a_run_resumes_only_stacked_as_it_began(tmp_path: Path) -> None:
+    path, report, _ = run(tmp_path / "run", "4")
+    assert report["versions"]["stack"] == "4"
+    with pytest.raises(InputError, match="began with --stack 4, not off"):
+        run_simulation({}, out=path, resume=True, workers=1)
+    assert run_simulation({}, out=path, resume=True, workers=1, stack="4")[1] == report
+
+
 def test_without_the_flag_clients_are_trained_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trained_ahead, "train_stacked", lambda _asked: pytest.fail("stacked"))
     _, report, told = run(tmp_path / "run")
@@ -135,6 +154,7 @@ def test_without_the_flag_clients_are_trained_one_by_one(tmp_path: Path, monkeyp
         ({"model": "test_stacked:dropping"}, "Dropout draws"),
         ({"model": "test_stacked:branching"}, "cannot be stacked"),
         ({"model": "test_stacked:large"}, "so large"),
+        ({"model": "test_stacked:mingling"}, "its samples act on each other"),
     ],
 )
 def test_what_cannot_be_stacked_is_trained_one_by_one_and_says_why(
@@ -212,6 +232,25 @@ class Branching(nn.Module):
         """Return logits."""
         logits: torch.Tensor = self.linear(inputs.flatten(1))
         return logits if logits.sum() > 0 else -logits
+
+
+class Mingling(nn.Module):
+    """A model in which samples of a batch act on each other."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, num_classes)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return logits."""
+        flat = inputs.flatten(1)
+        logits: torch.Tensor = self.linear(flat - flat.mean(0))
+        return logits
+
+
+def mingling(input_shape: Any, num_classes: int) -> nn.Module:
+    del input_shape
+    return Mingling(num_classes)
 
 
 def branching(input_shape: Any, num_classes: int) -> nn.Module:

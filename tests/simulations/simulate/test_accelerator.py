@@ -95,6 +95,19 @@ def test_training_in_a_lower_precision_learns_about_the_same(precision: str, tmp
     assert one["retain_accuracy"] > 0.5
 
 
+def test_workers_compute_as_chosen_in_a_second_run_of_one_process_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {}
+    for workers in (2, 1):
+        for precision in ("fp32", "bf16"):
+            monkeypatch.setenv(PRECISION, precision)
+            settings = {**TINY, "method": "continue"}
+            _, report = run_simulation(settings, workers=workers, out=tmp_path / f"{workers}-{precision}")
+            found[workers, precision] = report["stages"]["original"]["model_sha256"]
+    assert found[2, "fp32"] == found[1, "fp32"] != found[1, "bf16"] == found[2, "bf16"]
+
+
 @pytest.mark.parametrize("command", ["simulate", "join"])
 @pytest.mark.parametrize(("flag", "name"), [("--device", "tpu"), ("--precision", "fp8")])
 def test_an_unknown_device_or_precision_is_refused_in_one_line(command: str, flag: str, name: str) -> None:
