@@ -75,8 +75,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Document]:
     return folder / "out", run(write(folder), folder / "out")
 
 
-def test_python_has_the_comparison_with_types_and_tables(finished: tuple[Path, Document]) -> None:
-    out, document = finished
+def test_python_has_the_comparison_with_types_and_tables(finished: tuple[Path, Document], tmp_path: Path) -> None:
+    out, document = tmp_path / "out", finished[1]
+    shutil.copytree(finished[0], out)
     found = fedquit.compare(tomllib.loads(TINY), out=out, resume=True, progress=False)  # nothing is left to do
     assert outcome(found.document) == {**outcome(document), "source": "comparison"}
     assert fedquit.read_results(out) == found
