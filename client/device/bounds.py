@@ -9,8 +9,9 @@ method = ["fedquit"]
 forget-clip = 0.1               # longest unlearning step that this device sends
 forget-noise = 4.0              # least noise on it, as a multiple of forget-clip
 
-With `forget-noise` the device sends one noisy model for a request, and nothing else that depends on the samples: noise
-of several models would average out, and a loss tells as much as a model. The samples are retired all the same.
+With `forget-noise` the device sends one noisy model for a request and the number of the samples, and nothing else that
+depends on them: noise of several models would average out, and a loss or a digest tells as much as a model. The digest
+of a request about samples is in the ask already. The samples are retired all the same.
 
 A setting that is not named is not bounded, with one exception: a model of the form `package.module:factory` calls code
 that is installed on the device, so it must be named.
