@@ -258,6 +258,12 @@ RUN = {**Settings().run_config(), "classes": "10", "input-shape": "1x8x8"}
         ({"lr": 5e-4}, {"lr": 1e-4}, {"method-settings": "lr=auto"}, "sets lr to 0.001"),
         ({"local-epochs": 2}, {"local-epochs": 3}, {}, "sets local-epochs to 3"),
         ({"local-epochs": 2}, {}, {"method-settings": "epochs=90"}, "sets local-epochs to 90"),
+        (
+            {"local-epochs": 5},
+            {},
+            {"method-settings": "lr=auto,near=1e-9"},
+            "sets lr to auto, which may take 300 passes .* and this device takes at most 5: set lr to a number",
+        ),
         ({"objective": ["fedprox"]}, {}, {}, "sets objective to 'fedavg', and this device takes fedprox"),
         ({"model": ["mlp"]}, {"model": "cnn"}, {}, "sets model to 'cnn'"),
         ({"method": ["negate"]}, {}, {"method": "fedquit"}, "sets method to 'fedquit'"),
@@ -304,8 +310,11 @@ def test_nothing_that_a_server_names_is_called_before_it_is_checked(
 def test_within_the_bounds_a_device_works(tmp_path: Path) -> None:
     bounds = {"lr": 0.5, "local-epochs": 2, "objective": ["fedavg"], "model": ["cnn", "my.nets:small"]}
     kit = write_kit(tmp_path / "kit", bounds={**bounds, "method": ["fedquit"]})
-    deployed_device(kit.folder, RUN, "1", {"lr": 0.05, "method-settings": "lr=auto"})
+    deployed_device(kit.folder, RUN, "1", {"lr": 0.05, "method-settings": "lr=0.001"})
     deployed_device(kit.folder, {**RUN, "model": "my.nets:small"}, "1", {})
+    for number, free in enumerate(({"lr": 0.5}, {"local-epochs": 300})):
+        other = write_kit(tmp_path / f"kit{number}", bounds=free)
+        deployed_device(other.folder, RUN, "1", {"method-settings": "lr=auto"})
 
 
 @pytest.mark.parametrize(
