@@ -166,6 +166,8 @@ class Forgetting(Strategy):
             return self._end(number, f"the guard refused its model: {decision.reason}")
         self.outcomes[number] = "forgotten"
         LOGGER.info("\t└──> Round %s: forgotten (%s)", number, decision.verdict)
+        if decision.warning:
+            LOGGER.warning("Round %s: %s", number, decision.warning)
         told = {f"forget-{name}": value for name, value in metrics.items()}
         return _record_of(decision.state), MetricRecord({"forget-num-examples": count, **told})
 

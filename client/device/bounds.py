@@ -9,8 +9,11 @@ method = ["fedquit"]
 forget-clip = 0.1               # longest unlearning step that this device sends
 forget-noise = 4.0              # least noise on it, as a multiple of forget-clip
 
-With `forget-noise` the device sends one noisy model for a request, and nothing else that depends on the samples: noise
-of several models would average out, and a loss tells as much as a model. The samples are retired all the same.
+With `forget-noise` the device sends one noisy model for a request and the number of the samples, and nothing else that
+depends on them: noise of several models would average out, and a loss or a digest tells as much as a model. The digest
+of a request about samples is in the ask already. The samples are retired all the same.
+
+FedQUIT's `lr=auto` may pass over the samples as often as it takes steps, so that it needs `local-epochs` not bounded.
 
 A setting that is not named is not bounded, with one exception: a model of the form `package.module:factory` calls code
 that is installed on the device, so it must be named.
@@ -89,6 +92,8 @@ class DeviceBounds:
         ):
             for value in values:
                 self._check_number(key, value)
+        if method.get("lr") == "auto":
+            self._check_auto()
         for key in LISTS:
             self._check_name(key, getattr(settings, key))
         if settings.mentee:
@@ -143,6 +148,16 @@ class DeviceBounds:
             return
         if not abs(value) <= most:  # NaN is beyond every bound, and a step backwards is as long
             raise OutOfBoundsError(f"the server sets {key} to {value}, and this device takes at most {most:g}: {WHERE}")
+
+    def _check_auto(self) -> None:
+        from fedquit.unlearning.methods.fedquit import MOST as STEPS  # imports PyTorch
+
+        most = self.most.get("local-epochs")
+        if most is not None and most < STEPS:
+            raise OutOfBoundsError(
+                f"the server sets lr to auto, which may take {STEPS} passes over the data, and this device takes at "
+                f"most {most:g}: set lr to a number, or have the owner not bound local-epochs: {WHERE}"
+            )
 
     def _check_name(self, key: str, value: str) -> None:
         allowed = self.named.get(key)

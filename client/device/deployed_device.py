@@ -181,10 +181,24 @@ class DeployedDevice:
 
     def adds(self, config: ReceivedConfig) -> Mapping[str, Mapping[str, str | bytes]]:
         """Return the digest of the samples that the reply is about, and an ask that waits to ride in it."""
+        digest = self._digest(config)
+        added = {"config": {"samples-digest": digest}} if digest else {}
         if self._exercise == "forget" and self._is_about_request(config):
-            return {"config": {"samples-digest": self._digest_of(self._mark(config))}}
-        digest = {"config": {"samples-digest": set_digest(self._digests)}} if self._digests else {}
-        return {**digest, **riding_ask(self.kit, self._record)}
+            return added
+        return {**added, **riding_ask(self.kit, self._record)}
+
+    def _digest(self, config: ReceivedConfig) -> str:
+        """Return the digest of the samples that the reply is about; "": there are none, or it must not be told.
+
+        It tells which samples were forgotten as clearly as a model without noise, so where there is to be noise it is
+        told only if the ask named the samples, and has it already.
+        """
+        if not self._is_about_request(config):
+            return set_digest(self._digests) if self._digests else ""
+        mark, noisy = self._mark(config), self.settings.forget_noise or self._bounds.noise
+        if noisy and mark.granularity != "sample":
+            return ""
+        return self._digest_of(mark) if self._exercise == "forget" else set_digest(self._digests)
 
     def _is_about_request(self, config: ReceivedConfig) -> bool:
         """Say whether a message is about the samples of a request, as forget messages are unless they say otherwise."""

@@ -176,7 +176,9 @@ class Work:
             seed=self.device.noise_seed(self.config),
         )
         model.load_state_dict(state)
-        return Forgotten(state, count, 0.0 if settings.forget_noise else loss)
+        if settings.forget_noise:
+            self.seconds = loss = 0.0  # the time that it took tells of the samples too
+        return Forgotten(state, count, loss)
 
     def reply(
         self, loss: float, state: StateDict, num_examples: int | None = None, more: Mapping[str, float] | None = None

@@ -53,7 +53,8 @@ class Bounds:
         class_accuracy: the same for single classes; half of the classes not asked about may fall below it.
         clip: length to which the device clips its step before it adds noise; `noise`: standard deviation of the noise
             of each parameter, 0: it adds none.
-        stronger: as `Method.stronger`: how the method is made to take a longer step; "": a short one is no fault.
+        stronger: as `Method.stronger`: how the method is made to take a longer step; "": a short one is no fault, as
+            where the device clips it, or its length is that of noise.
         undoes: as `Method.undoes`: the step is compared with the longest of all rounds, not with recent ones.
     """
 
@@ -119,7 +120,7 @@ def bounds_of(
         asked=frozenset(asked),
         clip=clip,
         noise=noise * clip,
-        stronger=method.stronger,
+        stronger="" if clip else method.stronger,
         undoes=method.undoes,
     )
 

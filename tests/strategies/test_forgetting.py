@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from fedquit.client.forgetting_mod import FORGOTTEN
 from fedquit.errors import FedquitError, InputError
 from fedquit.simulations.engine.inprocess import InProcessGrid
-from fedquit.strategies.forgetting import RECORD, Forgetting
+from fedquit.strategies.forgetting import LOGGER, RECORD, Forgetting
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "flower_app.py"
 CLIENTS, ROUND, CLIENT = 4, 4, 2
@@ -101,6 +101,16 @@ def test_an_app_of_ones_own_forgets_a_client_and_recovers(example: Any) -> None:
     assert gone[1] > 1.5 * gone[0]  # forgotten ...
     assert gone[2] > 1.5 * gone[0]  # ... and recovery does not bring it back
     assert left[2] < 1.2 * left[0]  # while the others' data is as before
+
+
+@pytest.mark.parametrize(("lr", "warns"), [(1e-7, True), (1e-2, False)])
+def test_a_forget_step_that_hardly_moves_the_model_is_warned_of(
+    example: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, lr: float, warns: bool
+) -> None:
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    start(example, WatchedGrid(example.client_app), lr=lr, guard="adopt")
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert any("can have forgotten hardly anything; lr=auto" in line for line in said) == warns
 
 
 def test_a_forgotten_client_gets_no_messages_and_its_round_trains_nobody(example: Any) -> None:

@@ -109,8 +109,11 @@ class Method:
 
     name: ClassVar[str]
     traits: ClassVar[Traits]
-    stronger: ClassVar[str] = ""
-    """How a user makes its step longer, in words, where one that is too short forgets nothing and says nothing."""
+
+    @property
+    def stronger(self) -> str:
+        """How a user makes its step longer, in words, where one that is too short forgets nothing and says nothing."""
+        return ""
 
     @property
     def undoes(self) -> bool:

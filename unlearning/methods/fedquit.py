@@ -113,8 +113,6 @@ class FedQUIT(Method):
         paper="arXiv 2408.07587",
     )
 
-    stronger: ClassVar[str] = "lr=auto,temperature=4 takes as many steps as that needs"
-
     teacher: str = "min"
     value: float | None = None
     top_k: int = 5
@@ -151,6 +149,11 @@ class FedQUIT(Method):
             raise InputError(f"clip is {self.clip!r}; it must be above 0 and below 1")
         check_clip(self.loss, self.clip)
         check_statistics(self.statistics)
+
+    @property
+    def stronger(self) -> str:
+        """See `Method.stronger`; lr "auto" takes as many steps as that needs already."""
+        return "" if self.lr == "auto" else "lr=auto,temperature=4 takes as many steps as that needs"
 
     @property
     def undoes(self) -> bool:

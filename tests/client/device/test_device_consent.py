@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import os
 import subprocess
 import sys
@@ -11,9 +12,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tomli_w
+from torch import nn
 
+from fedquit.client.data.build_data_and_model import initial_model
 from fedquit.client.device.approved_code import (
     APP_FILES,
     COMPONENTS,
@@ -28,13 +32,27 @@ from fedquit.client.device.bounds import DeviceBounds
 from fedquit.client.device.deployed_device import deployed_device
 from fedquit.client.device.device_checks import device_checks
 from fedquit.client.device.join import CLIENTAPP, environment, write_programs
+from fedquit.client.device.local_data.sample_digest import set_digest
 from fedquit.client.device.processes.approved_clientapp import RUNTIME, UNPACKS, approved_program
 from fedquit.client.kit import FILE, Kit
 from fedquit.errors import InputError, OtherCodeError, OutOfBoundsError
 from fedquit.server.federation import Federation
 from fedquit.server.serve.superlink import Flower
 from fedquit.settings import Settings
-from tests.client.device.kit_messages import REQUEST, forget, make_kit, mark, model_of, rows, send, trained_on
+from fedquit.strategies.grid.array_record import arrays_of_record
+from tests.client.device.kit_messages import (
+    OTHER,
+    REQUEST,
+    SETTINGS,
+    forget,
+    make_kit,
+    mark,
+    model_of,
+    rows,
+    said,
+    send,
+    trained_on,
+)
 
 EVIL = {**APP_FILES, "deployed/client_app.py": "import os\nos.abort()\n"}
 
@@ -240,6 +258,12 @@ RUN = {**Settings().run_config(), "classes": "10", "input-shape": "1x8x8"}
         ({"lr": 5e-4}, {"lr": 1e-4}, {"method-settings": "lr=auto"}, "sets lr to 0.001"),
         ({"local-epochs": 2}, {"local-epochs": 3}, {}, "sets local-epochs to 3"),
         ({"local-epochs": 2}, {}, {"method-settings": "epochs=90"}, "sets local-epochs to 90"),
+        (
+            {"local-epochs": 5},
+            {},
+            {"method-settings": "lr=auto,near=1e-9"},
+            "sets lr to auto, which may take 300 passes .* and this device takes at most 5: set lr to a number",
+        ),
         ({"objective": ["fedprox"]}, {}, {}, "sets objective to 'fedavg', and this device takes fedprox"),
         ({"model": ["mlp"]}, {"model": "cnn"}, {}, "sets model to 'cnn'"),
         ({"method": ["negate"]}, {}, {"method": "fedquit"}, "sets method to 'fedquit'"),
@@ -286,8 +310,11 @@ def test_nothing_that_a_server_names_is_called_before_it_is_checked(
 def test_within_the_bounds_a_device_works(tmp_path: Path) -> None:
     bounds = {"lr": 0.5, "local-epochs": 2, "objective": ["fedavg"], "model": ["cnn", "my.nets:small"]}
     kit = write_kit(tmp_path / "kit", bounds={**bounds, "method": ["fedquit"]})
-    deployed_device(kit.folder, RUN, "1", {"lr": 0.05, "method-settings": "lr=auto"})
+    deployed_device(kit.folder, RUN, "1", {"lr": 0.05, "method-settings": "lr=0.001"})
     deployed_device(kit.folder, {**RUN, "model": "my.nets:small"}, "1", {})
+    for number, free in enumerate(({"lr": 0.5}, {"local-epochs": 300})):
+        other = write_kit(tmp_path / f"kit{number}", bounds=free)
+        deployed_device(other.folder, RUN, "1", {"method-settings": "lr=auto"})
 
 
 @pytest.mark.parametrize(
@@ -314,10 +341,10 @@ def test_a_kit_that_says_it_wrongly_cannot_be_read(tmp_path: Path, said: dict[st
 PRIVATE: dict[str, Any] = {"forget-clip": 0.1, "forget-noise": 4.0}
 
 
-def private_kit(folder: Path) -> Kit:
+def private_kit(folder: Path, **more: Any) -> Kit:
     """Return a kit whose owner wants the unlearned model clipped and noisy."""
     kit = make_kit(folder)
-    bounds = "\n".join(["", "[bounds]", *(f"{key} = {value}" for key, value in PRIVATE.items())])
+    bounds = "\n\n" + tomli_w.dumps({"bounds": {**PRIVATE, **more}})
     (kit.folder / FILE).write_text((kit.folder / FILE).read_text() + bounds)
     mark(kit, 1, 5)
     return kit
@@ -346,7 +373,8 @@ def test_with_noise_a_device_sends_one_model_and_reports_nothing_else(tmp_path: 
     kit = private_kit(tmp_path / "kit")
     first = forget(kit, **PRIVATE)
     assert model_of(forget(kit, **PRIVATE)) == model_of(first)  # asked again, the same
-    assert not any(name.startswith("forget-") for name in first.metric_records["metrics"])
+    assert said(first) == {"num-examples": 2, "loss": 0.0, "cpu-seconds": 0.0}
+    assert dict(first.config_records["config"]) == {"samples-digest": set_digest(rows(kit, 1, 5))}  # as the ask says
     send(kit, "train", settled=REQUEST)  # a server that lies would have the device lose count
     other: dict[str, Any]
     for other in ({}, {"method": "ascent"}, {"method-settings": "lr=0.01"}, {"seed": 6}):
@@ -356,3 +384,32 @@ def test_with_noise_a_device_sends_one_model_and_reports_nothing_else(tmp_path: 
         send(kit, "evaluate", samples="forget", request=REQUEST)
     verified = send(kit, "evaluate", samples="keep", request=REQUEST, verify="1")
     assert set(verified.metric_records["metrics"]) == {"num-examples", "loss", "accuracy"}
+
+
+@pytest.mark.parametrize("about", [{"granularity": "client"}, {"granularity": "class", "classes": "2"}])
+@pytest.mark.parametrize("owner", [True, False])
+def test_with_noise_no_digest_of_a_client_or_a_class_is_sent(
+    tmp_path: Path, about: dict[str, str], owner: bool
+) -> None:
+    kit = private_kit(tmp_path / "kit") if owner else make_kit(tmp_path / "kit")
+    for _ in range(2):
+        reply = forget(kit, OTHER, **PRIVATE, **about)
+        assert not reply.config_records
+        assert said(reply).keys() == {"num-examples", "loss", "cpu-seconds"}
+        assert (said(reply)["loss"], said(reply)["cpu-seconds"]) == (0.0, 0.0)
+
+
+def normed(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    size = math.prod(input_shape)
+    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(size), nn.Linear(size, num_classes))
+
+
+def test_with_noise_batch_statistics_come_back_as_they_were_sent(tmp_path: Path) -> None:
+    name = f"{__name__}:normed"
+    kit, settings = private_kit(tmp_path / "kit", model=[name]), SETTINGS.model_copy(update={"model": name})
+    start = initial_model(settings, 0).state_dict()
+    reply = forget(kit, state=start, settings=settings, **{**PRIVATE, "method-settings": "statistics=local"})
+    sent = arrays_of_record(reply.array_records["arrays"])
+    assert not np.array_equal(sent["1.weight"], start["1.weight"])
+    for entry in ("1.running_mean", "1.running_var", "1.num_batches_tracked"):
+        assert np.array_equal(sent[entry], start[entry])

@@ -30,6 +30,7 @@ from fedquit.server.receipts.make_receipt import Outcome, make_receipt
 
 KEY, ASKER, NOW = Ed25519PrivateKey.generate(), new_key(), 1_800_000_000.0
 FEDERATION = Federation(name="clinics")
+SHOWN = Path(__file__).resolve().parents[3] / "docs" / "notebooks"
 
 
 def model(number: int) -> str:
@@ -92,6 +93,14 @@ def test_a_receipt_says_what_was_asked_what_was_done_and_what_it_cost(receipt: b
     }  # fmt: skip
     assert read.request["done_at"] < read.request["deadline"]
     assert read.predicate["limits"]
+
+
+def test_the_receipt_in_the_documents_says_what_a_new_one_says(receipt: bytes) -> None:
+    shown = fedquit.verify(SHOWN / "receipt.json", key=SHOWN / "receipts.pub")
+    made = read_receipt(receipt, KEY.public_key())
+    for part in ("method", "models", "purged", "costs", "verdict", "log"):
+        assert shown.predicate[part].keys() == made.predicate[part].keys(), "run `make notebooks`"
+    assert shown.predicate.keys() == made.predicate.keys(), "run `make notebooks`"
 
 
 def test_with_any_one_byte_changed_it_does_not_verify(receipt: bytes) -> None:

@@ -202,6 +202,14 @@ def test_who_undoes_many_rounds_may_go_as_far_as_the_first_ones_and_no_further()
     assert bounds_of(make_method("fedquit", lr="auto"), NAMES, [40]).undoes
 
 
+def test_no_longer_step_is_advised_where_the_step_is_as_long_as_it_can_be() -> None:
+    paper, auto = make_method("fedquit"), make_method("fedquit", lr="auto")
+    assert "lr=auto" in bounds_of(paper, NAMES, [40]).stronger
+    for method, clip, noise in ((auto, 0.0, 0.0), (paper, 0.1, 0.0), (paper, 0.1, 4.0)):
+        bounds = bounds_of(method, NAMES, [40], clip=clip, noise=noise)
+        assert admit_model(dict(CURRENT), CURRENT, USUAL, bounds, POLICY).warning == ""
+
+
 def test_who_moves_nothing_on_purpose_is_not_warned_of() -> None:
     decision = admit(dict(CURRENT), "refuse")
     assert (decision.moved, decision.warning) == (0.0, "")

@@ -1,15 +1,18 @@
 """Clipping and noise on the asking device: what they do to a step, and the bound on the game that they buy."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedquit.client.receipts.game_bound import game_bound
 from fedquit.unlearning.evaluation.likelihood import auc
 from fedquit.unlearning.leak.blurred_step import blurred
-from fedquit.unlearning.tensors.arithmetic import difference, norm
+from fedquit.unlearning.methods.fedquit import FedQUIT
+from fedquit.unlearning.samples import Samples
+from fedquit.unlearning.tensors.arithmetic import difference, norm, parameter_names
 
 NAMES = {"w", "b"}
 OLD = {"w": torch.ones(400, 50), "b": torch.zeros(50), "running": torch.ones(3)}
@@ -42,6 +45,23 @@ def test_asking_again_draws_the_same_noise_and_averages_nothing_away() -> None:
     one, two, other = (blurred(new, OLD, NAMES, clip=1.0, noise=1.0, seed=seed) for seed in (1, 1, 2))
     assert all(torch.equal(one[name], two[name]) for name in NAMES)
     assert not torch.equal(one["w"], other["w"])
+
+
+def test_with_noise_the_buffers_are_those_that_came() -> None:
+    made = blurred(moved(0, 1.0), OLD, NAMES, clip=1.0, noise=0.5, seed=1)
+    assert torch.equal(made["running"], OLD["running"])
+
+
+def test_with_noise_statistics_that_follow_the_samples_are_not_sent() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    old = deepcopy(model.state_dict())
+    samples = Samples(torch.randn(8, 4), torch.tensor([0, 1] * 4))
+    FedQUIT(statistics="local").forget(model, samples, seed=0)
+    new, names = model.state_dict(), parameter_names(model)
+    assert not torch.equal(new["1.running_mean"], old["1.running_mean"])
+    made = blurred(new, old, names, clip=1.0, noise=4.0, seed=1)
+    assert made.keys() == old.keys()
+    assert all(torch.equal(made[name], old[name]) for name in made.keys() - names)
 
 
 @pytest.mark.parametrize("noise", [1.0, 4.0])
