@@ -21,7 +21,8 @@ IS_UNFINISHED = """`fedquit restore` did not finish. Run the same command again,
 def restore_folder(to: Path) -> Iterator[Path]:
     """Make the folder beside `to`, for its owner alone, and remove it afterwards.
 
-    Only `IN_DATABASE`, which says what a killed restore has put into a database, is still there.
+    Only `IN_DATABASE`, which says what a killed restore has put into a database, is still there: as long as it is, it
+    stays after a failure too, so that the next restore knows.
 
     Raises:
         FedquitError: another restore into `to` is at work, or it cannot be made, or is there and not ours alone.
@@ -35,13 +36,24 @@ def restore_folder(to: Path) -> Iterator[Path]:
         except filelock.Timeout:
             raise FedquitError(f"another restore into {to} is at work; wait until it is done") from None
         (staging / NOTE).write_text(IS_UNFINISHED, encoding="utf-8")
+    stays = False
     try:
-        for left in ("server", "authority"):
-            shutil.rmtree(staging / left, ignore_errors=True)
+        _remove_parts(staging)
         yield staging
+    except BaseException:
+        stays = (staging / IN_DATABASE).exists()
+        raise
     finally:
+        _remove_parts(staging)
         lock.release()
-        shutil.rmtree(staging, ignore_errors=True)
+        if not stays:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _remove_parts(staging: Path) -> None:
+    """Remove what was unpacked."""
+    for part in ("server", "authority"):
+        shutil.rmtree(staging / part, ignore_errors=True)
 
 
 def _make_own(staging: Path) -> None:
