@@ -7,6 +7,7 @@ modules.
 
 import multiprocessing
 import sys
+import threading
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
@@ -14,19 +15,25 @@ from typing import Any
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 _Context: Any = type(multiprocessing.get_context(METHOD))
 _Process: Any = _Context.Process
+_STARTING = threading.Lock()
 
 
 class Worker(_Process):  # type: ignore[misc] # its class depends on the system
     """A process that does not run the caller's script."""
 
     def start(self) -> None:
-        """Start it, from a main module that says of no file that it is the script."""
-        main = sys.modules["__main__"]
-        sys.modules["__main__"] = ModuleType("__main__")
-        try:
-            super().start()
-        finally:
-            sys.modules["__main__"] = main
+        """Start it, from a main module that says of no file that it is the script.
+
+        Workers start one after the other. A thread that meanwhile pickles what the script itself defines does not find
+        it: only what is in modules can be pickled then.
+        """
+        with _STARTING:
+            main = sys.modules["__main__"]
+            sys.modules["__main__"] = ModuleType("__main__")
+            try:
+                super().start()
+            finally:
+                sys.modules["__main__"] = main
 
 
 class WorkerContext(_Context):  # type: ignore[misc] # its class depends on the system

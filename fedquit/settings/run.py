@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from threading import Lock
 from typing import Any, Self
 
 from pydantic import ValidationError
@@ -60,13 +61,16 @@ class Settings(Seeds, Evaluation, Forgetting, Training, Clients, Model, Data):
 
         Every message of a run has the same: they are checked once in a process.
         """
-        for known in _READ:
+        with _LOCK:
+            read = tuple(_READ)
+        for known in read:
             if known.is_of(cls, config, clients):
                 found: Self = known.settings
                 return found
         given = {key: value for key, value in config.items() if key not in ("out", "folder")}
         settings = cls.read(given if clients is None else {**given, "clients": clients}, "run config")
-        _READ.append(_Read(cls, dict(config), clients, settings))
+        with _LOCK:
+            _READ.append(_Read(cls, dict(config), clients, settings))
         return settings
 
     def _check(self) -> None:
@@ -115,6 +119,7 @@ class _Read:
 
 
 _READ: deque[_Read] = deque(maxlen=8)
+_LOCK = Lock()  # a deque cannot be iterated while another thread appends
 
 
 @lru_cache(maxsize=16)

@@ -15,7 +15,7 @@ from fedquit.server.coordinator.workplace import Workplace
 from fedquit.server.ledger import FORGOTTEN, UNDER_WAY, Request, Step
 from fedquit.server.lifecycle.rounds.observed_rounds import NORM, WINDOW
 from fedquit.server.lifecycle.training_history import History, Keep
-from fedquit.server.provision.backup.unfinished_backup import remove_unfinished_backup
+from fedquit.server.provision.backup.unfinished_backup import models_in_backup, remove_unfinished_backup
 from fedquit.strategies.guard.client_weights import believed
 from fedquit.unlearning.methods.base import Method
 from fedquit.unlearning.tensors.convert import StateDict
@@ -121,10 +121,12 @@ class Past:
         if self._place.ledger.in_progress() is None:
             self._place.quarantine.remove(self._place.quarantine.names())
 
-    def purge(self, request: Request) -> list[str]:
-        """Remove what contains the data of a request that has recovered, and return the models that are gone for good.
+    def purge(self, request: Request) -> tuple[list[str], list[str]]:
+        """Remove what contains the data of a request that has recovered.
 
-        The same list comes out if it is done twice.
+        Returns:
+            The models that are gone for good, and those that a backup which is being made still holds. Together they
+            are the same if it is done twice.
         """
         remove_unfinished_backup(self._place.folder)  # its hard links would keep what is removed here
         gone = self.contained(request)
@@ -133,7 +135,8 @@ class Past:
         self._place.quarantine.remove(self._place.quarantine.names())
         whose = set(self._first) if request.granularity == "class" else {request.subject}
         self.updates.remove(self.updates.stale(whose, everything=True))
-        return sorted(set(gone) - alive)
+        held = models_in_backup(self._place.folder)  # after they were removed: no backup can link to them now
+        return sorted(set(gone) - alive - held), sorted((set(gone) - alive) & held)
 
     def recent(self) -> list[Step]:
         """Return the last steps of training and recovery whose models are there, the latest last."""

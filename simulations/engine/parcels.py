@@ -19,6 +19,9 @@ from pathlib import Path
 from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedquit.errors import FullDiskError
+from fedquit.files import explained
+
 CLIENT_APP_FAILED = 2
 MOST_BYTES = 8 * 2**20
 """Of the arrays of one parcel; replies are about as large, and travel together too."""
@@ -62,13 +65,16 @@ class CommonRecords:
 
     Attributes:
         path: of the file; "" if no record is shared.
+
+    Raises:
+        FullDiskError: there is no room for the file.
     """
 
     def __init__(self, messages: Sequence[Message], folder: Path) -> None:
         self._places = _places(messages)
         self.path = ""
         if self._places:
-            with tempfile.NamedTemporaryFile(dir=folder, prefix="records-", delete=False) as file:
+            with _explained(folder), tempfile.NamedTemporaryFile(dir=folder, prefix="records-", delete=False) as file:
                 pickle.dump([record for record, _ in self._places.values()], file, pickle.HIGHEST_PROTOCOL)
                 self.path = file.name
 
@@ -97,6 +103,16 @@ def common_records(messages: Sequence[Message], folder: Path) -> Iterator[Common
         yield common
     finally:
         common.close()
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turn an error of the file system into one line; the folder is a temporary one, which nobody chose."""
+    try:
+        with explained(folder):
+            yield
+    except FullDiskError as error:
+        raise FullDiskError(f"{error.what} (or set TMPDIR to a folder with more room)") from error
 
 
 def _places(messages: Sequence[Message]) -> dict[int, tuple[ArrayRecord, int]]:

@@ -1,6 +1,8 @@
 """Settings: one line that names the key for every mistake, and the same settings whichever way they travel."""
 
+import itertools
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedquit.errors import InputError
-from fedquit.settings import GROUPS, Group, Part, Scope, Settings, keys_of, load_settings_file, marks
+from fedquit.settings import GROUPS, Group, Part, Scope, Settings, keys_of, load_settings_file, marks, run
 
 
 def read(**given: Any) -> Settings:
@@ -221,6 +223,20 @@ def test_a_text_among_method_settings_stays_that_text_or_is_refused(text: str) -
 
 def test_flowers_run_config_may_name_a_folder_and_the_nodes_are_the_clients() -> None:
     assert Settings.from_run_config({"out": "x", "rounds": 2}, 9) == Settings(rounds=2, clients=9)
+
+
+def test_a_run_config_is_read_while_another_thread_reads_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_of, others = run._Read.is_of, iter(range(50, 60))
+
+    def meanwhile(known: run._Read, *wanted: Any) -> bool:
+        for other in itertools.islice(others, 1):
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(Settings.from_run_config, {"rounds": other}).result().rounds == other
+        return is_of(known, *wanted)
+
+    Settings.from_run_config({"rounds": 2})
+    monkeypatch.setattr(run._Read, "is_of", meanwhile)
+    assert Settings.from_run_config({"rounds": 49}).rounds == 49
 
 
 def test_flowers_run_config_lists_every_setting_with_its_default() -> None:

@@ -19,6 +19,7 @@ from fedquit.strategies.guard.step_checks import Bounds
 from fedquit.unlearning.stop_rules import Stopped
 
 NO_KEY = "no receipt: no key"
+IN_BACKUP = "a backup that was being made holds it"
 NOT_COMPARED = "no model was retrained without the data to compare with"
 
 
@@ -116,7 +117,7 @@ class Ending:
         verified, traffic = self._verified(request, forgot, presence)
         if verified:
             measures["after"] |= verified
-        gone = self.past.purge(request) if forgot else []
+        gone, held = self.past.purge(request) if forgot else ([], [])
         remains = erase_messages(place.folder / DATABASE) if forgot else None
         messages = remains.facts() if remains else {}
         place.reached("recovering: purged")
@@ -135,7 +136,7 @@ class Ending:
             verdict=f"{stopped.reason}; {NOT_COMPARED}",
             thresholds={"tolerance": forgetting.tolerance, "patience": float(forgetting.patience)},
             purged=gone,
-            kept={place.initial: "made before any data was seen"},
+            kept={place.initial: "made before any data was seen", **dict.fromkeys(held, IN_BACKUP)},
             messages=messages,
         )
         receipt, key, now = None, place.receipts_key, place.clock()

@@ -63,8 +63,9 @@ def restored_postgresql(dump: Path, url: str, noted: Path) -> Iterator[None]:
     Args:
         dump: the copy; it is removed.
         url: of the database.
-        noted: file in which this notes, before it begins, which copy it restores where. If a killed process noted the
-            same, the database is not restored into again: that is one transaction, so all of it is there, or nothing.
+        noted: file in which this notes, before it begins, which copy it restores where; gone, once it has taken that
+            out again. If a killed process noted the same, the database is not restored into again: that is one
+            transaction, so all of it is there, or nothing. A ledger that has gone on since then is not ours.
 
     Raises:
         InputError: the URL is none of PostgreSQL, or pg_restore is not installed.
@@ -76,19 +77,38 @@ def restored_postgresql(dump: Path, url: str, noted: Path) -> Iterator[None]:
     what = {"database": hashlib.sha256(url.encode()).hexdigest(), "dump": hashlib.sha256(dump.read_bytes()).hexdigest()}
     is_ours = noted.is_file() and noted.read_text(encoding="utf-8") == json.dumps(what)
     holds = _holds_ledger(url)
-    if holds and not is_ours:
-        raise FedquitError("the database holds a ledger already: give --ledger URL of an empty one")
+    if holds and not (is_ours and where_it_is(url)[:2] == _where_dump_is(dump)):
+        if is_ours:
+            noted.unlink()
+        which = "and has gone on since a restore of this backup" if is_ours else "already"
+        raise FedquitError(f"the database holds a ledger {which}: give --ledger URL of an empty one")
     write_whole(noted, json.dumps(what).encode())
-    if not holds:
-        how = ("--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction")
-        _run("pg_restore", parsed, *how, str(dump))
-    dump.unlink()
+    try:
+        if not holds:
+            how = ("--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction")
+            _run("pg_restore", parsed, *how, str(dump))
+        dump.unlink()
+    except FedquitError:
+        noted.unlink()
+        raise
     try:
         yield
     except BaseException:
-        if not holds:  # what was there before is not ours to drop
-            drop_ledger(url)
+        drop_ledger(url)
+        noted.unlink()
         raise
+
+
+def _where_dump_is(dump: Path) -> tuple[int, str]:
+    """Return number and digest of the last event of a ledger in a dump."""
+    said = _output(["pg_restore", "--data-only", "--table=head", "--file=-", str(dump)])
+    lines = said.splitlines()
+    start = next((n for n, line in enumerate(lines) if line.startswith("COPY ")), None)
+    if start is None:
+        raise FedquitError(f"{dump.name} holds no ledger")
+    names = lines[start].partition("(")[2].partition(")")[0].split(", ")
+    row = dict(zip(names, lines[start + 1].split("\t"), strict=True))
+    return int(row["number"]), row["digest"]
 
 
 def _holds_ledger(url: str) -> bool:
@@ -138,13 +158,18 @@ def _run(program: str, url: URL, *arguments: str) -> None:
     """Run a program of PostgreSQL's on a database; its password is not on the command line."""
     where = (url.username, None, url.host, url.port, url.database, url.query)
     shown = URL.create("postgresql", *where).render_as_string(hide_password=False)  # which it does not have
-    command = [program, f"--dbname={shown}", *arguments]
+    _output([program, f"--dbname={shown}", *arguments], str(url.password or ""))
+
+
+def _output(command: list[str], password: str = "") -> str:
+    """Run a program of PostgreSQL's and return what it says."""
+    program = command[0]
     if shutil.which(program) is None:
         raise InputError(
             f"{program} is not installed: apt-get install postgresql-client, or give --without-ledger and run "
             f"elsewhere: {' '.join(command)}"
         )
-    environment = {**os.environ, **({"PGPASSWORD": str(url.password)} if url.password else {})}
+    environment = {**os.environ, **({"PGPASSWORD": password} if password else {})}
     try:
         done = subprocess.run(  # noqa: S603 - our own command
             command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
@@ -154,3 +179,4 @@ def _run(program: str, url: URL, *arguments: str) -> None:
     if done.returncode != 0:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         raise FedquitError(f"{program} failed: {said[0] if said else f'exit code {done.returncode}'}")
+    return done.stdout

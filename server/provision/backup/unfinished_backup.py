@@ -2,7 +2,8 @@
 
 FOLDER/.backup holds hard links to models, and says where the rest is: beside the file that the backup is to become. A
 request must not end with a model of its data still there. So whoever finds the lock free, which ends with its process,
-removes all of it: the next backup, a coordinator that starts, and the end of each request.
+removes all of it: the next backup, a coordinator that starts, and the end of each request. What a backup that is being
+made holds, the receipt of the request says.
 """
 
 import re
@@ -64,6 +65,14 @@ def remove_unfinished_backup(folder: Path) -> None:
         _remove(folder)
     finally:
         lock.release()
+
+
+def models_in_backup(folder: Path) -> set[str]:
+    """Return the models that a backup which is being made, of the server in `folder`, holds under a second name."""
+    try:
+        return {path.stem for path in (folder / LINKS / "models").iterdir()}
+    except OSError:  # there is none, or it ended now
+        return set()
 
 
 def _remove(folder: Path) -> None:

@@ -14,6 +14,8 @@ from fedquit.client.receipts import read_receipt
 from fedquit.server.coordinator import Coordinator
 from fedquit.server.coordinator.kept_states import KeptStates
 from fedquit.server.lifecycle.rounds.train_round import RoundState
+from fedquit.server.provision.backup.make_backup import _copy_folders
+from fedquit.server.provision.backup.unfinished_backup import backup_folders
 from tests.server.coordinator.observed_grid import Make, grid_of, read, steps
 
 
@@ -31,6 +33,25 @@ def test_the_receipt_states_the_models_that_the_ledger_names(make: Make) -> None
     assert receipt.predicate["models"]["before"] == told.model_before == trained[-1]
     assert receipt.predicate["models"]["after"] == told.model_after == steps(rehearsal)[-1].model_after
     assert receipt.predicate["purged"]["models"] == sorted(trained)
+
+
+def test_the_receipt_names_the_models_that_a_backup_in_the_making_holds(make: Make, tmp_path: Path) -> None:
+    rehearsal = make()
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=2)
+    trained = {step.model_after for step in steps(rehearsal)}
+    request = rehearsal.ask(rehearsal.signed(1))
+    with backup_folders(rehearsal.server, tmp_path / "saved.tar") as (links, _):
+        _copy_folders(rehearsal.server, links)
+        held = {path.stem for path in (links / "models").iterdir()} & trained
+        rehearsal.run(grid, rounds=2)
+    with read(rehearsal) as ledger:
+        receipt = ledger.request(request.id).receipt
+    key: Any = load_pem_public_key((rehearsal.server / "receipts.pub").read_bytes())
+    purged = read_receipt(receipt or b"", key).predicate["purged"]
+    assert held
+    assert set(purged["models"]) == trained - held
+    assert {name for name, why in purged["kept"].items() if why == "a backup that was being made holds it"} == held
 
 
 def test_the_bytes_of_the_steps_are_those_of_the_cost_log(make: Make) -> None:

@@ -264,6 +264,29 @@ def test_a_ledger_that_does_not_hold_is_not_restored(made: Rehearsal, tmp_path: 
     assert (code, "step 2 was altered" in err, (tmp_path / "other").exists()) == (1, True, False)
 
 
+@pytest.mark.parametrize("what", ["a link", "writable by others", "another user's"])
+def test_keys_are_not_unpacked_into_a_folder_that_another_can_change(
+    made: Rehearsal, saved: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    shared, staging = tmp_path / "shared", tmp_path / "into" / ".server.restoring"
+    shared.mkdir()
+    staging.parent.mkdir()
+    if what == "a link":
+        staging.symlink_to(shared)
+    else:
+        staging.mkdir(mode=0o700)
+        staging.chmod(0o770 if what == "writable by others" else 0o700)
+    before = staging.lstat()
+    with monkeypatch.context() as patch:
+        if what == "another user's":
+            patch.setattr("os.geteuid", lambda: before.st_uid + 1)
+        code, _, err = run("restore", saved, tmp_path / "into" / "server")
+    assert (code, err.count("\n")) == (1, 1)
+    assert f"{staging} is not a folder of yours alone: remove it, or restore into another folder" in err
+    assert [*shared.iterdir(), *staging.iterdir()] == []
+    assert (staging.lstat().st_mode, sorted(tmp_path.glob("into/*"))) == (before.st_mode, [staging])
+
+
 def test_nothing_that_is_there_is_written_over(made: Rehearsal, saved: Path, run: Run, tmp_path: Path) -> None:
     assert run("backup", made.server, saved)[0] == 4
     assert run("restore", saved, made.server)[0] == 4

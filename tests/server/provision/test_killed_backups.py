@@ -1,5 +1,7 @@
 """A backup and a restore that are killed, at each of their changes on disk: nothing half, nothing left, and again."""
 
+import multiprocessing
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from fedquit.server.ledger import Ledger
 from fedquit.server.ledger.audit_log.seal import read_seal
 from fedquit.server.provision.backup.ledger_copy import drop_ledger
 from fedquit.server.provision.backup.make_backup import make_backup
-from fedquit.server.provision.backup.restore_backup import restore_backup
+from fedquit.server.provision.backup.restore_backup import _move, restore_backup
 from fedquit.server.provision.backup.unfinished_backup import remove_unfinished_backup
 from fedquit.strategies.grid.metered_grid import MeteredGrid
 from tests.fixtures.v0_1_0.unpack import old_deployment
@@ -189,3 +191,67 @@ def test_a_restore_into_a_database_with_a_ledger_is_refused(
     ledger = Ledger.open(databases[0], seal=read_seal(made.server / "receipts.key"))
     assert [member.name for member in ledger.members()] == ["north"]
     ledger.close()
+
+
+MOVE = "fedquit.server.provision.backup.restore_backup._move"
+
+
+def killed_at_its_last_step(restore: Callable[[], None], monkeypatch: pytest.MonkeyPatch, *, done: bool) -> None:
+    """Kill a restore before it moves the server into its place, or after."""
+
+    def move(staging: Path, to: Path) -> None:
+        if done:
+            _move(staging, to)
+        os._exit(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MOVE, move)
+        process = multiprocessing.get_context("fork").Process(target=restore)
+        process.start()
+        process.join(120)
+    assert process.exitcode == 9
+
+
+def test_a_restore_takes_no_ledger_that_has_gone_on_since_for_its_own(
+    made: Rehearsal, tmp_path: Path, databases: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved, into = make_backup(made.server, tmp_path / "saved.tar").path, tmp_path / "into"
+
+    def restore() -> None:
+        restore_backup(saved, into / "server", ledger=databases[1])
+
+    killed_at_its_last_step(restore, monkeypatch, done=True)
+    ledger = Ledger.open(databases[1], seal=read_seal(into / "server" / "receipts.key"))
+    ledger.enrol("south", b"another key")
+    (into / "server").rename(tmp_path / "away")
+    with pytest.raises(FedquitError, match="and has gone on since a restore of this backup: give --ledger URL of an e"):
+        restore()
+    with pytest.raises(FedquitError, match="the database holds a ledger already"):
+        restore()
+    assert [member.name for member in ledger.members()] == ["north", "south"]
+    ledger.close()
+    assert [path.name for path in into.iterdir()] == ["authority"]
+
+
+def test_a_restore_that_fails_after_a_killed_one_leaves_it_to_a_third(
+    made: Rehearsal, tmp_path: Path, databases: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved, into = make_backup(made.server, tmp_path / "saved.tar").path, tmp_path / "into"
+
+    def restore() -> None:
+        restore_backup(saved, into / "server", ledger=databases[1])
+
+    for fails in (MOVE, "fedquit.server.provision.backup.restore_backup.Manifest.check"):  # late, and before the ledger
+        killed_at_its_last_step(restore, monkeypatch, done=False)
+        with monkeypatch.context() as patch:
+            patch.setattr(fails, lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                restore()
+        assert not (into / ".server.restoring" / "server").exists()
+        restore()
+        ledger = Ledger.open(databases[1], seal=read_seal(into / "server" / "receipts.key"))
+        assert [member.name for member in ledger.members()] == ["north"]
+        ledger.close()
+        assert {path.name for path in into.iterdir()} == {"server", "authority"}
+        shutil.rmtree(into)
+        drop_ledger(databases[1])

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import resource
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from flwr.clientapp import ClientApp
 from fedquit.client.app import app as client_app
 from fedquit.client.data.build_data_and_model import initial_model
 from fedquit.client.device import device as device_module
+from fedquit.errors import FullDiskError
 from fedquit.server.app import make_app
 from fedquit.server.run.run_folder import RunFolder
 from fedquit.settings import Settings
@@ -50,6 +52,20 @@ def pool() -> Iterator[InProcessGrid]:
         patch.syspath_prepend(str(Path(__file__).parent))
         with InProcessGrid(40, {}, workers=WORKERS, client_app="test_work_of_a_round:counting") as grid:
             yield grid
+
+
+def test_where_temporary_files_have_no_room_one_line_names_the_way_out(pool: InProcessGrid, tmp_path: Path) -> None:
+    messages = model_to(pool.get_node_ids())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, before[1]))
+    try:
+        with pytest.raises(FullDiskError) as failed, parcels.common_records(messages, tmp_path):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    line = str(failed.value)
+    assert line.startswith(f"cannot write {tmp_path}: File too large (or set TMPDIR to a folder with more room); make")
+    assert "\n" not in line
 
 
 def model_to(nodes: Iterable[int], value: float = 1.0) -> list[Message]:
