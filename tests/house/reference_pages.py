@@ -26,9 +26,9 @@ def settings_page() -> str:
         "# Settings",
         "",
         MADE,
-        "Every setting of a run, once: as a flag (`--lr 0.1`), in a TOML file (`lr = 0.1`), in Python "
+        "Every setting of a run. Each can be given as a flag (`--lr 0.1`), in a TOML file (`lr = 0.1`), in Python "
         "(`simulate(lr=0.1)`, with underscores), and in Flower's run config. The last column says where a deployment "
-        "gives it in `server.toml`; a dash: a simulation only.",
+        "gives it in `server.toml`; a dash: only in simulations.",
     ]
     for group in GROUPS:
         lines += [
