@@ -1,7 +1,7 @@
 """How worker processes start: from a clean process, and without running the caller's script in them.
 
 Python runs the script of the parent again in each process that it starts, so that a script without
-`if __name__ == "__main__":` would begin anew in every worker. Our workers need nothing of it: what they call is in
+`if __name__ == "__main__":` would start again in every worker. Our workers do not need it: what they call is in
 modules.
 """
 
@@ -20,7 +20,7 @@ class Worker(_Process):  # type: ignore[misc] # its class depends on the system
     """A process that does not run the caller's script."""
 
     def start(self) -> None:
-        """Start it, from a main module that says of no file that it is the script."""
+        """Start it while the main module names no file as the script."""
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
         try:

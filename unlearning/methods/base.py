@@ -110,13 +110,13 @@ class Method:
     name: ClassVar[str]
     traits: ClassVar[Traits]
     stronger: ClassVar[str] = ""
-    """How a user makes its step longer, in words, where one that is too short forgets nothing and says nothing."""
+    """In words, how a user makes its step longer, for a warning of the guard; empty: a short step is no fault."""
 
     @property
     def undoes(self) -> bool:
-        """Whether the step may be as long as those of the first rounds, as it goes until the samples are forgotten.
+        """Whether the step may be as long as those of the longest rounds; it ends once the samples are forgotten.
 
-        Else it is compared with recent rounds, whose steps are short once training has converged.
+        Otherwise it is compared with recent rounds, whose steps are short once training has converged.
         """
         return False
 
