@@ -122,13 +122,13 @@ def tables_page() -> str:
 
 
 def rooms_page() -> str:
-    """Return what each package of the rooms exports and the page of the public API does not show."""
+    """Return what packages export and the page of the public API does not show."""
     lines = [
-        "# The rooms, in Python",
+        "# Other Python packages",
         "",
         MADE,
-        "What packages export for each other, besides [the public API](reference.md). CONTRIBUTING.md says what each "
-        "room is for. These names are documented, but may change without notice.",
+        "What fedquit's packages export for each other, besides [the public API](reference.md). CONTRIBUTING.md says "
+        "what each folder is for. These names are documented, but may change without notice.",
     ]
     shown = {id(resolve(path)) for path in documented(API)}
     for package, names in packages().items():
