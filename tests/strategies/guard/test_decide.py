@@ -190,7 +190,7 @@ def test_a_step_too_short_to_forget_is_warned_of_with_the_way_out(size: float, w
     assert decision.document()["warning"] == (expected if warns else "")
 
 
-def test_a_method_that_undoes_many_rounds_may_step_as_far_as_the_longest_of_them() -> None:
+def test_a_method_that_undoes_many_rounds_may_step_as_far_as_the_longest() -> None:
     early = Recent(USUAL.norms, USUAL.spreads, USUAL.updates, longest=3.0)
     for size, undoes, reason in ((11, False, "at most 8"), (11, True, ""), (13, True, "at most 24")):
         bounds = Bounds(parameters=NAMES, undoes=undoes, reach=100.0)
