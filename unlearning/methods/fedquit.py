@@ -84,7 +84,7 @@ class FedQUIT(Method):
             transformers. "auto" is ours, for clients with few samples, where one epoch is a few steps and forgets
             nothing: steps of 1e-3 (5e-4 with "adamw"), as many as it takes until KL(p || f), the mean distance to the
             teacher on the samples to forget, is at most `near` times KL(p || g), where it began; at most 300. `epochs`
-            is then ignored. docs/results/visible.md has what it reaches together with `temperature` 4.
+            is then ignored. docs/results/visible.md says how it was chosen, and what `temperature` 4 adds.
         epochs: passes over the samples; the paper's 1.
         batch_size: samples a step; the paper's 32.
         temperature: tau of teacher and student; the paper's 1.
