@@ -43,9 +43,9 @@ def make_app(
 
 
 def known_members(grid: Grid, settings: Settings) -> dict[int, Member] | None:
-    """Return who the nodes of the in-process engine are, who need not be asked: node -> member; None: ask them.
+    """Return which member each node of the in-process engine is; None: another engine, whose nodes must be asked.
 
-    Many clients that no round asks would cost as much as those that it does.
+    Asking every node would make clients that no round samples cost as much as those that it does.
     """
     if not isinstance(grid, KnowsPartitions):
         return None

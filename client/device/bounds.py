@@ -102,11 +102,11 @@ class DeviceBounds:
             self._check_name("objective", "fedprox")
 
     def check_reply(self, settings: Settings, *, again: bool) -> None:
-        """Refuse to send an unlearned model that the server wants less protected than the device's owner.
+        """Refuse to send an unlearned model with less protection than the device's owner demands.
 
         Args:
             settings: of the run, with what the message changes of them.
-            again: whether a model has been sent for the same request before, other than the one that is kept.
+            again: whether another model than the stored one was sent for the same request before.
 
         Raises:
             OutOfBoundsError: naming the setting, its value and the bound.
@@ -126,7 +126,7 @@ class DeviceBounds:
             )
         if self.noise and again:
             raise OutOfBoundsError(
-                f"this device has sent a model for this request, and sends one only: {NOISE}, {WHERE}"
+                f"this device has already sent a model for this request, and sends one only: {NOISE}, {WHERE}"
             )
 
     def check_report(self) -> None:
@@ -136,7 +136,7 @@ class DeviceBounds:
             OutOfBoundsError: naming the bound.
         """
         if self.noise:
-            raise OutOfBoundsError(f"this device reports nothing of samples that it forgot: {NOISE}, {WHERE}")
+            raise OutOfBoundsError(f"this device reports no metrics on samples that it forgot: {NOISE}, {WHERE}")
 
     def _check_number(self, key: str, value: object) -> None:
         most = self.most.get(key)

@@ -21,7 +21,7 @@ from fedquit.errors import FedquitError, InputError
 SILENT = 120.0
 """Seconds without an exchange after which the SuperNode is started again. Flower polls every 3 s, and pauses 20 s."""
 UNHEALTHY = 300.0
-"""Seconds without an exchange after which a device is said to be unconnected: two restarts have not helped."""
+"""Seconds without an exchange after which a device counts as unconnected: two restarts have not helped."""
 BETWEEN = 30.0
 """Seconds at most between two looks whether a server that is silent answers."""
 PATIENCE = 10.0  # seconds for an answer of the server
@@ -116,8 +116,10 @@ def is_connected(folder: Path) -> str:
         raise FedquitError(f"{folder}: no device has run here; start it with fedquit join {folder}")
     seconds = seconds_since(file)
     if seconds > UNHEALTHY:
-        raise FedquitError(f"{folder}: no answer of the server for {seconds:.0f} s; is it there, and fedquit join?")
-    return f"the server answered {seconds:.0f} s ago"
+        raise FedquitError(
+            f"{folder}: no reply from the server for {seconds:.0f} s; can it be reached, and is fedquit join running?"
+        )
+    return f"the server replied {seconds:.0f} s ago"
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ class DeployedDevice:
 
         Raises:
             InputError: there is nothing of that; the line says why.
-            OutOfBoundsError: the owner lets nothing be reported of what is forgotten.
+            OutOfBoundsError: the owner allows no metrics on what is forgotten.
         """
         if self._is_about_request(config):
             if self._exercise != "forget":
@@ -147,7 +147,7 @@ class DeployedDevice:
     def forget(
         self, config: ReceivedConfig, model: nn.Module, extra: StateDict | None, carry_out: Callable[[], Forgotten]
     ) -> Forgotten:
-        """See `Device`, and this module for the order; what may not be sent for the owner is retired all the same."""
+        """See `Device`, and this module for the order; samples are retired even if the bounds forbid the reply."""
         if not self._is_about_request(config):  # another's request: this device helps with what it keeps
             return carry_out()
         mark, replies = self._mark(config), Replies(self._record)
@@ -336,7 +336,7 @@ def deployed_settings(kit: Kit, run_config: Mapping[str, Scalar], config: Receiv
 
 
 def bounds_of(kit: Kit) -> DeviceBounds:
-    """Return what the owner of a kit lets a server set."""
+    """Return the bounds of a kit's owner on what a server may set."""
     return DeviceBounds.read(kit.bounds, str(kit.folder / FILE))
 
 

@@ -71,7 +71,7 @@ class Work:
         return self.device.samples(self.config)
 
     def trained_ahead(self) -> Done | None:
-        """Return what training gave that was done before, with those of other devices; None: it is still to be done."""
+        """Return the result of training that was done before, stacked; None: it is still to be done."""
         ahead = trained_ahead(self.message)
         if ahead is None:
             return None

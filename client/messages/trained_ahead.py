@@ -1,4 +1,4 @@
-"""Training that was done before a message is served: of several devices at once, stacked, in a simulation.
+"""Training that is done before a message is served: for several devices at once, stacked, in a simulation.
 
 The message is then served as any other, and its reply is the same message: only who did the arithmetic differs.
 """
@@ -27,23 +27,23 @@ OWN = frozenset({"seed"})
 
 
 @dataclass(frozen=True, slots=True)
-class Ahead:
+class TrainedAhead:
     """What training gave, and the processor seconds that it took."""
 
     done: Done
     seconds: float
 
 
-_ahead: ContextVar[Mapping[str, Ahead]] = ContextVar("ahead", default=MappingProxyType({}))
+_ahead: ContextVar[Mapping[str, TrainedAhead]] = ContextVar("ahead", default=MappingProxyType({}))
 
 
-def trained_ahead(message: Message) -> Ahead | None:
+def trained_ahead(message: Message) -> TrainedAhead | None:
     """Return what the training that a message asks for gave; None: it was not done yet."""
     return _ahead.get().get(message.metadata.message_id)
 
 
 @contextmanager
-def known_ahead(found: Mapping[str, Ahead]) -> Iterator[None]:
+def known_ahead(found: Mapping[str, TrainedAhead]) -> Iterator[None]:
     """Have `trained_ahead` find these by the ids of their messages."""
     token = _ahead.set(found)
     try:
@@ -61,24 +61,24 @@ def why_one_by_one(settings: Settings) -> str:
     objective = objective_of(settings)
     kind, traits = type(objective), objective.needs()
     if traits.owns:
-        return f"objective '{settings.objective}' has devices train models of their own"
+        return f"objective '{settings.objective}' trains personalised models"
     if kind.loss is not Objective.loss or kind.train is not Objective.train:
         return f"objective '{settings.objective}' has a loss of its own"
     if traits.keeps != "nothing" or traits.down != "model":
-        return f"objective '{settings.objective}' has state, or more than the model travels for it"
+        return f"objective '{settings.objective}' has state, or sends more than the model"
     if compression_of(settings) != Compression():
-        return "models are compressed, so each device may start from another"
+        return "models are compressed, so devices may start from different ones"
     if accelerator().type != "cpu" or precision_dtype() is not None:
         return "--device or --precision is not cpu and fp32"
     reason = cannot_stack(empty_model(settings.key()))
     return f"model '{settings.model}' cannot be stacked: {reason}" if reason else ""
 
 
-def train_stacked(asked: Sequence[tuple[Message, Context]]) -> dict[str, Ahead]:
+def train_stacked(asked: Sequence[tuple[Message, Context]]) -> dict[str, TrainedAhead]:
     """Return what training gives for these messages, by their ids; {}: they cannot be served at once.
 
     Raises:
-        RuntimeError: the model does something that cannot be done stacked.
+        RuntimeError: the model does something that cannot be stacked.
     """
     messages = [message for message, _ in asked]
     if len(messages) < 2 or not _alike(messages):
@@ -102,13 +102,13 @@ def train_stacked(asked: Sequence[tuple[Message, Context]]) -> dict[str, Ahead]:
         )
     each = (time.process_time() - started) / sum(map(len, samples))
     return {
-        message.metadata.message_id: Ahead(Done(loss, state), each * len(own))
+        message.metadata.message_id: TrainedAhead(Done(loss, state), each * len(own))
         for message, own, (state, loss) in zip(messages, samples, trained, strict=True)
     }
 
 
 def _alike(messages: Sequence[Message]) -> bool:
-    """Say whether messages ask different devices for the same: to train the same model in the same way."""
+    """Say whether messages want the same of different devices: to train the same model in the same way."""
     first = messages[0]
     if first.metadata.message_type != "train" or "proximal-mu" in config_of(first) or "phase" in config_of(first):
         return False

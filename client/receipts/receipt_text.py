@@ -19,12 +19,12 @@ def lines(receipt: Receipt, *, model_checked: bool = False) -> list[str]:
         model_checked: whether the model's file was compared with it.
 
     Raises:
-        BadReceiptError: it says something else than receipts of this version do.
+        BadReceiptError: its contents are not those of receipts of this version.
     """
     try:
         return _lines(receipt, model_checked=model_checked)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError):
-        text = "the receipt is signed and unaltered, but says other things than this version reads; try a newer fedquit"
+        text = "the receipt is signed and unaltered, but this version cannot read all that it says; try a newer fedquit"
         raise BadReceiptError(text) from None
 
 
@@ -59,7 +59,7 @@ def _lines(receipt: Receipt, *, model_checked: bool) -> list[str]:
 
 
 def _test(test: Mapping[str, Any] | None) -> list[str]:
-    """Return how the model was told from retrained ones; older receipts do not say, and were not tested either."""
+    """Return which test compared the model with retrained ones; older receipts do not say, and had no test either."""
     if not test or test["level"] is None:
         return ["test       none: nothing says how far the model is from one that never saw the data"]
     return [f"test       {test['name']}, level {test['level']:g}, power {test['power']:g}"]

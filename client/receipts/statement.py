@@ -31,8 +31,8 @@ LIMITS = (
 )
 """What a receipt cannot promise, in words; every receipt says it."""
 SEEN_BY_SERVER = (
-    "The server saw the model before the request and what the asking device handed back. From the two it could tell "
-    "which classes were forgotten, how many samples of each, and, of candidates, which."
+    "The server saw the model before the request and what the asking device returned. From the two it could tell "
+    "which classes were forgotten, roughly how many samples of each, and, of candidates, which."
 )
 NOISY = (
     "The asking device was told to clip its step to the norm {clip:g} and to add Gaussian noise of {noise:g} times "
@@ -48,8 +48,9 @@ NAMED = (
 """What the ask itself tells, where it is about samples."""
 SEEN_BY_DEVICES = {
     "direct": "Every device of the first round of recovery was sent what came of that, and could tell as much.",
-    "deferred": "Other devices were sent the sum of that and a round of training. That hides the classes from who only "
-    "looks, but not which of a few candidates was forgotten from who knows them.",
+    "deferred": "Other devices were sent the sum of that and a round of training. With FedQUIT this hides the classes "
+    "from a device that only looks; with some other methods it does not. It does not hide which of a few candidates "
+    "was forgotten from a device that has them.",
     "none": "",
 }
 """Who could tell what was forgotten, by how the model was adopted; "none": nothing was handed back."""

@@ -2,7 +2,7 @@
 
 A small model's step takes less time than the calls of Python and PyTorch that carry it out. Stacked, these calls are
 made once for all devices. Every device still has its own samples, shuffle and number of steps: shorter batches are
-padded with samples that count for nothing, and who has finished takes part in no further step.
+padded with samples of weight 0, and a device that has finished takes part in no further step.
 
 The arithmetic is that of `fedquit.client.training.sgd.fit`, but products of stacked matrices may be summed in another
 order, so the models agree up to rounding and not bit for bit.
@@ -81,7 +81,7 @@ def fit_stacked(
         weight_decay: of SGD.
 
     Raises:
-        RuntimeError: the model does something that cannot be done stacked.
+        RuntimeError: the model does something that cannot be stacked.
 
     >>> line = Samples(torch.linspace(-1, 1, 64)[:, None], (torch.linspace(-1, 1, 64) > 0).long())
     >>> found = fit_stacked(nn.Linear(1, 2), [line, line.subset(torch.arange(9))], [3, 4], lr=0.5)
@@ -172,6 +172,6 @@ def _steps(samples: Sequence[Samples], seeds: Sequence[int], epochs: int, batch_
 
 
 def _last_epoch(samples: Sequence[Samples], order: Sequence[int], epochs: int, batch_size: int) -> Tensor:
-    """Return with which step the last epoch of each device begins, in `order`."""
+    """Return the step at which the last epoch of each device begins, in `order`."""
     counts = [sum(1 for _ in shuffled_batches(len(samples[place]), batch_size, torch.Generator())) for place in order]
     return torch.tensor(counts) * (epochs - 1)

@@ -1,7 +1,7 @@
 """How worker processes start: from a clean process, and without running the caller's script in them.
 
 Python runs the script of the parent again in each process that it starts, so that a script without
-`if __name__ == "__main__":` would begin anew in every worker. Our workers need nothing of it: what they call is in
+`if __name__ == "__main__":` would start again in every worker. Our workers do not need it: what they call is in
 modules.
 """
 

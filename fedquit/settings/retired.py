@@ -1,4 +1,4 @@
-"""Settings that there are not: those of earlier versions, which folders and configs still name, and one refused."""
+"""Settings that no longer exist, which older folders and configs still name, and one that is refused."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ RETIRED = {
     ),
     "together": (
         1,
-        "requests are served one after the other, as several in one step hide no more of each (docs/threats.md, "
+        "requests are served one after the other, as serving several in one step would hide little (docs/threats.md, "
         "Requests together); leave it out",
     ),
 }

@@ -1,4 +1,4 @@
-"""Whether a call from Python shows its progress: at a terminal, unless it is told otherwise."""
+"""Whether a call from Python shows its progress: at a terminal, unless the caller says otherwise."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext

@@ -89,7 +89,7 @@ class Request:
         samples: number of samples that it was about.
         guard: what the guard decided about the method's model (`verdict`, `findings`, `off`); None: it saw none.
         forget_accuracy: model -> accuracy on the samples of this request, 0 to 1.
-        phases: "forget" and "recover" -> what that cost, under the keys of `Phase`; None: there was none.
+        phases: "forget" and "recover" -> what it cost, under the keys of `Phase`; None: there was none.
     """
 
     clients: list[int]

@@ -49,7 +49,7 @@ class InProcessGrid(Grid):
         stack: clients that are trained at once, stacked; 1: each by itself. See `stack.py` for what can be stacked.
 
     Attributes:
-        run_config, stack: as given; they may be set anew between rounds.
+        run_config, stack: as given; they may be changed between rounds.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class InProcessGrid(Grid):
         return {FIRST_NODE_ID + client: client for client in range(self._clients)}
 
     def context_of(self, node_id: int) -> Context:
-        """Return the context of a node; it is made anew until a message leaves state in it."""
+        """Return the context of a node; a new one each time until a message leaves state in it."""
         if node_id in self._contexts:
             return self._contexts[node_id]
         client = node_id - FIRST_NODE_ID
@@ -158,7 +158,7 @@ class InProcessGrid(Grid):
             yield from (self._kept(given) for given in answers(self._app, asked, stacked=True))
 
     def _pooled(self, pool: WorkerPool, messages: list[Message], deadline: float | None) -> Iterator[Message]:
-        """Yield replies while a few parcels are under way: where nobody takes replies in, none pile up."""
+        """Yield replies while only a few parcels are under way, so that replies that nobody takes do not pile up."""
         with common_records(messages, pool.folder) as common:
             asked = (common.without(message, self.context_of(message.metadata.dst_node_id)) for message in messages)
             sizes = parcel_sizes(len(messages), pool.workers, most_messages(messages), self.stack)
@@ -168,7 +168,7 @@ class InProcessGrid(Grid):
                 seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
                 done, under_way = wait(under_way, seconds, FIRST_COMPLETED)
                 if not done:
-                    raise TimeoutError(f"{len(under_way)} parcels of messages are not answered in time")
+                    raise TimeoutError(f"{len(under_way)} parcels of messages were not answered in time")
                 under_way |= {pool.submit(parcel) for parcel in itertools.islice(parcels, len(done))}
                 while done:
                     yield from self._replies(done.pop())

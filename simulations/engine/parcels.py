@@ -30,7 +30,7 @@ Answer = tuple[Message, RecordDict]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PackedMessage:
     """A message as it travels to a worker.
 
     Attributes:
@@ -56,7 +56,7 @@ class Parcel:
     """
 
     common: str
-    asked: tuple[Asked, ...]
+    asked: tuple[PackedMessage, ...]
     stacked: bool = False
 
 
@@ -78,16 +78,16 @@ class CommonRecords:
                 pickle.dump([record for record, _ in self._places.values()], file, pickle.HIGHEST_PROTOCOL)
                 self.path = file.name
 
-    def without(self, message: Message, context: Context) -> Asked:
+    def without(self, message: Message, context: Context) -> PackedMessage:
         """Return a message as it travels: what is in the file is left out."""
         if not message.has_content():
-            return Asked(message, context, (), {})
+            return PackedMessage(message, context, (), {})
         places = {name: self._places[id(r)][1] for name, r in message.content.items() if id(r) in self._places}
         own, names = message, tuple(message.content)
         if places:
             own = copy(message)
             own.content = RecordDict({name: r for name, r in message.content.items() if name not in places})
-        return Asked(own, context, names, places)
+        return PackedMessage(own, context, names, places)
 
     def close(self) -> None:
         """Remove the file; a worker that reads it later finds nothing."""
@@ -182,7 +182,7 @@ def _read(path: str) -> tuple[ArrayRecord, ...]:
     return tuple(pickle.loads(Path(path).read_bytes()))  # noqa: S301 - written by the process that began this one
 
 
-def _filled(asked: Asked, common: Sequence[ArrayRecord]) -> Message:
+def _filled(asked: PackedMessage, common: Sequence[ArrayRecord]) -> Message:
     """Return a message with all its records."""
     message = asked.message
     if asked.places:

@@ -13,11 +13,11 @@ from fedquit.settings import Settings
 from fedquit.unlearning.samples import Samples
 
 AUTO = 16
-"""Clients at once: more save little, and leave less to deal out among workers."""
+"""Clients at once: more save little, and leave fewer stacks to share among the workers."""
 NEAR = 1e-4
 """How far weights after one stacked step may be from those of the same step alone."""
 LARGEST = 2 * 2**20
-"""Bytes of a model above which a step takes so long that to stack it saves nothing."""
+"""Bytes of a model above which a step takes so long that stacking saves nothing."""
 
 
 def check_stack(stack: str) -> None:
@@ -29,11 +29,11 @@ def check_stack(stack: str) -> None:
     >>> check_stack("16")
     """
     if stack not in ("auto", "off") and not (stack.isdecimal() and int(stack) >= 1):
-        raise InputError(f"--stack {stack}: give auto, off, or how many clients are trained at once")
+        raise InputError(f"--stack {stack}: give auto, off, or the number of clients to train at once")
 
 
 def stack_size(stack: str, settings: Settings) -> tuple[int, str]:
-    """Return how many clients are trained at once, and why it is one; "": because one was asked for, or it is not.
+    """Return how many clients are trained at once, and if only one, why; "": one was asked for, or several are.
 
     Args:
         stack: auto, off or a number.
@@ -52,7 +52,7 @@ def stack_size(stack: str, settings: Settings) -> tuple[int, str]:
         return int(stack), ""
     size = sum(value.numel() * value.element_size() for value in empty_model(settings.key()).parameters())
     if size > LARGEST:
-        return 1, f"model '{settings.model}' is so large that to stack it saves nothing"
+        return 1, f"model '{settings.model}' is so large that stacking it saves nothing"
     return AUTO, ""
 
 
@@ -60,7 +60,7 @@ def _fails(settings: Settings) -> str:
     """Train two copies of the model for a step, stacked and one by one, and return why it cannot be done stacked.
 
     The devices have 2 and 3 samples, so that one is padded: a model whose samples act on each other, such as one that
-    subtracts their mean, gives something else then.
+    subtracts their mean, then gives another result.
     """
     model, draw = empty_model(settings.key()), torch.Generator().manual_seed(0)
     samples = [

@@ -17,21 +17,21 @@ def methods(as_json: bool) -> None:
 @click.command()
 @AS_JSON
 def objectives(as_json: bool) -> None:
-    """List what devices can minimise when they train, what travels for it and what they must keep."""
+    """List the objectives that devices can train with, what each sends and what state it needs on the device."""
     _print("objectives", as_json)
 
 
 @click.command()
 @AS_JSON
 def strategies(as_json: bool) -> None:
-    """List how the models of a round become one, and what can be wrapped around: settings, state, bad clients stood."""
+    """List the aggregation strategies and the kinds of DP: settings, state, faulty clients tolerated."""
     _print("strategies", as_json)
 
 
 @click.command()
 @AS_JSON
 def codecs(as_json: bool) -> None:
-    """List the codecs that compress models in transit: settings with defaults, which way, and whether bit for bit."""
+    """List the codecs that compress models in transit: settings with defaults, direction, and what each loses."""
     _print("codecs", as_json)
 
 

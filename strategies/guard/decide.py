@@ -31,8 +31,8 @@ LISTED = 20
 """Findings that a document lists, those that do not hold first: a model of many layers can be wrong in each."""
 LONGEST = 1000
 """Characters of a reason in a document."""
-HARDLY = 0.05
-"""A step that is shorter than this share of a single device's in the longest round hardly moves the model."""
+SHORT = 0.05
+"""A step that is shorter than this share of a single device's in the longest round can hardly have forgotten much."""
 Evaluate = Callable[[StateDict], Accuracy | None]
 
 
@@ -57,9 +57,9 @@ class Decision:
     Attributes:
         verdict: "adopt", "clip", "blend" or "refuse".
         findings: what was compared; those that do not hold say why.
-        state: the model to go on with; None: it is refused.
+        state: the model to continue with; None: it is refused.
         fault: why it is no model at all; "": it is one.
-        moved: length of the step, in times of a single device's in the longest round; None: not known.
+        moved: length of the step, as a multiple of a single device's in the longest round; None: not known.
         warning: what a person should know of a model that is adopted; "": nothing.
     """
 
@@ -121,7 +121,7 @@ def admit_model(
     findings = _step(state, current, recent, bounds)
     share = moved_share(state, current, recent, bounds.parameters)
     decision = replace(
-        _by_policy(policy, state, current, findings), moved=share, warning=_hardly_moved(share, bounds.stronger)
+        _by_policy(policy, state, current, findings), moved=share, warning=_short_step(share, bounds.stronger)
     )
     if decision.state is None or evaluate is None or not bounds.keeps_accuracy:
         return decision
@@ -136,13 +136,13 @@ def admit_model(
     return replace(decision, findings=all_findings)
 
 
-def _hardly_moved(share: float | None, stronger: str) -> str:
+def _short_step(share: float | None, stronger: str) -> str:
     """Return a warning that a forget step was too short to have forgotten much; empty if it was not."""
-    if share is None or share >= HARDLY or not stronger:
+    if share is None or share >= SHORT or not stronger:
         return ""
     return (
-        f"the pass moved the model by {share:.2g} of what one device's first rounds of training moved it: "
-        f"it can have forgotten hardly anything; {stronger}"
+        f"the forget step is {share:.2g} times as long as one device's step in the longest round of training: "
+        f"it can hardly have forgotten anything; {stronger}"
     )
 
 

@@ -75,10 +75,10 @@ class Bounds:
     stronger: str = ""
     undoes: bool = False
 
-    def noisy(self, count: int) -> float:
-        """Return how long the step of `count` parameters may be for its noise alone; 0: there is none.
+    def noise_length(self, count: int) -> float:
+        """Return how long the step of `count` parameters may be because of its clip and noise; 0: there is no noise.
 
-        >>> Bounds().noisy(100), Bounds(clip=0.5, noise=0.1).noisy(100)
+        >>> Bounds().noise_length(100), Bounds(clip=0.5, noise=0.1).noise_length(100)
         (0.0, 2.1)
         """
         return self.clip + self.noise * (math.sqrt(count) + SURE) if self.noise else 0.0
@@ -189,7 +189,7 @@ def step_findings(
         if bounds.undoes:
             middle = max(middle, recent.longest or 0.0)
         count = sum(value.numel() for value in moving.values())
-        most = max(bounds.times * middle, middle + bounds.spread * spread, bounds.noisy(count))
+        most = max(bounds.times * middle, middle + bounds.spread * spread, bounds.noise_length(count))
         findings.append(Finding("length of the step", norm(moving), most, scales=True))
     if recent.updates:
         findings.append(_furthest_layer(moving, current, recent.updates, bounds))
@@ -199,10 +199,10 @@ def step_findings(
 
 
 def moved_share(new: StateDict, current: StateDict, recent: Recent, parameters: Collection[str]) -> float | None:
-    """Return the length of the step from `current` to `new`, in times of a single device's in the longest round.
+    """Return the length of the step from `current` to `new`, as a multiple of a single device's in the longest round.
 
-    Not in recent rounds: where training has converged, their steps are as short as one that forgets nothing. None: no
-    round is known, or none moved anything.
+    Recent rounds would not do: where training has converged, their steps are as short as one that forgets nothing.
+    None: no round is known, or none moved anything.
 
     >>> one, two = {"w": torch.zeros(2)}, {"w": torch.tensor([3.0, 4.0])}
     >>> moved_share(two, one, Recent(norms=[1.0], longest=50.0), {"w"}), moved_share(two, one, Recent(), {"w"})
@@ -230,7 +230,7 @@ def accuracy_findings(new: Accuracy, before: Accuracy, bounds: Bounds) -> tuple[
 def _furthest_layer(
     moving: Mapping[str, Tensor], current: StateDict, updates: Sequence[StateDict], bounds: Bounds
 ) -> Finding:
-    """Return the layer that is furthest off, in times of what it usually moves.
+    """Return the layer that is furthest off, as a multiple of its usual step.
 
     Training may hardly move a layer that the method's optimizer moves as far as any other: Adam takes steps of the same
     size however small the gradient is, such as that of a bias before batch normalisation. What the reach explains is
@@ -239,7 +239,7 @@ def _furthest_layer(
     worst = 0.0
     for name, value in moving.items():
         usual = median(norm({name: update[name]}) for update in updates)
-        explained = max((bounds.reach or 0.0) * math.sqrt(value.numel()), bounds.noisy(value.numel()))
+        explained = max((bounds.reach or 0.0) * math.sqrt(value.numel()), bounds.noise_length(value.numel()))
         usual = max(usual, SMALL * norm({name: current[name]}) / bounds.layer, explained / bounds.layer)
         worst = max(worst, norm({name: value}) / usual if usual else 0.0)
     return Finding("a layer's step, in times of its usual one,", worst, bounds.layer, scales=True)

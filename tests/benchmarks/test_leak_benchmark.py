@@ -27,7 +27,7 @@ def test_the_leak_table_is_resumed_and_shows_who_reads_what(tmp_path: Path, monk
     assert set(cells["digits/mlp/negate/1"]) == {"device, direct", "device, direct, control"}  # no device is asked
     summary, page = (tmp_path / "leak.md").read_text(), (out / "digits-mlp.md").read_text()
     assert re.search(r"\| digits, mlp \| the server; a device, direct \| \d of 6 \| \d of 1 \| 1\.00 \(", summary)
-    assert "[digits, mlp](leak/digits-mlp.md); without `ascent` (not run)" in summary
+    assert "[digits, mlp](leak/digits-mlp.md); without `ascent`, " in summary
     assert "| fedquit | 1 | server | 6 |" in page
     assert "| fedquit | 1 | device, deferred | 6 |" in page
     for name in ("reconstructions-digits-mlp.png", "games.png"):

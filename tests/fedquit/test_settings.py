@@ -283,7 +283,7 @@ def test_a_retired_setting_that_says_nothing_is_left_out_and_no_other_value_is(n
 
 def test_requests_served_together_are_refused_with_the_reason() -> None:
     assert Settings.read({"together": 1}) == Settings()
-    assert "together: requests are served one after the other, as several in one step hide no more" in refusal(
+    assert "together: requests are served one after the other, as serving several in one step would hide" in refusal(
         {"together": 4}
     )
 

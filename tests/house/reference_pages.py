@@ -26,9 +26,9 @@ def settings_page() -> str:
         "# Settings",
         "",
         MADE,
-        "Every setting of a run, once: as a flag (`--lr 0.1`), in a TOML file (`lr = 0.1`), in Python "
+        "Every setting of a run. Each can be given as a flag (`--lr 0.1`), in a TOML file (`lr = 0.1`), in Python "
         "(`simulate(lr=0.1)`, with underscores), and in Flower's run config. The last column says where a deployment "
-        "gives it in `server.toml`; a dash: a simulation only.",
+        "gives it in `server.toml`; a dash: only in simulations.",
     ]
     for group in GROUPS:
         lines += [
@@ -122,13 +122,13 @@ def tables_page() -> str:
 
 
 def rooms_page() -> str:
-    """Return what each package of the rooms exports and the page of the public API does not show."""
+    """Return what packages export and the page of the public API does not show."""
     lines = [
-        "# The rooms, in Python",
+        "# Other Python packages",
         "",
         MADE,
-        "What packages export for each other, besides [the public API](reference.md). CONTRIBUTING.md says what each "
-        "room is for. These names are documented, but may change without notice.",
+        "What fedquit's packages export for each other, besides [the public API](reference.md). CONTRIBUTING.md says "
+        "what each folder is for. These names are documented, but may change without notice.",
     ]
     shown = {id(resolve(path)) for path in documented(API)}
     for package, names in packages().items():

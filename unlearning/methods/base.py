@@ -112,14 +112,14 @@ class Method:
 
     @property
     def stronger(self) -> str:
-        """How a user makes its step longer, in words, where one that is too short forgets nothing and says nothing."""
+        """In words, how a user makes its step longer, for a warning of the guard; empty: a short step is no fault."""
         return ""
 
     @property
     def undoes(self) -> bool:
-        """Whether the step may be as long as those of the first rounds, as it goes until the samples are forgotten.
+        """Whether the step may be as long as those of the longest rounds; it ends once the samples are forgotten.
 
-        Else it is compared with recent rounds, whose steps are short once training has converged.
+        Otherwise it is compared with recent rounds, whose steps are short once training has converged.
         """
         return False
 

@@ -30,7 +30,7 @@ from fedquit.unlearning.tensors.inference import logits
 TEACHER_BATCH = 256  # any size gives the same targets; this one is kind to small devices
 WATCHED = 256  # with lr "auto", the number of samples to forget that are evaluated after each step
 AUTO = {"adam": 1e-3, "adamw": 5e-4}  # with lr "auto", the step size
-MOST = 300  # with lr "auto", the number of steps at most
+MOST_STEPS = 300  # with lr "auto", the number of steps at most
 
 BETA_1, BETA_2 = 0.9, 0.999
 ROUNDING = 1e-3  # weights and steps are float32
@@ -38,7 +38,7 @@ SETTLED = 50_000  # steps after which bias corrections are 1 to the last bit
 
 
 def adam_reach(steps: int) -> float:
-    """Return how far Adam (Kingma & Ba 2015, arXiv 1412.6980, Algorithm 1) can move a parameter, in times of its lr.
+    """Return how far Adam (Kingma & Ba 2015, arXiv 1412.6980, Algorithm 1) can move a parameter, in units of its lr.
 
     Whatever the gradients g_1, ..., g_t are, by Cauchy and Schwarz
     |sum_i b1^(t-i) g_i| <= sqrt(sum_i (b1^2/b2)^(t-i)) sqrt(sum_i b2^(t-i) g_i^2), which bounds each step's m/sqrt(v),
@@ -81,10 +81,10 @@ class FedQUIT(Method):
         top_k: how many other classes teacher "topk" leaves as they are; the paper's 5.
         loss: a name in `DISTANCES`; the paper's is "kl", the others its ablations.
         lr: the paper's 1e-4 for CNN and ResNet on non-IID clients, 1e-3 on IID clients, 5e-4 (with "adamw") for
-            transformers. "auto" is ours, for clients with few samples, where one epoch is a few steps and moves
+            transformers. "auto" is ours, for clients with few samples, where one epoch is a few steps and forgets
             nothing: steps of 1e-3 (5e-4 with "adamw"), as many as it takes until KL(p || f), the mean distance to the
             teacher on the samples to forget, is at most `near` times KL(p || g), where it began; at most 300. `epochs`
-            is then of no account. docs/results/visible.md says how it was chosen, and why `temperature` 4 suits it.
+            is then ignored. docs/results/visible.md says how it was chosen, and what `temperature` 4 adds.
         epochs: passes over the samples; the paper's 1.
         batch_size: samples a step; the paper's 32.
         temperature: tau of teacher and student; the paper's 1.
@@ -186,7 +186,7 @@ class FedQUIT(Method):
         targets = self.targets(model, samples)
         optimizer = OPTIMIZERS[self.optimizer](parameters, self.step_size())
         order = torch.Generator().manual_seed(seed)
-        steps = Steps(MOST, self.goal(model, samples, targets, seed)) if self.lr == "auto" else Steps()
+        steps = Steps(MOST_STEPS, self.goal(model, samples, targets, seed)) if self.lr == "auto" else Steps()
         losses = list[float]()
         with seeded(seed, targets.device), unlearning_mode(model, self.statistics):
             while not steps.enough() and (self.lr == "auto" or len(losses) < self.epochs):
@@ -194,7 +194,7 @@ class FedQUIT(Method):
         return losses or [0.0]
 
     def goal(self, model: nn.Module, samples: Samples, targets: Tensor, seed: int) -> Callable[[], bool]:
-        """Return what says whether the student's distance to the teacher is small enough for lr "auto"."""
+        """Return a test of whether the student is near enough to the teacher for lr "auto"."""
         index = _some(len(samples), WATCHED, seed)
         watched, target = samples.subset(index), targets[index.to(targets.device)]
 
@@ -213,11 +213,11 @@ class FedQUIT(Method):
         """
         if self.optimizer != "adam":
             return None
-        steps = MOST if self.lr == "auto" else self.epochs * math.ceil(num_examples / self.batch_size)
+        steps = MOST_STEPS if self.lr == "auto" else self.epochs * math.ceil(num_examples / self.batch_size)
         return self.step_size() * adam_reach(steps)
 
     def step_size(self) -> float:
-        """Return the step size; for "auto" that of the paper for clients that are alike, or for transformers.
+        """Return the step size; for "auto" the paper's for IID clients, or with "adamw" its one for transformers.
 
         >>> FedQUIT(lr="auto", optimizer="adamw").step_size()
         0.0005

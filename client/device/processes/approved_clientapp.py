@@ -7,9 +7,9 @@ The task's token comes in the environment (`fedquit.processes.hidden_token`), or
 Flower unpacks the app that a server sent, and imports it. No code of ours runs between the two, so the function
 that unpacks is replaced by one that checks first (`approved_code`). If a newer Flower has it elsewhere, nothing runs.
 
-Flower names the folder of an app by its name, its version and 8 hex digits of its hash, and unpacks nothing where such
-a folder is. Two bundles of the same 8 digits are quickly found: one whose code is approved would run the code of one
-that is approved no more. So what is unpacked is compared with what was sent, and unpacked again if it is not that.
+Flower names the folder of an app by its name, its version and 8 hex digits of its hash, and unpacks nothing if that
+folder exists. Two bundles with the same 8 digits are quickly found: an approved bundle could then run the code of one
+that is no longer approved. So the unpacked files are compared with what was sent, and unpacked again if they differ.
 """
 
 import os

@@ -39,7 +39,7 @@ def backup(folder: Path, to: Path, without_authority: bool, without_ledger: bool
     click.echo(f"{made.path}: {len(manifest.files)} files, {size} bytes, the ledger up to event {manifest.event}")
     click.echo(f"private keys in it: {', '.join(made.private)}; keep it where nobody else can read it", err=True)
     for data in made.left_out:
-        click.echo(f"not in it: {data}, which [trusted] data names outside {folder}; back it up too", err=True)
+        click.echo(f"not in the backup: {data}, which [trusted] data names outside {folder}; back it up too", err=True)
     click.echo(f"note this head elsewhere: {manifest.event}:{manifest.head}", err=True)
 
 

@@ -86,7 +86,7 @@ def _check_room(manifest: Manifest, to: Path) -> None:
     authority = to.parent / "authority"
     held = {name: what for name, what in manifest.files.items() if name.startswith("authority/")}
     if held and authority.exists() and not all(_is_file(to.parent / name, what) for name, what in held.items()):
-        raise InputError(f"{authority} is there already, and the backup has another; restore into another folder")
+        raise InputError(f"{authority} is there already, and the backup has another one; restore into another folder")
 
 
 def _is_file(path: Path, what: tuple[int, str]) -> bool:

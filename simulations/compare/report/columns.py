@@ -89,7 +89,7 @@ COLUMNS = (
         "distance from the retrained models' mean of position, forget loss and forget accuracy, in standard deviations "
         "of one more retrained model; that of continue says how visible forgetting is here",
     ),
-    Column("at the budget", _later, "the same once the budget of bytes is spent"),
+    Column("at the budget", _later, "forget gap once the budget of bytes is spent"),
     Column("ToW", _mean("tow", 1, 3), "tug of war: product of 1 - gap on forget, retain and test samples; 1 is best"),
     Column(
         "member gap",

@@ -7,10 +7,11 @@ from fedquit.documents import Document
 
 PLAIN = {"Software": None}
 """No version of matplotlib in a file, so that the same figures give the same bytes."""
+NOISE = "noise, as a multiple of the clip (left: none)"
 
 
 def draw_games(runs: Mapping[str, Mapping[int, Document]], file: Path) -> None:
-    """Draw who wins FedQUIT's game, by number of samples, with intervals.
+    """Draw the AUC of the game for FedQUIT, by number of samples, with intervals.
 
     Args:
         runs: "data, model" -> size of the request -> its cell.
@@ -40,7 +41,7 @@ def draw_games(runs: Mapping[str, Mapping[int, Document]], file: Path) -> None:
 
 
 def draw_curve(noises: Sequence[Document], file: Path) -> None:
-    """Draw the area of the game, and what noise costs, against the noise."""
+    """Draw the AUC of the game, and what recovery costs, against the noise."""
     import matplotlib.pyplot as plt
 
     figure, (games, costs) = plt.subplots(1, 2, figsize=(8.5, 3.2))
@@ -50,12 +51,12 @@ def draw_curve(noises: Sequence[Document], file: Path) -> None:
         games.errorbar(scale, [one["auc"] for one in found], _spread(found), marker="o", capsize=3, label=who)
     games.plot(scale, [cell["bound"] for cell in noises], color="grey", linestyle="--", label="bound, any attack")
     games.axhline(0.5, color="grey", linestyle=":")
-    games.set(xscale="log", xlabel="noise, in times of the clip (left: none)", ylabel="game, AUC", ylim=(0.2, 1.05))
+    games.set(xscale="log", xlabel=NOISE, ylabel="game, AUC", ylim=(0.2, 1.05))
     games.legend(fontsize=7)
     for number in range(len(noises[0]["recovery"])):
         ran = [cell["recovery"][number] for cell in noises]
         costs.plot(scale, [one["rounds"] for one in ran], marker="o", label=f"client {number}")
-    costs.set(xscale="log", xlabel="noise, in times of the clip (left: none)", ylabel="rounds of recovery")
+    costs.set(xscale="log", xlabel=NOISE, ylabel="rounds of recovery")
     costs.legend(fontsize=7)
     lost = costs.twinx()
     means = [sum(one["before"] - one["after"] for one in cell["recovery"]) / len(cell["recovery"]) for cell in noises]

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from textwrap import fill
 
 from fedquit.documents import Document
 from fedquit.unlearning.methods.base import METHODS
@@ -25,19 +26,20 @@ INTRO = """# What a request to be forgotten reveals
     python -m tests.benchmarks.requests.leak --data digits --model mlp      # and so on; resumes where it was stopped
     python -m tests.benchmarks.requests.leak --data digits --model mlp --noise
 
-Ten clients train together (Dirichlet 1; digits: 10 rounds; Fashion-MNIST: 5,000 samples, 5 rounds). Then one of them is
-asked, each time from the same model g, to forget random samples with FedQUIT's defaults. Who learns what:
+Ten clients train together (Dirichlet 1; digits: 10 rounds; Fashion-MNIST: 5,000 samples, 5 rounds). Then one of them
+forgets random samples with FedQUIT's defaults, each time from the same model g. Who learns what:
 """
 EXPLAINED = """*Its class*: how often the class with the most evidence in the last layer's bias was the one forgotten,
 without any search. *Rebuilt*: how often a reconstruction of the sample by gradient matching was nearer to it than to 99
 others (1 % by chance); the attack is told the class. *Which of two*: the area under the ROC curve (0.5: guessing) of an
 attacker who knows the method and two candidate sets of the same classes, with its 95 % interval (Newcombe 2006, method
-5). *Nothing forgotten*: the same attacks on an ordinary round.
+5). *Class counts, r*: the correlation of the evidence with the number of forgotten samples of each class. *Nothing
+forgotten*: the same attacks on an ordinary round.
 
 So direct adoption gives other devices all that the server has. Deferred adoption hides the class from a device that
-only looks, and the picture where *rebuilt* is at 0. It does **not** bring the game to chance: a device that has the
-candidates, knows the method and unlearns each itself tells them apart far more often than not. Nothing but noise hides
-anything from the server.
+only looks, and the image where *rebuilt* is 0. It does **not** bring the game of *which of two* to chance: a device
+that has the candidates, knows the method and unlearns each itself tells them apart far more often than not. With
+FedQUIT, only noise hides anything from the server.
 
 ![Who tells which of two candidate sets was forgotten](FOLDER/games.png)
 
@@ -106,14 +108,14 @@ def write_markdown(folder: Path) -> None:
 def _summary(runs: Mapping[str, Cells], folder: Path) -> Iterator[str]:
     yield INTRO.rstrip()
     fedquit = {run: _sizes(mine) for run, mine in runs.items() if f"fedquit/{ALONE}" in mine}
-    titles = ("data, model", "who", "of one sample: its class", "rebuilt", "which of two", "of the most samples: "
-              "class counts, r", "which of two sets")  # fmt: skip
+    titles = ("data, model", "seen by", "one sample: its class", "rebuilt", "which of two", "many samples: class "
+              "counts, r", "which of two sets")  # fmt: skip
     yield table(titles, [row for run in fedquit for row in _who_learns(run, runs[run], fedquit[run])])
     if fedquit:
         draw_games({run.replace("/", ", "): cells for run, cells in fedquit.items()}, folder / "games.png")
     yield EXPLAINED.replace("FOLDER", folder.name).rstrip()
     yield "\n".join(
-        f"- [{run.replace('/', ', ')}]({folder.name}/{run.replace('/', '-')}.md){_missing(mine)}"
+        filled(f"- [{run.replace('/', ', ')}]({folder.name}/{run.replace('/', '-')}.md){_missing(mine)}", "  ")
         for run, mine in runs.items()
     )
     for run, mine in runs.items():
@@ -132,7 +134,7 @@ def _sizes(mine: Cells) -> dict[int, Document]:
 
 
 def _who_learns(run: str, mine: Cells, cells: Mapping[int, Document]) -> Iterator[tuple[str, ...]]:
-    """Yield the rows of the summary: one of the server, one of devices, and what shows where nothing is forgotten."""
+    """Yield the rows of the summary: the server, a device, and a round in which nothing is forgotten."""
     alone, most = cells[ALONE], cells[max(cells)]
     pictures = mine.get("pictures/1", {}).get("who", {})
     for who, label, made in (
@@ -163,11 +165,19 @@ def _of(share: float, number: int) -> str:
 
 
 def _missing(mine: Cells) -> str:
-    """Say which methods a page does not have, and why."""
+    """Say which methods a page does not have, and why: a reason once, after all the methods that have it."""
     there = {name.split("/")[0] for name in mine}
-    missing = [name for name in METHODS if name not in there]
-    why = [f"`{name}` ({WHY_NOT.get(name, 'not run')})" for name in missing]
-    return f"; without {', '.join(why)}" if why else ""
+    reasons: dict[str, list[str]] = {}
+    for name in METHODS:
+        if name not in there:
+            reasons.setdefault(WHY_NOT.get(name, "not run"), []).append(f"`{name}`")
+    why = [f"{', '.join(names)} ({reason})" for reason, names in reasons.items()]
+    return f"; without {'; '.join(why)}" if why else ""
+
+
+def filled(text: str, indent: str = "") -> str:
+    """Return a paragraph or an item of a list in lines of at most 120 columns."""
+    return fill(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _page(run: str, mine: Cells, folder: Path) -> Iterator[str]:
@@ -221,10 +231,11 @@ def strongest(games: Document) -> str:
 
 
 def _together(run: str, several: list[Document]) -> Iterator[str]:
-    yield (
-        f"## Requests served together\n\n{run.replace('/', ', ')}, FedQUIT: the steps of several requests of different "
-        "clients, 8 samples each, added up, and what a device sees of one of them. The server sees each step alone. "
-        "fedquit does not serve requests so: [threats.md](../threats.md#requests-together) says why."
+    yield "## Requests served together"
+    yield filled(
+        f"{run.replace('/', ', ')}, FedQUIT: the steps of several requests of different clients, 8 samples each, added "
+        "up, and what a device can tell about one of the requests. The server sees each step alone. fedquit does not "
+        "serve requests together: [threats.md](../threats.md#requests-together) says why."
     )
     yield table(
         ("requests", "seen by", "n", "AUC of its classes", "counts, r", "game, same classes"),

@@ -78,7 +78,7 @@ class Attacked:
         return recent_rounds(measures, [each["update_norm"] for each in measures], pairwise(models), list(self.state))
 
     def admit(self, new: StateDict, size: int, *, clip: float = 0.0, noise: float = 0.0) -> Decision:
-        """Have the guard decide, and go on with what it lets through; it knows what the device was to clip and add."""
+        """Have the guard decide, and continue with the model that it admits; it knows the clip and the noise."""
         bounds = bounds_of(METHOD, self.federation.names, [size], clip=clip, noise=noise)
         unseen = self.federation.unseen
         decision = admit_model(
@@ -104,7 +104,7 @@ class Attacked:
         return self._signed(step, times, len(samples))
 
     def against(self, targets: Samples, size: int, times: float = 0.99) -> StateDict:
-        """Return a model moved up the loss of some targets, which are nobody's to forget; `times` as in `harmful`."""
+        """Return a model with a higher loss on some targets, which no client holds; `times` as in `harmful`."""
         return self._signed(gradient(self.federation.model(self.state), targets), times, size)
 
     def _signed(self, direction: StateDict, times: float, size: int) -> StateDict:
@@ -159,8 +159,8 @@ def against_a_class(federation: Federation, label: int, *, asks: bool = True) ->
 def against_targets(federation: Federation, times: float = 0.0, *, asks: bool = True) -> Document:
     """Have a client ask for the samples whose unlearning moves some targets' predictions most (FedMUA, 2501.11848).
 
-    The targets are ten test samples that the model has right; the samples are those of the client whose gradients are
-    most like the targets'.
+    The targets are ten test samples that the model predicts correctly; the samples are those of the client whose
+    gradients are most like the targets'.
 
     Args:
         federation: trained.
@@ -285,7 +285,7 @@ def markdown(found: Sequence[Document]) -> str:
     whole: Sequence[str] = [
         INTRO.replace("SEEDS", str(len(found))),
         table(("requests of 10 samples in a row", "adopted", "before", *map(_after, IN_A_ROW),
-               f"after {max(IN_A_ROW)}, less none"), rows),
+               f"after {max(IN_A_ROW)}, minus none"), rows),
         "",
         table(("request", "samples", "guard", "figure before", "after forgetting", "after 3 rounds", "change",
                "test accuracy before", "after 3 rounds"), single),

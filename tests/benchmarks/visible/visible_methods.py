@@ -96,7 +96,7 @@ def recover(federation: Federation, trained: Trained, method: Method, state: Sta
     return federation.train(state, rest, numbers, seed, corrected=method, before=trained.original)
 
 
-def judge(federation: Federation, trained: Trained, candidate: Evidence, control: Evidence) -> Document:
+def evaluate(federation: Federation, trained: Trained, candidate: Evidence, control: Evidence) -> Document:
     """Return a model's values, how far they are from retraining in units of its noise, and the verdict."""
     size = {"forget_accuracy": len(federation.sets.forget), "test_accuracy": len(federation.sets.test)}
     verdict = verdict_of(
@@ -130,7 +130,7 @@ def measure(name: str, seed: int, methods: Mapping[str, Method], settings: Setti
     rows = {}
     for row, method in methods.items():
         recovered, found = carry_out(federation, trained, method, recovery)
-        rows[row] = {**found, **judge(federation, trained, federation.evidence(recovered), control)}
+        rows[row] = {**found, **evaluate(federation, trained, federation.evidence(recovered), control)}
         print(f"{name}, seed {seed}: {row}", flush=True)
     original = dict(federation.evidence(trained.original).values)
     return {"setting": name, "seed": seed, "original": original, "rows": rows}

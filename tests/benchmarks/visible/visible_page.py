@@ -16,22 +16,22 @@ MEASURES = ("position", "forget_loss", ACCURACY)
 ABOUT = """# Where forgetting can be seen
 
 Made by `python -m tests.benchmarks.visible.visible_methods --work DIR` (minutes of one core; resumes after a kill). It
-writes [visible.json](visible.json), and this page and its figure from it. Settings, rows and seeds are those of the
-configs `visible-*` that ship; `fedquit compare visible-wrong-labels` carries one of them out on the real engine, which
-draws other random numbers.
+writes [visible.json](visible.json), and from that this page and its figure. Settings, rows and seeds are those of the
+configs `visible-*` that ship with fedquit; `fedquit compare visible-wrong-labels` runs one of them on the real engine,
+which draws other random numbers.
 """
 
-PLACE = """**FedQUIT's place.** With its paper's values it ends at most {apart:.1f} points from where doing nothing
-(`continue`) ends, in every setting here. With `lr = auto` and `temperature = 4`, which are ours, it ends as the
-second column says. Each column: distance of forget accuracy from retraining in points, and on how many seeds it is
-inside retraining's interval. Then the place of `lr = auto`, the nearest first, among all rows and among those that
-cost no more bytes than projected-ascent.
+PLACE = """**FedQUIT's place.** In every setting here FedQUIT with its paper's values ends within {apart:.1f} points
+of `continue`, which removes nothing. The column *fedquit, auto* has `lr = auto` and `temperature = 4`, which are ours.
+Each column of a method has the distance of its forget accuracy from retraining in points, and the number of seeds on
+which it is inside retraining's interval. The last two columns rank *fedquit, auto* by that distance, the nearest first:
+among all rows, and among those that cost no more bytes than projected-ascent.
 """
 
 WHOLE = """
 By all four measures of the verdict together FedQUIT is *consistent with retraining* in {paper} of {total} cases with
-the paper's values and in {auto} with `lr = auto`; the best of all rows, {best}, in {most}. Position and loss also show
-how sure a model is of its answers, and five rounds do not make it as sure as training from the start does.
+the paper's values and in {auto} with `lr = auto`; the best row, {best}, in {most}. Position and loss also depend on how
+confident a model is, and five rounds do not make it as confident as training from the start does.
 """
 
 HOW = """Three clients of 100 digits each, an mlp, 45 rounds of two local epochs; client 0 is forgotten, five rounds of
@@ -39,24 +39,25 @@ recovery without it follow, the same for every method. Each seed has its own tra
 without client 0 for as many rounds as the recovered ones. Methods have their default settings, that is their papers'
 where those name any; nothing was tuned on these seeds.
 
-- **gap**: size of the difference of forget accuracy to the retrained models' mean, in points: mean ± standard
+- **gap**: absolute difference between forget accuracy and the retrained models' mean, in points: mean ± standard
   deviation over seeds.
-- **units of noise**: differences of position, forget loss and forget accuracy to the retrained models' mean, in
-  standard deviations of one more retrained model (accuracy: of at least one sample), medians over seeds
+- **units of noise**: differences of position, forget loss and forget accuracy from the retrained models' mean, in
+  standard deviations of one more retrained model (for accuracy, at least one sample), medians over seeds
   ([report.md](../report.md#the-verdict)). The interval of accuracy ends at about 5.
 - **inside**: on how many seeds forget accuracy is inside its interval; and on how many all four measures of the verdict
   are (*consistent with retraining*).
-- **test**: test accuracy right after the method and after recovery. A deployment's guard refuses a model that is left
-  with less than a third of the accuracy before ([coordinator.md](../coordinator.md#the-guard)).
+- **test before, after recovery**: test accuracy right after the method, and after recovery. A deployment's guard
+  refuses a model that is left with less than a third of the accuracy before the request
+  ([coordinator.md](../coordinator.md#the-guard)).
 - **bytes**: of forgetting and recovery, in % of retraining's.
-- **nearer than fedquit**: mean of the gap's paired differences to FedQUIT with the paper's values, in points (below 0:
-  nearer to retraining), and the p-value of a two-sided paired t-test over the seeds.
+- **nearer than fedquit**: mean paired difference between the gap and that of FedQUIT with the paper's values, in points
+  (below 0: nearer to retraining), and the p-value of a two-sided paired t-test over the seeds.
 """
 
 FORGETTING_TRIED = """\
-Tried on the setting of wrong labels, on seeds {seeds} that no other table here has, one change at a time. The winner
-was then run, unchanged, on the seeds and the three settings above. One choice was not blind: as a stop at 30 % breaks
-less before recovery, it was run on thirteen of those runs as well, and dropped because it forgot less.
+Tried on the setting of wrong labels, on seeds {seeds}, which no other table here uses, one change at a time. The best
+was then run, unchanged, on the other seeds and on the three other settings. One choice was not blind: a stop at 30 %
+costs less accuracy before recovery, so it was run on thirteen of those runs as well, and dropped, as it forgot less.
 """
 
 
@@ -66,10 +67,13 @@ def make_page(results: Document) -> str:
     by_setting = {name: [one for one in results["measured"] if one["setting"] == name] for name in settings}
     by_setting = {name: runs for name, runs in by_setting.items() if runs}
     tried, curves = results["hypotheses"], results["curves"]
-    missing = results["planned"] - len([*results["measured"], *tried, *curves])
+    left = results["planned"] - len([*results["measured"], *tried, *curves])
+    sections = {"how `lr = auto` was found": tried, "what resurfaces": curves}
+    empty = " and on ".join(name for name, runs in sections.items() if not runs)
+    of = f", for the sections on {empty}" if empty else ""
     parts = [
         ABOUT,
-        *([f"Not measured yet: {missing} of {results['planned']} runs.\n"] if missing else []),
+        *([f"Not measured yet: {left} of {results['planned']} runs{of}.\n"] if left else []),
         _place(by_setting, settings),
         "## How visible it is\n",
         _visible(by_setting, settings),
@@ -82,22 +86,22 @@ def make_page(results: Document) -> str:
         table = _methods(tried, first="the paper's values: one epoch at 1e-4")
         parts += ["## How `lr = auto` was found\n", FORGETTING_TRIED.format(seeds=seeds), table]
     if curves:
-        parts += ["## What comes back\n", _long(curves)]
+        parts += ["## What resurfaces\n", _long(curves)]
     return "\n".join(parts)
 
 
 def _place(by_setting: Mapping[str, Sequence[Document]], settings: Mapping[str, Document]) -> str:
     """Say first where FedQUIT stands."""
-    told = (PAPER, AUTO, CONTINUE, RIVAL)
+    compared = (PAPER, AUTO, CONTINUE, RIVAL)
     apart = max(abs(_gap(runs, PAPER) - _gap(runs, CONTINUE)) for runs in by_setting.values())
     lines = [
         PLACE.format(apart=apart),
-        *_head("setting", *told, "place of all", "at that cost"),
+        *_head("setting", *compared, "rank of all", "at that cost"),
     ]
     for name, runs in by_setting.items():
         order = _order(runs)
         cheap = [row for row in order if _bytes(runs, row) <= _bytes(runs, RIVAL)]
-        shown = [f"{_gap(runs, row):.1f} ({_inside(runs, row)} of {len(runs)})" for row in told]
+        shown = [f"{_gap(runs, row):.1f} ({_inside(runs, row)} of {len(runs)})" for row in compared]
         places = [f"{rows.index(AUTO) + 1} of {len(rows)}" for rows in (order, cheap)]
         lines.append(f"| {settings[name]['title']} | {' | '.join(shown + places)} |")
     total = sum(map(len, by_setting.values()))
@@ -161,10 +165,10 @@ def _long(measured: Sequence[Document]) -> str:
     rounds = measured[0]["rounds"]
     seeds = ", ".join(str(one["seed"]) for one in measured)
     lines = [
-        f"Forget accuracy in % after so many rounds without client 0, wrong labels, mean of seeds {seeds}; the "
-        "retrained models train on\nfor as many.\n",
+        f"Forget accuracy in % by the number of rounds without client 0, wrong labels, mean of seeds {seeds}; the "
+        "retrained models\ntrain on for as many.\n",
         "![Forget accuracy over a hundred rounds of recovery](visible.png)\n",
-        *_head("method", *map(str, rounds), "came back from its least"),
+        *_head("method", *map(str, rounds), "rise from its lowest"),
     ]
     for row, curve in mean_curves(measured).items():
         came = max(curve[curve.index(min(curve)) :]) - min(curve)

@@ -188,7 +188,7 @@ def test_flowers_program_looks_before_it_unpacks(kit: Kit, monkeypatch: pytest.M
         {"deployed/__pycache__/client_app.cpython-311.pyc": "compiled"},
     ],
 )
-def test_code_that_is_approved_no_more_does_not_run_from_its_old_folder(
+def test_code_that_is_no_longer_approved_does_not_run_from_its_old_folder(
     kit: Kit, monkeypatch: pytest.MonkeyPatch, left: dict[str, str]
 ) -> None:
     """Flower takes a folder with the first 8 hex digits of an app's hash for that app."""
@@ -380,7 +380,7 @@ def test_with_noise_a_device_sends_one_model_and_reports_nothing_else(tmp_path: 
     for other in ({}, {"method": "ascent"}, {"method-settings": "lr=0.01"}, {"seed": 6}):
         with pytest.raises(OutOfBoundsError, match="sends one only"):
             forget(kit, **{**PRIVATE, **other})
-    with pytest.raises(OutOfBoundsError, match="reports nothing of samples that it forgot"):
+    with pytest.raises(OutOfBoundsError, match="reports no metrics on samples that it forgot"):
         send(kit, "evaluate", samples="forget", request=REQUEST)
     verified = send(kit, "evaluate", samples="keep", request=REQUEST, verify="1")
     assert set(verified.metric_records["metrics"]) == {"num-examples", "loss", "accuracy"}

@@ -132,7 +132,7 @@ def test_a_validation_set_outside_the_folder_is_named_and_left_out(
     (made.server / "server.toml").write_text(text)
     shutil.copy(made.server / "trusted.npz", made.server.parent / "trusted.npz")
     code, _, err = run("backup", made.server, tmp_path / "saved.tar")
-    assert (code, f"not in it: {data}, which [trusted] data names outside" in err) == (0, True), err
+    assert (code, f"not in the backup: {data}, which [trusted] data names outside" in err) == (0, True), err
     restore_backup(tmp_path / "saved.tar", tmp_path / "into" / "server")
 
 

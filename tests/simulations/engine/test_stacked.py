@@ -180,8 +180,8 @@ def test_stack_auto_takes_small_models_and_a_number_takes_any() -> None:
 @pytest.mark.parametrize(
     ("flags", "error"),
     [
-        (["--stack", "many"], "auto, off, or how many"),
-        (["--stack", "0"], "auto, off, or how many"),
+        (["--stack", "many"], "auto, off, or the number"),
+        (["--stack", "0"], "auto, off, or the number"),
         (["--stack", "auto", "--engine", "flower"], "in-process engine"),
     ],
 )

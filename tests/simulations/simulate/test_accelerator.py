@@ -21,7 +21,7 @@ from fedquit.processes.chosen_device import DEVICE, PRECISION
 from fedquit.simulations.simulate.run_simulation import run_simulation
 from fedquit.unlearning.methods.base import METHODS
 from fedquit.unlearning.tensors import accelerator
-from tests.harness.elsewhere import THERE, Elsewhere, elsewhere
+from tests.harness.stand_in_device import THERE, StandInTensor, stand_in_device
 
 TINY: dict[str, Any] = {
     "model": "mlp", "clients": 3, "alpha": 1, "samples": 60, "rounds": 1, "recover": "budget", "recover-rounds": 1,
@@ -48,12 +48,12 @@ def run(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 def here_and_there(tmp_path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     here = run(tmp_path / "here", settings)
     device._cut.cache_clear()
-    with elsewhere(), pytest.MonkeyPatch.context() as patch:
+    with stand_in_device(), pytest.MonkeyPatch.context() as patch:
         for module in (accelerator, sgd):
             patch.setattr(module, "accelerator", lambda: THERE)
-        before = Elsewhere.operations
+        before = StandInTensor.operations
         there = run(tmp_path / "there", settings)
-        assert Elsewhere.operations > before + 100
+        assert StandInTensor.operations > before + 100
     return here["stages"], there["stages"]
 
 
@@ -142,9 +142,9 @@ def test_workers_take_several_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_stand_in_refuses_tensors_of_both_devices() -> None:
-    with elsewhere():
+    with stand_in_device():
         there = torch.ones(2, device=THERE)
-        assert isinstance(there, Elsewhere)
+        assert isinstance(there, StandInTensor)
         with pytest.raises(RuntimeError, match="both devices"):
             there + torch.ones(2)
         assert torch.equal((there * 2 + torch.tensor(1.0)).cpu(), torch.full((2,), 3.0))

@@ -95,12 +95,12 @@ def test_honest_fedquit_is_adopted_and_the_report_says_what_was_compared(base: P
     assert whole["requests"][0]["guard"] == guard, "the same decision where training was not taken over"
 
 
-def test_a_pass_that_hardly_moves_the_model_is_warned_of_in_log_and_report(base: Path, tmp_path: Path) -> None:
+def test_a_step_too_short_to_forget_is_warned_of_in_log_and_report(base: Path, tmp_path: Path) -> None:
     events: list[Mapping[str, Any]] = []
     weak = simulate(tmp_path / "weak", {"method-settings": "lr=1e-6"}, start=base, listener=events.append)
     guard = weak["requests"][0]["guard"]
     assert guard["moved"] < 0.05
-    assert guard["warning"].startswith(f"the pass moved the model by {guard['moved']:.2g} of what one device's first")
+    assert guard["warning"].startswith(f"the forget step is {guard['moved']:.2g} times as long as one device's step in")
     assert "lr=auto" in guard["warning"]
     assert [event["warning"] for event in events if event["event"] == "guard"] == [guard["warning"]]
     told = CliRunner().invoke(command, ["--resume", "--out", str(tmp_path / "weak")])

@@ -179,18 +179,18 @@ def test_the_refusal_of_a_model_is_short_however_many_layers_are_wrong() -> None
 
 
 @pytest.mark.parametrize(("size", "warns"), [(0.02, True), (0.04, False)])
-def test_a_step_that_hardly_moves_the_model_is_warned_of_with_the_way_out(size: float, warns: bool) -> None:
+def test_a_step_too_short_to_forget_is_warned_of_with_the_way_out(size: float, warns: bool) -> None:
     decision = admit({**CURRENT, "a": size * ACROSS}, "refuse", stronger="take longer steps")
     assert decision.verdict == "adopt"
     assert decision.moved == pytest.approx(2 * size)
     expected = (
-        "the pass moved the model by 0.04 of what one device's first rounds of training moved it: it can have "
-        "forgotten hardly anything; take longer steps"
+        "the forget step is 0.04 times as long as one device's step in the longest round of training: it can hardly "
+        "have forgotten anything; take longer steps"
     )
     assert decision.document()["warning"] == (expected if warns else "")
 
 
-def test_who_undoes_many_rounds_may_go_as_far_as_the_first_ones_and_no_further() -> None:
+def test_a_method_that_undoes_many_rounds_may_step_as_far_as_the_longest() -> None:
     early = Recent(USUAL.norms, USUAL.spreads, USUAL.updates, longest=3.0)
     for size, undoes, reason in ((11, False, "at most 8"), (11, True, ""), (13, True, "at most 24")):
         bounds = Bounds(parameters=NAMES, undoes=undoes, reach=100.0)
@@ -210,7 +210,7 @@ def test_no_longer_step_is_advised_where_the_step_is_as_long_as_it_can_be() -> N
         assert admit_model(dict(CURRENT), CURRENT, USUAL, bounds, POLICY).warning == ""
 
 
-def test_who_moves_nothing_on_purpose_is_not_warned_of() -> None:
+def test_a_method_that_moves_nothing_on_purpose_is_not_warned_of() -> None:
     decision = admit(dict(CURRENT), "refuse")
     assert (decision.moved, decision.warning) == (0.0, "")
     unknown = admit_model(dict(CURRENT), CURRENT, Recent(), Bounds(parameters=NAMES, stronger="x"), POLICY)

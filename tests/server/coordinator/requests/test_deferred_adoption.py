@@ -137,7 +137,7 @@ def test_with_noise_the_guard_knows_of_the_request_needs_no_fallback(tmp_path: P
         assert not [event for event in ledger.events() if event.kind == "fallback"]
 
 
-def test_a_receipt_warns_that_its_digest_names_the_samples_to_who_has_them(tmp_path: Path) -> None:
+def test_a_receipt_warns_that_its_digest_identifies_the_samples(tmp_path: Path) -> None:
     rehearsal = rehearse(tmp_path / "made")
     rehearsal.run(rehearsal.grid(), rounds=2)
     held = rehearsal.digests(1)  # which anybody with the same files computes too

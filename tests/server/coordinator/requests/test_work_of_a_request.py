@@ -12,7 +12,7 @@ LATE = 3
 """The device that joins late and then leaves."""
 
 
-def lived(rehearsal: Rehearsal, rounds: int) -> Rehearsal:
+def with_rounds(rehearsal: Rehearsal, rounds: int) -> Rehearsal:
     """Give a ledger rounds to which every device but the late one contributed, and a model that they made."""
     with rehearsal.place(grid_of(rehearsal)) as place:
         arrays = place.models.load(place.initial)
@@ -48,5 +48,5 @@ def work_of_a_request(rehearsal: Rehearsal, rounds: int) -> int:
 
 
 def test_the_work_of_a_request_does_not_grow_with_the_rounds_before(make: Make) -> None:
-    work = {rounds: work_of_a_request(lived(make(), rounds), rounds) for rounds in (10, 1000)}
+    work = {rounds: work_of_a_request(with_rounds(make(), rounds), rounds) for rounds in (10, 1000)}
     assert work[1000] < 1.1 * work[10], work

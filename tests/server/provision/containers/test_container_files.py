@@ -123,7 +123,7 @@ def test_a_device_is_unhealthy_before_it_runs_and_when_its_server_is_silent(
     begin(tmp_path / "flower" / "last-exchange")
     assert check().returncode == 0
     monkeypatch.setattr(connection_watch, "seconds_since", lambda _file: connection_watch.UNHEALTHY + 1)
-    with pytest.raises(FedquitError, match="no answer of the server for 301 s"):
+    with pytest.raises(FedquitError, match="no reply from the server for 301 s"):
         connection_watch.is_connected(tmp_path)
 
 

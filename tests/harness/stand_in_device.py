@@ -1,9 +1,9 @@
 """A stand-in for an accelerator: tensors that say they are on another device, and that refuse to mix with this one's.
 
-Nothing here has a GPU. An `Elsewhere` tensor computes on the processor and says that it is on `THERE`; as on a real
-accelerator an operation on tensors of both places raises, but for what PyTorch allows: copies from one to the other,
-an index on the processor, and a number in a tensor without dimensions. Inside `elsewhere()` what is made with
-`device=THERE`, or moved `.to(THERE)`, is there.
+The tests run without a GPU. A `StandInTensor` computes on the processor and says that it is on `THERE`. As on a real
+accelerator, an operation on tensors of both places raises, except where PyTorch allows it: copies from one to the
+other, an index on the processor, and a number in a tensor without dimensions. Inside `stand_in_device()` what is made
+with `device=THERE`, or moved `.to(THERE)`, is there.
 """
 
 import warnings
@@ -20,7 +20,7 @@ THERE = torch.device("meta")
 MAY_MIX = ("aten::copy_", "aten::_to_copy", "aten::index.Tensor", "aten::index_put_", "aten::_index_put_impl_")
 
 
-class Elsewhere(Tensor):
+class StandInTensor(Tensor):
     """A tensor on the other device; `held` are its values."""
 
     held: Tensor
@@ -29,7 +29,7 @@ class Elsewhere(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
-    def __new__(cls: "type[Elsewhere]", held: Tensor) -> "Elsewhere":
+    def __new__(cls: "type[StandInTensor]", held: Tensor) -> "StandInTensor":
         """Return a tensor without memory of its own."""
         return torch.Tensor._make_wrapper_subclass(
             cls,
@@ -44,7 +44,7 @@ class Elsewhere(Tensor):
         self.held = held
 
     def __repr__(self) -> str:  # type: ignore[override]
-        return f"Elsewhere({self.held})"
+        return f"StandInTensor({self.held})"
 
     def tolist(self) -> Any:
         """Return the values, which an accelerator copies back."""
@@ -66,7 +66,7 @@ class _Places(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def elsewhere() -> Iterator[torch.device]:
+def stand_in_device() -> Iterator[torch.device]:
     """Have the other device be there; a module's parameters are replaced when it is moved."""
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
@@ -80,17 +80,17 @@ def elsewhere() -> Iterator[torch.device]:
 
 def _carry_out(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
-    there = [tensor for tensor in tensors if isinstance(tensor, Elsewhere)]
-    here = [tensor for tensor in tensors if not isinstance(tensor, Elsewhere) and tensor.dim() > 0]
+    there = [tensor for tensor in tensors if isinstance(tensor, StandInTensor)]
+    here = [tensor for tensor in tensors if not isinstance(tensor, StandInTensor) and tensor.dim() > 0]
     if there and here and not func.name().startswith(MAY_MIX):
         raise RuntimeError(f"{func.name()} got tensors of both devices")
     arrives = bool(there)
-    Elsewhere.operations += arrives
+    StandInTensor.operations += arrives
     if kwargs.get("device") is not None:
         arrives = torch.device(kwargs["device"]) == THERE
         kwargs = {**kwargs, "device": torch.device("cpu")}
     elif func.name() == "aten::index.Tensor":
-        arrives = isinstance(args[0], Elsewhere)
+        arrives = isinstance(args[0], StandInTensor)
     result = func(*tree_map(_held, args), **tree_map(_held, kwargs))
     known = {id(tensor.held): tensor for tensor in there}
 
@@ -99,10 +99,10 @@ def _carry_out(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             return value
         if id(value) in known:  # an operation in place
             return known[id(value)]
-        return Elsewhere(value) if arrives else value
+        return StandInTensor(value) if arrives else value
 
     return tree_map(back, result)
 
 
 def _held(value: Any) -> Any:
-    return value.held if isinstance(value, Elsewhere) else value
+    return value.held if isinstance(value, StandInTensor) else value
