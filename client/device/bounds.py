@@ -150,12 +150,12 @@ class DeviceBounds:
             raise OutOfBoundsError(f"the server sets {key} to {value}, and this device takes at most {most:g}: {WHERE}")
 
     def _check_auto(self) -> None:
-        from fedquit.unlearning.methods.fedquit import MOST as STEPS  # imports PyTorch
+        from fedquit.unlearning.methods.fedquit import MOST_STEPS  # imports PyTorch
 
         most = self.most.get("local-epochs")
-        if most is not None and most < STEPS:
+        if most is not None and most < MOST_STEPS:
             raise OutOfBoundsError(
-                f"the server sets lr to auto, which may take {STEPS} passes over the data, and this device takes at "
+                f"the server sets lr to auto, which may take {MOST_STEPS} passes over the data, and this device takes at "
                 f"most {most:g}: set lr to a number, or have the owner not bound local-epochs: {WHERE}"
             )
 
