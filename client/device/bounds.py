@@ -155,8 +155,8 @@ class DeviceBounds:
         most = self.most.get("local-epochs")
         if most is not None and most < MOST_STEPS:
             raise OutOfBoundsError(
-                f"the server sets lr to auto, which may take {MOST_STEPS} passes over the data, and this device takes at "
-                f"most {most:g}: set lr to a number, or have the owner not bound local-epochs: {WHERE}"
+                f"the server sets lr to auto, which may take {MOST_STEPS} passes over the data, and this device takes "
+                f"at most {most:g}: set lr to a number, or have the owner not bound local-epochs: {WHERE}"
             )
 
     def _check_name(self, key: str, value: str) -> None:
