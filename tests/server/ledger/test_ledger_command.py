@@ -7,12 +7,15 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from alembic import command
 from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1
 from cryptography.hazmat.primitives.asymmetric.ec import generate_private_key as generate_ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from fedquit.server.ledger import Ed25519Seal, Ledger
+from fedquit.server.ledger.storage.database import Database, alone
+from fedquit.server.ledger.storage.migrate import _config
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -78,6 +81,24 @@ def test_checking_changes_nothing(folder: Path, run: Run) -> None:
     run("check", folder)
     run("export", folder)
     assert (folder / "ledger.db").read_bytes() == before
+
+
+def test_a_ledger_of_the_revision_before_is_checked_once_serve_has_opened_it(tmp_path: Path, run: Run) -> None:
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    seal, database = write_keys(tmp_path, "receipts"), Database(url)
+    with database.write() as connection:
+        alone(connection)
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+    database.close()
+    code, _, err = run("check", tmp_path)
+    assert (code, err.count("\n"), "is of revision 0002; open it with 'fedquit serve' once" in err) == (1, 1, True)
+    ledger = Ledger.open(url, seal=seal)
+    ledger.enrol("north", b"key")
+    ledger.close()
+    code, _, err = run("check", tmp_path)
+    assert (code, "Sound: 1 events, seal checked." in err) == (0, True)
 
 
 def test_events_are_for_people_or_json(folder: Path, run: Run) -> None:
