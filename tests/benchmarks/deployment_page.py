@@ -8,6 +8,10 @@ from fedquit.errors import InputError
 TIMES = ("poll", "device", "server")
 BEGIN = "<!-- figures of tests.benchmarks.deployment: --write replaces them -->"
 END = "<!-- end of the figures -->"
+UNSEEN = (
+    "A message whose reply was there and taken between two looks at the SuperLink's database, five a second, is not "
+    "seen; its seconds stand at the server, in the row before."
+)
 
 
 def page_of(found: Mapping[str, Any], command: str) -> list[str]:
@@ -25,7 +29,7 @@ def page_of(found: Mapping[str, Any], command: str) -> list[str]:
     for kind, row in found["profile"].items():
         times = (f"{row[name]:.1f} s" if row["exchanges"] or name == "server" else "" for name in TIMES)
         lines.append(f"| {kind} | {row['exchanges']:.1f} | {' | '.join(times)} |")
-    lines += ["", "| memory of each part, idle | processes | PSS | RSS |", "|---|---:|---:|---:|"]
+    lines += ["", UNSEEN, "", "| memory of each part, idle | processes | PSS | RSS |", "|---|---:|---:|---:|"]
     parts = dict[str, list[Mapping[str, Any]]]()
     for memory in found["memory"]:
         parts.setdefault(str(memory["name"]), []).append(memory)
