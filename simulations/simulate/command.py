@@ -175,14 +175,15 @@ def report(folder: Path, as_json: bool) -> None:
 
 @click.command()
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--markdown", "as_markdown", is_flag=True, help="print as one Markdown table")
 @click.option("--json", "as_json", is_flag=True, help="print as JSON, and nothing else")
-def summary(folders: tuple[Path, ...], as_json: bool) -> None:
-    """Show several finished runs in one Markdown table, with mean and standard deviation over them."""
+def summary(folders: tuple[Path, ...], as_markdown: bool, as_json: bool) -> None:
+    """Show several finished runs beside each other, with mean and standard deviation over them."""
     from fedquit.simulations.api.run_functions import read_report
-    from fedquit.simulations.simulate.summary import markdown, summarise
+    from fedquit.simulations.simulate.summary import markdown, print_summary, summarise
 
     found = summarise([read_report(folder).document for folder in folders])
-    _print(found, as_json, lambda found: click.echo(markdown(found)))
+    _print(found, as_json, (lambda found: click.echo(markdown(found))) if as_markdown else print_summary)
 
 
 def _print(document: Any, as_json: bool, for_people: Callable[[Any], None]) -> None:

@@ -4,6 +4,10 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
 from fedquit.documents import Document
 from fedquit.errors import InputError
 
@@ -74,10 +78,46 @@ COLUMNS = (
     ("bytes / retraining", "bytes_ratio", "{:.2f}"),
     ("verdict", "verdict", "{}"),
 )
+BLOCKS = (
+    ("forget accuracy", COLUMNS[2:6]),
+    ("test accuracy", COLUMNS[6:10]),
+    (
+        "samples to forget, rounds of recovery, bytes as a share of retraining's, verdict",
+        (
+            *(COLUMNS[1], ("rounds", "recovery_rounds", "{:.1f}"), ("bytes", "bytes_ratio", "{:.2f}")),
+            ("verdict", "verdict", "{}"),
+        ),
+    ),
+)
+"""Columns that stand beside each other in a terminal, 80 columns wide, and what they are about."""
+
+
+def print_summary(summary: Document) -> None:
+    """Print the runs, a line each under each subject, mean and standard deviation last."""
+    runs = summary["runs"]
+    named = [(name, row) for name, row in zip(_names(runs), runs, strict=True)]
+    named += [("mean", summary["mean"]), ("standard deviation", summary["standard_deviation"])]
+    console = Console(markup=False, highlight=False)
+    for subject, columns in BLOCKS:
+        table = Table(title=subject, title_justify="left", box=SIMPLE_HEAD)
+        table.add_column("forgotten", min_width=18)
+        for title, name, _ in columns:
+            table.add_column(title.rpartition(": ")[2], justify="left" if name == "verdict" else "right")
+        for number, (label, row) in enumerate(named, start=1):
+            cells = (_cell(row.get(name), form) for _, name, form in columns)
+            table.add_row(label, *cells, end_section=number == len(runs))
+        console.print(table)
+
+
+def _names(runs: Sequence[Document]) -> list[str]:
+    """Return what was forgotten in each run, with method and seed where these differ."""
+    differ = [name for name in ("method", "seed") if len({row[name] for row in runs}) > 1]
+    shown = {"method": "{}", "seed": "seed {}"}
+    return [", ".join([str(row["forget"]), *(shown[name].format(row[name]) for name in differ)]) for row in runs]
 
 
 def markdown(summary: Document) -> str:
-    """Return the runs as a Markdown table, mean and standard deviation last."""
+    """Return the runs as one Markdown table, mean and standard deviation last."""
     rows = [*summary["runs"], {"forget": "**mean**", **summary["mean"]}]
     rows.append({"forget": "**standard deviation**", **summary["standard_deviation"]})
     lines = ["| " + " | ".join(title for title, _, _ in COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
