@@ -7,7 +7,7 @@ import pytest
 
 from tests.benchmarks.calibration import verdict_calibration as verdict
 from tests.benchmarks.calibration.verdict_federations import FEDERATIONS, Federation, measure
-from tests.benchmarks.calibration.verdict_page import make_page, wilson
+from tests.benchmarks.calibration.verdict_page import clustered, make_page, wilson
 
 TINY = {"dataset": "digits", "model": "mlp", "clients": 3, "samples": 150, "rounds": 1, "alpha": 1.0, "holdout": 60}
 
@@ -47,6 +47,27 @@ def test_no_federation_shares_its_seed_or_its_split_with_another() -> None:
 
 def test_wilsons_interval_is_that_of_the_textbook() -> None:
     assert list(wilson(0, 10)) == pytest.approx([0, 0.2775], abs=1e-4)
+
+
+def test_an_interval_over_clusters_is_wider_where_they_differ() -> None:
+    alike, unlike = [(1, 20)] * 8, [(0, 20)] * 7 + [(8, 20)]
+    assert clustered(alike) == pytest.approx((0.05, 0.05))
+    assert clustered(unlike)[1] > wilson(8, 160)[1]
+    assert clustered([(8, 160)]) == (0.0, 1.0), "one cluster says nothing of others"
+
+
+def test_the_readme_has_the_measured_error_rates() -> None:
+    rows = json.loads(verdict.JSON.read_text(encoding="utf-8"))["federations"]
+    trials = sum(row["retrains"] for row in rows)
+    said = " ".join(Path("README.md").read_text(encoding="utf-8").split())
+    assert f"On {len(rows)} federations with {trials} retrained models" in said
+    for count, wanted in (("5", "refused {:.1f} % of the retrained ones (95 % interval {:.1f} to {:.1f})"),
+                          ("10", "more than five references {:.1f} % ({:.1f} to {:.1f})")):  # fmt: skip
+        refused = sum(row["by_references"][count]["now"]["retrained"]["not consistent"] for row in rows)
+        shares = (refused / trials, *wilson(refused, trials))
+        assert wanted.format(*(100 * share for share in shares)) in said
+    found = sum(row["by_references"]["5"]["now"]["control"]["not consistent"] for row in rows)
+    assert f"missed the control in {100 * (1 - found / trials):.0f} %" in said
 
 
 def test_the_published_page_is_made_from_the_published_counts() -> None:

@@ -27,6 +27,7 @@ from tests.benchmarks.calibration.verdict_page import make_page
 
 REFERENCES = (2, 3, 5, 7, 10, 15)
 OUTCOMES = (CONSISTENT, NO_EVIDENCE, NOT_CONSISTENT)
+SHOWN = ("forget_accuracy", "forget_loss")
 RETRAINED = "retrained"
 JSON, PAGE = Path("docs/results/verdict.json"), Path("docs/results/verdict.md")
 
@@ -99,10 +100,16 @@ def make_results(work: Path, *, only_measured: bool = False) -> Document:
                     name: {key: model[key] for key in ("forget_accuracy", "test_accuracy", "forget_loss")}
                     for name, model in measured["stages"].items()
                 },
+                "retrained_range": {name: _range(measured[RETRAINED], name) for name in SHOWN},
                 "by_references": {str(count): judge_federation(measured, count) for count in REFERENCES},
             }
         )
     return {"schema_version": 1, "planned": len(FEDERATIONS), "federations": rows}
+
+
+def _range(models: Sequence[Document], name: str) -> dict[str, float]:
+    values = [model[name] for model in models]
+    return {"lowest": min(values), "median": median(values), "highest": max(values)}
 
 
 def main() -> None:

@@ -5,7 +5,8 @@ from math import sqrt
 from statistics import median
 
 from fedquit.documents import Document
-from fedquit.unlearning.evaluation.verdict import CONSISTENT, NO_EVIDENCE, NOT_CONSISTENT
+from fedquit.unlearning.evaluation.prediction_interval import quantile
+from fedquit.unlearning.evaluation.verdict import CONSISTENT, LEVEL, NO_EVIDENCE, NOT_CONSISTENT, REFERENCES
 
 KINDS = ("retrained", "original", "control", "recovered")
 
@@ -54,7 +55,7 @@ def _table(rows: Sequence[Document], planned: int) -> str:
         "the federations.\n",
         *_head(
             "references",
-            "retrained: refused (95 % interval)",
+            "retrained: refused (95 % interval; federations as clusters)",
             "retrained: consistent / no evidence",
             "original: missed",
             "control: missed",
@@ -67,15 +68,73 @@ def _table(rows: Sequence[Document], planned: int) -> str:
         others = [_count(rows, count, "retrained", outcome) / trials for outcome in (CONSISTENT, NO_EVIDENCE)]
         low, high = wilson(_count(rows, count, "retrained", NOT_CONSISTENT), trials)
         lines.append(
-            f"| {count} | {caught['retrained']:.1%} ({low:.1%} to {high:.1%}) | {others[0]:.0%} / {others[1]:.0%} "
+            f"| {count} | {caught['retrained']:.1%} ({low:.1%} to {high:.1%}; {_clustered(rows, count)}) | {others[0]:.0%} / {others[1]:.0%} "
             f"| {1 - caught['original']:.0%} | {1 - caught['control']:.0%} | {caught['recovered']:.0%} "
             f"| {_gaps(rows, count)} |"
         )
     lines.append(
         "\nWith fewer than five references the verdict is *undetermined*; those rows show what it would be. *Missed* "
-        "is not\n*consistent*: where the control is missed, nothing is called consistent."
+        "is not\n*consistent*: where the control is missed, nothing is called consistent. The first interval takes the "
+        "models for\nindependent draws (Wilson). Those of one federation are not quite that; the second takes only the "
+        "federations for\nindependent (ratio estimate, Student's t).\n"
     )
+    lines.append(_level(rows, trials))
     return "\n".join(lines) + "\n"
+
+
+def _level(rows: Sequence[Document], trials: int) -> str:
+    """Say whether the stated level holds with the number of references that a verdict asks for."""
+    refused = _count(rows, str(REFERENCES), "retrained", NOT_CONSISTENT)
+    low, high = clustered(_refusals(rows, str(REFERENCES)))
+    holds = "is above" if low > LEVEL else "is at most" if high <= LEVEL else "cannot be told from"
+    worst = max(rows, key=lambda row: _count([row], str(REFERENCES), "retrained", NOT_CONSISTENT) / row["retrains"])
+    most = _count([worst], str(REFERENCES), "retrained", NOT_CONSISTENT)
+    losses = worst["retrained_range"]["forget_loss"]
+    return (
+        f"**Does the level hold?** {refused} of {trials} retrained models were refused with {REFERENCES} references. "
+        f"That rate {holds} {LEVEL:.0%}.\nThe federation with most refusals is {worst['name']}: {most} of "
+        f"{worst['retrains']}. Forget loss of its retrained models goes from {losses['lowest']:.2f} to\n"
+        f"{losses['highest']:.2f}, with a median of {losses['median']:.2f}; the interval is that of a normal "
+        "distribution."
+    )
+
+
+def _clustered(rows: Sequence[Document], count: str) -> str:
+    low, high = clustered(_refusals(rows, count))
+    return f"{low:.1%} to {high:.1%}"
+
+
+def _refusals(rows: Sequence[Document], count: str) -> list[tuple[int, int]]:
+    return [(_count([row], count, "retrained", NOT_CONSISTENT), row["retrains"]) for row in rows]
+
+
+def clustered(found: Sequence[tuple[int, int]], level: float = 0.05) -> tuple[float, float]:
+    """Return the interval of a share whose trials are independent between clusters only.
+
+    With h_g hits of n_g trials in cluster g of G, the variance of `r = sum h / sum n` is estimated as
+    `G/(G-1) sum (h_g - r n_g)^2 / (sum n)^2` (Cochran, "Sampling Techniques", 1977, section 9A.2); t has G - 1 degrees
+    of freedom.
+
+    Args:
+        found: hits and trials of each cluster.
+        level: share of such intervals that miss.
+
+    >>> [round(edge, 3) for edge in clustered([(1, 20), (3, 20), (2, 20)])]
+    [0.0, 0.224]
+    """
+    trials = sum(count for _, count in found)
+    share = sum(hits for hits, _ in found) / trials
+    if len(found) < 2:
+        return 0.0, 1.0
+    squares = sum((hits - share * count) ** 2 for hits, count in found)
+    reach = quantile(1 - level / 2, len(found) - 1) * sqrt(len(found) / (len(found) - 1) * squares) / trials
+    return max(0.0, share - reach), min(1.0, share + reach)
+
+
+def table(lines: Sequence[Sequence[str]]) -> str:
+    """Return rows, the first one the heading, as Markdown."""
+    head, *body = lines
+    return "\n".join([*_head(*head), *(f"| {' | '.join(line)} |" for line in body)])
 
 
 def _before(rows: Sequence[Document]) -> str:
