@@ -7,7 +7,7 @@ candidate sets; a third of what is reported is a control in which nothing was fo
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch import Tensor
 from fedquit.client.receipts.game_bound import game_bound
 from fedquit.client.training.sgd import evaluate
 from fedquit.documents import Document
-from fedquit.files import write_json
+from fedquit.files import write_whole
 from fedquit.settings import Settings
 from fedquit.unlearning.leak.blurred_step import blurred
 from fedquit.unlearning.leak.candidate_game import play
@@ -40,8 +40,8 @@ from tests.benchmarks.requests.malicious_requests import Attacked
 SIZES = (1, 2, 8, 32, 120)
 PICTURE_SIZES = (1, 2, 8)
 KINDS = ("same_class", "different_class")
-SLOW = {"mode": 6, "orthogonal": 6, "federaser": 6}
-"""Methods of many exchanges, and how many trials they get."""
+SLOW = {"mode": 8, "orthogonal": 8, "federaser": 8}
+"""Methods of many exchanges, and the most trials they get; the intervals of their rows say how little that tells."""
 DATA: dict[tuple[str, str], Document] = {
     ("digits", "mlp"): {"rounds": 10},
     ("digits", "cnn"): {"rounds": 10},
@@ -80,8 +80,7 @@ def views(federation: Federation, asker: int, reply: Step, made: Step, method: M
 
 def controls(federation: Federation, asker: int) -> dict[str, Seen]:
     """Return what is seen where nothing is forgotten: an ordinary reply on unseen samples, and an ordinary round."""
-    model = federation.trained(federation.current, federation.unseen, derive_seed(asker, "control"))
-    ordinary = {name: model[name].double() - federation.current[name].double() for name in federation.usual}
+    ordinary = federation.on_unseen(derive_seed(asker, "control"))
     others = federation.others(asker)
     return {
         "server": Seen(ordinary, ordinary),
@@ -122,7 +121,7 @@ def cell(federation: Federation, method: Method, size: int, trials: int) -> Docu
     scores: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     reads: dict[str, list[Document]] = {}
     clients, classes = len(federation.samples), int(federation.pool.labels.max()) + 1
-    kept = {asker: controls(federation, asker) for asker in range(clients)}
+    kept = [controls(federation, asker) for asker in range(clients)]
     model = federation.model(federation.current)
     for kind in KINDS:
         for trial in range(trials):
@@ -293,6 +292,12 @@ def guarded(federation: Federation, method: Method, asker: int, noise: float) ->
     return {"verdict": decision.verdict, "off": decision.reason}
 
 
+def write_cells(file: Path, cells: Mapping[str, Document]) -> None:
+    """Write a cell a line, so that a cell that is added or measured again is one line of a difference."""
+    lines = [f"{json.dumps(name)}: {json.dumps(cell, allow_nan=False)}" for name, cell in cells.items()]
+    write_whole(file, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+
+
 def measured_methods() -> Iterator[str]:
     """Yield the methods that a request can be measured of: those that train again from the start show no step."""
     yield from (name for name, found in METHODS.items() if not found.traits.restarts)
@@ -346,7 +351,7 @@ def fill(
     def keep(name: str, make: Callable[[Federation], Document]) -> None:
         if name not in done:
             done[name] = make(trained())
-            write_json(file, done)
+            write_cells(file, done)
             click.echo(f"{name}: done", err=True)
 
     for name in methods:

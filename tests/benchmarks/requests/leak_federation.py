@@ -56,6 +56,7 @@ class Federation:
     ) -> None:
         self.settings, self.history = settings, Kept(clients=settings.clients)
         self._others: dict[int, Step] = {}
+        self._on_unseen: dict[int, Step] = {}
         train = dataset_of(settings).train
         self.samples = change([train.subset(torch.from_numpy(part)) for part in split(settings.key())])
         self.pool = Samples(
@@ -111,6 +112,12 @@ class Federation:
         if asker not in self._others:
             self._others[asker] = self._mean_without(asker)
         return self._others[asker]
+
+    def on_unseen(self, seed: int) -> Step:
+        """Return the step of an ordinary round on samples that nobody has."""
+        if seed not in self._on_unseen:
+            self._on_unseen[seed] = difference(self.trained(self.current, self.unseen, seed), self.current, self.names)
+        return self._on_unseen[seed]
 
     def _mean_without(self, asker: int) -> Step:
         sizes = [len(samples) if client != asker else 0 for client, samples in enumerate(self.samples)]
