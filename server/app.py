@@ -61,7 +61,9 @@ def coordinate(grid: Grid, context: Context) -> None:
     """Train, forget and recover for as long as the server runs; the run config's `folder` is the server's."""
     from fedquit.server.coordinator import Coordinator, open_place  # a simulation needs no database
 
-    metered = MeteredGrid(PolledGrid(grid), {}, patience=FIRST)
+    polled = PolledGrid(grid)
+    metered = MeteredGrid(polled, {}, patience=FIRST)
+    polled.on_repeat = metered.log_again
     Coordinator(open_place(metered, Path(str(context.run_config["folder"])))).run()
 
 

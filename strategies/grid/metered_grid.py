@@ -53,6 +53,7 @@ class MeteredGrid(WrappedGrid):
         self.compression = Compression()
         self.errors: dict[str, list[float]] = {}
         self._pushed: dict[str, tuple[Message, Exchange, float]] = {}
+        self._under_way: list[tuple[Message, Message]] = []  # as sent, and uncompressed
         self.phase = "join"
         self.server_round = 0
         self.excluded: frozenset[int] = frozenset()
@@ -157,8 +158,14 @@ class MeteredGrid(WrappedGrid):
         """Compress and log messages."""
         plain = list(messages)
         compressed = [exchange.request(message) for message in plain]
+        self._under_way = list(zip(compressed, plain, strict=True))
         self._log_requests(compressed, plain)
         return compressed
+
+    def log_again(self, message: Message) -> None:
+        """Log a message of the present exchange once more: the wrapped grid sends it again."""
+        plain = next(before for sent, before in self._under_way if sent is message)
+        self._log_requests([message], [plain])
 
     def _received(
         self, reply: Message, request: Message, exchange: Exchange, *, seconds: float, at_most: float

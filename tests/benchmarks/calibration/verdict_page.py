@@ -68,8 +68,9 @@ def _table(rows: Sequence[Document], planned: int) -> str:
         others = [_count(rows, count, "retrained", outcome) / trials for outcome in (CONSISTENT, NO_EVIDENCE)]
         low, high = wilson(_count(rows, count, "retrained", NOT_CONSISTENT), trials)
         lines.append(
-            f"| {count} | {caught['retrained']:.1%} ({low:.1%} to {high:.1%}; {_clustered(rows, count)}) | {others[0]:.0%} / {others[1]:.0%} "
-            f"| {1 - caught['original']:.0%} | {1 - caught['control']:.0%} | {caught['recovered']:.0%} "
+            f"| {count} | {caught['retrained']:.1%} ({low:.1%} to {high:.1%}; {_clustered(rows, count)}) "
+            f"| {others[0]:.0%} / {others[1]:.0%} | {1 - caught['original']:.0%} "
+            f"| {1 - caught['control']:.0%} | {caught['recovered']:.0%} "
             f"| {_gaps(rows, count)} |"
         )
     lines.append(

@@ -3,13 +3,17 @@
 import time
 from collections.abc import Iterable
 
+import numpy as np
 import pytest
-from flwr.app import Error, Message, RecordDict
+from flwr.app import ArrayRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectUnavailableError
 from flwr.superlink.grid import http_grid
 
+from fedquit.strategies.cost_log.message_size import payload_of
 from fedquit.strategies.flower_internals import PULL_PAUSE, NodeInfo, Run, become_server_task
+from fedquit.strategies.grid.metered_grid import MeteredGrid
+from fedquit.strategies.grid.node_identity import Member
 from fedquit.strategies.grid.polled_grid import LONGEST, PolledGrid
 
 
@@ -118,3 +122,74 @@ def test_a_reply_whose_parts_never_come_holds_up_no_other(monkeypatch: pytest.Mo
         ("to 1", True), ("to 2", False),
     ]  # fmt: skip
     assert 3.0 <= time.monotonic() - began < 3.0 + 4 * PULL_PAUSE
+
+
+class Losing(Slow):
+    """A grid that loses the first messages on their way to node 1; every message has a name of its own."""
+
+    def __init__(self, lost: int, after: dict[int, float]) -> None:
+        super().__init__(after)
+        self.times: list[float] = []
+        self._lost = lost
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        names = []
+        for message in messages:
+            names.append(f"{len(self._sent)} to {message.metadata.dst_node_id}")
+            message.metadata.__dict__["_message_id"] = names[-1]
+            self._sent[names[-1]] = message
+            if message.metadata.dst_node_id == 1:
+                self.times.append(self.now)
+        return names
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        to_first = [name for name in self._sent if name.endswith("to 1")]
+        return super().pull_messages(set(message_ids) - set(to_first[: self._lost]))
+
+
+def lossy_exchange(
+    kind: str, lost: int, timeout: float, first: float = 0.0
+) -> tuple[Losing, list[Message], list[Message]]:
+    """Return the grid, the replies, and what was sent again."""
+    become_server_task(1)
+    grid, again = Losing(lost, {1: first, 2: 0.0}), list[Message]()
+    polled = PolledGrid(grid, clock=lambda: grid.now, sleep=grid.sleep)
+    polled.on_repeat = again.append
+    messages = [Message(RecordDict(), node, kind) for node in (1, 2)]
+    replies = list(polled.send_and_receive(messages, timeout=timeout))
+    assert [message for message in again if message is not messages[0]] == [], "it is known by the message first sent"
+    return grid, replies, again
+
+
+def test_a_message_to_forget_that_was_lost_on_its_way_is_sent_again() -> None:
+    grid, replies, again = lossy_exchange("train.forget", lost=2, timeout=3600.0)
+    assert sorted(reply.metadata.reply_to_message_id for reply in replies) == ["0 to 1", "1 to 2"]
+    assert grid.times == pytest.approx([0.0, 60.0, 240.0], abs=4 * LONGEST)
+    assert len(again) == 2
+    assert grid.now < 260
+
+
+def test_a_device_that_takes_an_hour_to_forget_is_sent_few_copies_and_its_one_reply_is_used() -> None:
+    grid, replies, _ = lossy_exchange("train.forget", lost=0, timeout=2 * 3600.0, first=3600.0)
+    assert sorted(reply.metadata.reply_to_message_id for reply in replies) == ["0 to 1", "1 to 2"], "each once"
+    assert len(grid.times) == 4
+
+
+def test_a_message_to_train_is_sent_once() -> None:
+    grid, replies, again = lossy_exchange("train", lost=1, timeout=600.0)
+    assert [reply.metadata.reply_to_message_id for reply in replies] == ["1 to 2"]
+    assert (len(grid.times), again) == (1, [])
+
+
+def test_what_is_sent_again_counts_as_sent() -> None:
+    become_server_task(1)
+    grid = Losing(1, {1: 0.0, 2: 0.0})
+    polled = PolledGrid(grid, clock=lambda: grid.now, sleep=grid.sleep)
+    metered = MeteredGrid(polled, {1: Member(0, 10), 2: Member(1, 10)}, patience=600.0)
+    polled.on_repeat = metered.log_again
+    metered.begin("forget", 1)
+    content = RecordDict({"arrays": ArrayRecord([np.zeros(250, dtype=np.float32)])})
+    replies = list(metered.send_and_receive([Message(content, node, "train.forget") for node in (1, 2)]))
+    assert sorted(metered.client_of(reply) for reply in replies) == [0, 1]
+    sent = metered.costs.of("forget", 1)
+    assert sent.down == 3 * payload_of(Message(content, 1, "train.forget"))
