@@ -92,12 +92,12 @@ def array_of(array: NDArray[Any]) -> Array:
     """
     if not array.flags.c_contiguous or array.dtype.hasobject:
         return Array(array)
-    head = _head(array.dtype, array.shape)
+    head = head_of(array.dtype, array.shape)
     return Array(str(array.dtype), tuple(array.shape), SERIALISED, head + array.tobytes())
 
 
 @lru_cache(maxsize=256)
-def _head(dtype: np.dtype[Any], shape: Shape) -> bytes:
+def head_of(dtype: np.dtype[Any], shape: Shape) -> bytes:
     """Return the header of a `.npy` file in C order."""
     file = io.BytesIO()
     said = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}

@@ -20,9 +20,18 @@ def copied(model: nn.Module) -> nn.Module:
     >>> torch.equal(other[0].weight, line[0].weight), other[0].weight is line[0].weight
     (True, False)
     """
-    if all(_is_plain(module) for module in model.modules()):
+    if is_plain(model):
         return _copied(model, {})
     return deepcopy(model)
+
+
+def is_plain(model: nn.Module) -> bool:
+    """Say whether a model is made of PyTorch's own layers, and so holds nothing but what a state dict has, and modes.
+
+    >>> is_plain(nn.Sequential(nn.Linear(2, 2)))
+    True
+    """
+    return all(_is_plain(module) for module in model.modules())
 
 
 def _is_plain(module: nn.Module) -> bool:

@@ -10,6 +10,7 @@ order, so the models agree up to rounding and not bit for bit.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,42 @@ class _Steps:
     sizes: list[Tensor]
 
 
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Devices after their training, a row each.
+
+    Attributes:
+        places: of each row, which of the devices given it is.
+        weights: name -> their weights [k, ...].
+        losses: of each row, the mean loss of its last epoch, nats.
+    """
+
+    places: list[int]
+    weights: dict[str, Tensor]
+    losses: list[float]
+
+
 def fit_stacked(
+    model: nn.Module, samples: Sequence[Samples], seeds: Sequence[int], **how: Any
+) -> list[tuple[StateDict, float]]:
+    """Train a copy of `model` on the samples of each device; return its weights and the mean loss of its last epoch.
+
+    See `fit_stack` for the arguments and errors.
+
+    >>> line = Samples(torch.linspace(-1, 1, 64)[:, None], (torch.linspace(-1, 1, 64) > 0).long())
+    >>> found = fit_stacked(nn.Linear(1, 2), [line, line.subset(torch.arange(9))], [3, 4], lr=0.5)
+    >>> [sorted(state) for state, loss in found]
+    [['bias', 'weight'], ['bias', 'weight']]
+    """
+    stack = fit_stack(model, samples, seeds, **how)
+    found = {
+        place: ({name: value[row] for name, value in stack.weights.items()}, stack.losses[row])
+        for row, place in enumerate(stack.places)
+    }
+    return [found[place] for place in range(len(samples))]
+
+
+def fit_stack(
     model: nn.Module,
     samples: Sequence[Samples],
     seeds: Sequence[int],
@@ -67,8 +103,10 @@ def fit_stacked(
     batch_size: int = 32,
     momentum: float = 0.0,
     weight_decay: float = 0.0,
-) -> list[tuple[StateDict, float]]:
-    """Train a copy of `model` on the samples of each device; return its weights and the mean loss of its last epoch.
+) -> Stack:
+    """Train a copy of `model` on the samples of each device, stacked.
+
+    All devices take their first step from the same weights, which are not copied for it.
 
     Args:
         model: where all start; it stays as it is.
@@ -82,16 +120,9 @@ def fit_stacked(
 
     Raises:
         RuntimeError: the model does something that cannot be stacked.
-
-    >>> line = Samples(torch.linspace(-1, 1, 64)[:, None], (torch.linspace(-1, 1, 64) > 0).long())
-    >>> found = fit_stacked(nn.Linear(1, 2), [line, line.subset(torch.arange(9))], [3, 4], lr=0.5)
-    >>> [sorted(state) for state, loss in found]
-    [['bias', 'weight'], ['bias', 'weight']]
     """
     order, steps = _steps(samples, seeds, epochs, batch_size)
-    stacked = {
-        name: value.detach().expand(len(samples), *value.shape).clone() for name, value in model.named_parameters()
-    }
+    stacked = {name: value.detach().expand(len(samples), *value.shape) for name, value in model.named_parameters()}
     moving = [name for name, value in model.named_parameters() if value.requires_grad]
     velocity: dict[str, Tensor] = {}
     losses = _losses_of(model)
@@ -106,13 +137,14 @@ def fit_stacked(
         with torch.no_grad():
             total[:k] += values * steps.sizes[step] * (step >= last[:k])
             for name, gradient in zip(moving, gradients, strict=True):
-                _move(stacked[name][:k], gradient, name, velocity, lr, momentum, weight_decay)
+                direction = _direction(stacked[name][:k], gradient, name, velocity, momentum, weight_decay)
+                if step:
+                    stacked[name][:k].add_(direction, alpha=-lr)
+                else:  # into memory that is there: new pages take longer than the sum
+                    space = direction if direction is gradient and gradient.is_contiguous() else None
+                    stacked[name] = torch.add(stacked[name], direction, alpha=-lr, out=space)
     means = total / torch.tensor([len(samples[place]) for place in order])
-    found = {
-        place: ({name: value[row] for name, value in stacked.items()}, float(means[row]))
-        for row, place in enumerate(order)
-    }
-    return [found[place] for place in range(len(samples))]
+    return Stack(order, {name: value.contiguous() for name, value in stacked.items()}, means.tolist())
 
 
 def _losses_of(model: nn.Module) -> Callable[[Mapping[str, Tensor], Tensor, Tensor], Tensor]:
@@ -126,16 +158,10 @@ def _losses_of(model: nn.Module) -> Callable[[Mapping[str, Tensor], Tensor, Tens
     return torch.vmap(losses)
 
 
-def _move(
-    values: Tensor,
-    gradient: Tensor,
-    name: str,
-    velocity: dict[str, Tensor],
-    lr: float,
-    momentum: float,
-    weight_decay: float,
-) -> None:
-    """Take a step of SGD, as `torch.optim.SGD` does."""
+def _direction(
+    values: Tensor, gradient: Tensor, name: str, velocity: dict[str, Tensor], momentum: float, weight_decay: float
+) -> Tensor:
+    """Return what a step of SGD goes against, as `torch.optim.SGD` does."""
     if weight_decay:
         gradient = gradient.add(values, alpha=weight_decay)
     if momentum:
@@ -144,7 +170,7 @@ def _move(
         else:
             velocity[name][: len(values)].mul_(momentum).add_(gradient)
         gradient = velocity[name][: len(values)]
-    values.add_(gradient, alpha=-lr)
+    return gradient
 
 
 def _batches(samples: Samples, seed: int, epochs: int, batch_size: int) -> list[Tensor]:

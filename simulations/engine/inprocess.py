@@ -11,8 +11,8 @@ to each worker once, and the context of a node is made when the node is asked.
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -20,22 +20,31 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from fedquit.settings import Scalar
+from fedquit.client.objectives import Objective
+from fedquit.client.training.build_objective import objective_of
+from fedquit.settings import Scalar, Settings
 from fedquit.simulations.engine.parcels import (
-    Answer,
     Parcel,
-    answers,
+    Served,
     call,
     common_records,
     most_messages,
     parcel_sizes,
+    replies,
 )
-from fedquit.simulations.engine.worker_pool import WorkerPool, died
+from fedquit.simulations.engine.summed_round import LARGEST, summed_here, summed_in_pool
+from fedquit.simulations.engine.summing import SumTask
+from fedquit.simulations.engine.worker_pool import WorkerPool, result_of
+from fedquit.strategies.cost_log.flower_objects import KEY
 from fedquit.strategies.flower_internals import Run, become_server_task
+from fedquit.strategies.grid.summed_replies import PlainRound, SummedReply
+from fedquit.unlearning.tensors.convert import Arrays
+from fedquit.unlearning.tensors.exact_mean import ExactMean
 
 SERVER_NODE_ID = 1
 FIRST_NODE_ID = 1000
 RUN_ID = 1
+OURS = "fedquit.client.app:app"
 
 
 class InProcessGrid(Grid):
@@ -58,7 +67,7 @@ class InProcessGrid(Grid):
         run_config: Mapping[str, Scalar],
         *,
         workers: int = 1,
-        client_app: ClientApp | str = "fedquit.client.app:app",
+        client_app: ClientApp | str = OURS,
         stack: int = 1,
     ) -> None:
         if workers > 1 and not isinstance(client_app, str):
@@ -68,7 +77,7 @@ class InProcessGrid(Grid):
         self._run = become_server_task(RUN_ID)
         self._ids = itertools.count(1)
         self._contexts: dict[int, Context] = {}
-        self._waiting: dict[str, Future[list[Answer]]] = {}
+        self._waiting: dict[str, Future[list[Served]]] = {}
         self._pool = WorkerPool(workers, client_app) if isinstance(client_app, str) and workers > 1 else None
 
     def __enter__(self) -> Self:
@@ -118,13 +127,13 @@ class InProcessGrid(Grid):
             message.metadata.__dict__["_message_id"] = str(next(self._ids))
         return numbered
 
-    def _submit(self, message: Message) -> Future[list[Answer]]:
-        """Have one message answered: without a pool, at once."""
+    def _submit(self, message: Message) -> Future[list[Served]]:
+        """Have one message served: without a pool, at once."""
         if self._pool is not None:
             with common_records([message], self._pool.folder) as nothing:
                 asked = nothing.without(message, self.context_of(message.metadata.dst_node_id))
                 return self._pool.submit(Parcel("", (asked,)))
-        done: Future[list[Answer]] = Future()
+        done: Future[list[Served]] = Future()
         done.set_result([call(self._app, message, self.context_of(message.metadata.dst_node_id))])
         return done
 
@@ -155,7 +164,7 @@ class InProcessGrid(Grid):
         for start in range(0, len(messages), self.stack):
             group = messages[start : start + self.stack]
             asked = [(message, self.context_of(message.metadata.dst_node_id)) for message in group]
-            yield from (self._kept(given) for given in answers(self._app, asked, stacked=True))
+            yield from (self._kept(given) for given in replies(self._app, asked, stacked=True))
 
     def _pooled(self, pool: WorkerPool, messages: list[Message], deadline: float | None) -> Iterator[Message]:
         """Yield replies while only a few parcels are under way, so that replies that nobody takes do not pile up."""
@@ -163,27 +172,38 @@ class InProcessGrid(Grid):
             asked = (common.without(message, self.context_of(message.metadata.dst_node_id)) for message in messages)
             sizes = parcel_sizes(len(messages), pool.workers, most_messages(messages), self.stack)
             parcels = (Parcel(common.path, tuple(itertools.islice(asked, n)), self.stack > 1) for n in sizes)
-            under_way = {pool.submit(parcel) for parcel in itertools.islice(parcels, pool.ahead)}
-            while under_way:
-                seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
-                done, under_way = wait(under_way, seconds, FIRST_COMPLETED)
-                if not done:
-                    raise TimeoutError(f"{len(under_way)} parcels of messages were not answered in time")
-                under_way |= {pool.submit(parcel) for parcel in itertools.islice(parcels, len(done))}
-                while done:
-                    yield from self._replies(done.pop())
+            for left in pool.done(pool.submit, parcels, deadline):
+                while left:
+                    yield self._kept(left.pop(0))
 
-    def _replies(self, future: Future[list[Answer]]) -> Iterator[Message]:
+    def can_sum(self, arrays: Arrays) -> bool:
+        """Say whether models like these can be summed where they are made: see `SumsReplies`.
+
+        Not if somebody looks at the messages, by a ClientApp or a `send_and_receive` of their own.
+        """
+        if self._app != OURS or type(self).send_and_receive is not InProcessGrid.send_and_receive:
+            return False
+        objective = objective_of(Settings.from_run_config(self.run_config, self._clients))
+        plain = type(objective).train is Objective.train and not objective.needs().owns
+        return plain and sum(array.nbytes for array in arrays.values()) <= LARGEST
+
+    def sum_replies(self, plain: PlainRound, mean: ExactMean, *, timeout: float) -> Iterator[SummedReply]:
+        """See `SumsReplies`."""
+        asked = [(node, node - FIRST_NODE_ID, seed) for node, seed in plain.seeds.items()]
+        task = SumTask(replace(plain, seeds={}), self.run_config, self._clients, KEY, self.stack > 1)
+        if self._pool is None:
+            yield from summed_here(task, asked, mean, self.stack)
+        else:
+            yield from summed_in_pool(self._pool, task, asked, mean, self.stack, timeout)
+
+    def _replies(self, future: Future[list[Served]]) -> Iterator[Message]:
         """Yield the replies of a parcel, and keep what state they leave."""
-        try:
-            left = future.result()
-        except BrokenProcessPool as error:
-            raise died() from error
+        left = result_of(future)
         del future
         while left:
             yield self._kept(left.pop(0))
 
-    def _kept(self, given: Answer) -> Message:
+    def _kept(self, given: Served) -> Message:
         """Return a reply, numbered; the state that it leaves is kept."""
         reply, state = given
         reply.metadata.__dict__["_message_id"] = str(next(self._ids))

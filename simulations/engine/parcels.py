@@ -26,7 +26,8 @@ CLIENT_APP_FAILED = 2
 MOST_BYTES = 8 * 2**20
 """Of the arrays of one parcel; replies are about as large, and travel together too."""
 
-Answer = tuple[Message, RecordDict]
+Served = tuple[Message, RecordDict]
+"""A reply, and the state that the node has after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,10 @@ class CommonRecords:
         self._places = _places(messages)
         self.path = ""
         if self._places:
-            with _explained(folder), tempfile.NamedTemporaryFile(dir=folder, prefix="records-", delete=False) as file:
+            with (
+                explained_room(folder),
+                tempfile.NamedTemporaryFile(dir=folder, prefix="records-", delete=False) as file,
+            ):
                 pickle.dump([record for record, _ in self._places.values()], file, pickle.HIGHEST_PROTOCOL)
                 self.path = file.name
 
@@ -106,7 +110,7 @@ def common_records(messages: Sequence[Message], folder: Path) -> Iterator[Common
 
 
 @contextmanager
-def _explained(folder: Path) -> Iterator[None]:
+def explained_room(folder: Path) -> Iterator[None]:
     """Turn an error of the file system into one line; the folder is a temporary one, which nobody chose."""
     try:
         with explained(folder):
@@ -152,16 +156,16 @@ def most_messages(messages: Sequence[Message]) -> int:
     return max(1, MOST_BYTES // max(1, largest))
 
 
-def answer(app: str, parcel: Parcel) -> list[Answer]:
-    """Answer the messages of a parcel, one after the other."""
+def serve(app: str, parcel: Parcel) -> list[Served]:
+    """Serve the messages of a parcel, one after the other."""
     common = _read(parcel.common) if parcel.common else ()
-    return list(answers(app, [(_filled(asked, common), asked.context) for asked in parcel.asked], parcel.stacked))
+    return list(replies(app, [(_filled(asked, common), asked.context) for asked in parcel.asked], parcel.stacked))
 
 
-def answers(app: ClientApp | str, asked: Sequence[tuple[Message, Context]], stacked: bool) -> Iterator[Answer]:
-    """Answer messages one after the other; if `stacked`, training is carried out for all of them before.
+def replies(app: ClientApp | str, asked: Sequence[tuple[Message, Context]], stacked: bool) -> Iterator[Served]:
+    """Serve messages one after the other; if `stacked`, training is carried out for all of them before.
 
-    What goes wrong in that is left to the message that it is about: served alone, it answers with its error.
+    What goes wrong in that is left to the message that it is about: served alone, its reply is its error.
     """
     if not stacked:
         yield from (call(app, message, context) for message, context in asked)
@@ -193,7 +197,7 @@ def _filled(asked: PackedMessage, common: Sequence[ArrayRecord]) -> Message:
     return message
 
 
-def call(app: ClientApp | str, message: Message, context: Context) -> Answer:
+def call(app: ClientApp | str, message: Message, context: Context) -> Served:
     """Call a ClientApp as Flower does: what it raises becomes an error reply."""
     try:
         reply = _load(app)(message, context)

@@ -1,23 +1,36 @@
 """The worker processes of the in-process engine, which start from a clean process and end with their parent."""
 
+import ctypes
+import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import threading
-from concurrent.futures import Future, ProcessPoolExecutor
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from fedquit.errors import FedquitError
 from fedquit.processes.chosen_device import choice, choose
 from fedquit.processes.worker_context import METHOD, worker_context
-from fedquit.simulations.engine.parcels import Answer, Parcel, answer
+from fedquit.simulations.engine.parcels import Parcel, Served, serve
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEPT, LARGEST_BLOCK = 64 * 2**20, 32 * 2**20
 
 
 class WorkerPool:
-    """Processes that answer parcels of messages.
+    """Processes that serve parcels of messages.
 
     Args:
         workers: how many.
@@ -35,16 +48,46 @@ class WorkerPool:
         self.folder = Path(self._temporary.name)
         self._executor = _executor(workers, client_app)
 
-    def submit(self, parcel: Parcel) -> Future[list[Answer]]:
+    def submit(self, parcel: Parcel) -> Future[list[Served]]:
         """Hand a parcel to the next worker that is free.
 
         Raises:
             FedquitError: a worker has died.
         """
+        return self._submit(serve, self._app, parcel)
+
+    def _submit(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         try:
-            return self._executor.submit(answer, self._app, parcel)
+            return self._executor.submit(function, *args, **kwargs)
         except BrokenProcessPool as error:
             raise died() from error
+
+    def results(self, function: Callable[[T], R], parcels: Iterable[T], deadline: float | None) -> Iterator[R]:
+        """Yield what `function`, called in the workers, returns for each parcel.
+
+        Raises:
+            TimeoutError: the clock passed `deadline`.
+            FedquitError: a worker has died.
+        """
+        return self.done(lambda parcel: self._submit(function, parcel), parcels, deadline)
+
+    def done(self, submit: Callable[[T], Future[R]], parcels: Iterable[T], deadline: float | None) -> Iterator[R]:
+        """Yield the results of parcels, of which only a few are under way: those that nobody takes do not pile up.
+
+        Raises:
+            TimeoutError: the clock passed `deadline`.
+            FedquitError: a worker has died.
+        """
+        left = iter(parcels)
+        under_way = {submit(parcel) for parcel in itertools.islice(left, self.ahead)}
+        while under_way:
+            seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
+            done, under_way = wait(under_way, seconds, FIRST_COMPLETED)
+            if not done:
+                raise TimeoutError(f"{len(under_way)} parcels were not served in time")
+            under_way |= {submit(parcel) for parcel in itertools.islice(left, len(done))}
+            while done:
+                yield result_of(done.pop())
 
     def close(self) -> None:
         """End the workers, without waiting for what they are at."""
@@ -75,14 +118,38 @@ def begin_worker(device: str, precision: str) -> None:
     choose(device, precision)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    keep_freed_memory()
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
+def keep_freed_memory() -> None:
+    """Have the C library keep up to `KEPT` bytes that were freed, where it is glibc.
+
+    Otherwise it returns the memory of each large tensor to the system, and new pages take as long as training.
+    """
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if library is not None and hasattr(library, "gnu_get_libc_version"):
+        library.mallopt(M_TRIM_THRESHOLD, KEPT)
+        library.mallopt(M_MMAP_THRESHOLD, LARGEST_BLOCK)
+
+
 def _end_with(parent: BaseProcess) -> None:
     parent.join()
     os._exit(0)
+
+
+def result_of(future: Future[R]) -> R:
+    """Return the result of a parcel.
+
+    Raises:
+        FedquitError: a worker has died.
+    """
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise died() from error
 
 
 def died() -> FedquitError:

@@ -9,13 +9,14 @@ others: one pass over its bytes with XXH3 (64 bits, with a new key in each proce
 
 import json
 import secrets
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, count
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64, xxh3_64_intdigest
 
 from fedquit.strategies.flower_internals import CHUNK_SIZE, HEAD_BODY_DIVIDER, HEAD_VALUE_DIVIDER
 
@@ -82,9 +83,13 @@ def measure(record: ArrayRecord | ConfigRecord | MetricRecord) -> Measured:
 
 
 def _arrays(record: ArrayRecord) -> Measured:
-    names, arrays = tuple(record), list(record.values())
+    arrays = list(record.values())
     kinds = tuple([(array.dtype, array.shape, array.stype, len(array.data)) for array in arrays])
-    chunks = [_digests(array.data) for array in arrays]
+    return measure_arrays(tuple(record), kinds, [digests(array.data) for array in arrays])
+
+
+def measure_arrays(names: tuple[str, ...], kinds: tuple[Kind, ...], chunks: Sequence[Chunks]) -> Measured:
+    """Return what a record of arrays comes to, from what each is and the digests of its chunks."""
     own = list(map(hash, zip(kinds, chunks, strict=True)))
     ids = (hash((names, *own)), *own, *chain.from_iterable(chunks))
     alike = None
@@ -94,14 +99,28 @@ def _arrays(record: ArrayRecord) -> Measured:
     return Measured(Part(ids, sizes), tree, payload)
 
 
-def _digests(data: bytes) -> Chunks:
+def digests(data: bytes, key: int = KEY) -> Chunks:
+    """Return the digest of each chunk of an array's data; `key`: another process's, whose digests they join."""
     if 0 < len(data) <= CHUNK_SIZE:
-        return (xxh3_64_intdigest(data, KEY),)
+        return (xxh3_64_intdigest(data, key),)
     view = memoryview(data)
-    return tuple(xxh3_64_intdigest(view[start : start + CHUNK_SIZE], KEY) for start in range(0, len(data), CHUNK_SIZE))
+    return tuple(xxh3_64_intdigest(view[start : start + CHUNK_SIZE], key) for start in range(0, len(data), CHUNK_SIZE))
 
 
-def _numbered(chunks: list[Chunks]) -> tuple[Chunks, ...]:
+def digests_of_parts(head: bytes, body: memoryview, key: int) -> Chunks:
+    """Return the digests of `head` and `body` in one, which are not put together if they are one chunk.
+
+    >>> digests_of_parts(b"ab", memoryview(b"c"), 5) == digests(b"abc", 5)
+    True
+    """
+    if len(head) + body.nbytes > CHUNK_SIZE:
+        return digests(head + bytes(body), key)
+    hashed = xxh3_64(head, key)
+    hashed.update(body)
+    return (hashed.intdigest(),)
+
+
+def _numbered(chunks: Sequence[Chunks]) -> tuple[Chunks, ...]:
     """Number the chunks by what they are: what sizes depend on, where some are the same."""
     numbers: dict[int, int] = {}
     return tuple(tuple(numbers.setdefault(chunk, len(numbers)) for chunk in own) for own in chunks)
@@ -136,12 +155,21 @@ def _laid_out(
 
 
 def _numbers(record: ConfigRecord | MetricRecord) -> Measured:
-    """Return what a record of numbers and texts comes to: with the same keys it takes as many bytes as they do."""
-    text = repr(record)
-    key = (type(record).__name__, *[(name, *_extent(value)) for name, value in record.items()])
+    return measure_numbers(type(record), record)
+
+
+def measure_numbers(kind: type[ConfigRecord | MetricRecord], values: Mapping[str, Any]) -> Measured:
+    """Return what a record of numbers and texts comes to: with the same keys it takes as many bytes as they do.
+
+    >>> measure_numbers(MetricRecord, {"loss": 0.5}) == measure(MetricRecord({"loss": 0.5}))
+    True
+    """
+    text = repr(values)
+    key = (kind.__name__, *[(name, *_extent(value)) for name, value in values.items()])
     if key not in _known:
         if len(_known) >= MOST_KNOWN:
             _known.clear()
+        record = kind(dict(values))
         _known[key] = (len(_content(record)), count_bytes(record))
     size, payload = _known[key]
     return Measured(Part((hash((key[0], text)),), (size,)), LEAF, payload)

@@ -87,11 +87,20 @@ def payload_of(message: Message) -> int:
 
 
 def _size_of(message: Message, records: list[Measured]) -> MessageSize:
-    names, metadata = tuple(message.content), message.metadata
+    kind = message.metadata
+    return size_of(
+        tuple(message.content), records, kind.message_type, kind.group_id, is_reply=bool(kind.reply_to_message_id)
+    )
+
+
+def size_of(
+    names: tuple[str, ...], records: Sequence[Measured], message_type: str, group_id: str, *, is_reply: bool
+) -> MessageSize:
+    """Return what a message of these records comes to."""
     trees = {record.identity: record.tree for record in records}
     size, tree = _laid_out(names, tuple(trees.values()))
     identity = hash((names, tuple(record.identity for record in records)))
-    own, sent = _own(metadata.message_type, metadata.group_id, bool(metadata.reply_to_message_id))
+    own, sent = _own(message_type, group_id, is_reply)
     parts = (Part((identity,), (size,)), *(record.part for record in records))
     return MessageSize(own + sent + tree, parts, sum(record.payload for record in records))
 

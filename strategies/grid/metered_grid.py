@@ -20,8 +20,12 @@ from fedquit.strategies.cost_log.message_size import MessageSize, measured, payl
 from fedquit.strategies.flower_internals import NodeInfo
 from fedquit.strategies.grid.compressed import Exchange
 from fedquit.strategies.grid.node_identity import Member, Present, join, recognise
+from fedquit.strategies.grid.summed_log import SummedLog
+from fedquit.strategies.grid.summed_replies import PlainRound, SummedReply, SumsReplies
 from fedquit.strategies.grid.wrapped_grid import WrappedGrid
 from fedquit.strategies.message_content import records_of
+from fedquit.unlearning.tensors.convert import Arrays
+from fedquit.unlearning.tensors.exact_mean import ExactMean
 
 NO_REPLY = 900
 CORES = 256
@@ -140,6 +144,29 @@ class MeteredGrid(WrappedGrid):
                 if message.metadata.message_id not in replied:
                     lost = Message(Error(NO_REPLY, f"no answer within {patience:.0f} s"), reply_to=message)
                     yield _sent_by(lost, message.metadata.dst_node_id)
+        finally:
+            self.costs.settle()
+
+    def can_sum(self, arrays: Arrays) -> bool:
+        """Say whether the grid can sum replies where they are made: `sum_replies`."""
+        inner = self._grid
+        return self.compression == Compression() and isinstance(inner, SumsReplies) and inner.can_sum(arrays)
+
+    def sum_replies(self, plain: PlainRound, mean: ExactMean) -> Iterator[tuple[int, SummedReply]]:
+        """Carry out a round whose replies are summed where they are made, and yield each with its client.
+
+        The cost log has the rows of the messages that `send_and_receive` would have carried.
+        """
+        if not isinstance(self._grid, SumsReplies):
+            raise TypeError("this grid sums no replies: see can_sum")
+        log, started = SummedLog(self.costs, self.phase, self.server_round, plain), time.perf_counter()
+        for node in plain.seeds:
+            log.request(self.members[node].client, node)
+        try:
+            for reply in self._grid.sum_replies(plain, mean, timeout=self.patience):
+                client = self.members[reply.node].client
+                log.reply(client, reply, seconds=time.perf_counter() - started)
+                yield client, reply
         finally:
             self.costs.settle()
 

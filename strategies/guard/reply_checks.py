@@ -30,8 +30,8 @@ class HasForm(Protocol):
     """What an array is: an array of Flower's, or what it would be."""
 
     @property
-    def dtype(self) -> str:
-        """Its dtype by name."""
+    def dtype(self) -> Any:
+        """Its dtype, or the name of it."""
 
     @property
     def shape(self) -> Shape:
@@ -76,9 +76,44 @@ def checked_arrays(
         raise BadReplyError(f"{len(records)} array records where one is expected")
     record = records[0]
     forms = expected({name: tuple(array.shape) for name, array in record.items()}) if callable(expected) else expected
-    if set(record) != set(forms):
-        raise BadReplyError(f"other arrays than expected: {_difference(record, forms)}")
+    check_names(record, forms)
     return {name: _checked(name, record[name], form) for name, form in forms.items()}
+
+
+def check_model(arrays: Mapping[str, NDArray[Any]], forms: Forms) -> None:
+    """Refuse arrays that do not fit `forms` in names, shapes and dtypes, or are not finite, as `checked_arrays` does.
+
+    Raises:
+        BadReplyError: they do not fit.
+
+    >>> check_model({"w": np.ones(2)}, {"w": np.zeros(2)})
+    """
+    check_names(arrays, forms)
+    for name, form in forms.items():
+        array = arrays[name]
+        if array.shape != tuple(form.shape) or array.dtype != form.dtype:
+            raise BadReplyError(f"'{name}' is {array.dtype} {array.shape}, not {form.dtype} {tuple(form.shape)}")
+        check_finite(name, array)
+
+
+def check_names(names: Mapping[str, object], forms: Forms) -> None:
+    """Refuse other arrays than expected.
+
+    Raises:
+        BadReplyError: naming some of them.
+    """
+    if set(names) != set(forms):
+        raise BadReplyError(f"other arrays than expected: {_difference(names, forms)}")
+
+
+def check_finite(name: str, array: NDArray[Any]) -> None:
+    """Refuse an array that holds NaN or infinity.
+
+    Raises:
+        BadReplyError: it does.
+    """
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise BadReplyError(f"'{name}' holds NaN or infinity")
 
 
 def _checked(name: str, claimed: Array, form: HasForm) -> NDArray[Any]:
@@ -93,8 +128,7 @@ def _checked(name: str, claimed: Array, form: HasForm) -> NDArray[Any]:
         array = read_npy(name, claimed.data, Slot(form.dtype, shape)).copy()
     except InputError as error:
         raise BadReplyError(str(error)) from None
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise BadReplyError(f"'{name}' holds NaN or infinity")
+    check_finite(name, array)
     return array
 
 
@@ -107,7 +141,19 @@ def checked_metrics(message: Message) -> tuple[int, dict[str, float]]:
     records = records_of(message, MetricRecord)
     if len(records) != 1:
         raise BadReplyError(f"{len(records)} metric records where one is expected")
-    metrics = dict(records[0])
+    return checked_numbers(records[0])
+
+
+def checked_numbers(said: Mapping[str, object]) -> tuple[int, dict[str, float]]:
+    """Return the number of samples among the metrics of a reply, and the others.
+
+    Raises:
+        BadReplyError: a count that is no integer in 1..10^9, or a metric that is not a finite number.
+
+    >>> checked_numbers({"num-examples": 3, "loss": 0.5})
+    (3, {'loss': 0.5})
+    """
+    metrics = dict(said)
     count = metrics.pop("num-examples", None)
     if not isinstance(count, int) or not 1 <= count <= MAX_EXAMPLES:
         raise BadReplyError(f"num-examples is {count!r}, not an integer in 1..{MAX_EXAMPLES}")

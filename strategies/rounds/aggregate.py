@@ -37,6 +37,9 @@ class Mean:
     Args:
         config: what is added to the config of the round.
 
+    Attributes:
+        mean: what takes the replies in.
+
     >>> import numpy as np
     >>> mean = Mean()
     >>> mean.add(0, {"w": np.array([1.0])}, 3, {})
@@ -47,13 +50,13 @@ class Mean:
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config or {}
-        self._mean = ExactMean()
+        self.mean = ExactMean()
 
     def add(self, client: int, arrays: Arrays, num_examples: int, metrics: Mapping[str, float]) -> None:
         """See `Aggregate`."""
         del client, metrics
-        self._mean.add(arrays, num_examples)
+        self.mean.add(arrays, num_examples)
 
     def result(self) -> tuple[Arrays, Arrays | None]:
         """See `Aggregate`."""
-        return self._mean.result(), None
+        return self.mean.result(), None

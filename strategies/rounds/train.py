@@ -3,7 +3,6 @@
 By default that is the mean: federated averaging (McMahan et al. 2017, arXiv 1602.05629, Algorithm 1).
 """
 
-import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -17,17 +16,19 @@ from fedquit.errors import BadReplyError, FedquitError
 from fedquit.strategies.cost_log.cost_log import Costs
 from fedquit.strategies.grid.array_record import arrays_of_record, record_of
 from fedquit.strategies.grid.metered_grid import MeteredGrid
+from fedquit.strategies.grid.summed_replies import PlainRound
 from fedquit.strategies.guard.buffers import check_buffers
 from fedquit.strategies.guard.reply_checks import (
     Forms,
     ask_in,
     checked_arrays,
     checked_metrics,
+    checked_numbers,
     samples_digest_in,
 )
 from fedquit.strategies.guard.round_screen import Screen, Settled, refuse_buffers
 from fedquit.strategies.rounds.aggregate import Aggregate, Config, Mean
-from fedquit.strategies.rounds.reply import Made, OnReply, Reply
+from fedquit.strategies.rounds.reply import Made, OnReply, Reply, Single, Tally
 from fedquit.strategies.rounds.travel import OneModel, Travel
 from fedquit.unlearning.seeds import derive_seed
 from fedquit.unlearning.tensors.convert import Arrays, Shape
@@ -51,6 +52,7 @@ class Train(FedAvg):
         fraction: share of the clients that take part in a round.
         on_reply: called with every reply: the client, and why it was refused, or None.
         on_taken: given every reply that goes into the model.
+        single: what `on_taken` is to be told of single replies; without their models the grid may sum them.
         on_ask: given the ask and the signature of every reply that carries them; such a reply is not used.
         correct: from a client's model and the round's global one to what goes into the mean.
         begin: from the round's global model and how many are asked to what makes a model of the replies.
@@ -73,6 +75,7 @@ class Train(FedAvg):
         fraction: float = 1.0,
         on_reply: OnReply = lambda _client, _reason: None,
         on_taken: Callable[[Reply], None] = _nothing,
+        single: Single = Single.MODELS,
         on_ask: OnAsk = lambda _client, _ask, _signature: None,
         correct: Correct | None = None,
         begin: Begin = lambda _sent, _asked: Mean(),
@@ -84,7 +87,7 @@ class Train(FedAvg):
         self.grid = grid
         self.seed, self.draws = seed, draws
         self.on_reply = on_reply
-        self.on_taken, self.on_ask = on_taken, on_ask
+        self.on_taken, self.single, self.on_ask = on_taken, single, on_ask
         self.correct = correct
         self.begin, self.needs = begin, needs
         self.parameters, self.screen = parameters, screen
@@ -135,8 +138,11 @@ class Train(FedAvg):
         """
         self._extra = {} if extra is None else {"extra": record_of(extra)}
         self._travel = travel
-        messages = self.configure_train(number, record_of(arrays), ConfigRecord(dict(config)), self.grid)
-        record, metrics = self.aggregate_train(number, self.grid.send_and_receive(messages))
+        summed = None if extra is not None or travel is not None else self._summed(number, arrays, config)
+        if summed is None:
+            messages = self.configure_train(number, record_of(arrays), ConfigRecord(dict(config)), self.grid)
+            summed = self.aggregate_train(number, self.grid.send_and_receive(messages))
+        record, metrics = summed
         if record is None or metrics is None:
             raise FedquitError(f"{self.grid.phase} round {number}: no new model")
         return arrays_of_record(record), {
@@ -153,8 +159,7 @@ class Train(FedAvg):
         rule_config = self.begin(arrays_of_record(arrays), len(nodes)).config
         travel = self._travel or OneModel(arrays)
         for node in nodes:
-            client = self.grid.members[node].client
-            seed = derive_seed(self.seed, self.draws or self.grid.phase, server_round, client)
+            client, seed = self.grid.members[node].client, self._seed_of(server_round, node)
             full_config = ConfigRecord({**config, **rule_config, "server-round": server_round, "seed": seed})
             sent = {self.arrayrecord_key: travel.down(client), **self._extra}
             content = RecordDict({**sent, self.configrecord_key: full_config})
@@ -162,6 +167,51 @@ class Train(FedAvg):
                 Message(content, node, MessageType.TRAIN, group_id=str(server_round), ttl=self.grid.patience)
             )
         return messages
+
+    def _seed_of(self, server_round: int, node: int) -> int:
+        """Return the seed that a node gets."""
+        return derive_seed(self.seed, self.draws or self.grid.phase, server_round, self.grid.members[node].client)
+
+    def _summed(
+        self, server_round: int, arrays: Arrays, config: Config
+    ) -> tuple[ArrayRecord | None, MetricRecord | None] | None:
+        """Carry out a round without messages where nothing reads single models; None: something does."""
+        if self.single is Single.MODELS or self.screen or self.correct or "phase" in config:
+            return None
+        if not self.grid.can_sum(arrays):
+            return None
+        nodes = self.sample(server_round)
+        aggregate = self.begin(arrays, len(nodes))
+        if type(aggregate) is not Mean or aggregate.config:
+            return None
+        plain = PlainRound(
+            arrays=arrays,
+            config={**config, "server-round": server_round},
+            seeds={node: self._seed_of(server_round, node) for node in nodes},
+            parameters=self.parameters,
+            lengths=self.single is Single.LENGTHS,
+        )
+        refused, on_reply = self._heard()
+        tally = Tally()
+        for client, reply in self.grid.sum_replies(plain, aggregate.mean):
+            on_reply(client, reply.refused or None)
+            if not reply.refused:
+                count, metrics = checked_numbers(reply.metrics)
+                tally.add(client, count, metrics)
+                self.on_taken(Reply(client, {}, count, metrics, length=reply.length))
+        made = tally.made({}, None) if len(tally.used) < self.needs else tally.made(*aggregate.result())
+        return self._concluded(server_round, made, refused)
+
+    def _heard(self) -> tuple[list[str], OnReply]:
+        """Return a list of what is refused, and what is to be called with every reply."""
+        refused: list[str] = []
+
+        def on_reply(client: int, reason: str | None) -> None:
+            if reason is not None:
+                refused.append(f"client {client}: {reason}")
+            self.on_reply(client, reason)
+
+        return refused, on_reply
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -173,15 +223,19 @@ class Train(FedAvg):
         """
         if self._sent is None:
             raise RuntimeError("aggregate_train before configure_train")
-        refused: list[str] = []
-
-        def on_reply(client: int, reason: str | None) -> None:
-            if reason is not None:
-                refused.append(f"client {client}: {reason}")
-            self.on_reply(client, reason)
-
+        refused, on_reply = self._heard()
         good = self._good(replies, on_reply)
         made = self._streamed(good, on_reply) if self.screen is None else self._screened(good, on_reply)
+        return self._concluded(server_round, made, refused)
+
+    def _concluded(
+        self, server_round: int, made: Made | None, refused: list[str]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return the model and the metrics of a round.
+
+        Raises:
+            FedquitError: too few replies can be used.
+        """
         if made is None:
             self.state = None
             summary = {"loss": 0.0, "num-examples": 0, "clients": 0}
@@ -234,7 +288,7 @@ class Train(FedAvg):
             FedquitError: they make none, though there are enough.
         """
         aggregate, sent = self.begin(arrays_of_record(self._record), self._asked), arrays_of_record(self._record)
-        losses, weights, seconds, used = list[float](), list[int](), list[float](), list[int]()
+        tally = Tally()
         for reply in replies:
             weight = reply.weight or reply.num_examples
             try:
@@ -243,16 +297,13 @@ class Train(FedAvg):
             except (OverflowError, BadReplyError) as reason:
                 on_reply(reply.client, str(reason))
                 continue
-            losses.append(reply.metrics.get("loss", 0.0) * weight)
-            weights.append(weight)
-            seconds.append(reply.metrics.get("cpu-seconds", 0.0))
-            used.append(reply.client)
+            tally.add(reply.client, weight, reply.metrics)
             on_taken(reply)
-        if len(used) < self.needs:
-            return Made({}, None, tuple(used), 0.0, 0, 0.0)
+        if len(tally.used) < self.needs:
+            return tally.made({}, None)
         made, state = aggregate.result()
         new = {name: np.asarray(array) for name, array in made.items()}  # a counter may come as a bare number
-        return Made(new, state, tuple(used), math.fsum(losses) / sum(weights), sum(weights), math.fsum(seconds))
+        return tally.made(new, state)
 
     @property
     def _record(self) -> ArrayRecord:

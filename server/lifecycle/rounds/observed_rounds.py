@@ -8,7 +8,7 @@ from statistics import median
 
 from fedquit.server.lifecycle.training_history import History
 from fedquit.strategies.guard.step_checks import Recent, longest_of
-from fedquit.strategies.rounds.reply import Reply
+from fedquit.strategies.rounds.reply import Reply, Single
 from fedquit.unlearning.tensors.arithmetic import difference, norm, update_of
 from fedquit.unlearning.tensors.convert import StateDict, tensors_of
 
@@ -40,9 +40,19 @@ class ObservedRound:
         self._history, self._number = history, number
         self._lengths: list[float] = []
 
+    @property
+    def single(self) -> Single:
+        """What is to be known of single replies."""
+        if self._history is not None:
+            return Single.MODELS
+        return Single.LENGTHS if self._norms else Single.NOTHING
+
     def take(self, reply: Reply) -> None:
         """Take in a reply that goes into the model."""
         if not self._norms and self._history is None:
+            return
+        if reply.length is not None and self._history is None:
+            self._lengths.append(reply.length)
             return
         came = tensors_of(reply.arrays)
         if self._norms:

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fedquit.client.messages import trained_ahead
+from fedquit.client.messages.plain_training import PlainTraining
 from fedquit.client.training.sgd import fit
 from fedquit.client.training.stacked_sgd import cannot_stack, fit_stacked
 from fedquit.errors import InputError
 from fedquit.settings import Settings
+from fedquit.simulations.engine.inprocess import InProcessGrid
 from fedquit.simulations.engine.stack import AUTO, stack_size
 from fedquit.simulations.simulate.command import simulate
 from fedquit.simulations.simulate.run_simulation import run_simulation
@@ -121,12 +123,26 @@ def test_any_number_of_workers_gives_the_same_stacked_model(tmp_path: Path) -> N
 def test_what_goes_wrong_in_stacked_training_is_left_to_each_client(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(_asked: object) -> None:
+    def fails(*_asked: object) -> None:
         raise OSError("a client's data are gone")
 
     one = run(tmp_path / "alone")[1]["stages"]
-    monkeypatch.setattr(trained_ahead, "train_stacked", fails)
+    monkeypatch.setattr(PlainTraining, "train_stacked", fails)
     assert run(tmp_path / "stacked", "4")[1]["stages"] == one
+    monkeypatch.setattr(InProcessGrid, "can_sum", lambda *_: False)
+    monkeypatch.setattr(trained_ahead, "train_stacked", fails)
+    assert run(tmp_path / "with messages", "4")[1]["stages"] == one
+
+
+def test_stacked_clients_make_one_model_with_messages_and_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summed = run(tmp_path / "summed", "4")[0]
+    monkeypatch.setattr(InProcessGrid, "can_sum", lambda *_: False)
+    sent = run(tmp_path / "sent", "4")[0]
+    assert costs_of(summed) == costs_of(sent), "to the byte"
+    one, other = weights_of(summed), weights_of(sent)
+    assert max(float(np.abs(one[name] - other[name]).max()) for name in one) < TOLERANCE
 
 
 def test_a_run_resumes_only_stacked_as_it_began(tmp_path: Path) -> None:
@@ -139,6 +155,7 @@ def test_a_run_resumes_only_stacked_as_it_began(tmp_path: Path) -> None:
 
 def test_without_the_flag_clients_are_trained_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trained_ahead, "train_stacked", lambda _asked: pytest.fail("stacked"))
+    monkeypatch.setattr(PlainTraining, "train_stacked", lambda *_: pytest.fail("stacked"))
     _, report, told = run(tmp_path / "run")
     assert report["stages"]["recovered"] is not None
     assert "stack" not in {event["event"] for event in told}

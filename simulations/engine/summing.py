@@ -1,0 +1,161 @@
+"""Training whose models are summed where they are made: what a worker does with the clients of a round."""
+
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fedquit.client.messages.message_records import head_of
+from fedquit.client.messages.plain_training import Metrics, PlainTraining
+from fedquit.errors import BadReplyError
+from fedquit.settings import Scalar, Settings
+from fedquit.simulations.engine.shared_sums import SharedSums
+from fedquit.strategies.cost_log.flower_objects import Chunks, digests_of_parts
+from fedquit.strategies.grid.summed_replies import PlainRound, SummedReply
+from fedquit.strategies.guard.buffers import check_buffers
+from fedquit.strategies.guard.reply_checks import check_model, checked_numbers
+from fedquit.strategies.guard.round_screen import refuse_buffers
+from fedquit.unlearning.tensors.accelerator import on_cpu
+from fedquit.unlearning.tensors.arithmetic import difference, norm
+from fedquit.unlearning.tensors.convert import Arrays, arrays_of, tensors_of
+
+
+@dataclass(frozen=True, slots=True)
+class SumTask:
+    """What a worker must know of a round, besides which clients it trains.
+
+    Attributes:
+        plain: the round.
+        run_config: of the run.
+        clients: of the federation.
+        key: with which digests of the cost log are made.
+        stacked: whether the clients of a parcel are trained at once, where that can be.
+    """
+
+    plain: PlainRound
+    run_config: Mapping[str, Scalar]
+    clients: int
+    key: int
+    stacked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SumParcel:
+    """Clients for one worker.
+
+    Attributes:
+        task: the file of the `SumTask`.
+        asked: node, client and seed of each.
+    """
+
+    task: str
+    asked: tuple[tuple[int, int, int], ...]
+
+
+def sum_parcel(parcel: SumParcel) -> list[SummedReply]:
+    """Train the clients of a parcel, and add their models to this process's sums of the round."""
+    return _begun(parcel.task).replies(parcel.asked)
+
+
+@lru_cache(maxsize=1)
+def _begun(path: str) -> "Summing":
+    """Begin a round, once in a worker."""
+    task: SumTask = pickle.loads(Path(path).read_bytes())  # noqa: S301 - written by the process that began this one
+    return Summing(task, Path(f"{path}.{os.getpid()}"))
+
+
+class Summing:
+    """One round in one process.
+
+    Args:
+        task: the round.
+        path: where the sums are to be.
+    """
+
+    def __init__(self, task: SumTask, path: Path) -> None:
+        self._task, self._sent = task, task.plain.arrays
+        self._tensors = tensors_of(self._sent)
+        settings = Settings.from_run_config(task.run_config, task.clients)
+        self._training = PlainTraining(settings, self._tensors, task.plain.config)
+        self._heads = {name: head_of(array.dtype, array.shape) for name, array in self._sent.items()}
+        self.sums = SharedSums(path, self._sent, new=True)
+
+    def replies(self, asked: Sequence[tuple[int, int, int]]) -> list[SummedReply]:
+        """Train clients, and return what is known of their replies."""
+        stacked = self._stacked(asked) if self._task.stacked else None
+        return [self._reply(*one) for one in asked] if stacked is None else stacked
+
+    def _reply(self, node: int, client: int, seed: int) -> SummedReply:
+        try:
+            done, metrics = self._training.train(client, seed)
+            arrays = arrays_of(on_cpu(done.send))
+        except (Exception, SystemExit) as error:  # as `call` does: it is the reply's error
+            return SummedReply(node, " ".join(f"{type(error).__name__}: {error}".split()), {})
+        return self._taken(node, arrays, metrics)
+
+    def _taken(self, node: int, arrays: Arrays, metrics: Metrics) -> SummedReply:
+        """Add a model to the sum if it is in order."""
+        refused, length, plain = "", None, self._task.plain
+        try:
+            check_model(arrays, self._sent)
+            count, _ = checked_numbers(metrics)
+            if plain.parameters is not None and len(plain.parameters) < len(arrays):
+                refuse_buffers(check_buffers(arrays, self._sent, plain.parameters))
+            self.sums.add(arrays, count)
+        except (BadReplyError, OverflowError) as reason:
+            refused = str(reason)
+        else:
+            length = self._length(arrays) if plain.lengths else None
+        return SummedReply(node, refused, metrics, self._digests(arrays), length)
+
+    def _length(self, arrays: Arrays) -> float:
+        names = self._task.plain.parameters or frozenset(self._sent)
+        came = {name: torch.from_numpy(arrays[name]) for name in self._sent}
+        return norm(difference(came, self._tensors, names))
+
+    def _digests(self, arrays: Arrays) -> tuple[Chunks, ...]:
+        """Return the digests of the arrays as they would have travelled."""
+        return tuple(
+            digests_of_parts(head, np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data, self._task.key)
+            for name, head in self._heads.items()
+        )
+
+    def _stacked(self, asked: Sequence[tuple[int, int, int]]) -> list[SummedReply] | None:
+        """Train clients at once; None: they can only be trained one by one, each with an error of its own if any."""
+        try:
+            found = self._training.train_stacked([client for _, client, _ in asked], [seed for *_, seed in asked])
+        except Exception:
+            return None
+        if found is None:
+            return None
+        stack, metrics = found
+        nodes = [asked[place][0] for place in stack.places]
+        weights = {name: stack.weights[name] for name in self._sent}
+        counts = [int(said["num-examples"]) for said in metrics]
+        factors = torch.tensor(counts, dtype=torch.float32)
+        rows = [{name: value[row].numpy() for name, value in weights.items()} for row in range(len(nodes))]
+        try:
+            for said in metrics:
+                checked_numbers(said)
+            sums = {name: torch.mv(value.flatten(1).t(), factors).numpy() for name, value in weights.items()}
+            shaped = {name: value.reshape(self._sent[name].shape) for name, value in sums.items()}
+            self.sums.add_sum(shaped, sum(counts), len(nodes))
+        except (BadReplyError, OverflowError):
+            return [self._taken(*one) for one in zip(nodes, rows, metrics, strict=True)]
+        lengths = self._lengths(weights) if self._task.plain.lengths else [None] * len(nodes)
+        return [
+            SummedReply(node, "", said, self._digests(row), length)
+            for node, row, said, length in zip(nodes, rows, metrics, lengths, strict=True)
+        ]
+
+    def _lengths(self, weights: Mapping[str, torch.Tensor]) -> list[float | None]:
+        """Return the length of each device's step."""
+        squares = sum(
+            torch.sub(value, self._tensors[name]).flatten(1).square_().sum(1) for name, value in weights.items()
+        )
+        return list(torch.as_tensor(squares).double().sqrt().tolist())

@@ -1,0 +1,239 @@
+"""Replies that are summed where they are made: the same model, the same costs, the same refusals as with messages."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fedquit.client.data.build_data_and_model import empty_model
+from fedquit.client.messages import plain_training
+from fedquit.client.objectives import Done
+from fedquit.errors import FedquitError, FullDiskError
+from fedquit.server.app import known_members
+from fedquit.settings import Settings
+from fedquit.simulations.engine import summed_round
+from fedquit.simulations.engine.inprocess import InProcessGrid
+from fedquit.simulations.engine.shared_sums import SharedSums
+from fedquit.simulations.simulate.run_simulation import run_simulation
+from fedquit.strategies.grid.metered_grid import MeteredGrid
+from fedquit.strategies.rounds.reply import Reply, Single
+from fedquit.strategies.rounds.train import Train
+from fedquit.unlearning.tensors.convert import Arrays, arrays_of
+from fedquit.unlearning.tensors.exact_mean import ExactMean
+
+SMALL: dict[str, Any] = {
+    "clients": 7,
+    "samples": 160,
+    "model": "mlp",
+    "rounds": 2,
+    "method": "continue",
+    "recover": "budget",
+    "recover-rounds": 1,
+    "reference": "none",
+}
+
+
+def normalised(input_shape: Any, num_classes: int) -> nn.Module:
+    del input_shape
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, num_classes))
+
+
+def with_messages(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(InProcessGrid, "can_sum", lambda _self, _arrays: False)
+
+
+def costs_of(path: Path) -> list[list[str]]:
+    """Return the rows of the cost log without their times."""
+    return [line.split(",")[:7] + line.split(",")[9:] for line in (path / "costs.csv").read_text().splitlines()]
+
+
+def rounds_of(path: Path) -> Any:
+    """Return what a run keeps of its rounds, without times."""
+    rounds = json.loads((path / "state.json").read_text())["rounds"]
+    return [{key: value for key, value in each.items() if "seconds" not in key} for each in rounds]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    "changed", [{}, {"model": "test_summed:normalised"}, {"momentum": 0.9, "objective": "fedprox"}]
+)
+def test_a_run_with_sums_is_the_run_with_messages_bit_for_bit(
+    changed: dict[str, Any], workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    given = {**SMALL, **changed}
+    calls = list[int]()
+    original = MeteredGrid.sum_replies
+
+    def counted(self: MeteredGrid, *args: Any) -> Any:
+        calls.append(len(args[0].seeds))
+        return original(self, *args)
+
+    monkeypatch.setattr(MeteredGrid, "sum_replies", counted)
+    summed, report = run_simulation(given, out=tmp_path / "summed", workers=workers)
+    assert calls == [7, 7, 6], "two rounds of training and one of recovery"
+    with_messages(monkeypatch)
+    sent, expected = run_simulation(given, out=tmp_path / "sent", workers=workers)
+    assert len(calls) == 3
+    for stage in ("original", "recovered"):
+        assert report["stages"][stage]["model_sha256"] == expected["stages"][stage]["model_sha256"]
+    assert costs_of(summed) == costs_of(sent), "to the byte"
+    assert rounds_of(summed) == rounds_of(sent)
+
+
+def strategy(grid: InProcessGrid, settings: Settings, heard: dict[int, str | None], taken: list[Reply]) -> Train:
+    metered = MeteredGrid(grid, known_members(grid, settings), patience=60)
+    metered.begin("train", 1)
+    return Train(
+        metered,
+        seed=0,
+        on_reply=lambda client, reason: heard.update({client: reason}),
+        on_taken=taken.append,
+        single=Single.LENGTHS,
+    )
+
+
+def model_of(settings: Settings) -> Arrays:
+    return arrays_of(empty_model(settings.key()).state_dict())
+
+
+@pytest.mark.parametrize("stack", [1, 3])
+def test_a_client_that_fails_or_sends_nan_is_named_and_left_out(stack: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(clients=6, samples=90, model="mlp")
+    original = plain_training.PlainTraining.train
+
+    def train(self: Any, client: int, seed: int) -> tuple[Done, Any]:
+        if client == 1:
+            raise LookupError("no such\nsample")
+        done, metrics = original(self, client, seed)
+        if client == 2:
+            return Done(done.loss, {**done.send, "1.bias": torch.full_like(done.send["1.bias"], torch.nan)}), metrics
+        return done, ({**metrics, "loss": float("inf")} if client == 3 else metrics)
+
+    monkeypatch.setattr(plain_training.PlainTraining, "train", train)
+    monkeypatch.setattr(plain_training.PlainTraining, "train_stacked", lambda *_: None)
+    heard, taken = dict[int, str | None](), list[Reply]()
+    with InProcessGrid(6, settings.run_config(), stack=stack) as grid:
+        made = strategy(grid, settings, heard, taken)
+        new, metrics = made.round(1, model_of(settings), {"lr": 0.1})
+    assert heard == {
+        0: None,
+        1: "LookupError: no such sample",
+        2: "'1.bias' holds NaN or infinity",
+        3: "metric 'loss' is inf, not a finite number",
+        4: None,
+        5: None,
+    }
+    assert [reply.client for reply in taken] == [client for client in heard if heard[client] is None]
+    assert metrics["refused"] == 3
+    assert all(np.isfinite(array).all() for array in new.values())
+    ups = made.costs.totals["train", "up"].messages
+    assert ups == 5, "the one that failed sent no model"
+
+
+def test_stacked_clients_whose_sum_is_not_finite_are_looked_at_singly() -> None:
+    settings = Settings(clients=5, samples=90, model="mlp", lr=1e30)
+    heard, taken = dict[int, str | None](), list[Reply]()
+    with InProcessGrid(5, settings.run_config(), stack=5) as grid, pytest.raises(FedquitError, match="client 4: "):
+        strategy(grid, settings, heard, taken).round(1, model_of(settings), {"lr": 1e30})
+    assert len(heard) == 5
+    assert all(heard.values())
+
+
+def test_the_mean_of_one_client_is_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(clients=2, samples=40, model="mlp")
+    tiny = 1e-30
+
+    def train(self: Any, client: int, seed: int) -> tuple[Done, Any]:
+        del seed
+        if client:
+            raise LookupError("gone")
+        send = {name: torch.full_like(value, tiny) for name, value in self._received.items()}
+        return Done(0.5, send), {"num-examples": 3, "loss": 0.5, "cpu-seconds": 0.0}
+
+    monkeypatch.setattr(plain_training.PlainTraining, "train", train)
+    with InProcessGrid(2, settings.run_config()) as grid:
+        new, _ = strategy(grid, settings, {}, []).round(1, model_of(settings), {"lr": 0.1})
+    assert all((array == np.float32(tiny)).all() for array in new.values()), "smaller than any grid of the sum"
+
+
+def test_who_reads_single_models_gets_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(clients=3, samples=60, model="mlp")
+    monkeypatch.setattr(InProcessGrid, "sum_replies", lambda *_args, **_named: pytest.fail("summed"))
+    taken = list[Reply]()
+    with InProcessGrid(3, settings.run_config()) as grid:
+        made = strategy(grid, settings, {}, taken)
+        made.single = Single.MODELS
+        made.round(1, model_of(settings), {"lr": 0.1})
+    assert all(reply.arrays for reply in taken)
+
+    class Looks(InProcessGrid):
+        def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Any:
+            yield from super().send_and_receive(messages, timeout=timeout)
+
+    with Looks(3, settings.run_config()) as grid:
+        assert not grid.can_sum(model_of(settings))
+        assert InProcessGrid(3, settings.run_config()).can_sum(model_of(settings))
+
+
+def test_large_models_travel_in_messages() -> None:
+    settings = Settings(clients=3, samples=60, model="mlp")
+    with InProcessGrid(3, settings.run_config()) as grid:
+        assert not grid.can_sum({"w": np.zeros(summed_round.LARGEST, dtype=np.float32)})
+
+
+def test_sums_in_files_of_several_processes_are_one_exact_mean(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    form: Arrays = {"w": np.zeros((300, 301), dtype=np.float32), "b": np.zeros(3, dtype=np.float64), "n": np.array(0)}
+    models = [
+        {"w": draw.normal(size=(300, 301)).astype(np.float32) * 10.0**k, "b": draw.normal(size=3), "n": np.array(k)}
+        for k in range(6)
+    ]
+    expected, found = ExactMean(), ExactMean()
+    files = [SharedSums(tmp_path / str(number), form, new=True) for number in range(3)]
+    for number, model in enumerate(models):
+        expected.add(model, number + 1)
+        files[number % 2].add(model, number + 1)
+    for number in (2, 1, 0):
+        SharedSums(tmp_path / str(number), form, new=False).merge_into(found)
+    for name, array in expected.result().items():
+        assert found.result()[name].dtype == array.dtype
+        assert np.array_equal(found.result()[name], array), name
+
+
+def test_no_file_of_a_round_with_sums_is_left_behind() -> None:
+    settings = Settings(clients=4, samples=60, model="mlp")
+    with InProcessGrid(4, settings.run_config(), workers=2) as grid:
+        made = strategy(grid, settings, {}, [])
+        made.round(1, model_of(settings), {"lr": 0.1})
+        assert grid._pool is not None
+        assert not list(grid._pool.folder.iterdir())
+
+
+def test_sums_without_room_are_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(clients=4, samples=60, model="mlp")
+
+    def full(*_args: Any, **_named: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with InProcessGrid(4, settings.run_config()) as grid, pytest.raises(FullDiskError, match="set TMPDIR") as failed:
+        strategy(grid, settings, {}, []).round(1, model_of(settings), {"lr": 0.1})
+    assert "\n" not in str(failed.value)
+
+
+def test_a_model_that_is_used_again_is_as_a_new_one() -> None:
+    settings = Settings(clients=4, samples=60, model="mlp")
+    received = empty_model(settings.key()).state_dict()
+    config: Mapping[str, float | str] = {"lr": 0.1, "server-round": 1}
+    again = plain_training.PlainTraining(settings, received, config)
+    assert again._reusable
+    for client in range(4):
+        found = {name: value.clone() for name, value in again.train(client, 5)[0].send.items()}
+        alone = plain_training.PlainTraining(settings, received, config).train(client, 5)[0].send
+        assert all(torch.equal(found[name], value) for name, value in alone.items())
