@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from fedquit.documents import Document
 from fedquit.simulations.compare.cells.plan_cells import row_run
+from fedquit.simulations.compare.cells.repeat_command import simulate_command
 from fedquit.simulations.compare.config.comparison_config import Comparison, Row, Target
 from fedquit.simulations.compare.report.columns import columns_of
 from fedquit.simulations.compare.report.comparison_table import escaped, markdown
-from fedquit.simulations.compare.report.repeat_command import simulate_command
 
 
 def make_report(comparison: Comparison, document: Document, figures: Mapping[str, str]) -> str:

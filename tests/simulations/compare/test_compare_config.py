@@ -11,10 +11,10 @@ from fedquit.errors import InputError
 from fedquit.settings import Part, Settings, keys_of
 from fedquit.simulations.compare.cells.comparison_folder import check_folder
 from fedquit.simulations.compare.cells.plan_cells import Cell, plan, targets_of
+from fedquit.simulations.compare.cells.repeat_command import ALWAYS, simulate_command
 from fedquit.simulations.compare.config.comparison_checks import checked_targets
 from fedquit.simulations.compare.config.comparison_config import DECIDED, ROW_KEYS, Comparison
 from fedquit.simulations.compare.config.read_config import FIXED_SEEDS, make_comparison, read_comparison
-from fedquit.simulations.compare.report.repeat_command import ALWAYS, simulate_command
 
 CONFIGS = Path(__file__).resolve().parents[3] / "simulations" / "configs"
 TOLD: dict[str, Any] = {
