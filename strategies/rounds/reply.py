@@ -13,7 +13,7 @@ class Reply:
     """A client's reply.
 
     Attributes:
-        samples_digest: which samples it used, as it says: hex SHA-256 over their sorted digests; "" if it does not.
+        samples_digest: a commitment to the samples that it used, as it says: 64 hex digits; "" if it says none.
         weight: of its model in a mean, where that is not its number of samples; 0: it is.
     """
 
