@@ -23,13 +23,13 @@ from fedquit.client.device.bounds import DeviceBounds
 from fedquit.client.device.device import NOTHING, ReceivedConfig
 from fedquit.client.device.local_data.gather import Gathered, Keep, gather
 from fedquit.client.device.local_data.sample_content import Content
+from fedquit.client.device.local_data.samples_commitment import commitment, set_digest
 from fedquit.client.device.memory import Memory
 from fedquit.client.device.record import Forgotten, Mark, Record, Round
 from fedquit.client.device.record.stored_replies import Replies
 from fedquit.client.kit import FILE, Kit
 from fedquit.client.models.model_file import model_hash
 from fedquit.client.requests.piggyback import riding_ask
-from fedquit.client.requests.samples_commitment import commitment, set_digest
 from fedquit.client.training.sgd import deterministic, evaluate
 from fedquit.errors import FedquitError, InputError, unknown
 from fedquit.settings import Part, Scalar, Settings, keys_of

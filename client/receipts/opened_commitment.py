@@ -37,8 +37,8 @@ def check_samples(receipt: Receipt, file: Path, kit: Kit | None, salt: str) -> N
 
 def _salt(receipt: Receipt, kit: Kit | None, digests: tuple[bytes, ...], given: str) -> bytes:
     """Return the salt that was given, or that the kit drew for these samples; b"": none is needed."""
+    from fedquit.client.device.local_data.samples_commitment import set_digest
     from fedquit.client.device.record import opened
-    from fedquit.client.requests.samples_commitment import set_digest
 
     if not receipt.salted:
         return b""

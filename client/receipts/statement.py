@@ -13,11 +13,11 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from fedquit.client.device.local_data.samples_commitment import commitment, set_digest
 from fedquit.client.receipts.agreement import check_agreement
 from fedquit.client.receipts.envelope import canonical, unsealed
 from fedquit.client.receipts.game_bound import game_bound
 from fedquit.client.requests.proto.forget_pb2 import Ask
-from fedquit.client.requests.samples_commitment import commitment, set_digest
 from fedquit.client.requests.signed_request import PLAIN, SALTED, read_ask
 from fedquit.errors import BadReceiptError
 

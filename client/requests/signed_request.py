@@ -13,9 +13,9 @@ from typing import Literal, get_args
 
 from google.protobuf.message import DecodeError
 
+from fedquit.client.device.local_data.samples_commitment import commitment
 from fedquit.client.requests.keys import FINGERPRINT, PrivateKey, fingerprint, is_signed, public_der, sign
 from fedquit.client.requests.proto.forget_pb2 import Ask, SignedAsk
-from fedquit.client.requests.samples_commitment import commitment
 from fedquit.errors import MalformedError
 
 PREFIX = b"fedquit ask v1\n"

@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable, Collection, Iterator
 
+from fedquit.client.device.local_data.samples_commitment import set_digest
 from fedquit.client.requests import outbox
 from fedquit.client.requests.channel import LAST, PATIENCE, ForgetService
 from fedquit.client.requests.keys import FINGERPRINT
 from fedquit.client.requests.proto.forget_pb2 import Change, Request, Submitted
-from fedquit.client.requests.samples_commitment import set_digest
 from fedquit.client.requests.service_errors import BUSY
 from fedquit.client.requests.signed_request import Granularity, Signed, make_ask
 from fedquit.errors import FedquitError, InputError, RefusedError, TimedOutError, UnreachableError, UnrecoveredError

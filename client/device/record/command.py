@@ -35,9 +35,9 @@ def read_document(folder: Path, sample: str | None = None) -> dict[str, Any]:
         InputError: it is no kit, or there is no such sample.
     """
     from fedquit.client.device.local_data.sample_names import digests_of
+    from fedquit.client.device.local_data.samples_commitment import set_digest
     from fedquit.client.device.record import opened
     from fedquit.client.kit import Kit
-    from fedquit.client.requests.samples_commitment import set_digest
 
     kit = Kit.read(folder)
     digest = digests_of(kit, [sample])[0] if sample else None

@@ -11,9 +11,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from sqlite3 import Cursor
 
+from fedquit.client.device.local_data.samples_commitment import SALT, set_digest
 from fedquit.client.device.record.record_database import Database
 from fedquit.client.device.record.record_rows import Ask, Content, Mark, Round
-from fedquit.client.requests.samples_commitment import SALT, set_digest
 
 DIGEST = 32
 ROUND = "federation, run, phase, number, model_in, model_out, num_examples, samples_digest, at"

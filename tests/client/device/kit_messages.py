@@ -10,11 +10,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from fedquit.client.app import app
 from fedquit.client.data.build_data_and_model import initial_model
 from fedquit.client.device.local_data.gather import find
+from fedquit.client.device.local_data.samples_commitment import commitment, set_digest
 from fedquit.client.device.record import Mark, opened
 from fedquit.client.kit import Kit
 from fedquit.client.models.model_file import model_hash
 from fedquit.client.requests.keys import new_key
-from fedquit.client.requests.samples_commitment import commitment, set_digest
 from fedquit.client.requests.signed_request import Signed
 from fedquit.server.provision.certificates import node_key_files
 from fedquit.settings import Settings

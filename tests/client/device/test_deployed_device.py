@@ -14,11 +14,11 @@ import torch
 
 from fedquit.client.data.build_data_and_model import initial_model
 from fedquit.client.device import deployed_device
+from fedquit.client.device.local_data.samples_commitment import set_digest
 from fedquit.client.device.record import Record, opened, stored_replies
 from fedquit.client.device.record.stored_replies import Replies
 from fedquit.client.kit import Kit
 from fedquit.client.models.model_file import model_hash
-from fedquit.client.requests.samples_commitment import set_digest
 from fedquit.errors import InputError
 from fedquit.settings import Settings
 from tests.client.device.kit_messages import (

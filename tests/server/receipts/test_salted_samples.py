@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from fedquit.client.device.local_data.samples_commitment import set_digest
 from fedquit.client.device.record import Mark, Record
 from fedquit.client.kit import Kit
 from fedquit.client.receipts import read_receipt
 from fedquit.client.receipts.verify_receipt import receipts_key
 from fedquit.client.requests.keys import read_private, sign
-from fedquit.client.requests.samples_commitment import set_digest
 from fedquit.client.requests.signed_request import PLAIN, PREFIX, SALTED, Signed, read_ask
 from tests.harness.rehearsal import Rehearsal, rehearse
 

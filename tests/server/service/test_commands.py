@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from fedquit.client.device.local_data.samples_commitment import set_digest
 from fedquit.client.kit import Kit
 from fedquit.client.requests import outbox
 from fedquit.client.requests.channel import ForgetService
 from fedquit.client.requests.keys import sign
-from fedquit.client.requests.samples_commitment import set_digest
 from fedquit.client.requests.signed_request import PLAIN, PREFIX, Signed, make_ask, read_ask, read_signed
 from fedquit.errors import UnreachableError
 
@@ -88,7 +88,7 @@ def test_an_expired_request_that_never_arrived_is_signed_again(world: Any, run: 
     assert (asks(folder, "ask"), asks(folder, "waiting")) == ([document["id"]], [])
 
 
-def test_samples_are_named_in_a_file_and_only_their_number_and_a_commitment_travel(world: Any, run: Run) -> None:
+def test_of_samples_in_a_file_only_number_and_salted_digest_travel(world: Any, run: Run) -> None:
     world.start()
     digests = [bytes([number]) * 32 for number in (1, 2)]
     names = world.folder / "samples.txt"
