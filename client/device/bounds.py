@@ -9,9 +9,9 @@ method = ["fedquit"]
 forget-clip = 0.1               # longest unlearning step that this device sends
 forget-noise = 4.0              # least noise on it, as a multiple of forget-clip
 
-With `forget-noise` the device sends one noisy model for a request and the number of the samples, and nothing else that
-depends on them: noise of several models would average out, and a loss or a digest tells as much as a model. The digest
-of a request about samples is in the ask already. The samples are retired all the same.
+With `forget-noise` the device sends one noisy model for a request, the number of the samples and a salted digest, and
+nothing else that depends on them: noise of several models would average out, and a loss tells as much as a model. The
+samples are retired all the same.
 
 FedQUIT's `lr=auto` may pass over the samples as often as it takes steps, so that it needs `local-epochs` not bounded.
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from fedquit.client.device.bounds import DeviceBounds
 from fedquit.client.device.device import NOTHING, ReceivedConfig
 from fedquit.client.device.local_data.gather import Gathered, Keep, gather
 from fedquit.client.device.local_data.sample_content import Content
-from fedquit.client.device.local_data.sample_digest import set_digest
+from fedquit.client.device.local_data.samples_commitment import commitment, set_digest
 from fedquit.client.device.memory import Memory
 from fedquit.client.device.record import Forgotten, Mark, Record, Round
 from fedquit.client.device.record.stored_replies import Replies
@@ -180,25 +180,19 @@ class DeployedDevice:
         return derive_seed(0, "noise", secret, str(config.get("request", "")), self._received, step)
 
     def adds(self, config: ReceivedConfig) -> Mapping[str, Mapping[str, str | bytes]]:
-        """Return the digest of the samples that the reply is about, and an ask that waits to ride in it."""
-        digest = self._digest(config)
-        added = {"config": {"samples-digest": digest}} if digest else {}
+        """Return the commitment to the samples that the reply is about, and an ask that waits to ride in it."""
+        digests = self._of_reply(config)
+        added = {"config": {"samples-digest": commitment(digests, self._record.salt(digests))}} if digests else {}
         if self._exercise == "forget" and self._is_about_request(config):
             return added
         return {**added, **riding_ask(self.kit, self._record)}
 
-    def _digest(self, config: ReceivedConfig) -> str:
-        """Return the digest of the samples that the reply is about; "": there are none, or it must not be told.
-
-        It tells which samples were forgotten as clearly as a model without noise, so where there is to be noise it is
-        told only if the ask named the samples, and has it already.
-        """
-        if not self._is_about_request(config):
-            return set_digest(self._digests) if self._digests else ""
-        mark, noisy = self._mark(config), self.settings.forget_noise or self._bounds.noise
-        if noisy and mark.granularity != "sample":
-            return ""
-        return self._digest_of(mark) if self._exercise == "forget" else set_digest(self._digests)
+    def _of_reply(self, config: ReceivedConfig) -> Collection[bytes]:
+        """Return the digests of the samples that the reply is about: those of a request even if they are gone."""
+        if self._exercise != "forget" or not self._is_about_request(config):
+            return self._digests
+        mark = self._mark(config)
+        return mark.digests or [digest for digest, request in self._record.retired().items() if request == mark.request]
 
     def _is_about_request(self, config: ReceivedConfig) -> bool:
         """Say whether a message is about the samples of a request, as forget messages are unless they say otherwise."""
@@ -277,10 +271,6 @@ class DeployedDevice:
             return content is None or theirs.isdisjoint(content.digests)
 
         return marked_one if mark.granularity == "sample" else left_one
-
-    def _digest_of(self, mark: Mark) -> str:
-        mine = (digest for digest, request in self._record.retired().items() if request == mark.request)
-        return set_digest(mark.digests or mine)
 
     def _why_nothing(self) -> str:
         left = [mark for mark in self._record.marks() if mark.granularity == "client" and mark.retired_at is not None]

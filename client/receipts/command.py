@@ -12,9 +12,20 @@ import click
 @click.option("--kit", type=click.Path(path_type=Path), help="a kit, which has that key in it")
 @click.option("--model", type=click.Path(path_type=Path), help="a model file: is it the one of the receipt?")
 @click.option("--revoked", type=click.Path(path_type=Path), help="the federation's signed list of revoked keys")
+@click.option(
+    "--samples", type=click.Path(path_type=Path), metavar="FILE", help="samples, one per line: was it about these?"
+)
+@click.option("--salt", default="", metavar="HEX", help="of these samples, from `fedquit record KIT --json`")
 @click.option("--json", "as_json", is_flag=True, help="print what the receipt says as JSON, and nothing else")
 def verify(
-    receipt: Path, key: Path | None, kit: Path | None, model: Path | None, revoked: Path | None, as_json: bool
+    receipt: Path,
+    key: Path | None,
+    kit: Path | None,
+    model: Path | None,
+    revoked: Path | None,
+    samples: Path | None,
+    salt: str,
+    as_json: bool,
 ) -> None:
     """Check a receipt offline: who signed it, that no byte was changed, that it answers the ask that it carries.
 
@@ -23,9 +34,9 @@ def verify(
     from fedquit.client.receipts.receipt_text import lines
     from fedquit.client.receipts.verify_receipt import verify as checked
 
-    read = checked(receipt, key=key, kit=kit, model=model, revoked=revoked)
+    read = checked(receipt, key=key, kit=kit, model=model, revoked=revoked, samples=samples, salt=salt)
     if as_json:
         click.echo(json.dumps({"model": read.model, **read.predicate}, indent=1))
         return
-    for line in lines(read, model_checked=model is not None):
+    for line in lines(read, model_checked=model is not None, samples_checked=samples is not None):
         click.echo(line)

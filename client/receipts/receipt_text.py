@@ -11,24 +11,25 @@ STAGES = ("before", "unlearned", "after")
 WHAT = {"client": "all its data", "sample": "{samples_count} samples", "class": "class {classes}"}
 
 
-def lines(receipt: Receipt, *, model_checked: bool = False) -> list[str]:
+def lines(receipt: Receipt, *, model_checked: bool = False, samples_checked: bool = False) -> list[str]:
     """Return what a receipt says, for people.
 
     Args:
         receipt: that verified.
         model_checked: whether the model's file was compared with it.
+        samples_checked: whether a list of samples was.
 
     Raises:
         BadReceiptError: its contents are not those of receipts of this version.
     """
     try:
-        return _lines(receipt, model_checked=model_checked)
+        return _lines(receipt, model_checked=model_checked, samples_checked=samples_checked)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError):
         text = "the receipt is signed and unaltered, but this version cannot read all that it says; try a newer fedquit"
         raise BadReceiptError(text) from None
 
 
-def _lines(receipt: Receipt, *, model_checked: bool) -> list[str]:
+def _lines(receipt: Receipt, *, model_checked: bool, samples_checked: bool) -> list[str]:
     predicate, request = receipt.predicate, receipt.request
     what = WHAT[request["granularity"]].format(**{**request, "classes": ", ".join(map(str, request["classes"]))})
     late = "after" if request["done_at"] > request["deadline"] else "before"
@@ -39,7 +40,7 @@ def _lines(receipt: Receipt, *, model_checked: bool) -> list[str]:
         f"verified: signed by the federation '{predicate['federation']}', and unaltered",
         f"request    {request['id']}",
         f"asked      {_when(request['asked_at'])} by {request['asked_by'][:16]}: "
-        f"forget {what} of {request['subject'][:16]}",
+        f"forget {what} of {request['subject'][:16]}" + (" (the given samples)" if samples_checked else ""),
         f"{ended} {_when(request['done_at'])}, {late} the deadline {_when(request['deadline'])}",
         f"method     {method['name']}" + (f" ({method['fallback']})" if method["fallback"] else "") + exact,
         f"model      before {predicate['models']['before']}",

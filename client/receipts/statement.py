@@ -4,17 +4,21 @@ The payload is JSON; see docs/receipts.md for every field. A receipt carries the
 asked can see that nothing else was done in their name.
 """
 
+import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from fedquit.client.device.local_data.samples_commitment import commitment, set_digest
 from fedquit.client.receipts.agreement import check_agreement
 from fedquit.client.receipts.envelope import canonical, unsealed
 from fedquit.client.receipts.game_bound import game_bound
+from fedquit.client.requests.proto.forget_pb2 import Ask
+from fedquit.client.requests.signed_request import PLAIN, SALTED, read_ask
 from fedquit.errors import BadReceiptError
 
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -41,11 +45,13 @@ NOISY = (
     "privacy of the samples, and that the noise was added rests on the device."
 )
 """In place of `SEEN_BY_SERVER` where the device adds noise."""
-NAMED = (
-    "The digest of the samples is a plain SHA-256: whoever reads the ask or this receipt, and has the very bytes of "
-    "the candidates, can tell which of them were forgotten."
-)
-"""What the ask itself tells, where it is about samples."""
+SEEN_IN_ASK = {
+    SALTED: "The digest of the samples is salted: without the salt, which the device keeps, nobody can tell from it "
+    "which they were, even if they have them. Whoever reads the ask or this receipt learns how many there were.",
+    PLAIN: "The digest of the samples is a plain SHA-256, as devices of fedquit 0.1.0 sent it: whoever reads the ask "
+    "or this receipt, and has the very bytes of the candidates, can tell which of them were forgotten.",
+}
+"""What the ask itself tells where it is about samples, by its version."""
 SEEN_BY_DEVICES = {
     "direct": "Every device of the first round of recovery was sent what came of that, and could tell as much.",
     "deferred": "Other devices were sent the sum of that and a round of training. With FedQUIT this hides the classes "
@@ -56,21 +62,21 @@ SEEN_BY_DEVICES = {
 """Who could tell what was forgotten, by how the model was adopted; "none": nothing was handed back."""
 
 
-def limits_of(adopted: str, clip: float = 0.0, noise: float = 0.0, *, named: bool = False) -> list[str]:
+def limits_of(adopted: str, clip: float = 0.0, noise: float = 0.0, *, ask: Ask | None = None) -> list[str]:
     """Return what a receipt cannot promise.
 
     Args:
         adopted: a key of `SEEN_BY_DEVICES`.
         clip: the norm to which the asking device clipped its step; 0: it did not.
         noise: standard deviation of the noise that it added to each weight, as a multiple of `clip`.
-        named: whether the ask has the digest of samples.
+        ask: what was asked; it may hold a digest of samples.
 
     >>> len(limits_of("direct")) - len(limits_of("none"))
     2
     >>> "above 0.64" in limits_of("direct", clip=0.1, noise=4.0)[-2]
     True
     """
-    limits = [*LIMITS, NAMED] if named else list(LIMITS)
+    limits = [*LIMITS, SEEN_IN_ASK[ask.version]] if ask and ask.samples_digest else list(LIMITS)
     if adopted == "none":
         return limits
     seen = NOISY.format(clip=clip, noise=noise, bound=game_bound(noise)) if noise else SEEN_BY_SERVER
@@ -120,6 +126,28 @@ class Receipt:
         from fedquit.client.receipts.receipt_text import lines
 
         return "\n".join(lines(self))
+
+    @property
+    def salted(self) -> bool:
+        """Whether the digest of the samples in it is salted; those that devices of 0.1.0 asked for are not."""
+        return read_ask(base64.b64decode(self.request["ask"])).version == SALTED
+
+    def check_samples(self, digests: Collection[bytes], salt: bytes) -> None:
+        """Check that the request was about exactly these samples.
+
+        Args:
+            digests: of the samples, 32 bytes each.
+            salt: that the device drew for them; not used where the digest in the receipt is not salted.
+
+        Raises:
+            BadReceiptError: it was about others, or not about samples.
+        """
+        found = commitment(digests, salt) if self.salted else set_digest(digests)
+        if found != self.request["samples_digest"]:
+            raise BadReceiptError(
+                f"the receipt is not about these {len(set(digests))} samples: with this salt their digest is {found}, "
+                f"and the receipt says '{self.request['samples_digest']}'"
+            )
 
     def check_model(self, content: bytes) -> None:
         """Check that a file is the model of this receipt.

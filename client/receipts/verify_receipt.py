@@ -18,6 +18,8 @@ def verify(
     kit: str | Path | None = None,
     model: str | Path | None = None,
     revoked: str | Path | None = None,
+    samples: str | Path | None = None,
+    salt: str = "",
 ) -> Receipt:
     """Check a receipt offline: who signed it, that no byte was changed, that it answers the ask that it carries.
 
@@ -29,6 +31,9 @@ def verify(
         kit: a kit, which has that key in it.
         model: a model file: is it the one of the receipt?
         revoked: the federation's signed list of revoked keys.
+        samples: a file that lists samples, one a line: their names in the kit's data, or their digests. Was the
+            request about these, and no others?
+        salt: that the device drew for them, 64 hex digits; the kit's record has it too.
 
     Returns:
         The receipt; `print(receipt)` says what it states.
@@ -57,6 +62,12 @@ def verify(
         read_revocations(content_of(Path(revoked)), public).check(read.predicate)
     if model is not None:
         read.check_model(content_of(Path(model)))
+    if samples is not None:
+        from fedquit.client.receipts.opened_commitment import check_samples
+
+        check_samples(read, Path(samples), member, salt)
+    elif salt:
+        raise InputError("--salt opens the digest of samples: list them with --samples FILE")
     return read
 
 

@@ -50,7 +50,7 @@ def forget(
     fedquit forget kit --samples names.txt     only these samples; which they are stays on the device
     fedquit forget operator --class 3          an operator: a class, wherever it lies
     """  # noqa: D301 - click's sign that lines stay as they are
-    from fedquit.client.device.local_data.sample_names import digests_of, marking, names_in
+    from fedquit.client.device.local_data.sample_names import digests_of, marking, names_in, salt_of
     from fedquit.client.requests.request_text import change_document, request_document, request_lines
     from fedquit.client.requests.submit_once import ask_once, ended, follow
 
@@ -66,6 +66,7 @@ def forget(
             subject=_subject(device),
             classes=classes,
             samples=digests,
+            salt=salt_of(service.kit, digests),
             note=note,
             before_sending=marking(service.kit, granularity, digests),
         )

@@ -37,23 +37,29 @@ def drop(kit: Kit, signed: Signed) -> None:
         _waiting(kit, signed).unlink(missing_ok=True)
 
 
-def waiting_like(kit: Kit, signed: Signed) -> Signed | None:
+def waiting_like(kit: Kit, signed: Signed, *, plain: str = "") -> Signed | None:
     """Return an ask without an answer that asks for the same as `signed`, if there is one.
+
+    Args:
+        kit: whose asks.
+        signed: what is about to be asked.
+        plain: the digest of its samples without salt, as fedquit 0.1.0 would have asked.
 
     Raises:
         InputError: a kept ask cannot be read.
     """
     for path in sorted((kit.folder / "asks").glob("*.waiting")):
         kept = _read(path)
-        if _what(read_ask(kept.ask)) == _what(read_ask(signed.ask)):
+        old, new = read_ask(kept.ask), read_ask(signed.ask)
+        if _what(old) == _what(new) and old.samples_digest in (new.samples_digest, plain):
             return kept
     return None
 
 
 def _what(ask: Ask) -> tuple[object, ...]:
-    """Return all that an ask asks for; not when, nor in which words."""
+    """Return what an ask asks for, besides which samples; not when, nor in which words."""
     who = ask.federation, ask.identity, ask.subject or ask.identity
-    return *who, ask.granularity, tuple(ask.classes), ask.samples_count, ask.samples_digest
+    return *who, ask.granularity, tuple(ask.classes), ask.samples_count
 
 
 def _read(path: Path) -> Signed:

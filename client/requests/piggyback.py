@@ -46,6 +46,7 @@ def _signed(kit: Kit, record: Record, waiting: Ask) -> Ask:
         kit.federation,
         "sample" if waiting.digests else "client",
         samples=waiting.digests,
+        salt=record.salt(waiting.digests) if waiting.digests else b"",
         note=waiting.note,
         now=record.now(),
     )

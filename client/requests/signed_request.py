@@ -13,12 +13,14 @@ from typing import Literal, get_args
 
 from google.protobuf.message import DecodeError
 
+from fedquit.client.device.local_data.samples_commitment import commitment
 from fedquit.client.requests.keys import FINGERPRINT, PrivateKey, fingerprint, is_signed, public_der, sign
 from fedquit.client.requests.proto.forget_pb2 import Ask, SignedAsk
 from fedquit.errors import MalformedError
 
 PREFIX = b"fedquit ask v1\n"
-VERSION = 1
+PLAIN, SALTED = 1, 2
+"""Versions of an ask: in the second `samples_digest` is a commitment, see `samples_commitment`; it is about samples."""
 LARGEST = 4096  # bytes of an ask with its signature
 LARGEST_SIGNATURE = 104  # bytes: DER of two numbers of 384 bits
 LONGEST_FRESH = 3600.0  # seconds that a server may allow between the time in an ask and its own
@@ -56,6 +58,7 @@ def make_ask(
     subject: str = "",
     classes: Iterable[int] = (),
     samples: Iterable[bytes] = (),
+    salt: bytes = b"",
     note: str = "",
     now: float | None = None,
     nonce: bytes | None = None,
@@ -68,7 +71,8 @@ def make_ask(
         granularity: all of a client, some of its samples, or classes wherever they lie.
         subject: fingerprint of the one whose data it is; empty: the one who asks.
         classes: the classes, for "class".
-        samples: the digests (32 bytes each) of the samples, for "sample"; only their number and digest travel.
+        samples: the digests (32 bytes each) of the samples, for "sample"; only their number and a commitment travel.
+        salt: of the commitment: 32 random bytes, needed with samples; whoever signs keeps them.
         note: for people, at most 500 characters.
         now: Unix seconds; this moment if not given.
         nonce: 16 bytes; random if not given.
@@ -84,14 +88,14 @@ def make_ask(
     """
     digests = set(samples)
     ask = Ask(
-        version=VERSION,
+        version=SALTED if digests else PLAIN,
         federation=federation,
         identity=fingerprint(public_der(key)),
         subject=subject,
         granularity=granularity,
         classes=sorted(set(classes)),
         samples_count=len(digests),
-        samples_digest=digest_of_samples(digests) if digests else "",
+        samples_digest=commitment(digests, salt) if digests else "",
         nonce=os.urandom(NONCE) if nonce is None else nonce,
         created_at=int(time.time() if now is None else now),
         note=note,
@@ -144,29 +148,15 @@ def read_signed(content: bytes) -> Signed:
     return Signed(message.ask, message.signature)
 
 
-def digest_of_samples(digests: Iterable[bytes]) -> str:
-    """Return the digest of a set of samples: hex SHA-256 over their sorted digests of 32 bytes each.
-
-    Raises:
-        MalformedError: a digest is not 32 bytes long.
-
-    >>> digest_of_samples([b"b" * 32, b"a" * 32]) == digest_of_samples([b"a" * 32, b"b" * 32, b"b" * 32])
-    True
-    """
-    each = sorted(set(digests))
-    if any(len(digest) != 32 for digest in each):
-        raise MalformedError("the digest of a sample has 32 bytes")
-    return hashlib.sha256(b"".join(each)).hexdigest()
-
-
 def _wrong(ask: Ask) -> str:
     """Return what is wrong with an ask that could be read, or nothing."""
     size = ask.ByteSize()
     ask.DiscardUnknownFields()
     samples = bool(ask.samples_count), bool(FINGERPRINT.fullmatch(ask.samples_digest))
     rules = (
-        (ask.version == VERSION, f"its version is {ask.version}; this one reads {VERSION}"),
-        (ask.ByteSize() == size, "it has fields that version 1 does not know"),
+        (ask.version in (PLAIN, SALTED), f"its version is {ask.version}; this one reads {PLAIN} and {SALTED}"),
+        (ask.version == PLAIN or ask.granularity == "sample", f"version {SALTED} is for asks about samples"),
+        (ask.ByteSize() == size, f"it has fields that version {ask.version} does not know"),
         (0 < len(ask.federation) <= LONGEST_NAME, f"federation must have 1 to {LONGEST_NAME} characters"),
         (ask.federation.isprintable(), "federation must be printable"),
         (bool(FINGERPRINT.fullmatch(ask.identity)), "identity must be a fingerprint: 64 hex digits"),

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Iterator
 
+from fedquit.client.device.local_data.samples_commitment import set_digest
 from fedquit.client.requests import outbox
 from fedquit.client.requests.channel import LAST, PATIENCE, ForgetService
 from fedquit.client.requests.keys import FINGERPRINT
@@ -19,6 +20,7 @@ def ask_once(
     subject: str = "",
     classes: Collection[int] = (),
     samples: Collection[bytes] = (),
+    salt: bytes = b"",
     note: str = "",
     before_sending: Callable[[str], None] = lambda _request: None,
 ) -> Submitted:
@@ -30,6 +32,7 @@ def ask_once(
         subject: fingerprint of the device, for an operator.
         classes: for "class".
         samples: digests, for "sample".
+        salt: of the commitment to them, see `make_ask`; the same for the same samples, or one ask becomes two.
         note: for people.
         before_sending: called with the id before the ask is sent: it marks what the request is about.
 
@@ -46,11 +49,12 @@ def ask_once(
             subject=subject,
             classes=classes,
             samples=samples,
+            salt=salt,
             note=note,
         )
 
     signed = newly_signed()
-    old = outbox.waiting_like(service.kit, signed)
+    old = outbox.waiting_like(service.kit, signed, plain=set_digest(samples))
     for trial in [old, signed] if old else [signed]:
         outbox.keep(service.kit, trial)
         before_sending(trial.id)

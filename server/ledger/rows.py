@@ -28,7 +28,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """What one member gave to one step: how many samples, and the digest of which (hex; empty: not told)."""
+    """What one member gave to one step: how many samples, and a commitment to which (hex; empty: not told)."""
 
     member: int
     num_examples: int
@@ -106,7 +106,7 @@ class NewRequest:
         subject: number of the member whose data is to be forgotten.
         asked_by: fingerprint of the key that signed.
         granularity: "client", "sample" or "class".
-        samples_digest: hex SHA-256 over the sorted digests of the samples, or empty.
+        samples_digest: as the ask says it, salted (version 2) or not; 64 hex digits, or empty.
         deadline: Unix seconds by which it must be done.
         ask: the exact bytes that were signed.
     """

@@ -109,7 +109,7 @@ def make_receipt(
             "thresholds": dict(outcome.thresholds),
             "test": dict(outcome.test),
         },
-        "limits": limits_of(outcome.adopted, outcome.clip, outcome.noise, named=bool(request.samples_digest)),
+        "limits": limits_of(outcome.adopted, outcome.clip, outcome.noise, ask=read_ask(request.ask)),
         "log": {"event": number, "digest": digest},
     }
     return sealed(statement(outcome.model, predicate), key)

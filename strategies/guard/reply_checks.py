@@ -181,7 +181,7 @@ def ask_in(message: Message) -> tuple[bytes, bytes] | None:
 
 
 def samples_digest_in(message: Message) -> str:
-    """Return the digest of the samples that a reply says it used; "" if it says none, or none that is a SHA-256."""
+    """Return the commitment of a reply to the samples that it used; "" if there is none that looks like a SHA-256."""
     for record in records_of(message, ConfigRecord):
         digest = record.get("samples-digest")
         if isinstance(digest, str) and SHA256.fullmatch(digest):

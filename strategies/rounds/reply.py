@@ -23,7 +23,7 @@ class Reply:
     """A client's reply.
 
     Attributes:
-        samples_digest: which samples it used, as it says: hex SHA-256 over their sorted digests; "" if it does not.
+        samples_digest: a commitment to the samples that it used, as it says: 64 hex digits; "" if it says none.
         weight: of its model in a mean, where that is not its number of samples; 0: it is.
         arrays: {} where replies were summed as they were made: then nothing reads them singly.
         length: of its step over the parameters, where it was measured; None: it was not.

@@ -77,7 +77,7 @@ def _ask(data: bytes) -> None:
 
 
 def _asks() -> Iterable[bytes]:
-    signed = make_ask(ASKER, "clinics", "sample", samples=[b"d" * 32], note="please", now=1e9)
+    signed = make_ask(ASKER, "clinics", "sample", samples=[b"d" * 32], salt=b"s" * 32, note="please", now=1e9)
     return signed.ask, signed.serialised(), make_ask(ASKER, "clinics", "class", classes=[1, 300], now=1e9).ask
 
 

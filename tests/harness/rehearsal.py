@@ -196,10 +196,11 @@ class Rehearsal:
         kit, digests = self.kits()[member], tuple(samples)
         granularity: Granularity = "sample" if digests else "client"
         nonce = bytes([member]) * 16
-        fixed: dict[str, Any] = {"samples": digests, "now": self._hour(), "nonce": nonce, **said}
-        signed = make_ask(read_private(kit.key_file), kit.federation, granularity, **fixed)
-        if digests:
-            with contextlib.closing(Record(kit.path(kit.record))) as record:
+        with contextlib.closing(Record(kit.path(kit.record), draw=bytes)) as record:  # a salt of zeros, always the same
+            salt = record.salt(digests) if digests else b""
+            fixed: dict[str, Any] = {"samples": digests, "salt": salt, "now": self._hour(), "nonce": nonce, **said}
+            signed = make_ask(read_private(kit.key_file), kit.federation, granularity, **fixed)
+            if digests:
                 record.mark(Mark(signed.id, "sample", digests))
         return signed
 

@@ -12,7 +12,7 @@ or under another label, is its content: see `fedquit.client.device.local_data.sa
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,15 +40,6 @@ def content_digest(stored: Stored) -> bytes:
     True
     """
     return _hashed(stored)
-
-
-def set_digest(digests: Iterable[bytes]) -> str:
-    """Return the digest of a set of samples: hex SHA-256 over their sorted digests.
-
-    >>> set_digest([b"b" * 32, b"a" * 32]) == set_digest([b"a" * 32, b"b" * 32, b"b" * 32])
-    True
-    """
-    return hashlib.sha256(b"".join(sorted(set(digests)))).hexdigest()
 
 
 def _hashed(stored: Stored, *label: str) -> bytes:

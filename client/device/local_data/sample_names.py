@@ -44,6 +44,20 @@ def digests_of(kit: Kit, names: Collection[str]) -> tuple[bytes, ...]:
     return tuple(dict.fromkeys([*map(bytes.fromhex, given), *found.values()]))
 
 
+def salt_of(kit: Kit, digests: Collection[bytes]) -> bytes:
+    """Return the salt of an ask about samples, which the device's record keeps; b"": it is about none.
+
+    Raises:
+        InputError: it is an operator's kit.
+    """
+    if not digests:
+        return b""
+    if kit.role != "device":
+        raise InputError("only the device can name its samples: which they are does not leave it; ask with its kit")
+    with opened(kit.path(kit.record)) as record:
+        return record.salt(digests)
+
+
 def marking(kit: Kit, granularity: str, digests: Collection[bytes] = ()) -> Callable[[str], None]:
     """Return what marks, in the device's record, what a request is about, before it is sent.
 

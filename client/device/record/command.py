@@ -35,23 +35,27 @@ def read_document(folder: Path, sample: str | None = None) -> dict[str, Any]:
         InputError: it is no kit, or there is no such sample.
     """
     from fedquit.client.device.local_data.sample_names import digests_of
+    from fedquit.client.device.local_data.samples_commitment import set_digest
     from fedquit.client.device.record import opened
     from fedquit.client.kit import Kit
 
     kit = Kit.read(folder)
     digest = digests_of(kit, [sample])[0] if sample else None
     with opened(kit.path(kit.record)) as held:
-        retired = held.retired()
+        retired, salts = held.retired(), {name: salt.hex() for name, salt in held.salts().items()}
         return {
             "device": kit.name,
             "number": kit.number,
             "federation": kit.federation,
-            "rounds": [asdict(each) for each in held.rounds(digest)],
+            "rounds": [
+                {**asdict(each), "salt": salts.get(each.samples_digest)} for each in held.rounds(digest)
+            ],
             "requests": [
                 {
                     "request": mark.request,
                     "granularity": mark.granularity,
                     "samples": [each.hex() for each in mark.digests],
+                    "salt": salts.get(set_digest(mark.digests)),
                     "labels": list(mark.labels),
                     "marked_at": mark.marked_at,
                     "retired_at": mark.retired_at,

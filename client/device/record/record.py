@@ -4,12 +4,14 @@ It is the owner's evidence, and what keeps a forgotten sample from training agai
 """
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from sqlite3 import Cursor
 
+from fedquit.client.device.local_data.samples_commitment import SALT, set_digest
 from fedquit.client.device.record.record_database import Database
 from fedquit.client.device.record.record_rows import Ask, Content, Mark, Round
 
@@ -30,9 +32,11 @@ class Record:
     (False, True)
     """
 
-    def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, path: Path, now: Callable[[], float] = time.time, draw: Callable[[int], bytes] = os.urandom
+    ) -> None:
         self.database = Database(path)
-        self.now = now
+        self.now, self._draw = now, draw
 
     def close(self) -> None:
         """Close the file."""
@@ -105,6 +109,20 @@ class Record:
                 [(digest, mark.request, now) for digest in [*contents, *mark.digests]],
             )
             _note(cursor, contents)
+
+    def salt(self, digests: Iterable[bytes]) -> bytes:
+        """Return the salt of the commitment to a set of samples.
+
+        It is drawn once: as the set has one commitment, the server sees when the same is asked twice.
+        """
+        name = set_digest(digests)
+        with self.database.writing() as cursor:
+            cursor.execute("INSERT OR IGNORE INTO salts VALUES (?, ?)", (name, self._draw(SALT)))
+        return self.salts()[name]
+
+    def salts(self) -> dict[str, bytes]:
+        """Return the salts that were drawn, by the digest of the set."""
+        return dict(self.database.read("SELECT samples_digest, salt FROM salts"))
 
     def retired(self) -> dict[bytes, str]:
         """Return the digests of retired samples, and the request that retired each."""

@@ -41,6 +41,8 @@ VERSIONS = (
     "ALTER TABLE asks ADD COLUMN refused TEXT NOT NULL DEFAULT ''",
     # a sample has a content for each reading, of the version that its digest says; retired.content is of the first
     "CREATE TABLE contents (digest BLOB NOT NULL, content BLOB NOT NULL, PRIMARY KEY (digest, content)) WITHOUT ROWID",
+    # of the commitments that were sent: what opens one is on no other machine
+    "CREATE TABLE salts (samples_digest TEXT PRIMARY KEY NOT NULL, salt BLOB NOT NULL) WITHOUT ROWID",
 )
 WAIT = 30.0  # seconds for another process to finish its transaction
 

@@ -33,7 +33,7 @@ class Round:
         model_in: SHA-256 of the model that came, as a safetensors file.
         model_out: of the model that was trained.
         num_examples: how many samples it was trained on.
-        samples_digest: see `set_digest`.
+        samples_digest: see `set_digest`; what the server got is the commitment to the same samples.
         at: Unix seconds.
     """
 

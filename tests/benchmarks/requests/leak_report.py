@@ -16,11 +16,11 @@ OTHERS = ("pictures", "noise", "together")
 ALONE = 1
 WHY_NOT = {
     "retrain": "returns to the untrained model, so no step shows the request",
-    "mode": "each request has all clients train for several rounds",
-    "orthogonal": "each request has all clients train for several rounds",
-    "federaser": "each request has all clients train again from the first round",
+    "mode": "each request has all clients train for several rounds, and each trial takes six requests",
+    "orthogonal": "each request has all clients train for several rounds, and each trial takes six requests",
+    "federaser": "each request has all clients train again from the first round, and each trial takes six requests",
 }
-"""Why a method may be missing."""
+"""Why a method may be missing: the last three take minutes for one trial of a larger model."""
 INTRO = """# What a request to be forgotten reveals
 
     python -m tests.benchmarks.requests.leak --data digits --model mlp      # and so on; resumes where it was stopped
@@ -57,9 +57,9 @@ NOISE = """## Noise and clipping on the asking device
 
 **What this is, and is not.** It is a bound on one game: whoever sees one noisy step, and must choose between two
 candidate sets, has an area under the ROC curve of at most Phi(sqrt(2) / noise). It is not (epsilon, delta) differential
-privacy of the samples: the model before was trained on them without noise, their number and digest are in the ask,
-replies to several requests add up, and the generator is seeded with 63 bits and computes in floating point. So no
-epsilon is given.
+privacy of the samples: the model before was trained on them without noise, their number is in the ask, replies to
+several requests add up, and the generator is seeded with 63 bits and computes in floating point. So no epsilon is
+given.
 """
 EACH = """# What a request reveals: {name}
 

@@ -10,6 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from fedquit.client.app import app
 from fedquit.client.data.build_data_and_model import initial_model
 from fedquit.client.device.local_data.gather import find
+from fedquit.client.device.local_data.samples_commitment import commitment, set_digest
 from fedquit.client.device.record import Mark, opened
 from fedquit.client.kit import Kit
 from fedquit.client.models.model_file import model_hash
@@ -79,11 +80,18 @@ def mark(kit: Kit, *numbers: int, request: str = REQUEST) -> None:
 
 def trained_on(kit: Kit) -> set[bytes]:
     """Train a round and return the digests of what it trained on, as the record has them."""
-    digest = send(kit, "train").config_records["config"]["samples-digest"]
+    sent = send(kit, "train").config_records["config"]["samples-digest"]
     with opened(kit.path(kit.record)) as record:
-        assert record.rounds()[-1].samples_digest == digest
         every = {each for row in record.database.read("SELECT digests FROM sample_sets") for each in parts(row[0])}
-        return {each for each in every if record.rounds()[-1] in record.rounds(each)}
+        found = {each for each in every if record.rounds()[-1] in record.rounds(each)}
+    assert sent == committed(kit, *found)
+    return found
+
+
+def committed(kit: Kit, *digests: bytes) -> str:
+    """Return the commitment to some samples that only the device's record can open."""
+    with opened(kit.path(kit.record)) as record:
+        return commitment(digests, record.salts()[set_digest(digests)])
 
 
 def parts(value: bytes) -> list[bytes]:

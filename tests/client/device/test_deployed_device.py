@@ -14,7 +14,7 @@ import torch
 
 from fedquit.client.data.build_data_and_model import initial_model
 from fedquit.client.device import deployed_device
-from fedquit.client.device.local_data.sample_digest import set_digest
+from fedquit.client.device.local_data.samples_commitment import set_digest
 from fedquit.client.device.record import Record, opened, stored_replies
 from fedquit.client.device.record.stored_replies import Replies
 from fedquit.client.kit import Kit
@@ -27,6 +27,7 @@ from tests.client.device.kit_messages import (
     SETTINGS,
     START,
     change,
+    committed,
     forget,
     make_kit,
     mark,
@@ -53,7 +54,8 @@ def test_a_round_is_in_its_record_and_its_reply_says_what_it_trained_on(kit: Kit
     assert (done.federation, done.run, done.phase, done.number) == ("clinics", "9", "train", 3)
     assert (done.model_in, done.model_out) == (model_hash(START), model_of(reply))
     assert done.num_examples == said(reply)["num-examples"] == 12
-    assert done.samples_digest == reply.config_records["config"]["samples-digest"] == set_digest(rows(kit, *range(12)))
+    assert done.samples_digest == set_digest(rows(kit, *range(12)))
+    assert reply.config_records["config"]["samples-digest"] == committed(kit, *rows(kit, *range(12)))
 
 
 def test_a_device_trains_as_a_simulated_client_with_the_same_samples_does(kit: Kit) -> None:
@@ -87,10 +89,25 @@ def test_unseen_samples_are_measured_where_the_kit_names_some(tmp_path: Path) ->
     assert said(forget(kit))["unseen-accuracy-before"] in (0, 0.5, 1)
 
 
+def test_replies_tell_nobody_who_has_the_samples_that_it_was_these(tmp_path: Path) -> None:
+    sent = set()
+    for name in ("north", "south"):  # two devices with the same data
+        kit = make_kit(tmp_path / name)
+        mark(kit, 1, 5)
+        replies = send(kit, "train"), forget(kit), send(kit, "train")
+        told = [reply.config_records["config"]["samples-digest"] for reply in replies]
+        sets = (rows(kit, *range(12)), rows(kit, 1, 5), set(rows(kit, *range(12))) - set(rows(kit, 1, 5)))
+        for digest, samples in zip(told, sets, strict=True):
+            assert digest == committed(kit, *samples)  # the owner shows what it was
+            assert digest != set_digest(samples)  # which is all that a guesser can compute
+        sent |= {*told}
+    assert len(sent) == 6  # nor does one device's say anything of another's
+
+
 def test_a_forget_reply_says_the_digest_that_was_asked_for(kit: Kit) -> None:
     mark(kit, 1, 5)
     for _ in range(2):
-        assert forget(kit).config_records["config"]["samples-digest"] == set_digest(rows(kit, 1, 5))
+        assert forget(kit).config_records["config"]["samples-digest"] == committed(kit, *rows(kit, 1, 5))
 
 
 def test_asked_again_it_answers_the_same_without_carrying_it_out_again(

@@ -32,7 +32,6 @@ from fedquit.client.device.bounds import DeviceBounds
 from fedquit.client.device.deployed_device import deployed_device
 from fedquit.client.device.device_checks import device_checks
 from fedquit.client.device.join import CLIENTAPP, environment, write_programs
-from fedquit.client.device.local_data.sample_digest import set_digest
 from fedquit.client.device.processes.approved_clientapp import RUNTIME, UNPACKS, approved_program
 from fedquit.client.kit import FILE, Kit
 from fedquit.errors import InputError, OtherCodeError, OutOfBoundsError
@@ -44,6 +43,7 @@ from tests.client.device.kit_messages import (
     OTHER,
     REQUEST,
     SETTINGS,
+    committed,
     forget,
     make_kit,
     mark,
@@ -374,7 +374,9 @@ def test_with_noise_a_device_sends_one_model_and_reports_nothing_else(tmp_path: 
     first = forget(kit, **PRIVATE)
     assert model_of(forget(kit, **PRIVATE)) == model_of(first)  # asked again, the same
     assert said(first) == {"num-examples": 2, "loss": 0.0, "cpu-seconds": 0.0}
-    assert dict(first.config_records["config"]) == {"samples-digest": set_digest(rows(kit, 1, 5))}  # as the ask says
+    assert dict(first.config_records["config"]) == {
+        "samples-digest": committed(kit, *rows(kit, 1, 5))
+    }  # as the ask says
     send(kit, "train", settled=REQUEST)  # a server that lies would have the device lose count
     other: dict[str, Any]
     for other in ({}, {"method": "ascent"}, {"method-settings": "lr=0.01"}, {"seed": 6}):
@@ -388,13 +390,14 @@ def test_with_noise_a_device_sends_one_model_and_reports_nothing_else(tmp_path: 
 
 @pytest.mark.parametrize("about", [{"granularity": "client"}, {"granularity": "class", "classes": "2"}])
 @pytest.mark.parametrize("owner", [True, False])
-def test_with_noise_no_digest_of_a_client_or_a_class_is_sent(
+def test_with_noise_only_a_salted_digest_of_a_client_or_a_class_is_sent(
     tmp_path: Path, about: dict[str, str], owner: bool
 ) -> None:
     kit = private_kit(tmp_path / "kit") if owner else make_kit(tmp_path / "kit")
     for _ in range(2):
         reply = forget(kit, OTHER, **PRIVATE, **about)
-        assert not reply.config_records
+        forgotten = rows(kit, *(range(12) if about["granularity"] == "client" else range(2, 12, 3)))
+        assert dict(reply.config_records["config"]) == {"samples-digest": committed(kit, *forgotten)}
         assert said(reply).keys() == {"num-examples", "loss", "cpu-seconds"}
         assert (said(reply)["loss"], said(reply)["cpu-seconds"]) == (0.0, 0.0)
 

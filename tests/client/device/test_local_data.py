@@ -18,7 +18,8 @@ from PIL import Image
 
 from fedquit.client.data.build_data_and_model import Form
 from fedquit.client.device.local_data.gather import Gathered, count, find, gather, open_data
-from fedquit.client.device.local_data.sample_digest import content_digest, sample_digest, set_digest
+from fedquit.client.device.local_data.sample_digest import content_digest, sample_digest
+from fedquit.client.device.local_data.samples_commitment import set_digest
 from fedquit.errors import InputError
 
 GREY = Form((1, 8, 8), 3)

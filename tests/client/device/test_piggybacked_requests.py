@@ -2,13 +2,13 @@
 
 import pytest
 
-from fedquit.client.device.local_data.sample_digest import set_digest
+from fedquit.client.device.local_data.samples_commitment import set_digest
 from fedquit.client.device.record import opened
 from fedquit.client.kit import Kit
 from fedquit.client.requests.keys import public_der, read_private
 from fedquit.client.requests.piggyback import SIGNINGS
 from fedquit.client.requests.signed_request import is_from, read_ask
-from tests.client.device.kit_messages import forget, ridden, rows, said, send
+from tests.client.device.kit_messages import committed, forget, ridden, rows, said, send
 
 
 def put(kit: Kit, *numbers: int) -> None:
@@ -23,7 +23,7 @@ def test_a_pending_request_is_piggybacked_signed_with_the_devices_key(kit: Kit) 
     assert is_from(signed, public_der(read_private(kit.key_file)))
     ask = read_ask(signed.ask)
     assert (ask.federation, ask.granularity, ask.samples_count, ask.note) == ("clinics", "sample", 2, "please")
-    assert ask.samples_digest == set_digest(rows(kit, 1, 5))
+    assert ask.samples_digest == committed(kit, *rows(kit, 1, 5)) != set_digest(rows(kit, 1, 5))
 
 
 def test_a_piggybacked_request_keeps_its_bytes_until_acknowledged(kit: Kit) -> None:

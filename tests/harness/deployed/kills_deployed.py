@@ -26,7 +26,7 @@ import click
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from fedquit.client.device.local_data.sample_names import digests_of
+from fedquit.client.device.local_data.sample_names import digests_of, salt_of
 from fedquit.client.receipts import read_receipt
 from fedquit.client.requests import outbox
 from fedquit.client.requests.keys import read_private
@@ -132,7 +132,14 @@ def prepare(folder: Path, steps: Sequence[Step] = STEPS) -> Deployment:
         samples = () if step.whole else digests_of(kit, names_of(number))
         granularity: Granularity = "sample" if samples else "client"
         ahead = time.time() + FRESH - 60.0
-        signed = make_ask(read_private(kit.key_file), kit.federation, granularity, samples=samples, now=ahead)
+        signed = make_ask(
+            read_private(kit.key_file),
+            kit.federation,
+            granularity,
+            samples=samples,
+            salt=salt_of(kit, samples),
+            now=ahead,
+        )
         outbox.keep(kit, signed)
         (folder / f"{number}.id").write_text(signed.id, encoding="utf-8")
         (folder / f"{number}.names").write_text("\n".join(names_of(number)), encoding="utf-8")

@@ -21,10 +21,11 @@ from fedquit.server.service.admission import Rules, admit, decide
 NOW = 1_800_000_000.0
 RULES = Rules("clinics")
 DIGEST = b"d" * 32
+SALT = b"s" * 32
 
 
 def asked(key: PrivateKey, *args: Any, now: float = NOW, **what: Any) -> Signed:
-    return make_ask(key, what.pop("federation", "clinics"), *args, now=now, **what)
+    return make_ask(key, what.pop("federation", "clinics"), *args, now=now, salt=SALT, **what)
 
 
 def told(key: PrivateKey, **fields: Any) -> Signed:
@@ -208,6 +209,7 @@ def test_an_ask_is_decided_without_reading_every_round_that_ever_was(
         {"subject": "f" * 63},
         {"granularity": "all"},
         {"granularity": "class"},
+        {"version": 3},
         {"classes": [1]},
         {"granularity": "class", "classes": [2, 1]},
         {"granularity": "class", "classes": [1, 1]},

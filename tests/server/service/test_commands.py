@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from fedquit.client.device.local_data.samples_commitment import set_digest
 from fedquit.client.kit import Kit
 from fedquit.client.requests import outbox
 from fedquit.client.requests.channel import ForgetService
-from fedquit.client.requests.signed_request import make_ask, read_ask, read_signed
+from fedquit.client.requests.keys import sign
+from fedquit.client.requests.signed_request import PLAIN, PREFIX, Signed, make_ask, read_ask, read_signed
 from fedquit.errors import UnreachableError
 
 Run = Callable[..., tuple[int, str, str]]
@@ -86,7 +88,7 @@ def test_an_expired_request_that_never_arrived_is_signed_again(world: Any, run: 
     assert (asks(folder, "ask"), asks(folder, "waiting")) == ([document["id"]], [])
 
 
-def test_samples_are_named_in_a_file_and_only_their_number_and_digest_travel(world: Any, run: Run) -> None:
+def test_of_samples_in_a_file_only_number_and_salted_digest_travel(world: Any, run: Run) -> None:
     world.start()
     digests = [bytes([number]) * 32 for number in (1, 2)]
     names = world.folder / "samples.txt"
@@ -95,11 +97,31 @@ def test_samples_are_named_in_a_file_and_only_their_number_and_digest_travel(wor
     (request,) = world.ledger.requests()
     assert (request.granularity, request.samples_count) == ("sample", 2)
     assert not any(digest in request.ask or digest.hex().encode() in request.ask for digest in digests)
+    assert request.samples_digest != set_digest(digests)  # which whoever has the samples computes
+    assert json.loads(run("forget", world.kit_folder("south"), "--samples", names, "--json")[1])["known"]
+    assert run("forget", world.kit_folder("north"), "--samples", names)[0] == 0
+    assert len({each.samples_digest for each in world.ledger.requests()}) == 2  # another device's says other digits
+    code, _, err = run("forget", world.kit_folder("operator"), "--samples", names)
+    assert (code, "only the device can name its samples" in err) == (4, True)
     for content, named in (("", str(names)), ("no-such-file.png", "kits/south/data is not there")):
         names.write_text(content)
         code, _, err = run("forget", world.kit_folder("south"), "--samples", names)
         assert code == 4
         assert named in err
+
+
+def test_an_ask_that_an_older_fedquit_kept_is_sent_again_not_made_anew(world: Any, run: Run) -> None:
+    world.start()
+    names, digest = world.folder / "samples.txt", b"d" * 32
+    names.write_text(digest.hex())
+    ask = read_ask(make_ask(world.keys["south"], "clinics", "sample", samples=[digest], salt=b"s" * 32).ask)
+    ask.version, ask.samples_digest = PLAIN, set_digest([digest])
+    exact = ask.SerializeToString()
+    old = Signed(exact, sign(world.keys["south"], PREFIX + exact))
+    outbox.keep(Kit.read(world.kit_folder("south")), old)
+    code, out, _ = run("forget", world.kit_folder("south"), "--samples", names, "--json")
+    assert (code, json.loads(out)["id"]) == (0, old.id)
+    assert [request.id for request in world.ledger.requests()] == [old.id]
 
 
 def test_an_operator_asks_for_a_device_and_for_a_class(world: Any, run: Run) -> None:

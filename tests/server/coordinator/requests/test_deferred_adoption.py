@@ -7,7 +7,6 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from flwr.app import Message
 
-from fedquit.client.device.local_data.sample_digest import set_digest
 from fedquit.client.models.model_file import model_hash
 from fedquit.client.receipts import read_receipt
 from fedquit.server.lifecycle.evaluator import Evaluator
@@ -135,15 +134,3 @@ def test_with_noise_the_guard_knows_of_the_request_needs_no_fallback(tmp_path: P
         [request] = ledger.requests()
         assert (request.status, request.method) == ("done", "fedquit")
         assert not [event for event in ledger.events() if event.kind == "fallback"]
-
-
-def test_a_receipt_warns_that_its_digest_identifies_the_samples(tmp_path: Path) -> None:
-    rehearsal = rehearse(tmp_path / "made")
-    rehearsal.run(rehearsal.grid(), rounds=2)
-    held = rehearsal.digests(1)  # which anybody with the same files computes too
-    rehearsal.ask(rehearsal.signed(1, held[:3]))
-    rehearsal.run(rehearsal.grid(), rounds=3)
-    receipt = receipt_of(rehearsal)
-    stated = receipt["request"]["samples_digest"]  # type: ignore[index]
-    assert (stated == set_digest(held[:3]), stated == set_digest(held[3:6])) == (True, False)
-    assert "has the very bytes of the candidates" in " ".join(receipt["limits"])  # type: ignore[arg-type]
