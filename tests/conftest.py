@@ -1,11 +1,16 @@
 """What tests of every part share."""
 
 import os
+import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # Before torch is imported, here and in every process that a test starts: on a busy machine the threads of one process
 # wait for each other far longer than they compute.
@@ -53,3 +58,27 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return int(ended.value.code or 0), out, err
 
     return called
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Find it before a deployment is rehearsed, which takes a while and would be for nothing."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        reason = f"no Chromium is installed; on Debian: {WANTED['Chromium']}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> "Iterator[Browser]":
+    """Open a real browser for pages of ours."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        ours = ["--no-sandbox", "--disable-dev-shm-usage"]  # containers; it opens our own pages and nothing else
+        browser = playwright.chromium.launch(executable_path=chromium, args=ours)
+        yield browser
+        browser.close()

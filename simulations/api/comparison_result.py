@@ -70,7 +70,7 @@ class ComparisonResult:
     """A finished comparison; `compare` and `read_results` return it.
 
     Attributes:
-        folder: with compare.json, summary.json, report.md and figures.
+        folder: with compare.json, summary.json, report.md, report.html and figures.
         document: compare.json as it is; of a summary.json, without the single runs.
     """
 
@@ -213,9 +213,9 @@ def read_results(path: str | Path) -> ComparisonResult:
     given = Path(path)
     inside = [file for file in (given / "compare.json", given / "summary.json") if file.is_file()]
     file = inside[0] if inside else given
-    from fedquit.simulations.compare.report.report_files import read_summary
+    from fedquit.simulations.compare.report.report_files import read_results_file
 
-    read_summary(file)
+    read_results_file(file)
     return ComparisonResult(file.parent, read_json(file, "a comparison's results"))
 
 

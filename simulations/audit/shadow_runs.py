@@ -74,4 +74,4 @@ def _carry_out(
                 folder.keep(runs[event["cell"].folder])
             shown(event)
 
-        return run_cells(cells, folder.path, jobs=jobs or os.cpu_count() or 1, workers=1, listener=hear)
+        return run_cells(cells, folder.path, jobs=jobs or os.cpu_count() or 1, cores=1, listener=hear)

@@ -16,7 +16,7 @@ from fedquit.simulations.compare.cells.run_cells import CellsProgress, run_cells
 from fedquit.simulations.compare.config.comparison_checks import check_rows, checked_targets
 from fedquit.simulations.compare.config.comparison_config import Comparison
 from fedquit.simulations.compare.config.read_config import make_comparison, read_comparison
-from fedquit.simulations.compare.results.results_document import make_results, summary_of
+from fedquit.simulations.compare.results.results_document import make_results
 from fedquit.simulations.compare.track_comparison import TrackComparison
 from fedquit.trackers.tracking import Say
 
@@ -67,7 +67,6 @@ def run_comparison(
     check_folder(path, planned, resume=resume, overwrite=overwrite, replaying=replaying)
     targets = checked_targets(comparison)
     cells, cores = plan(comparison, targets), os.cpu_count() or 1
-    jobs = jobs or cores
     with comparison_folder(path, planned, resume=resume, overwrite=overwrite, replaying=replaying):
         with (
             progress(cells, path) as shown,
@@ -78,7 +77,7 @@ def run_comparison(
                 shown(event)
                 tracked(event)
 
-            failed = run_cells(cells, path, jobs=jobs, workers=max(1, cores // jobs), listener=listen)
+            failed = run_cells(cells, path, jobs=jobs or cores, cores=cores, listener=listen)
             document = make_results(comparison, targets, cells, path, failed)
             _write(path, comparison, document)
             tracked.finish(document)
@@ -91,7 +90,7 @@ def _write(path: Path, comparison: Comparison, document: Document) -> None:
     from fedquit.simulations.compare.report.report_files import write_report
 
     write_json(path / "compare.json", document)
-    write_report(path, comparison, summary_of(document))
+    write_report(path, comparison, document)
 
 
 def _purge(path: Path, cells: Sequence[Cell]) -> None:

@@ -28,7 +28,7 @@ from fedquit.server.run.run_folder import RunFolder
 from fedquit.server.run.run_state import State
 from fedquit.settings import Settings
 from fedquit.simulations.simulate.leak_of_run import leak_of_run
-from fedquit.simulations.simulate.verdict_of_run import judge, score_text
+from fedquit.simulations.simulate.verdict_of_run import judge, memorised, score_text
 from fedquit.unlearning.tensors.accelerator import placed
 from fedquit.unlearning.tensors.convert import load_arrays
 
@@ -98,6 +98,7 @@ def make_report(folder: RunFolder, state: State) -> Document:
             name: {"reason": reason, "goal_reached": state.reached[name]} for name, reason in state.ended.items()
         },
         "ratios_to_retraining": _ratios(costs),
+        "memorised": memorised(stages, matched or references),
         "verdict": judge(stages, matched or references, samples, way_out=WAY_OUT) if stages["recovered"] else None,
         "leak": None,
     }

@@ -12,7 +12,8 @@ from fedquit.client.data.evaluation_sets import Sets
 from fedquit.client.training.evaluate_model import PARTS, Outputs
 from fedquit.documents import Document
 from fedquit.unlearning.evaluation.measures import logit_confidence
-from fedquit.unlearning.evaluation.verdict import REFERENCES, UNDETERMINED, Evidence, verdict_of
+from fedquit.unlearning.evaluation.memorisation import MEMORISED, grouped, left, predict_left
+from fedquit.unlearning.evaluation.verdict import LEVEL, REFERENCES, UNDETERMINED, Evidence, hold, verdict_of
 
 JUDGED = ("forget_accuracy", "forget_loss", "test_accuracy")
 CONTINUED = "the original, trained on without the data for as many rounds"
@@ -74,6 +75,30 @@ def judge(
     if verdict["outcome"] == UNDETERMINED and len(references) < REFERENCES:
         verdict["reason"] += f"; {way_out}"
     return verdict
+
+
+def memorised(stages: Mapping[str, Document | None], references: Sequence[Document]) -> Document | None:
+    """Return how much is left of what the original memorised; None where that cannot be said.
+
+    Args:
+        stages: measured models: "recovered" and "original".
+        references: measured retrained models, of as many rounds as the recovered one.
+    """
+    given = [stages.get("original"), stages.get("recovered"), *references]
+    scores = [evidence_of(model).scores for model in given if model]
+    if len(scores) < len(given) or len(references) < REFERENCES:
+        return None
+    known = [each for each in scores if each is not None]
+    if len(known) < len(given):
+        return None
+    original, recovered, without = known[0], known[1], torch.stack(known[2:])
+    value = left(original, without, recovered)
+    predicted = None if value is None else predict_left(original, without)
+    return {
+        "threshold": MEMORISED,
+        **grouped(original, without, recovered),
+        "left": None if value is None or predicted is None else hold(value, predicted, LEVEL),
+    }
 
 
 def _named(control: Document | None, original: Document | None) -> str:

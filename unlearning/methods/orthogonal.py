@@ -10,7 +10,8 @@ and of a given length that is largest along n: d = ||g|| n / ||n||. The part n i
 first order a step along -d changes none of the others' losses. In recovery the same is done to each client's update
 with one constraint, the line between the present model and an anchor, so that the model does not go back to what it
 was. Source: Pan et al., "Federated Unlearning with Gradient Descent and Conflict Mitigation", AAAI 2025, arXiv
-2412.20200: unlearning cross-entropy, steepest orthogonal direction, projection in the post-training stage.
+2412.20200: unlearning cross-entropy, steepest orthogonal direction, projection in the post-training stage. The loss is
+the paper's; the direction and the projection are derived here from what the paper asks of them.
 """
 
 import math

@@ -8,9 +8,14 @@ and the client solves  max F_u(w)  subject to  ||w - w_ref|| <= delta  by projec
 
     w <- P(w + lr * gradient of F_u),   P(v) = w_ref + (v - w_ref) * min(1, delta / ||v - w_ref||),
 
-P being the nearest point of the ball. delta is a third of the mean distance of w_ref to fresh models. The client stops
-early once ||w - w_u|| exceeds a threshold. Source: Halimi et al., "Federated Unlearning: How to Efficiently Erase a
-Client in FL?", arXiv 2207.05521, sections 3 and 4.
+P being the nearest point of the ball: of all v' within delta of w_ref, ||v - v'|| is least on the line from w_ref to v.
+delta is a third of the mean distance of w_ref to fresh models. The client stops early once ||w - w_u|| exceeds a
+threshold. Source: Halimi et al., "Federated Unlearning: How to Efficiently Erase a Client in FL?", arXiv 2207.05521,
+sections 3 and 4: the problem, its reference model and its solution by projected gradient steps.
+
+Both formulas follow from the problem, as shown here. Numbers do not follow from anything: the third, the ten fresh
+models, and the defaults of `lr`, `momentum`, `clip`, `epochs` and `stop_distance` are those that its authors published
+for their experiments.
 """
 
 from collections.abc import Mapping, Sequence

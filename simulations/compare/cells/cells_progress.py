@@ -1,7 +1,8 @@
-"""Live progress of a comparison on standard error: what is done, what is left, and about how long that takes."""
+"""Live progress of a comparison on standard error: what is done, what is left, and about when that ends."""
 
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -62,7 +63,8 @@ class CompareProgress:
         share = self._work.share()
         if not 0 < share < 1:
             return ""
-        return f", about {shown_time((now - self._started) * (1 - share) / share)}"
+        seconds = (now - self._started) * (1 - share) / share
+        return f", about {shown_time(seconds)}, until {shown_end(datetime.now().astimezone(), seconds)}"
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -105,3 +107,13 @@ def shown_time(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def shown_end(now: datetime, seconds: float) -> str:
+    """Return the time of day after so many seconds, with the date where that is another day.
+
+    >>> shown_end(datetime(2026, 11, 30, 23, 0), 1800), shown_end(datetime(2026, 11, 30, 23, 0), 7200)
+    ('23:30', '2026-12-01 01:00')
+    """
+    end = now + timedelta(seconds=seconds)
+    return f"{end:%H:%M}" if end.date() == now.date() else f"{end:%Y-%m-%d %H:%M}"

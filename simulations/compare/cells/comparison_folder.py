@@ -3,6 +3,7 @@
 plan.json      the settings of the comparison
 compare.json   the results of every run, for programs
 summary.json   those of the rows, from which report.md and the figures are made, for people
+report.html    the report, the figures and every run on one page
 seed-S/        the runs, see plan_cells.py
 """
 

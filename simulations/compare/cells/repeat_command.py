@@ -3,8 +3,15 @@
 import shlex
 
 from fedquit.settings import Scalar, Settings
+from fedquit.simulations.compare.cells.plan_cells import row_run
+from fedquit.simulations.compare.config.comparison_config import Comparison, Row, Target
 
 ALWAYS = ("method", "seed", "split-seed", "model-seed")
+
+
+def repeat_command(comparison: Comparison, row: Row, seed: int, target: Target) -> str:
+    """Return the command that repeats a row's run on one request by itself: it trains, and retrains, again."""
+    return simulate_command(row_run(comparison, seed, target, row, reference="retrain"))
 
 
 def simulate_command(settings: Settings) -> str:

@@ -35,7 +35,7 @@ CellsProgress = Callable[[Sequence[Cell], Path], AbstractContextManager[Listener
 
 
 def run_cells(
-    cells: Sequence[Cell], out: Path, *, jobs: int, workers: int, listener: Listener = lambda _event: None
+    cells: Sequence[Cell], out: Path, *, jobs: int, cores: int, listener: Listener = lambda _event: None
 ) -> dict[str, str]:
     """Carry out all cells that are not done yet; return why cells failed, by folder.
 
@@ -43,10 +43,10 @@ def run_cells(
         cells: in the order to begin them in.
         out: the comparison's folder.
         jobs: cells at work at once.
-        workers: clients at work at once in each.
+        cores: processes at work at once in all; where fewer cells are ready, each has its clients trained by several.
         listener: gets an event for every round, and for every cell that begins and ends.
     """
-    crew = Crew([cell for cell in cells if not is_done(out, cell)], out, workers, listener)
+    crew = Crew([cell for cell in cells if not is_done(out, cell)], out, cores, listener)
     try:
         while crew.waiting or crew.running:
             crew.begin(jobs - len(crew.running))
@@ -68,26 +68,28 @@ def first_ready(waiting: Sequence[Cell], unfinished: Collection[str], room: int)
 class Crew:
     """Cells that wait, the processes at work, and what failed."""
 
-    def __init__(self, waiting: list[Cell], out: Path, workers: int, listener: Listener) -> None:
+    def __init__(self, waiting: list[Cell], out: Path, cores: int, listener: Listener) -> None:
         self.waiting = waiting
         self.running: dict[Connection, tuple[Cell, BaseProcess]] = {}
         self.failed: dict[str, str] = {}
-        self._out, self._workers, self._listener = out, workers, listener
+        self._out, self._cores, self._listener = out, cores, listener
         self._context = worker_context(PRELOAD)
 
     def begin(self, room: int) -> None:
         """Begin up to `room` cells whose training is there."""
         at_work = [cell for cell, _ in self.running.values()]
-        for cell in first_ready(self.waiting, {cell.folder for cell in [*self.waiting, *at_work]}, room):
+        ready = first_ready(self.waiting, {cell.folder for cell in [*self.waiting, *at_work]}, room)
+        workers = max(1, self._cores // max(1, len(ready) + len(at_work)))
+        for cell in ready:
             self.waiting.remove(cell)
             if cell.base in self.failed:
                 self._tell(FAILED, cell, f"the training that it starts from failed: {self.failed[cell.base]}")
             else:
-                self._begin(cell)
+                self._begin(cell, workers)
 
-    def _begin(self, cell: Cell) -> None:
+    def _begin(self, cell: Cell, workers: int) -> None:
         ours, theirs = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=work, args=(theirs, cell, self._out, self._workers, choice()))
+        process = self._context.Process(target=work, args=(theirs, cell, self._out, workers, choice()))
         process.start()
         theirs.close()  # so that the pipe ends with the process
         self.running[ours] = (cell, process)

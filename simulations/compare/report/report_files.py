@@ -1,4 +1,4 @@
-"""The files of a report: summary.json, and the report and figures that are made from it, now or later."""
+"""The files of a report: summary.json, and the report, figures and page that are made from it, now or later."""
 
 from pathlib import Path
 
@@ -8,21 +8,30 @@ from fedquit.files import explained, read_json, write_json, write_whole
 from fedquit.simulations.compare.config.comparison_config import Comparison
 from fedquit.simulations.compare.config.read_config import make_comparison
 from fedquit.simulations.compare.report.comparison_figures import draw_all
+from fedquit.simulations.compare.report.comparison_page import make_page
 from fedquit.simulations.compare.report.comparison_report import make_report
 from fedquit.simulations.compare.results.results_document import SCHEMA_VERSION, summary_of
 
-SUMMARY, REPORT = "summary.json", "report.md"
+SUMMARY, REPORT, PAGE = "summary.json", "report.md", "report.html"
 
 
-def write_report(folder: Path, comparison: Comparison, summary: Document) -> None:
-    """Write the summary of a comparison's results, its figures and its report into a folder.
+def write_report(folder: Path, comparison: Comparison, document: Document) -> None:
+    """Write the summary of a comparison's results, its figures, its report and its page into a folder.
+
+    Args:
+        folder: where to.
+        comparison: what was compared.
+        document: its results, or their summary: then the page has the commands of the single runs, and no numbers.
 
     Raises:
         FedquitError: a file cannot be written.
     """
+    summary = summary_of(document)
     figures = draw_all(folder, summary)
     write_json(folder / SUMMARY, summary)
     write_whole(folder / REPORT, make_report(comparison, summary, figures).encode())
+    drawn = {folder / name: title for name, title in figures.items()}
+    write_whole(folder / PAGE, make_page(comparison, document, drawn).encode())
 
 
 def rewrite_report(file: Path, *, out: Path | None = None, overwrite: bool = False) -> Path:
@@ -38,13 +47,13 @@ def rewrite_report(file: Path, *, out: Path | None = None, overwrite: bool = Fal
         FedquitError: a file cannot be written.
     """
     folder = out or file.parent
-    comparison, summary = read_summary(file)
+    comparison, document = read_results_file(file)
     if (folder / REPORT).exists() and not overwrite:
         raise InputError(f"{folder / REPORT} exists; replace it with --overwrite, or give another --out")
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
     try:
-        write_report(folder, comparison, summary)
+        write_report(folder, comparison, document)
     except InputError:
         raise
     except (AttributeError, LookupError, TypeError, ValueError) as error:
@@ -52,8 +61,8 @@ def rewrite_report(file: Path, *, out: Path | None = None, overwrite: bool = Fal
     return folder
 
 
-def read_summary(file: Path) -> tuple[Comparison, Document]:
-    """Return the comparison that a summary is of, and the summary.
+def read_results_file(file: Path) -> tuple[Comparison, Document]:
+    """Return the comparison that results or their summary are of, and the document.
 
     Raises:
         InputError: it cannot be read, or is none.
@@ -65,4 +74,4 @@ def read_summary(file: Path) -> tuple[Comparison, Document]:
         )
     if document.get("schema_version") != SCHEMA_VERSION:
         raise InputError(f"{file}: schema_version must be {SCHEMA_VERSION}, got {document.get('schema_version')!r}")
-    return make_comparison(document["file"], str(document["source"])), summary_of(document)
+    return make_comparison(document["file"], str(document["source"])), document

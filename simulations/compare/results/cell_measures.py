@@ -42,7 +42,7 @@ def measure_row(report: Document, references: Document) -> Document:
         "goal_reached": report["ended"]["recover"]["goal_reached"],
         "budget_used": _budget_used(report["phases"], report["config"]["budget"]),
         **_costs(report["phases"], references["phases"]["retrain"]),
-        **_distances(verdict),
+        **distances(verdict),
         "verdict": verdict,
         "models": {name: stage["model_sha256"] for name, stage in stages.items() if stage},
     }
@@ -63,7 +63,7 @@ def _verdict(report: Document, references: Document) -> Document:
     return judge(stages, matched if rounds else references["references"], report["samples"], way_out=way_out)
 
 
-def _distances(verdict: Document) -> dict[str, float | None]:
+def distances(verdict: Document) -> dict[str, float | None]:
     """Return the position, and how far measures are from one more retrained model's, in units of retraining's noise."""
     measures = verdict["measures"]
     return {

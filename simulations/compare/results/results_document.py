@@ -10,6 +10,7 @@ from typing import Any
 from fedquit.documents import Document
 from fedquit.simulations.compare.cells.cell import is_done, result
 from fedquit.simulations.compare.cells.plan_cells import Cell
+from fedquit.simulations.compare.cells.repeat_command import repeat_command
 from fedquit.simulations.compare.config.comparison_config import Comparison, Target
 from fedquit.simulations.compare.results.cell_measures import measure_references, measure_row
 from fedquit.simulations.compare.results.paired_differences import paired_differences
@@ -35,8 +36,17 @@ def make_results(
     """
     references = {(cell.seed, cell.target): cell for cell in cells if cell.kind == "references"}
     retrained = [_references_entry(cell, out, failed) for cell in references.values()]
+    by_name = {row.name: row for row in comparison.rows}
     entries = [
-        _row_entry(cell, references[cell.seed, cell.target], out, failed) for cell in cells if cell.kind == "row"
+        _row_entry(
+            cell,
+            references[cell.seed, cell.target],
+            repeat_command(comparison, by_name[cell.row], cell.seed, cell.target),
+            out,
+            failed,
+        )
+        for cell in cells
+        if cell.kind == "row"
     ]
     rows = [aggregate(row.name, [entry for entry in entries if entry["row"] == row.name]) for row in comparison.rows]
     methods = {row.name: row.method for row in comparison.rows}
@@ -77,12 +87,12 @@ def is_failed(entry: Document) -> bool:
     return entry["failed"] is not None
 
 
-def _row_entry(cell: Cell, references: Cell, out: Path, failed: Mapping[str, str]) -> Document:
+def _row_entry(cell: Cell, references: Cell, command: str, out: Path, failed: Mapping[str, str]) -> Document:
     reason = _reason(cell, out, failed)
     if reason is None and _reason(references, out, failed):
         reason = f"there are no retrained models to compare with: {_reason(references, out, failed)}"
     measures = None if reason else measure_row(result(out, cell), result(out, references))
-    return _entry(cell, reason, measures)
+    return {**_entry(cell, reason, measures), "command": command}
 
 
 def _references_entry(cell: Cell, out: Path, failed: Mapping[str, str]) -> Document:

@@ -17,10 +17,23 @@ from pathlib import Path
 from random import Random
 from statistics import median
 
+import torch
+from torch import Tensor
+
 from fedquit.documents import Document
 from fedquit.files import write_json
 from fedquit.simulations.simulate.verdict_of_run import evidence_of
-from fedquit.unlearning.evaluation.verdict import CONSISTENT, NO_EVIDENCE, NOT_CONSISTENT, Evidence, Verdict, verdict_of
+from fedquit.unlearning.evaluation.memorisation import grouped, left, predict_left
+from fedquit.unlearning.evaluation.verdict import (
+    CONSISTENT,
+    LEVEL,
+    NO_EVIDENCE,
+    NOT_CONSISTENT,
+    Evidence,
+    Verdict,
+    verdict_of,
+)
+from fedquit.unlearning.evaluation.verdict import REFERENCES as AT_LEAST
 from tests.benchmarks.calibration.earlier_verdict import was_consistent
 from tests.benchmarks.calibration.verdict_federations import FEDERATIONS, measure
 from tests.benchmarks.calibration.verdict_page import make_page
@@ -59,6 +72,37 @@ def judge_federation(measured: Document, references: int) -> Document:
         for name, held in verdict.measures.items():  # depends on the references only, not on the model
             gaps.setdefault(name, []).append(held["smallest_gap"])
     return {"now": now, "before": before, "smallest_gaps": {name: median(found) for name, found in gaps.items()}}
+
+
+def judge_memorised(measured: Document, references: int = AT_LEAST) -> Document:
+    """Judge the same models by what is left of what the original memorised, with the same draws of references.
+
+    Returns:
+        `samples` memorised, by all retrained models; `trials` in which some were; and how often each kind of model was
+        `refused`.
+    """
+    retrained = [_scores(model) for model in measured[RETRAINED]]
+    stages = {name: _scores(model) for name, model in measured["stages"].items()}
+    original, refused, trials = stages["original"], dict.fromkeys((RETRAINED, *stages), 0), 0
+    for number, own in enumerate(retrained):
+        drawn = Random(f"{measured['name']} {number}").sample(_others(len(retrained), number), references)
+        without = torch.stack([retrained[n] for n in drawn])
+        predicted = predict_left(original, without)
+        if predicted is None:
+            continue
+        values = {kind: left(original, without, model) for kind, model in {RETRAINED: own, **stages}.items()}
+        low, high = predicted.interval(LEVEL)
+        trials += 1
+        for kind, value in values.items():
+            refused[kind] += value is not None and not low <= value <= high
+    group = grouped(original, torch.stack(retrained), original)["memorised"]
+    return {"samples": group["samples"], "trials": trials, "refused": refused}
+
+
+def _scores(model: Document) -> Tensor:
+    scores = evidence_of(model).scores
+    assert scores is not None
+    return scores
 
 
 def _others(count: int, number: int) -> list[int]:
@@ -101,6 +145,7 @@ def make_results(work: Path, *, only_measured: bool = False) -> Document:
                     for name, model in measured["stages"].items()
                 },
                 "retrained_range": {name: _range(measured[RETRAINED], name) for name in SHOWN},
+                "memorised": judge_memorised(measured),
                 "by_references": {str(count): judge_federation(measured, count) for count in REFERENCES},
             }
         )

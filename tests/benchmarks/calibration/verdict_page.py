@@ -41,6 +41,8 @@ def make_page(results: Document) -> str:
         _table(rows, results["planned"]),
         "## The earlier verdict",
         _before(rows),
+        "## Memorised samples",
+        _memorised(rows),
         "## Each federation",
         _each(rows),
     ]
@@ -67,10 +69,10 @@ def _table(rows: Sequence[Document], planned: int) -> str:
         caught = {kind: _count(rows, count, kind, NOT_CONSISTENT) / trials for kind in KINDS}
         others = [_count(rows, count, "retrained", outcome) / trials for outcome in (CONSISTENT, NO_EVIDENCE)]
         low, high = wilson(_count(rows, count, "retrained", NOT_CONSISTENT), trials)
+        refused = f"{caught['retrained']:.1%} ({low:.1%} to {high:.1%}; {_clustered(rows, count)})"
         lines.append(
-            f"| {count} | {caught['retrained']:.1%} ({low:.1%} to {high:.1%}; {_clustered(rows, count)}) "
-            f"| {others[0]:.0%} / {others[1]:.0%} | {1 - caught['original']:.0%} "
-            f"| {1 - caught['control']:.0%} | {caught['recovered']:.0%} "
+            f"| {count} | {refused} | {others[0]:.0%} / {others[1]:.0%} "
+            f"| {1 - caught['original']:.0%} | {1 - caught['control']:.0%} | {caught['recovered']:.0%} "
             f"| {_gaps(rows, count)} |"
         )
     lines.append(
@@ -160,6 +162,25 @@ def _before(rows: Sequence[Document]) -> str:
             f"| {called['original'] / trials:.0%} | {called['control'] / trials:.0%} "
             f"| {1 - called['recovered'] / trials:.0%} |"
         )
+    return "\n".join(lines) + "\n"
+
+
+def _memorised(rows: Sequence[Document]) -> str:
+    """Return how often the interval for what is left of what was memorised errs."""
+    trials = sum(row["memorised"]["trials"] for row in rows)
+    refused = {kind: sum(row["memorised"]["refused"][kind] for row in rows) for kind in KINDS}
+    low, high = wilson(refused["retrained"], trials) if trials else (0.0, 1.0)
+    shares = {kind: count / trials if trials else 0.0 for kind, count in refused.items()}
+    having = sum(row["memorised"]["samples"] > 0 for row in rows)
+    lines = [
+        "What is left of what the original memorised ([report.md](../report.md#memorised-samples)) is not part of the "
+        "verdict. On the\nsame models and with the same draws of five references, at a level of 5 %; where no sample "
+        f"is memorised there is nothing to\ntest: {having} of {len(rows)} federations have some.\n",
+        *_head("trials", "retrained: refused (95 % interval)", "original: missed", "control: missed",
+               "recovered: refused"),
+        f"| {trials} | {shares['retrained']:.1%} ({low:.1%} to {high:.1%}) | {1 - shares['original']:.0%} "
+        f"| {1 - shares['control']:.0%} | {shares['recovered']:.0%} |",
+    ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 

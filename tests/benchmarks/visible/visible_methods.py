@@ -29,7 +29,13 @@ from tests.benchmarks.visible.hypotheses import DEVELOPMENT, HYPOTHESES, SETTING
 from tests.benchmarks.visible.memory_federation import TARGET, Federation, Kept, MemorySession, copied
 from tests.benchmarks.visible.visible_page import draw_curves, make_page
 
-CONFIGS = ("visible-wrong-labels", "visible-inverted", "visible-own-classes", "visible-backdoor")
+CONFIGS = (
+    "visible-wrong-labels",
+    "visible-inverted",
+    "visible-own-classes",
+    "visible-backdoor",
+    "visible-memorised",
+)
 JSON, PAGE, FIGURE = (Path("docs/results") / f"visible.{kind}" for kind in ("json", "md", "png"))
 HORIZON = (0, 1, 2, 5, 10, 20, 50, 100)
 """Rounds of recovery after which the long curves are measured."""
@@ -136,7 +142,7 @@ def measure(name: str, seed: int, methods: Mapping[str, Method], settings: Setti
     return {"setting": name, "seed": seed, "original": original, "rows": rows}
 
 
-def curves(seed: int, methods: Mapping[str, Method], settings: Settings, references: int) -> Document:
+def curves(name: str, seed: int, methods: Mapping[str, Method], settings: Settings, references: int) -> Document:
     """Return forget and test accuracy after many rounds of recovery, of every method and of retrained models."""
     federation, longest = Federation(settings), max(HORIZON)
     trained = train_all(federation, seed, 0, 0)
@@ -144,12 +150,13 @@ def curves(seed: int, methods: Mapping[str, Method], settings: Settings, referen
     for row, method in methods.items():
         state, _ = serve(federation, trained, method)
         found[row] = _course(federation, trained, method, state)
+        print(f"{name}, seed {seed}: {max(HORIZON)} rounds after {row}", flush=True)
     rounds, untrained = settings.rounds, copied(federation.model(0))
     for number in range(references):
         own = derive_seed(seed, "reference", number)
         state = federation.train(untrained, federation.remaining, range(1, rounds + 1), own)
         found[f"retrained {number}"] = _course(federation, trained, method_named(CONTROL), state)
-    return {"seed": seed, "rounds": [count for count in HORIZON if count <= longest], "curves": found}
+    return {"setting": name, "seed": seed, "rounds": [count for count in HORIZON if count <= longest], "curves": found}
 
 
 def _course(federation: Federation, trained: Trained, method: Method, state: StateDict) -> list[Document]:
@@ -194,8 +201,10 @@ def jobs(comparisons: Mapping[str, Comparison]) -> Iterator[tuple[str, str, Call
             yield "measured", f"{name}-{seed}", call
     for seed in DEVELOPMENT:
         yield "hypotheses", f"hypotheses-{seed}", partial(measure, SETTING, seed, HYPOTHESES, settings, references)
-    for seed in HORIZON_SEEDS:
-        yield "curves", f"curves-{seed}", partial(curves, seed, rows_of(chosen), settings, references)
+    for name, one in comparisons.items():
+        for seed in HORIZON_SEEDS:
+            call = partial(curves, name, seed, rows_of(one), settings_of(one), one.references)
+            yield "curves", f"curves-{name}-{seed}", call
 
 
 def make_results(work: Path, *, only_measured: bool = False) -> Document:

@@ -5,7 +5,6 @@
 
 import io
 import os
-import shutil
 import socket
 import threading
 import time
@@ -19,7 +18,7 @@ import uvicorn
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from fastapi import FastAPI
 from PIL import Image
-from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize
 
 from fedquit.client.receipts import read_receipt
 from fedquit.server.federation import Federation
@@ -51,27 +50,6 @@ CONTRAST = """() => {  // the least of the page, as WCAG 2.2 defines it
   }));
 }"""
 FOCUS = "[document.activeElement.getAttribute('href'), getComputedStyle(document.activeElement).outlineWidth]"
-
-
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """Find it before a deployment is rehearsed, which takes a while and would be for nothing."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        reason = "no Chromium is installed; on Debian: apt-get install chromium"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
-    return found
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        ours = ["--no-sandbox", "--disable-dev-shm-usage"]  # containers; it opens our own pages and nothing else
-        browser = playwright.chromium.launch(executable_path=chromium, args=ours)
-        yield browser
-        browser.close()
 
 
 @contextmanager

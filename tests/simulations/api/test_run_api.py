@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 import pytest
+import torch
 
 import fedquit
 from fedquit import InputError, Phase, Ratios, Request, RunResult, Settings, Stage, Verdict, read_report, simulate
@@ -101,7 +102,23 @@ def test_the_documents_name_every_key_of_the_report(finished: RunResult) -> None
     stage, phase, request = document["stages"]["recovered"], document["phases"]["train"], document["requests"][0]
     keys = {*document, *document["stages"], *stage, *phase, *request, *document["ratios_to_retraining"]}
     keys |= {*document["verdict"], *document["verdict"]["test"], *document["verdict"]["measures"]["position"]}
+    keys |= {*document["memorised"], *document["memorised"]["memorised"], *document["memorised"]["others"]}
     assert keys - named == {"schema_version"}
+
+
+def test_the_report_judges_memorised_samples_apart_from_the_others(finished: RunResult) -> None:
+    document = finished.document
+    found, samples = document["memorised"], document["samples"]["forget"]
+    assert found["memorised"]["samples"] + found["others"]["samples"] == samples
+    scores = [
+        torch.tensor([float(each) for each in model["scores"].split()]).sigmoid()
+        for model in (document["stages"]["original"], document["stages"]["recovered"], *document["matched"])
+    ]
+    without = torch.stack(scores[2:]).mean(dim=0)
+    group = scores[0] - without >= found["threshold"]
+    assert int(group.sum()) == found["memorised"]["samples"]
+    assert float(scores[1][~group].mean()) == pytest.approx(found["others"]["candidate"], abs=1e-4)
+    assert (found["left"] is None) == (not bool(group.any()))
 
 
 def test_a_finished_run_is_read_again_from_its_folder(finished: RunResult) -> None:

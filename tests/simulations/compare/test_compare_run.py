@@ -1,5 +1,6 @@
 """A comparison end to end, tiny: what it writes, that each row can be repeated, and that it survives being killed."""
 
+import html
 import json
 import multiprocessing
 import shlex
@@ -25,6 +26,7 @@ from fedquit.simulations.compare.cells.plan_cells import Cell
 from fedquit.simulations.compare.cells.run_cells import BEGIN, DIED
 from fedquit.simulations.compare.command import compare as command
 from fedquit.simulations.compare.comparison import run_comparison
+from fedquit.simulations.compare.results.cell_measures import distances, measure_row
 
 SETTINGS = 'model = "mlp"\nclients = 3\nalpha = 1.0\nrounds = 3\n'
 TINY = f"""
@@ -119,6 +121,8 @@ def test_the_folder_holds_raw_results_report_and_figures(finished: tuple[Path, D
         assert (out / figure).read_bytes().startswith(b"\x89PNG")
         assert f"({figure})" in report
     assert "| turned round |" in report
+    page = (out / "report.html").read_text()
+    assert all(cell["command"] in html.unescape(page) for cell in document["cells"])
 
 
 def test_with_a_seed_all_rows_start_from_the_same_model_and_seeds_differ(finished: tuple[Path, Document]) -> None:
@@ -154,8 +158,11 @@ def test_the_command_in_the_report_repeats_the_run(finished: tuple[Path, Documen
         words = [*shlex.split(line)[1:], "--workers", "1", "--out", str(tmp_path / row), "--json"]
         done = subprocess.run([sys.executable, "-m", "fedquit", *words], capture_output=True, text=True, check=True)
         report = json.loads(done.stdout)
-        models = {name: report["stages"][name]["model_sha256"] for name in wanted["measures"]["models"]}
-        assert models == wanted["measures"]["models"]
+        assert line == wanted["command"]
+        by_verdict = {"verdict": report["verdict"], **distances(report["verdict"])}
+        measures = {**measure_row(report, report), **by_verdict}
+        models = {name: measures["models"][name] for name in wanted["measures"]["models"]}  # alone it has control, too
+        assert outcome({**measures, "models": models}) == outcome(wanted["measures"]), "to the digit"
         assert {"original", "unlearned", "recovered", "later"} <= models.keys()
         assert report["verdict"] == wanted["measures"]["verdict"]
         assert report["verdict"]["measures"], "judged: there are five references of as many rounds"

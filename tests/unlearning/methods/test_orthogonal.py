@@ -66,3 +66,15 @@ def test_a_recovery_update_does_not_lead_back() -> None:
     unmoved = recovery_step(update, anchor, anchor)
     assert all(torch.equal(unmoved[n], update[n]) for n in update)
     assert F.cosine_similarity(step["w"].flatten(), update["w"].flatten(), dim=0) > 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_other_direction_that_spares_the_others_descends_faster(seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    gradient, *others = torch.randn(4, 8, generator=draw, dtype=torch.float64)
+    best = steepest(gradient, others)
+    free = torch.linalg.svd(torch.stack(others))[2][3:]  # spans what is orthogonal to the others, found another way
+    feasible = torch.randn(2000, 5, generator=draw, dtype=torch.float64) @ free
+    feasible *= gradient.norm() / feasible.norm(dim=1, keepdim=True)
+    assert (feasible @ gradient).max() <= best @ gradient + 1e-9
+    assert best @ gradient == pytest.approx(float(gradient.norm() * (free @ gradient).norm()))

@@ -64,3 +64,16 @@ def test_what_is_inside_the_ball_is_not_projected() -> None:
     w = torch.tensor([0.3, 0.4])
     project([w], [torch.zeros(2)], limit=0.6)
     assert torch.equal(w, torch.tensor([0.3, 0.4]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_other_point_of_the_ball_is_nearer_than_the_projection(seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    centre, given = torch.randn(2, 6, generator=draw, dtype=torch.float64)
+    projected = given.clone()
+    project([projected], [centre], limit=1.0)
+    directions = torch.randn(2000, 6, generator=draw, dtype=torch.float64)
+    directions /= directions.norm(dim=1, keepdim=True)
+    inside = centre + directions * torch.rand(2000, 1, generator=draw, dtype=torch.float64)
+    assert (projected - centre).norm() <= 1 + 1e-12
+    assert (inside - given).norm(dim=1).min() >= (projected - given).norm()
