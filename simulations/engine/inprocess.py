@@ -34,7 +34,7 @@ from fedquit.simulations.engine.parcels import (
 )
 from fedquit.simulations.engine.summed_round import LARGEST, summed_here, summed_in_pool
 from fedquit.simulations.engine.summing import SumTask
-from fedquit.simulations.engine.worker_pool import WorkerPool, result_of
+from fedquit.simulations.engine.worker_pool import OURS, WorkerPool, result_of
 from fedquit.strategies.cost_log.flower_objects import KEY
 from fedquit.strategies.flower_internals import Run, become_server_task
 from fedquit.strategies.grid.summed_replies import PlainRound, SummedReply
@@ -44,7 +44,6 @@ from fedquit.unlearning.tensors.exact_mean import ExactMean
 SERVER_NODE_ID = 1
 FIRST_NODE_ID = 1000
 RUN_ID = 1
-OURS = "fedquit.client.app:app"
 
 
 class InProcessGrid(Grid):
