@@ -32,8 +32,6 @@ from flwr.serverapp.strategy import (
 from flwr.supercore.constant import HEAD_BODY_DIVIDER, HEAD_VALUE_DIVIDER
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.differential_privacy import KEY_NORM_BIT
-from flwr.supercore.error import ApiErrorCode, FlowerError
-from flwr.supercore.interceptors.http import RuntimeVersionHttpInterceptor
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -118,6 +116,8 @@ class Control:
     """
 
     def __init__(self, address: str, authority: bytes) -> None:
+        from flwr.supercore.interceptors.http import RuntimeVersionHttpInterceptor  # takes a simulation long to import
+
         versions = RuntimeVersionHttpInterceptor(component_name="flwr CLI")
         self._client = ControlHttpClient.from_server_address(
             address, insecure=False, root_certificates=authority, interceptors=[versions]
@@ -144,8 +144,7 @@ class Control:
             try:
                 self._client.RegisterNode(RegisterNodeRequest(public_key=key, name=name))
             except httpx.HTTPStatusError as error:
-                error_body = FlowerError.from_json(error.response.text)
-                if error_body is None or error_body.code != ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
+                if not _is_key_in_use(error.response.text):
                     raise
                 if key not in {node.public_key for node in self._registered()}:
                     raise FlowerRefusedError(
@@ -176,12 +175,22 @@ class Control:
         return [node for node in self._client.ListNodes(ListNodesRequest()).nodes_info if not node.unregistered_at]
 
 
+def _is_key_in_use(said: str) -> bool:
+    """Say whether a refusal says that the key is registered already."""
+    from flwr.supercore.error import ApiErrorCode, FlowerError  # with FastAPI, which takes long to import
+
+    error = FlowerError.from_json(said)
+    return error is not None and error.code == ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE
+
+
 @contextlib.contextmanager
 def _explained(what: str) -> Iterator[None]:
     """Turn what goes wrong with the control API into one line."""
     try:
         yield
     except httpx.HTTPStatusError as error:
+        from flwr.supercore.error import FlowerError
+
         error_body = FlowerError.from_json(error.response.text)
         raise FlowerRefusedError(f"Flower does not {what}: {error_body.message if error_body else error}") from None
     except (httpx.TransportError, ValueError) as error:

@@ -34,7 +34,7 @@ from fedquit.simulations.engine.parcels import (
 )
 from fedquit.simulations.engine.summed_round import LARGEST, summed_here, summed_in_pool
 from fedquit.simulations.engine.summing import SumTask
-from fedquit.simulations.engine.worker_pool import WorkerPool, result_of
+from fedquit.simulations.engine.worker_pool import OURS, WorkerPool, result_of
 from fedquit.strategies.cost_log.flower_objects import KEY
 from fedquit.strategies.flower_internals import Run, become_server_task
 from fedquit.strategies.grid.summed_replies import PlainRound, SummedReply
@@ -44,7 +44,6 @@ from fedquit.unlearning.tensors.exact_mean import ExactMean
 SERVER_NODE_ID = 1
 FIRST_NODE_ID = 1000
 RUN_ID = 1
-OURS = "fedquit.client.app:app"
 
 
 class InProcessGrid(Grid):
@@ -179,9 +178,9 @@ class InProcessGrid(Grid):
     def can_sum(self, arrays: Arrays) -> bool:
         """Say whether models like these can be summed where they are made: see `SumsReplies`.
 
-        Not if somebody looks at the messages, by a ClientApp or a `send_and_receive` of their own.
+        Not if somebody may look at the messages, with a ClientApp or a class of grid of their own.
         """
-        if self._app != OURS or type(self).send_and_receive is not InProcessGrid.send_and_receive:
+        if self._app != OURS or type(self) is not InProcessGrid:
             return False
         objective = objective_of(Settings.from_run_config(self.run_config, self._clients))
         plain = type(objective).train is Objective.train and not objective.needs().owns

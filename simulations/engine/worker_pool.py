@@ -25,6 +25,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
+OURS = "fedquit.client.app:app"
+"""The ClientApp whose clients can be trained without messages."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT, LARGEST_BLOCK = 64 * 2**20, 32 * 2**20
 
@@ -103,7 +105,8 @@ def _executor(workers: int, client_app: str) -> ProcessPoolExecutor:
 
     That process begins at once, so that it imports PyTorch while this one reads the data.
     """
-    context = worker_context([client_app.partition(":")[0]])
+    summing = ["fedquit.simulations.engine.summing"] if client_app == OURS else []
+    context = worker_context([client_app.partition(":")[0], *summing])
     if METHOD == "forkserver":
         from multiprocessing import forkserver  # Windows has none
 

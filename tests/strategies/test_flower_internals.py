@@ -180,3 +180,9 @@ def test_the_documents_state_the_range_of_flower_that_was_tested() -> None:
     assert told
     assert f">={told[1].removesuffix('.0')}" in str(flower.specifier)
     assert told[2] in flower.specifier
+
+
+def test_a_simulation_imports_no_web_framework() -> None:
+    code = "import sys, fedquit.client.app, fedquit.simulations.engine.inprocess; print('fastapi' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False", "it takes longer than a small round"

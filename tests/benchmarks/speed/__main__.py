@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from tests.benchmarks.speed.passes import time_passes
 from tests.benchmarks.speed.speed_page import draw, page
 from tests.benchmarks.speed.turns import time_work
 from tests.benchmarks.speed.whole_runs import time_runs
@@ -33,6 +34,7 @@ def main(
         "versions": _versions(),
         "workers": workers,
         "works": {name: time_work(WORKS[name], workers=workers, runs=runs, ray=ray) for name in names or WORKS},
+        "pass": time_passes(WORKS["W1"], runs),
         "whole": time_runs(whole) if whole else None,
     }
     if out:

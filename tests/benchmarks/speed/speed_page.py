@@ -20,6 +20,16 @@ Load {load}; one thread does {gflops:.0f} GFLOP/s in products of 512x512 matrice
 |---|---|---|---|---|
 """
 ROW = "| {name} | {median:.3f} s | {to_bare:.2f} | {first:.1f} s | {memory} |\n"
+PASS = """
+## {title}
+
+Load {load}; one thread. *An epoch* is plain PyTorch with the same optimizer and batches, on the same samples; the
+*teacher* is asked once before it, which is part of the pass.
+
+| | median of {runs} | to an epoch |
+|---|---|---|
+"""
+PASSES = {"pass": "FedQUIT's pass", "epoch": "an epoch", "teacher": "asking the teacher"}
 WHOLE = """
 ## Whole runs
 
@@ -42,6 +52,7 @@ def page(document: dict[str, Any]) -> str:
     text = HEAD.format(**versions, **{key: document[key] for key in ("date", "machine", "workers")})
     text += "\n![Rounds to those of bare processes](speed.png)\n"
     text += "".join(_work(work) for work in document["works"].values())
+    text += _pass(document["pass"])
     return text + (_whole(document["whole"]) if document["whole"] else "")
 
 
@@ -54,6 +65,14 @@ def _work(work: dict[str, Any]) -> str:
     )
     apart = ", ".join(f"{name} {value:.0e}" for name, value in work["largest_difference"].items() if value)
     return text + (f"\nLargest difference of a weight from the bare processes' model: {apart}.\n" if apart else "")
+
+
+def _pass(found: dict[str, Any]) -> str:
+    text = PASS.format(title=found["title"], load=_load(found), runs=len(found["seconds"]["pass"]))
+    return text + "".join(
+        f"| {said} | {found['medians'][name]:.3f} s | {found['to_epoch'][name]:.2f} |\n"
+        for name, said in PASSES.items()
+    )
 
 
 def _memory(mib: float) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.benchmarks.speed.machine import MemoryPeak, matrix_rate
+from tests.benchmarks.speed.passes import time_passes
 from tests.benchmarks.speed.speed_page import draw, page
 from tests.benchmarks.speed.turns import time_work
 from tests.benchmarks.speed.whole_runs import FEDERATIONS
@@ -36,10 +37,13 @@ def test_the_page_has_what_was_measured(timed: dict[str, Any], tmp_path: Path) -
     versions = {"torch": "1", "flwr": "2", "python": "3"}
     document = {"date": "today", "machine": "this", "versions": versions, "workers": 2, "whole": whole}
     document["works"] = {"tiny": timed}
+    document["pass"] = time_passes(Work("tiny", TINY), runs=2, count=40)
     text = page(document)
     for engine in timed["engines"].values():
         assert f"| {engine['median']:.3f} s | {engine['to_bare']:.2f} |" in text
     assert "| 100,000 | 1,000 | 12.3 s | 4.5 s | 6.70 ms | 890 MiB | 1,234 MiB |" in text
+    found = document["pass"]
+    assert f"| FedQUIT's pass | {found['medians']['pass']:.3f} s | {found['to_epoch']['pass']:.2f} |" in text  # type: ignore[index]
     assert "first round of 100 clients of digits:\n6.0 s." in text
     draw(document, tmp_path / "speed.png")
     assert (tmp_path / "speed.png").stat().st_size > 1000
