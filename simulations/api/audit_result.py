@@ -104,7 +104,7 @@ def audit(
     `fedquit audit` is this function.
 
     Args:
-        model: the candidate, a safetensors file as fedquit writes them, however it was made.
+        model: the candidate, however it was made: safetensors, or npz as docs/report.md says.
         run: a finished run or its folder: gives the data, the split, and who was forgotten.
         references: models retrained without the samples; five or more, of different seeds, for a verdict. Empty: the
             `matched` models of the run.

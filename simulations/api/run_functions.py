@@ -31,6 +31,7 @@ def simulate(
     overwrite: bool = False,
     start: "str | Path | RunResult | None" = None,
     leak: bool = False,
+    export_partition: str | Path | None = None,
     track: str | Sequence[str] = (),
     progress: Progress = None,
     tracker_failed: Say = warn_of_tracker,
@@ -51,6 +52,8 @@ def simulate(
         overwrite: replace the run in `out`.
         start: a finished run whose training is taken over, or its folder.
         leak: also measure what the last request reveals to the server and to other devices.
+        export_partition: npz file to write for an implementation outside fedquit: samples and clients, initial and
+            trained weights, the budget; docs/report.md has its keys.
         track: names of trackers: tensorboard, mlflow, wandb.
         progress: True: shown on standard error; False: not; None: shown if that is a terminal; a function gets the
             events.
@@ -100,6 +103,7 @@ def simulate(
             start=None if begun is None else Path(begun),
             listener=listen,
             leak=leak,
+            export=None if export_partition is None else Path(export_partition),
         )
     return RunResult(path, document)
 

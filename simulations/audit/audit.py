@@ -43,7 +43,7 @@ def audit(
     """Evaluate a model that should have forgotten.
 
     Args:
-        model_file: the candidate, a safetensors file as fedquit writes them.
+        model_file: the candidate: safetensors, or npz as docs/report.md says.
         reference_files: models retrained without the samples; at least one, five for a verdict.
         original_file: the model before forgetting; without it, no relearning and no completeness.
         control_file: a model that forgot nothing, which takes the same test; the original if None.

@@ -1,7 +1,6 @@
 """A model file under test: read, checked against the run's architecture, evaluated once and measured."""
 
 import copy
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,15 +8,15 @@ from torch import Tensor, nn
 
 from fedquit.client.data.build_data_and_model import empty_model
 from fedquit.client.data.evaluation_sets import Sets
-from fedquit.client.models.model_file import arrays_in
+from fedquit.client.models.model_file import model_hash
 from fedquit.client.training.evaluate_model import Outputs, measure, outputs_of
 from fedquit.documents import Document
 from fedquit.errors import FedquitError, InputError
 from fedquit.settings import Settings
+from fedquit.simulations.audit.foreign_weights import load_weights
 from fedquit.simulations.simulate.verdict_of_run import score_text
 from fedquit.unlearning.evaluation.measures import logit_confidence, svc_attack
 from fedquit.unlearning.tensors.accelerator import placed
-from fedquit.unlearning.tensors.convert import load_arrays
 
 SVC_SAMPLES = 2000  # of each kind; a support vector machine takes time in their square
 
@@ -46,35 +45,24 @@ class AuditedModel:
 
 
 def read_model(path: Path, settings: Settings) -> tuple[nn.Module, str]:
-    """Return the model in a safetensors file, and the SHA-256 of the file.
+    """Return the model in a file, and the SHA-256 of the safetensors file that fedquit writes of it.
 
     Raises:
         InputError: there is no such file, it is damaged, or it holds another kind of model.
     """
+    model = copy.deepcopy(empty_model(settings.key()))
     try:
-        content = path.read_bytes()
-        arrays = arrays_in(content, path)
+        load_weights(model, path.read_bytes(), path, f"model '{settings.model}' on {settings.dataset}")
     except OSError as error:
         raise InputError(f"cannot read the model {path} ({error.strerror or error})") from None
+    except InputError:
+        raise
     except FedquitError as error:
         raise InputError(str(error)) from None
-    model = copy.deepcopy(empty_model(settings.key()))
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    given = {name: array.shape for name, array in arrays.items()}
-    for name in [*wanted, *given]:
-        if wanted.get(name) != given.get(name):
-            raise InputError(
-                f"{path} does not fit model '{settings.model}' on {settings.dataset}: "
-                f"'{name}' is {_shape(given.get(name))}, should be {_shape(wanted.get(name))}"
-            )
-    load_arrays(model, arrays)
     if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
         raise InputError(f"{path} holds NaN or infinity: there is nothing to evaluate")
-    return placed(model), hashlib.sha256(content).hexdigest()
-
-
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "absent" if shape is None else str(list(shape))
+    sha256 = model_hash(model.state_dict())
+    return placed(model), sha256
 
 
 def read_audited(path: Path, settings: Settings, sets: Sets) -> AuditedModel:

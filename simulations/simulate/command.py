@@ -97,6 +97,11 @@ def _metavar(field: Any) -> str:
     "--leak", is_flag=True, help="also measure what the last request reveals to the server and to other devices"
 )
 @click.option(
+    "--export-partition",
+    type=click.Path(path_type=Path),
+    help="also write samples, clients, weights and budget to this npz file, for code outside fedquit",
+)
+@click.option(
     "--track", default="", metavar="NAMES", help="log the run to tensorboard, mlflow or wandb; several: NAME,NAME"
 )
 @click.option("--json", "as_json", is_flag=True, help="print the report as JSON, and nothing else")
@@ -111,6 +116,7 @@ def simulate(
     overwrite: bool,
     start: Path | None,
     leak: bool,
+    export_partition: Path | None,
     track: str,
     as_json: bool,
     **given: Any,
@@ -149,6 +155,7 @@ def simulate(
         overwrite=overwrite,
         start=start,
         leak=leak,
+        export_partition=export_partition,
         track=track,
         progress=True,
         tracker_failed=tracker_failed,

@@ -29,6 +29,7 @@ def run_simulation(
     only: Collection[str] | None = None,
     keep: Collection[Any] = (),
     leak: bool = False,
+    export: Path | None = None,
 ) -> tuple[Path, Document]:
     """Carry out a run, or resume one; return its folder and its report.
 
@@ -47,6 +48,7 @@ def run_simulation(
         keep: methods that others will run on this training, by name or as `Method.needs` says it: what they need
             of it is kept.
         leak: whether the report says what the last request told.
+        export: npz file for an implementation outside fedquit, see `export_partition`; None: none.
 
     Raises:
         InputError: something given cannot be used; nothing was written.
@@ -58,9 +60,12 @@ def run_simulation(
     settings = _settings_to_resume(path, given, source) if resume else Settings.read(given, source)
     from fedquit.client.data.build_data_and_model import check_split
     from fedquit.simulations.engine.stack import check_stack
+    from fedquit.simulations.simulate.export_partition import check_export, export_partition
     from fedquit.unlearning.tensors.accelerator import computed_on
 
     check_stack(stack)
+    if export is not None:
+        check_export(export, settings)
     computed_with = {**computed_on(), "stack": stack}  # a device that is not here is refused
     check_split(settings)  # before the workers start; all else is looked at while they do
     with _engine(engine, settings, path, workers or os.cpu_count() or 1, stack, listener) as run:
@@ -76,6 +81,8 @@ def run_simulation(
             run(make_app(folder, listener, only=only, keep=kept))
             listener({"event": "report"})
             document = write_report(folder, leak=leak) if only is None else make_report(folder, folder.load_state())
+            if export is not None:
+                export_partition(export, folder)
             listener({"event": "finished", "folder": str(path), "report": document})
             return path, document
         finally:
