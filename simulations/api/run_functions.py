@@ -24,6 +24,7 @@ def simulate(
     config: GivenSettings | None = None,
     *,
     engine: str = "inprocess",
+    address: str = "",
     workers: int | None = None,
     stack: str | int = "off",
     out: str | Path | None = None,
@@ -44,6 +45,8 @@ def simulate(
     Args:
         config: a TOML file of settings, the name of a config that ships with fedquit, or a mapping of settings.
         engine: "inprocess" or "flower".
+        address: of the Ray cluster that carries out the clients of engine "flower", host and port, or "auto" for the
+            one that this machine is in; "": one is begun here.
         workers: clients at work at once; as many as cores if None. 1: all in this process.
         stack: clients that are trained at once, their models stacked: "auto", "off" or a number; results differ by
             rounding.
@@ -95,6 +98,7 @@ def simulate(
             {**given, **settings},
             source=source,
             engine=engine,
+            address=address,
             workers=workers,
             stack=str(stack),
             out=None if out is None else Path(out),

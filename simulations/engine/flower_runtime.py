@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,12 +12,24 @@ from flwr.serverapp import ServerApp
 from fedquit.errors import InputError
 from fedquit.settings import Scalar
 
+SECONDS = 10.0
+"""In which a cluster must take a connection."""
 
-def run_on_flower(server_app: ServerApp, clients: int, run_config: Mapping[str, Scalar], *, workers: int) -> None:
-    """Run `server_app` with `clients` simulated nodes on Ray, `workers` clients at a time.
+
+def run_on_flower(
+    server_app: ServerApp, clients: int, run_config: Mapping[str, Scalar], *, workers: int, address: str = ""
+) -> None:
+    """Run `server_app` with `clients` simulated nodes on Ray.
+
+    Args:
+        server_app: the server's side.
+        clients: of the federation.
+        run_config: of the run.
+        workers: clients at a time, on this machine.
+        address: of a Ray cluster that serves as many at a time as it has CPUs; "": Ray is begun here.
 
     Raises:
-        InputError: Ray is not installed.
+        InputError: Ray is not installed, or there is no cluster at this address.
     """
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -24,6 +37,8 @@ def run_on_flower(server_app: ServerApp, clients: int, run_config: Mapping[str, 
         import ray  # noqa: F401
     except ImportError:
         raise InputError("engine flower needs Ray: pip install 'fedquit[ray]', or use --engine inprocess") from None
+    if address:
+        _join_cluster(address)
     from fedquit.client.app import app as client_app
     from fedquit.strategies.flower_internals import simulate
 
@@ -31,6 +46,26 @@ def run_on_flower(server_app: ServerApp, clients: int, run_config: Mapping[str, 
         (Path(folder) / "pyproject.toml").write_text(_pyproject(run_config), encoding="utf-8")
         logging.getLogger("flwr").setLevel(logging.WARNING)
         simulate(server_app, client_app, clients, app_folder=folder, workers=workers)
+
+
+def _join_cluster(address: str) -> None:
+    """Have Flower use a Ray cluster that is there: it begins one only in a process that is in none.
+
+    Raises:
+        InputError: there is none at this address.
+    """
+    import ray
+
+    try:
+        if address != "auto":  # where nobody listens, Ray tries for minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=SECONDS).close()
+        ray.init(address=address, log_to_driver=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"--address {address}: no Ray cluster can be joined there ({reason}); see `ray status`"
+        ) from None
 
 
 def _pyproject(run_config: Mapping[str, Scalar]) -> str:

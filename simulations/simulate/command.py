@@ -76,6 +76,9 @@ def _metavar(field: Any) -> str:
     show_default=True,
     help="what carries the messages",
 )
+@click.option(
+    "--address", default="", metavar="HOST:PORT|auto", help="the Ray cluster of --engine flower [begins one here]"
+)
 @click.option("--workers", type=click.IntRange(min=1), help="clients at work at once [as many as cores]")
 @device_options
 @click.option(
@@ -109,6 +112,7 @@ def simulate(
     config: Path | None,
     iid: bool,
     engine: str,
+    address: str,
     workers: int | None,
     stack: str,
     out: Path | None,
@@ -148,6 +152,7 @@ def simulate(
     done = carry_out(
         config,
         engine=engine,
+        address=address,
         workers=workers,
         stack=stack,
         out=out,

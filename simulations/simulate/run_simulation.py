@@ -19,6 +19,7 @@ def run_simulation(
     *,
     source: str = "settings",
     engine: str = "inprocess",
+    address: str = "",
     workers: int | None = None,
     stack: str = "off",
     out: Path | None = None,
@@ -37,6 +38,7 @@ def run_simulation(
         given: the settings that differ from the defaults.
         source: where they come from, for errors.
         engine: "inprocess" or "flower".
+        address: of the Ray cluster of engine "flower"; "": one is begun here, and ends with the run.
         workers: clients at work at once; as many as cores if None.
         stack: clients that are trained at once, as `stack_size` reads it; the models differ by rounding.
         out: the run's folder; runs/DATE-TIME if None.
@@ -66,9 +68,11 @@ def run_simulation(
     check_stack(stack)
     if export is not None:
         check_export(export, settings)
+    _check_engine(engine, address, workers, stack)
     computed_with = {**computed_on(), "stack": stack}  # a device that is not here is refused
     check_split(settings)  # before the workers start; all else is looked at while they do
-    with _engine(engine, settings, path, workers or os.cpu_count() or 1, stack, listener) as run:
+    workers = workers or os.cpu_count() or 1
+    with _engine(engine, settings, path, workers, stack, listener, address) as run:
         kept = _kept_for(keep, settings)
         parts = _try_out(settings, kept)
         folder = _folder(path, settings, parts, resume=resume, overwrite=overwrite, start=start)
@@ -172,16 +176,30 @@ def _run_config(settings: Settings, path: Path) -> dict[str, Any]:
     return {**settings.run_config(), "partition": str((path / "partition.json").resolve()), "device-folder": folder}
 
 
+def _check_engine(name: str, address: str, workers: int | None, stack: str) -> None:
+    """Refuse flags that belong to another engine.
+
+    Raises:
+        InputError: naming the flag.
+    """
+    if name == "flower" and stack != "off":
+        raise InputError("--stack is of the in-process engine; leave it out, or leave out --engine flower")
+    if address and name != "flower":
+        raise InputError("--address is that of a Ray cluster: give --engine flower too")
+    if address and workers is not None:
+        raise InputError("--workers and --address exclude each other: a cluster serves as many clients as it has CPUs")
+
+
 @contextmanager
-def _engine(name: str, settings: Settings, path: Path, workers: int, stack: str, listener: Listener) -> Iterator[Run]:
+def _engine(
+    name: str, settings: Settings, path: Path, workers: int, stack: str, listener: Listener, address: str
+) -> Iterator[Run]:
     """Yield what runs a ServerApp: on Flower's simulation runtime, or in-process, where the workers start at once."""
     if name == "flower":
         from fedquit.simulations.engine.flower_runtime import run_on_flower
 
-        if stack != "off":
-            raise InputError("--stack is of the in-process engine; leave it out, or leave out --engine flower")
         config = _run_config(settings, path)
-        yield lambda server_app: run_on_flower(server_app, settings.clients, config, workers=workers)
+        yield lambda server_app: run_on_flower(server_app, settings.clients, config, workers=workers, address=address)
         return
     from fedquit.simulations.engine.inprocess import InProcessGrid
 

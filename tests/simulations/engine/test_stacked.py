@@ -200,9 +200,11 @@ def test_stack_auto_takes_small_models_and_a_number_takes_any() -> None:
         (["--stack", "many"], "auto, off, or the number"),
         (["--stack", "0"], "auto, off, or the number"),
         (["--stack", "auto", "--engine", "flower"], "in-process engine"),
+        (["--address", "auto"], "give --engine flower too"),
+        (["--address", "auto", "--engine", "flower", "--workers", "2"], "--workers and --address exclude each other"),
     ],
 )
-def test_a_stack_that_cannot_be_is_an_error_of_one_line(flags: list[str], error: str, tmp_path: Path) -> None:
+def test_flags_of_engines_that_cannot_be_are_errors_of_one_line(flags: list[str], error: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(simulate, ["--out", str(tmp_path / "run"), *flags])
     assert isinstance(result.exception, InputError)
     assert error in str(result.exception)
