@@ -19,10 +19,10 @@ from fedquit.unlearning.tensors.exact_mean import ExactMean
 LARGEST = 2 * 2**20
 """Bytes of a model above which sums, in a file for each worker, take longer than messages."""
 
-Asked = Sequence[tuple[int, int, int]]
+ToTrain = Sequence[tuple[int, int, int]]
 
 
-def summed_here(task: SumTask, asked: Asked, mean: ExactMean, stack: int) -> Iterator[SummedReply]:
+def summed_here(task: SumTask, asked: ToTrain, mean: ExactMean, stack: int) -> Iterator[SummedReply]:
     """Carry out a round in this process."""
     with tempfile.TemporaryDirectory(prefix="fedquit-") as folder:
         with explained_room(Path(folder)):
@@ -35,7 +35,7 @@ def summed_here(task: SumTask, asked: Asked, mean: ExactMean, stack: int) -> Ite
 
 
 def summed_in_pool(
-    pool: WorkerPool, task: SumTask, asked: Asked, mean: ExactMean, stack: int, timeout: float
+    pool: WorkerPool, task: SumTask, asked: ToTrain, mean: ExactMean, stack: int, timeout: float
 ) -> Iterator[SummedReply]:
     """Carry out a round in a pool's workers.
 

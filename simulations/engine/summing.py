@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fedquit.client.messages.message_records import head_of
-from fedquit.client.messages.plain_training import Metrics, PlainTraining
+from fedquit.client.messages.plain_training import PlainTraining, Said
 from fedquit.errors import BadReplyError
 from fedquit.settings import Scalar, Settings
 from fedquit.simulations.engine.shared_sums import SharedSums
@@ -98,7 +98,7 @@ class Summing:
             return SummedReply(node, " ".join(f"{type(error).__name__}: {error}".split()), {})
         return self._taken(node, arrays, metrics)
 
-    def _taken(self, node: int, arrays: Arrays, metrics: Metrics) -> SummedReply:
+    def _taken(self, node: int, arrays: Arrays, metrics: Said) -> SummedReply:
         """Add a model to the sum if it is in order."""
         refused, length, plain = "", None, self._task.plain
         try:

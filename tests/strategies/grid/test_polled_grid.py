@@ -169,7 +169,7 @@ def test_a_message_to_forget_that_was_lost_on_its_way_is_sent_again() -> None:
     assert grid.now < 260
 
 
-def test_a_device_that_takes_an_hour_to_forget_is_sent_few_copies_and_its_one_reply_is_used() -> None:
+def test_a_device_slow_to_forget_is_sent_few_copies_and_one_reply_is_used() -> None:
     grid, replies, _ = lossy_exchange("train.forget", lost=0, timeout=2 * 3600.0, first=3600.0)
     assert sorted(reply.metadata.reply_to_message_id for reply in replies) == ["0 to 1", "1 to 2"], "each once"
     assert len(grid.times) == 4
