@@ -11,13 +11,13 @@ from fedquit import AuditResult, audit, read_report
 
 ABOUT = """# Others' code beside ours
 
-One run on `digits-wrong-labels` (three clients of 100 digits, an mlp, 45 rounds of two local epochs; client 0, with a
-fifth of its labels wrong, is forgotten), exported with `fedquit simulate --export-partition`. The programs
-`tests/benchmarks/others/run_*.py` gave it to the published code, and `fedquit audit` measured the weights that came back,
-beside five models retrained for as many rounds as our recovered model. One seed: an example, no ranking. What was changed
-to run their code is said at the top of each program; the values in their papers were chosen for other data and models.
-Their *sent* weights are counted from their rounds, not measured. Gaps are accuracy minus the retrained models' mean, in
-points. FedUP is missing: no repository of its authors was found.
+One run on `digits-wrong-labels` (three clients of 100 digits, an mlp, 45 rounds of two local epochs; client 0, with
+a fifth of its labels wrong, is forgotten), exported with `fedquit simulate --export-partition`. The programs
+`tests/benchmarks/others/run_*.py` gave it to the published code, and `fedquit audit` measured the weights that came
+back, beside five models retrained for as many rounds as our recovered model. One seed: an example, no ranking. What
+was changed to run their code is said at the top of each program; the values in their papers were chosen for other
+data and models. Their *sent* weights are counted from their rounds, not measured. Gaps are accuracy minus the
+retrained models' mean, in points. FedUP is missing: no repository of its authors was found.
 
 | model | forget | retain | test | gap of forget accuracy | weights sent, % of retraining | verdict |
 |---|---|---|---|---|---|---|

@@ -1,10 +1,10 @@
 """Run the published code of FUSED (CVPR 2025, github Zhong-Zhengyi/FUSED-Code) on an exported run.
 
-Theirs: the adapters, which layers get them (the first and the last), local training, averaging, every round. Ours: the
-model (the run's mlp in place of LeNet, its layers named as theirs), the samples, and evaluation of one sample
-of each client, which decides nothing. Stand-ins for what their code imports and the repository lacks, none of which this
-use calls: `alg_utils.ada_hessain` (the file is called `ada_hessian`), `models.Model_adults`, `models.Model_purchase`.
-Defaults: the command of their README.
+Theirs: the adapters, which layers get them (the first and the last), local training, averaging, every round. Ours:
+the model (the run's mlp in place of LeNet, its layers named as theirs), the samples, and evaluation of one sample
+of each client, which decides nothing. Stand-ins for what their code imports and the repository lacks, none of which
+this use calls: `alg_utils.ada_hessain` (the file is called `ada_hessian`), `models.Model_adults`,
+`models.Model_purchase`. Defaults: the command of their README.
 """
 
 import json
