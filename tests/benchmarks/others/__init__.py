@@ -1,0 +1,1 @@
+"""Other people's code on our partition, which `fedquit simulate --export-partition` wrote."""
