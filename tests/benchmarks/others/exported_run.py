@@ -79,5 +79,6 @@ def read_run(path: Path) -> ExportedRun:
 
 def write_weights(path: Path, run: ExportedRun, weights: list[Array]) -> None:
     """Write weights as `fedquit audit` reads them, and print what was sent."""
-    np.savez(path, **dict(zip(map(str, run.arrays["names"]), weights, strict=True)))
+    named: dict[str, Any] = dict(zip(map(str, run.arrays["names"]), weights, strict=True))
+    np.savez(path, **named)
     print(json.dumps({"sent": run.sent}))

@@ -81,7 +81,8 @@ def test_the_original_is_recognised_in_whatever_form_it_comes_back(
         np.savez(tmp_path / "back.npz", *original.values())
     else:
         dtype = np.float64 if form == "doubles" else np.float32
-        np.savez(tmp_path / "back.npz", **{name: array.astype(dtype) for name, array in original.items()})
+        named: dict[str, Any] = {name: array.astype(dtype) for name, array in original.items()}
+        np.savez(tmp_path / "back.npz", **named)
     found = audit(tmp_path / "back.npz", run, relearn_steps=1)
     assert found.model.model_sha256 == run.stages["original"].model_sha256
     assert found.verdict.outcome == "not consistent"
