@@ -49,7 +49,15 @@ def of_ray(process: int) -> bool:
         command = Path(f"/proc/{process}/cmdline").read_bytes()
     except OSError:  # it has ended
         return False
-    return command.startswith(b"ray::") or b"/ray/" in command
+    arguments = command.split(b"\0")[:3]
+    is_script = b"-c" not in arguments  # the code that begins our workers names the paths that Ray added
+    return command.startswith(b"ray::") or (is_script and any(b"/ray/" in one for one in arguments))
+
+
+def peak_mib() -> float:
+    """Return the largest memory that this process has had, MiB; what its parent had before it does not count."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
 
 class MemoryPeak:

@@ -1,11 +1,13 @@
 """The benchmark of speed: its engines do the same work, and its page has what was measured."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.benchmarks.speed.machine import MemoryPeak, matrix_rate
+from tests.benchmarks.speed.machine import MemoryPeak, matrix_rate, of_ray
 from tests.benchmarks.speed.passes import time_passes
 from tests.benchmarks.speed.speed_page import draw, page
 from tests.benchmarks.speed.turns import time_work
@@ -61,3 +63,9 @@ def test_the_machine_is_measured() -> None:
     with MemoryPeak() as peak:
         pass
     assert peak.mib > 50
+
+
+def test_a_worker_is_not_one_of_rays_for_naming_a_path_of_its() -> None:
+    code = [sys.executable, "-c", "import sys; sys.stdin.read()", "sys_path=['/site-packages/ray/thirdparty_files']"]
+    with subprocess.Popen(code, stdin=subprocess.PIPE) as process:
+        assert not of_ray(process.pid)

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from fedquit.simulations.simulate.run_simulation import run_simulation
-from tests.benchmarks.speed.machine import MemoryPeak, load
+from tests.benchmarks.speed.machine import MemoryPeak, load, peak_mib
 from tests.benchmarks.speed.works import federation
 
 ROUNDS = 3
@@ -84,7 +84,7 @@ def main(clients: int, asked: int, workers: int) -> None:
         "cpu_seconds": own.ru_utime + own.ru_stime,
         "first_round_seconds": times["first"],
         "seconds_of_an_update": (times["last"] - times["first"]) / (asked * (ROUNDS - 1)),
-        "server_peak_mib": own.ru_maxrss / 1024,
+        "server_peak_mib": peak_mib(),
         "peak_mib": peak.mib,
     }
     print(json.dumps(document))
