@@ -34,7 +34,7 @@ def shipped_configs() -> list[ShippedConfig]:
     """Return all of them, those of simulate first.
 
     >>> sorted(config.name for config in shipped_configs() if config.command == "simulate")
-    ['fashion-mnist', 'paper-fashion-mnist']
+    ['fashion-mnist', 'fashion-mnist-paper']
     """
     return sorted(_read(), key=lambda config: (config.command != "simulate", config.name))
 

@@ -53,7 +53,7 @@ def test_a_folder_of_the_same_name_does_not_hide_a_config(tmp_path: Path, monkey
         (
             "simulate",
             "fashon",
-            "(did you mean 'fashion-mnist'?); known: fashion-mnist, paper-fashion-mnist; "
+            "(did you mean 'fashion-mnist'?); known: fashion-mnist, fashion-mnist-paper; "
             "or give the path of a TOML file",
         ),
         ("simulate", "samples-10", "samples-10 is a config of another command: fedquit compare samples-10"),
