@@ -34,8 +34,8 @@ WHOLE = """
 ## Whole runs
 
 `fedquit simulate`, three rounds of training, one request, one round of recovery, report; synthetic 8x8 samples, five of
-each client, mlp. Medians; load {load}. From the command to the end of the first round of 100 clients of digits:
-{first:.1f} s.
+each client, mlp. Median of {count}; load {load}. From the command to the end of the first round of 100 clients of
+digits: {first:.1f} s.
 
 | clients | asked in a round | whole run | round 1 done | a client's update | server's peak | peak of all processes |
 |---|---|---|---|---|---|---|
@@ -85,7 +85,9 @@ def _whole(whole: dict[str, Any]) -> str:
 
     from tests.benchmarks.speed.whole_runs import FEDERATIONS
 
-    text = WHOLE.format(load=_load(whole), first=median(whole["first_round_seconds"]))
+    text = WHOLE.format(
+        load=_load(whole), count=len(whole["first_round_seconds"]), first=median(whole["first_round_seconds"])
+    )
     for name, run in whole["runs"].items():
         clients, asked = FEDERATIONS[name]
         text += WHOLE_ROW.format(name=f"{clients:,}", asked=asked, update=run["seconds_of_an_update"] * 1e3, **run)

@@ -46,7 +46,7 @@ def test_the_page_has_what_was_measured(timed: dict[str, Any], tmp_path: Path) -
     assert "| 100,000 | 1,000 | 12.3 s | 4.5 s | 6.70 ms | 890 MiB | 1,234 MiB |" in text
     found = document["pass"]
     assert f"| FedQUIT's pass | {found['medians']['pass']:.3f} s | {found['to_epoch']['pass']:.2f} |" in text  # type: ignore[index]
-    assert "first round of 100 clients of digits:\n6.0 s." in text
+    assert "first round of 100 clients of\ndigits: 6.0 s." in text
     draw(document, tmp_path / "speed.png")
     assert (tmp_path / "speed.png").stat().st_size > 1000
 
