@@ -11,6 +11,10 @@ from fedquit import AuditResult, audit, read_report
 
 ABOUT = """# Others' code beside ours
 
+Made by `python -m tests.benchmarks.others.others_page` from one run and the weights that others' code returned; each
+program in that folder says which repository it needs, and runs as `python run_NAME.py --code REPOSITORY --run RUN.npz
+--out WEIGHTS.npz` in an environment that has what that code needs.
+
 One run on `digits-wrong-labels` (three clients of 100 digits, an mlp, 45 rounds of two local epochs; client 0, with
 a fifth of its labels wrong, is forgotten), exported with `fedquit simulate --export-partition`. The programs
 `tests/benchmarks/others/run_*.py` gave it to the published code, and `fedquit audit` measured the weights that came
