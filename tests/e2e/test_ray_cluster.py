@@ -1,5 +1,6 @@
 """A simulation on a Ray cluster that is there already: the same models, bit for bit, with clients on all its nodes."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -21,14 +22,14 @@ pytestmark = pytest.mark.timeout(MOST)
 def cluster() -> Iterator[Any]:
     """Two nodes of Ray with one processor each, and this process connected to them."""
     ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
+    made: Any = importlib.import_module("ray.cluster_utils").Cluster
 
     with (
         tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setenv("RAY_TMPDIR", folder)  # so that no other process on this machine takes it for its cluster
-        nodes = Cluster()
+        nodes = made()
         try:
             nodes.add_node(num_cpus=1, include_dashboard=False, gcs_server_port=free_port())
             nodes.add_node(num_cpus=1)
@@ -41,7 +42,8 @@ def cluster() -> Iterator[Any]:
 
 
 def test_a_cluster_of_two_ray_nodes_gives_the_same_models(cluster: Any, tmp_path: Path) -> None:
-    from ray._private.state import available_resources_per_node
+    state: Any = importlib.import_module("ray._private.state")
+    left = state.available_resources_per_node
 
     expected = models(simulate(tmp_path / "inprocess", "--workers", "1"))
     command = [sys.executable, "-m", "fedquit", "simulate", *FLAGS, "--engine", "flower", "--address", cluster.address]
@@ -50,10 +52,7 @@ def test_a_cluster_of_two_ray_nodes_gives_the_same_models(cluster: Any, tmp_path
     )
     try:
         until(
-            lambda: (
-                process.poll() is not None
-                or [node.get("CPU", 0.0) for node in available_resources_per_node().values()] == [0.0, 0.0]
-            ),
+            lambda: process.poll() is not None or [node.get("CPU", 0.0) for node in left().values()] == [0.0, 0.0],
             "a client at work on each node",
             every=0.05,
         )
@@ -67,7 +66,7 @@ def test_a_cluster_of_two_ray_nodes_gives_the_same_models(cluster: Any, tmp_path
         [sys.executable, "-m", "fedquit", "report", str(tmp_path / "run"), "--json"], capture_output=True, check=True
     )
     assert models(json.loads(report.stdout)) == expected
-    until(lambda: sum(node.get("CPU", 0.0) for node in available_resources_per_node().values()) == 2.0, "free nodes")
+    until(lambda: sum(node.get("CPU", 0.0) for node in left().values()) == 2.0, "free nodes")
 
 
 def test_an_address_without_a_cluster_is_an_error_of_one_line(tmp_path: Path) -> None:

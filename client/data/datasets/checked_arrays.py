@@ -61,8 +61,9 @@ def as_labels(values: ArrayLike, where: str) -> Tensor:
         raise InputError(f"{where} is empty")
     if array.dtype.kind not in "iu":
         raise InputError(f"{where} has type {array.dtype}; labels are whole numbers from 0")
-    if array.min() < 0 or array.max() >= MAX_CLASSES:
-        wrong = array.min() if array.min() < 0 else array.max()
+    least, largest = int(array.min()), int(array.max())
+    if least < 0 or largest >= MAX_CLASSES:
+        wrong = least if least < 0 else largest
         raise InputError(f"{where} holds label {wrong}; labels are whole numbers from 0 to {MAX_CLASSES - 1}")
     return _tensor(array.astype(np.int64))
 
