@@ -48,8 +48,8 @@ NOISY = (
 SEEN_IN_ASK = {
     SALTED: "The digest of the samples is salted: without the salt, which the device keeps, nobody can tell from it "
     "which they were, even if they have them. Whoever reads the ask or this receipt learns how many there were.",
-    PLAIN: "The digest of the samples is a plain SHA-256, as devices of fedquit 0.1.0 sent it: whoever reads the ask "
-    "or this receipt, and has the very bytes of the candidates, can tell which of them were forgotten.",
+    PLAIN: "The digest of the samples is a plain SHA-256 (ask of version 1): whoever reads the ask or this receipt, "
+    "and has the very bytes of the candidates, can tell which of them were forgotten.",
 }
 """What the ask itself tells where it is about samples, by its version."""
 SEEN_BY_DEVICES = {
@@ -129,7 +129,7 @@ class Receipt:
 
     @property
     def salted(self) -> bool:
-        """Whether the digest of the samples in it is salted; those that devices of 0.1.0 asked for are not."""
+        """Whether the digest of the samples in it is salted: in asks of version 2."""
         return read_ask(base64.b64decode(self.request["ask"])).version == SALTED
 
     def check_samples(self, digests: Collection[bytes], salt: bytes) -> None:
@@ -142,11 +142,17 @@ class Receipt:
         Raises:
             BadReceiptError: it was about others, or not about samples.
         """
-        found = commitment(digests, salt) if self.salted else set_digest(digests)
-        if found != self.request["samples_digest"]:
+        held = self.request["samples_digest"]
+        if not held:
             raise BadReceiptError(
-                f"the receipt is not about these {len(set(digests))} samples: with this salt their digest is {found}, "
-                f"and the receipt says '{self.request['samples_digest']}'"
+                f"the receipt is about a {self.request['granularity']}, not about samples: leave out --samples"
+            )
+        found = commitment(digests, salt) if self.salted else set_digest(digests)
+        if found != held:
+            kind = "salted digest" if self.salted else "digest"
+            raise BadReceiptError(
+                f"the receipt is not about these {len(set(digests))} samples: their {kind} is {found}, and the receipt "
+                f"has {held}"
             )
 
     def check_model(self, content: bytes) -> None:

@@ -43,7 +43,7 @@ def waiting_like(kit: Kit, signed: Signed, *, plain: str = "") -> Signed | None:
     Args:
         kit: whose asks.
         signed: what is about to be asked.
-        plain: the digest of its samples without salt, as fedquit 0.1.0 would have asked.
+        plain: the digest of its samples without salt, as in an ask of version 1.
 
     Raises:
         InputError: a kept ask cannot be read.

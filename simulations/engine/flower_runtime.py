@@ -26,7 +26,7 @@ def run_on_flower(
         clients: of the federation.
         run_config: of the run.
         workers: clients at a time, on this machine.
-        address: of a Ray cluster that serves as many at a time as it has CPUs; "": Ray is begun here.
+        address: of an existing Ray cluster, which runs as many clients at once as it has CPUs; "": start Ray here.
 
     Raises:
         InputError: Ray is not installed, or there is no cluster at this address.
@@ -49,7 +49,7 @@ def run_on_flower(
 
 
 def _join_cluster(address: str) -> None:
-    """Have Flower use a Ray cluster that is there: it begins one only in a process that is in none.
+    """Connect to an existing Ray cluster, so that Flower does not start one.
 
     Raises:
         InputError: there is none at this address.
@@ -63,9 +63,7 @@ def _join_cluster(address: str) -> None:
         ray.init(address=address, log_to_driver=False)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"--address {address}: no Ray cluster can be joined there ({reason}); see `ray status`"
-        ) from None
+        raise InputError(f"--address {address}: cannot connect to a Ray cluster ({reason}); see `ray status`") from None
 
 
 def _pyproject(run_config: Mapping[str, Scalar]) -> str:

@@ -77,7 +77,7 @@ def _metavar(field: Any) -> str:
     help="what carries the messages",
 )
 @click.option(
-    "--address", default="", metavar="HOST:PORT|auto", help="the Ray cluster of --engine flower [begins one here]"
+    "--address", default="", metavar="HOST:PORT|auto", help="Ray cluster for --engine flower [start one here]"
 )
 @click.option("--workers", type=click.IntRange(min=1), help="clients at work at once [as many as cores]")
 @device_options

@@ -45,7 +45,7 @@ class PolledGrid(WrappedGrid):
     Args:
         grid: Flower's.
         clock: seconds that never go back.
-        sleep: waits for so many seconds.
+        sleep: waits for the given number of seconds.
 
     Attributes:
         on_repeat: called with each message that is sent again.

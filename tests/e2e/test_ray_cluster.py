@@ -78,5 +78,5 @@ def test_an_address_without_a_cluster_is_an_error_of_one_line(tmp_path: Path) ->
     )
     assert done.returncode == 4, done.stderr
     last = done.stderr.strip().splitlines()[-1]
-    assert f"--address {address}: no Ray cluster can be joined there" in last
+    assert f"--address {address}: cannot connect to a Ray cluster" in last
     assert "Traceback" not in done.stderr

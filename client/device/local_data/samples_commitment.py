@@ -5,7 +5,7 @@ random bytes, and the digest of the set. The salt is drawn once for a set and st
 nobody can test a guess, not even with the very bytes of the samples; and no device can find another set with the same
 commitment later, so whoever is given the salt can check what the device said.
 
-Asks of fedquit 0.1.0 held the digest of the set itself, which anybody confirms who has the samples.
+Asks of version 1 hold the digest of the set itself: whoever has the samples can confirm it.
 """
 
 import hashlib

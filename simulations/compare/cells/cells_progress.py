@@ -110,7 +110,7 @@ def shown_time(seconds: float) -> str:
 
 
 def shown_end(now: datetime, seconds: float) -> str:
-    """Return the time of day after so many seconds, with the date where that is another day.
+    """Return the time of day in `seconds` seconds, with the date if that is another day.
 
     >>> shown_end(datetime(2026, 11, 30, 23, 0), 1800), shown_end(datetime(2026, 11, 30, 23, 0), 7200)
     ('23:30', '2026-12-01 01:00')

@@ -35,8 +35,9 @@ def make_page(comparison: Comparison, document: Document, figures: Mapping[Path,
         _meanings(columns),
         *(_section("Paired differences", _paired_table(document), _paired_caption(document))),
         *(_section("Figures", "".join(_figure(*shown) for shown in figures.items()), "")),
-        *_section("Runs", _runs_table(comparison, document), "One request of one row by itself: a command, run on the "
-                  "same machine with the same versions, trains again and gives the same numbers, but for seconds."),
+        *_section("Runs", _runs_table(comparison, document), "Each line is one method on one request and seed. Its "
+                  "command trains from the start and, on the same machine with the same versions, gives the same "
+                  "numbers, except for seconds."),
         _made_with(document["versions"]),
     ]  # fmt: skip
     return (

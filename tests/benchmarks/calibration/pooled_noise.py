@@ -205,9 +205,9 @@ def _finding(rows: Sequence[Document], total: Document, trials: int) -> str:
     shown = ", ".join(f"{name.replace('_', ' ')} {max(ratio[name] for ratio in ratios):.1f}" for name in MEASURES)
     worst = max(rows, key=lambda row: row["retrained"]["pooled"] / row["trials"])
     return (
-        f"Within a federation the noise of one request is up to so many times that of another: {shown}. With pooled "
-        f"noise the\nrequest {worst['name']} gets {worst['retrained']['pooled']} false alarms of {worst['trials']}, "
-        f"where its own noise gives {worst['retrained']['own']}."
+        f"The largest noise of a request is this multiple of the smallest: {shown}.\nWith pooled noise request "
+        f"{worst['name']} gets {worst['retrained']['pooled']} false alarms of {worst['trials']}; with its own noise, "
+        f"{worst['retrained']['own']}.\nThis is one federation: it shows that pooling can fail, not how often."
     )
 
 

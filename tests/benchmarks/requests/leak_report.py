@@ -43,7 +43,7 @@ FedQUIT, only noise hides anything from the server.
 
 ![Who tells which of two candidate sets was forgotten](FOLDER/games.png)
 
-Each page has all methods and sizes, with controls:
+Each page has the sizes measured so far for each method, with controls; what is missing:
 """
 CURVE = """{run}, FedQUIT, 8 samples, two sets of the same classes. The device clips its step to 0.06, about its usual
 length, so clipping alone costs little; *noise* is a multiple of that. *Bound*: the most that any attack on the one
