@@ -5,12 +5,12 @@ from typing import Any
 
 HEAD = """# Speed
 
-Made by `make bench` on {date}: {machine}, Python {python}, torch {torch}, flwr {flwr}, {workers} workers. Do not
-edit: run it again. In each table the engines took turns, a round each, so that a slow moment of the machine hit all
-of them; only ratios within a table mean anything. *To bare processes* is the median of the ratios of rounds that took
-turns, so it may differ from the ratio of the medians. The tables were made one after the other in one process, so
-*start to end of round 1* is shorter in later ones; from the command it is under *Whole runs*. *Bare processes* are the same
-training in plain PyTorch processes, without Flower or messages. The load is the mean number of processes that wanted a
+Made by `make bench` on {date}: {machine}, Python {python}, torch {torch}, flwr {flwr}, {workers} workers. Do not edit:
+run it again. In each table the engines took turns, a round each, so that a slow moment of the machine hit all of them;
+only ratios within a table mean anything. *To bare processes* is the median of the ratios of rounds that took turns, so
+it may differ from the ratio of the medians. The tables were made one after the other in one process, so *start to end
+of round 1* is shorter in later ones; from the command it is under *Whole runs*. *Bare processes* are the same training
+in plain PyTorch processes, without Flower or messages. The load is the mean number of processes that wanted a
 processor, at the start and the end; above {workers} they had to share.
 """
 WORK = """
