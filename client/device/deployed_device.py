@@ -39,6 +39,7 @@ from fedquit.unlearning.tensors.accelerator import on_cpu, placed, placed_sample
 from fedquit.unlearning.tensors.convert import StateDict
 
 LONGEST = 3600.0  # seconds to wait for the message before this one
+LONGEST_COPY = 7 * 86_400.0  # and with a message to forget, as it may be a copy of the one that is being carried out
 NOTHING_TO_FORGET = "there is nothing to forget"
 """In the reason of a device that never trained on any of the samples that it is asked to forget."""
 REPORTED = frozenset(
@@ -78,13 +79,14 @@ class DeployedDevice:
         with closing(self._record):
             if exercise == "train" and config.get("samples", "keep") != "keep":
                 raise InputError("this device trains on nothing that is to be forgotten; choose another method")
+            longest = LONGEST_COPY if exercise == "forget" else LONGEST
             try:
-                with filelock.FileLock(str(self._path) + ".lock", timeout=LONGEST):
+                with filelock.FileLock(str(self._path) + ".lock", timeout=longest):
                     self._hear(config)
                     Replies(self._record).drop(_ids(config, "settled"))
                     yield
             except filelock.Timeout:
-                raise FedquitError(f"the message before this one has been at work for {LONGEST:.0f} s") from None
+                raise FedquitError(f"the message before this one has been at work for {longest:.0f} s") from None
 
     def _hear(self, config: ReceivedConfig) -> None:
         """Drop the asks that the server says it has, and keep why it refused others."""

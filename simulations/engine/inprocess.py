@@ -9,6 +9,7 @@ to each worker once, and the context of a node is made when the node is asked.
 """
 
 import itertools
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -178,9 +179,10 @@ class InProcessGrid(Grid):
     def can_sum(self, arrays: Arrays) -> bool:
         """Say whether models like these can be summed where they are made: see `SumsReplies`.
 
-        Not if somebody may look at the messages, with a ClientApp or a class of grid of their own.
+        Not if somebody may look at the messages, with a ClientApp or a class of grid of their own; and not on Windows,
+        where a file that another process has mapped cannot be removed.
         """
-        if self._app != OURS or type(self) is not InProcessGrid:
+        if sys.platform == "win32" or self._app != OURS or type(self) is not InProcessGrid:
             return False
         objective = objective_of(Settings.from_run_config(self.run_config, self._clients))
         plain = type(objective).train is Objective.train and not objective.needs().owns

@@ -142,7 +142,10 @@ class Summing:
         try:
             for said in metrics:
                 checked_numbers(said)
-            sums = {name: torch.mv(value.flatten(1).t(), factors).numpy() for name, value in weights.items()}
+            sums = {
+                name: torch.mv(value.reshape(len(nodes), -1).t(), factors.to(value.dtype)).numpy()
+                for name, value in weights.items()
+            }
             shaped = {name: value.reshape(self._sent[name].shape) for name, value in sums.items()}
             self.sums.add_sum(shaped, sum(counts), len(nodes))
         except (BadReplyError, OverflowError):
@@ -156,6 +159,7 @@ class Summing:
     def _lengths(self, weights: Mapping[str, torch.Tensor]) -> list[float | None]:
         """Return the length of each device's step."""
         squares = sum(
-            torch.sub(value, self._tensors[name]).flatten(1).square_().sum(1) for name, value in weights.items()
+            torch.sub(value, self._tensors[name]).reshape(len(value), -1).square_().sum(1)
+            for name, value in weights.items()
         )
         return list(torch.as_tensor(squares).double().sqrt().tolist())

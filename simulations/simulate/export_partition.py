@@ -49,7 +49,8 @@ def export_partition(path: Path, folder: RunFolder) -> None:
         FedquitError: the file cannot be written.
     """
     content = io.BytesIO()
-    np.savez_compressed(content, allow_pickle=False, **exported(folder))
+    arrays: dict[str, Any] = exported(folder)
+    np.savez_compressed(content, **arrays)
     write_whole(path, content.getvalue())
 
 

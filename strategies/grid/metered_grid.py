@@ -145,6 +145,7 @@ class MeteredGrid(WrappedGrid):
                     lost = Message(Error(NO_REPLY, f"no answer within {patience:.0f} s"), reply_to=message)
                     yield _sent_by(lost, message.metadata.dst_node_id)
         finally:
+            self._under_way = []
             self.costs.settle()
 
     def can_sum(self, arrays: Arrays) -> bool:
@@ -191,7 +192,7 @@ class MeteredGrid(WrappedGrid):
 
     def log_again(self, message: Message) -> None:
         """Log a message of the present exchange once more: the wrapped grid sends it again."""
-        plain = next(before for sent, before in self._under_way if sent is message)
+        plain = next((before for sent, before in self._under_way if sent is message), message)
         self._log_requests([message], [plain])
 
     def _received(

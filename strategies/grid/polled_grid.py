@@ -26,8 +26,9 @@ SHARE = 0.05
 """A pause is this share of the time waited so far: that is by how much looking delays an exchange."""
 REPEATED = ACTIONS["forget"]
 """The kind of message that is sent again: devices do it once, however often it comes."""
-AGAIN, TIMES = 60.0, 4.0
-"""Seconds after which a message is sent again, and by how many times as long it takes for the next: 1, 4, 16 min."""
+AGAIN, TIMES = 300.0, 4.0
+"""Seconds after which a message is sent again, and by how many times as long it takes for the next: 5, 20, 80 min. A
+device that is still at work keeps the copy waiting, in a process of its own."""
 
 
 def pause(waited: float) -> float:
@@ -91,7 +92,9 @@ class PolledGrid(WrappedGrid):
     def _pushed(self, messages: Sequence[Message], stand_for: Sequence[Message]) -> dict[str, Message]:
         """Send messages, and return by the name of each that could be sent which message it stands for."""
         names = self._grid.push_messages(messages)
-        return {name: message for name, message in zip(names, stand_for, strict=True) if name}
+        return {
+            name: message for name, message in zip(names, stand_for, strict=False) if name
+        }  # none, if all were too large
 
     def _repeated(self, waiting: Iterable[Message]) -> dict[str, Message]:
         """Send messages again to which there is no reply, each once, if they may be; see `_pushed`."""
@@ -102,6 +105,7 @@ class PolledGrid(WrappedGrid):
 
 
 def _copy(message: Message) -> Message:
-    """Return a message with the same content, to the same node, that is a message of its own."""
+    """Return a message with the same content, to the same node, that is a message of its own and ends when it does."""
     about = message.metadata
-    return Message(message.content, about.dst_node_id, about.message_type, ttl=about.ttl, group_id=about.group_id)
+    left = max(1.0, about.created_at + about.ttl - time.time())
+    return Message(message.content, about.dst_node_id, about.message_type, ttl=left, group_id=about.group_id)

@@ -353,8 +353,8 @@ FOUND = """\
   Flower's grid retries for two hours; now the time limit of the reply also covers its parts. A device could do the same
   on purpose.
 - A handshake that was cut just when a device fetched a message to forget (fault 47): Flower hands a message out once,
-  so both sides waited until the device's time was up, here ten minutes. Now the coordinator sends it again after a
-  minute ([coordinator.md](../coordinator.md#what-happens-when-x-dies)). The figures are from before this change.
+  so both sides waited until the device's time was up, here ten minutes. Now the coordinator sends it again after five
+  minutes ([coordinator.md](../coordinator.md#what-happens-when-x-dies)). The figures are from before this change.
 - *Not fixed*: a device's SuperNode retries as long for the parts of a message that its server announced and did not
   send (seen in Flower's code).
 """

@@ -43,6 +43,24 @@ def normalised(input_shape: Any, num_classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, num_classes))
 
 
+class Scaled(nn.Module):
+    """A model with a parameter that is one number."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, num_classes)
+        self.scale = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.scale * self.linear(images.flatten(1))
+        return logits
+
+
+def scaled(input_shape: Any, num_classes: int) -> nn.Module:
+    del input_shape
+    return Scaled(num_classes)
+
+
 def with_messages(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(InProcessGrid, "can_sum", lambda _self, _arrays: False)
 
@@ -84,6 +102,18 @@ def test_a_run_with_sums_is_the_run_with_messages_bit_for_bit(
         assert report["stages"][stage]["model_sha256"] == expected["stages"][stage]["model_sha256"]
     assert costs_of(summed) == costs_of(sent), "to the byte"
     assert rounds_of(summed) == rounds_of(sent)
+
+
+def test_stacked_clients_with_a_parameter_that_is_one_number_are_summed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    given = {**SMALL, "model": "test_summed:scaled"}
+    stages = [
+        run_simulation(given, out=tmp_path / name, workers=1, stack=name)[1]["stages"]["original"]
+        for name in ("4", "off")
+    ]
+    assert stages[0]["test_accuracy"] == pytest.approx(stages[1]["test_accuracy"], abs=0.02)
 
 
 def strategy(grid: InProcessGrid, settings: Settings, heard: dict[int, str | None], taken: list[Reply]) -> Train:

@@ -1,6 +1,8 @@
 """A run for code outside fedquit: the npz file has all it needs, and what it sends back is audited."""
 
+import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,32 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(exported: tuple[RunResu
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="no npz file of numbers"):
         audit(tmp_path / "cut.npz", run)
+
+
+def test_damaged_and_hostile_npz_files_are_errors_of_one_line(
+    exported: tuple[RunResult, Exported], tmp_path: Path
+) -> None:
+    run, file = exported
+    named: dict[str, Any] = of_stage(file, "original")
+    first = next(iter(named))
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **named)
+    spoilt = bytearray(packed.getvalue())
+    spoilt[200:300] = bytes(100)
+    large = io.BytesIO()
+    np.savez_compressed(large, **{**named, first: np.zeros(10_000_000)})
+    foreign = io.BytesIO()
+    with zipfile.ZipFile(foreign, "w") as archive:
+        archive.writestr(first, "no array")
+    for content, message in (
+        (bytes(spoilt), "no npz file of numbers"),
+        (large.getvalue(), "far more numbers than the model"),
+        (foreign.getvalue(), "is no array"),
+    ):
+        (tmp_path / "back.npz").write_bytes(content)
+        with pytest.raises(InputError, match=message) as raised:
+            audit(tmp_path / "back.npz", run)
+        assert "\n" not in str(raised.value)
 
 
 def test_a_file_that_cannot_be_exported_to_is_refused_before_the_run(tmp_path: Path) -> None:
