@@ -16,7 +16,7 @@ STAGES = ("original", "unlearned", "recovered", "retrained")
 
 
 def summarise(reports: Sequence[Document]) -> Document:
-    """Return a row for each run, and mean and standard deviation over them.
+    """Return a row for each run, and mean and standard deviation over them; one run has no deviation (None).
 
     Args:
         reports: documents of `report.json`.
@@ -34,7 +34,7 @@ def summarise(reports: Sequence[Document]) -> Document:
     return {
         "runs": rows,
         "mean": {name: fmean(values) for name, values in columns.items()},
-        "standard_deviation": {name: stdev(values) if len(values) > 1 else 0.0 for name, values in columns.items()},
+        "standard_deviation": {name: stdev(values) if len(values) > 1 else None for name, values in columns.items()},
     }
 
 

@@ -123,8 +123,9 @@ class MeteredGrid(WrappedGrid):
         The sender is known by the message it answers: the error that stands in for a lost node's reply names
         another node. Who does not answer within `timeout` (or `patience`) seconds is given an error for a reply.
         """
-        exchange = Exchange(self.compression, self.errors)
-        sent, started = self._sent(messages, exchange), time.perf_counter()
+        exchange, plain = Exchange(self.compression, self.errors), list(messages)
+        sent, started = self._sent(plain, exchange), time.perf_counter()
+        self._under_way = list(zip(sent, plain, strict=True))
         patience = self.patience if timeout is None else _limited(timeout)
         waiting: dict[str, Message] = {}
         replied = set[str]()
@@ -182,11 +183,9 @@ class MeteredGrid(WrappedGrid):
         with contextlib.suppress(TimeoutError):
             yield from self._grid.send_and_receive(sent, timeout=patience)
 
-    def _sent(self, messages: Iterable[Message], exchange: Exchange) -> list[Message]:
+    def _sent(self, plain: list[Message], exchange: Exchange) -> list[Message]:
         """Compress and log messages."""
-        plain = list(messages)
         compressed = [exchange.request(message) for message in plain]
-        self._under_way = list(zip(compressed, plain, strict=True))
         self._log_requests(compressed, plain)
         return compressed
 
@@ -248,7 +247,7 @@ class MeteredGrid(WrappedGrid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Compress, log and send, without waiting."""
         exchange = Exchange(self.compression, self.errors)
-        sent = self._sent(messages, exchange)
+        sent = self._sent(list(messages), exchange)
         self.costs.settle()
         names, now = list(self._grid.push_messages(sent)), time.perf_counter()
         self._pushed.update((name, (message, exchange, now)) for name, message in zip(names, sent, strict=True))

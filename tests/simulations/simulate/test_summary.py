@@ -60,3 +60,10 @@ def test_summary_has_a_form_for_people_for_markdown_and_for_machines(
         for how in ([], ["--markdown"], ["--json"])
     ]
     assert starts == ["forget", "| clie", '{\n "ru']
+
+
+def test_one_run_has_no_standard_deviation(capsys: pytest.CaptureFixture[str]) -> None:
+    found = summarise([report(0.5)])
+    assert set(found["standard_deviation"].values()) == {None}
+    print_summary(found)
+    assert " 0.0%" not in capsys.readouterr().out
