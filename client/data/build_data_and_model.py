@@ -146,4 +146,5 @@ def initial_model(settings: Settings, seed: int, name: str = "") -> nn.Module:
         input_shape=form.input_shape,
         num_classes=form.num_classes,
         seed=derive_seed(seed, "initial model"),
+        init=settings.init,
     )

@@ -13,13 +13,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from fedquit.client.models.initial_weights import draw_glorot
 from fedquit.errors import InputError, unknown
 from fedquit.user_factory import import_factory, is_factory
 
 InputShape = tuple[int, int, int]
 
 
-def build_model(name: str, *, input_shape: InputShape, num_classes: int, seed: int) -> nn.Module:
+def build_model(name: str, *, input_shape: InputShape, num_classes: int, seed: int, init: str = "default") -> nn.Module:
     """Build a model whose outputs are logits [B, num_classes], and try it on two inputs.
 
     Args:
@@ -28,6 +29,7 @@ def build_model(name: str, *, input_shape: InputShape, num_classes: int, seed: i
         input_shape: Channels, height and width.
         num_classes: Number of classes.
         seed: Decides the initial weights; torch's global generator is left as it was.
+        init: "default": the model's own initial weights; "glorot": those of `draw_glorot`.
 
     Raises:
         InputError: For an unknown name, or a model that cannot take such inputs.
@@ -46,6 +48,8 @@ def build_model(name: str, *, input_shape: InputShape, num_classes: int, seed: i
         except Exception as error:
             raise InputError(_misfit(name, input_shape, _reason(error))) from error
         _try_out(name, model, input_shape, num_classes)
+        if init == "glorot":  # after the trial, by which lazy layers get their weights
+            draw_glorot(model)
     return model
 
 

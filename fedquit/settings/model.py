@@ -1,6 +1,6 @@
 """Which model is trained, and the form of its inputs and classes."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fedquit.errors import InputError
 from fedquit.settings.setting import Group, Part, Scope, setting
@@ -16,6 +16,14 @@ class Model(Group):
             "mlp, cnn, resnet18, a torchvision classifier or package.module:factory", Part.TRAINING, Scope.TRAINING
         ),
     ] = "cnn"
+    init: Annotated[
+        Literal["default", "glorot"],
+        setting(
+            "initial weights: the model's own, or Glorot uniform ones and biases of zero, as in Keras",
+            Part.TRAINING,
+            Scope.TRAINING,
+        ),
+    ] = "default"
     models: Annotated[
         str,
         setting(

@@ -1,5 +1,6 @@
 """Models: the papers' sizes, weights that depend on the seed alone, and misfits told before training."""
 
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -64,6 +65,49 @@ def test_initial_weights_depend_on_the_seed_alone(name: str) -> None:
     torch.manual_seed(2)
     assert torch.equal(first, weights(build(name, seed=3)))
     assert not torch.equal(first, weights(build(name, seed=4)))
+
+
+@pytest.mark.parametrize("name", [*MODELS, "shufflenet_v2_x0_5"])
+def test_init_glorot_draws_every_layer_of_every_model_from_the_seed(name: str) -> None:
+    def glorot(seed: int) -> nn.Module:
+        return build_model(name, input_shape=(3, 32, 32), num_classes=10, seed=seed, init="glorot")
+
+    model, own = glorot(3), dict(build(name, (3, 32, 32), seed=3).named_modules())
+    assert torch.equal(weights(model), weights(glorot(3)))
+    for path, layer in model.named_modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            size = layer.weight[0, 0].numel()
+            bound = math.sqrt(6 / (size * (layer.weight.shape[0] + layer.weight.shape[1])))
+            deviation = float(layer.weight.detach().std())
+            assert layer.weight.detach().abs().max() <= bound
+            assert deviation == pytest.approx(bound / math.sqrt(3), rel=12 / math.sqrt(layer.weight.numel()))
+            assert layer.bias is None or not layer.bias.detach().any()
+            assert not torch.equal(weights(layer), weights(glorot(4).get_submodule(path)))
+        elif not list(layer.children()):
+            assert all(torch.equal(a, b) for a, b in zip(layer.parameters(), own[path].parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("bare", "no linear layer and no convolution"), ("computed", "layer '1' computes its weights")],
+)
+def test_a_model_that_init_glorot_cannot_draw_is_refused(
+    kind: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"{kind}_nets.py").write_text(
+        "from torch import nn\n"
+        "from torch.nn.utils.parametrizations import weight_norm\n"
+        "def bare(input_shape, num_classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.LayerNorm(num_classes))\n"
+        "def computed(input_shape, num_classes):\n"
+        "    return nn.Sequential(nn.Flatten(), weight_norm(nn.Linear(10, num_classes)))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = f"{kind}_nets:{kind}"
+    build(spec, (1, 2, 5))
+    said = refusal(lambda: build_model(spec, input_shape=(1, 2, 5), num_classes=10, seed=0, init="glorot"))
+    assert reason in said
+    assert "use 'default'" in said
 
 
 def test_building_leaves_the_global_generator_alone() -> None:

@@ -152,6 +152,14 @@ def test_each_reference_has_a_seed_and_a_start_of_its_own(tmp_path: Path, carry_
     assert len({models[stage] for stage in models}) == len(models)
 
 
+def test_every_training_of_a_run_starts_from_the_initial_weights_of_init(tmp_path: Path, carry_out: CarryOut) -> None:
+    for init, zero in (("default", False), ("glorot", True)):
+        models = carry_out(tmp_path / init, references=2, init=init).models
+        for stage in ("initial", "initial-1"):
+            model = RunFolder(tmp_path / init).load_model(models[stage])
+            assert all(array.any() != zero for name, array in model.items() if name.endswith("bias"))
+
+
 def test_what_the_verdict_compares_has_had_as_many_rounds(tmp_path: Path, carry_out: CarryOut) -> None:
     state = carry_out(tmp_path / "run", recover_rounds=2)
     last = {phase: state.of(phase)[-1].number for phase in ("recover", "control", "match")}

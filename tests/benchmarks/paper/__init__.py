@@ -1,0 +1,1 @@
+"""FedQUIT at the scale of its paper, and beside the code that its authors published."""
