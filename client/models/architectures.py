@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fedquit.client.models.initial_weights import draw_glorot
+from fedquit.client.models.max_pool import MaxPool
 from fedquit.errors import InputError, unknown
 from fedquit.user_factory import import_factory, is_factory
 
@@ -82,10 +83,10 @@ def cnn(input_shape: InputShape, num_classes: int) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(channels, 32, kernel_size=5, padding=2),
         nn.ReLU(),
-        nn.MaxPool2d(2),
+        MaxPool(),
         nn.Conv2d(32, 64, kernel_size=5, padding=2),
         nn.ReLU(),
-        nn.MaxPool2d(2),
+        MaxPool(),
         nn.Flatten(),
         nn.Linear(64 * (height // 4) * (width // 4), 512),
         nn.ReLU(),

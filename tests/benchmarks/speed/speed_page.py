@@ -25,8 +25,8 @@ ROW = "| {name} | {median:.3f} s | {to_bare:.2f} | {first:.1f} s | {memory} |\n"
 PASS = """
 ## {title}
 
-Load {load}; one thread. *An epoch* is plain PyTorch with the same optimizer and batches, on the same samples; the
-*teacher* is asked once before it, which is part of the pass.
+{date}, load {load}; one thread. *An epoch* is plain PyTorch with the same optimizer and batches, on the same
+samples; the *teacher* is asked once before it, which is part of the pass.
 
 | | median of {runs} | to an epoch |
 |---|---|---|
@@ -70,7 +70,7 @@ def _work(work: dict[str, Any]) -> str:
 
 
 def _pass(found: dict[str, Any]) -> str:
-    text = PASS.format(title=found["title"], load=_load(found), runs=len(found["seconds"]["pass"]))
+    text = PASS.format(title=found["title"], date=found["date"], load=_load(found), runs=len(found["seconds"]["pass"]))
     return text + "".join(
         f"| {said} | {found['medians'][name]:.3f} s | {found['to_epoch'][name]:.2f} |\n"
         for name, said in PASSES.items()

@@ -1,12 +1,15 @@
 """The benchmark of speed: its engines do the same work, and its page has what was measured."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from tests.benchmarks.speed import __main__ as speed
 from tests.benchmarks.speed.machine import MemoryPeak, matrix_rate, of_ray
 from tests.benchmarks.speed.passes import time_passes
 from tests.benchmarks.speed.speed_page import draw, page
@@ -39,7 +42,7 @@ def test_the_page_has_what_was_measured(timed: dict[str, Any], tmp_path: Path) -
     versions = {"torch": "1", "flwr": "2", "python": "3"}
     document = {"date": "today", "machine": "this", "versions": versions, "workers": 2, "whole": whole}
     document["works"] = {"tiny": timed}
-    document["pass"] = time_passes(Work("tiny", TINY), runs=2, count=40)
+    document["pass"] = {"date": "now", **time_passes(Work("tiny", TINY), runs=2, count=40)}
     text = page(document)
     for engine in timed["engines"].values():
         assert f"| {engine['median']:.3f} s | {engine['to_bare']:.2f} |" in text
@@ -69,3 +72,16 @@ def test_a_worker_is_not_one_of_rays_for_naming_a_path_of_its() -> None:
     code = [sys.executable, "-c", "import sys; sys.stdin.read()", "sys_path=['/site-packages/ray/thirdparty_files']"]
     with subprocess.Popen(code, stdin=subprocess.PIPE) as process:
         assert not of_ray(process.pid)
+
+
+def test_the_pass_can_be_timed_again_beside_a_whole_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = json.loads(Path("docs/results/speed.json").read_text(encoding="utf-8"))
+    (tmp_path / "speed.json").write_text(json.dumps(whole), encoding="utf-8")
+    tiny = time_passes(Work("tiny", TINY), runs=1, count=40)
+    monkeypatch.setattr(speed, "time_passes", lambda work, runs: tiny)
+    CliRunner().invoke(speed.main, ["--only-pass", "--out", str(tmp_path)], catch_exceptions=False)
+    again = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))
+    assert again["pass"]["medians"] == tiny["medians"]
+    assert {**again, "pass": 0} == {**whole, "pass": 0}
+    without = CliRunner().invoke(speed.main, ["--only-pass", "--out", str(tmp_path / "none")])
+    assert "--only-pass: give --out" in without.output
