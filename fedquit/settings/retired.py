@@ -8,8 +8,8 @@ from fedquit.errors import InputError
 RETIRED = {
     "secure-aggregation": (
         False,
-        "no setting any more: Flower has secure aggregation for its older interface only (docs/strategies.md); "
-        "leave it out",
+        "no setting any more: Flower has secure aggregation for its older interface only, and with masks that a server "
+        "can guess (docs/strategies.md, Secure aggregation); leave it out",
     ),
     "together": (
         1,

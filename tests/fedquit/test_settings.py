@@ -278,7 +278,9 @@ def test_every_setting_is_of_one_group_and_in_its_order() -> None:
 def test_a_retired_setting_that_says_nothing_is_left_out_and_no_other_value_is(name: str) -> None:
     assert Settings.read({name: False, "lr": 0.5}) == Settings(lr=0.5)
     assert Settings.from_run_config({name: False, "out": ""}, 3) == Settings(clients=3)
-    assert "secure-aggregation: no setting any more" in refusal({name: True})
+    refused = refusal({name: True})
+    assert "secure-aggregation: no setting any more" in refused
+    assert "masks that a server can guess (docs/strategies.md" in refused
 
 
 def test_requests_served_together_are_refused_with_the_reason() -> None:

@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
-from flwr.clientapp import mod
-from flwr.server.workflow import SecAggPlusWorkflow
-from flwr.serverapp.strategy import FedAvg
+from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord
 
 from fedquit.errors import FedquitError, InputError
 from fedquit.server.run.loop import Loop
@@ -320,13 +317,6 @@ def test_what_cannot_work_is_refused_with_its_reason_before_anything_runs(
 ) -> None:
     with pytest.raises(InputError, match=message):
         rules_of(Settings.read({**SMALL, **changed}))
-
-
-def test_flower_still_has_no_secure_aggregation_for_the_message_api() -> None:
-    assert not [name for name in dir(mod) if "secagg" in name.lower()]
-    assert not hasattr(FedAvg, "configure_fit")
-    with pytest.raises(TypeError, match="LegacyContext"), InProcessGrid(1, {}) as grid:
-        SecAggPlusWorkflow(3, 2)(grid, Context(1, 1, {}, RecordDict(), {}))
 
 
 def test_every_strategy_of_flowers_that_averages_models_is_here() -> None:
