@@ -4,6 +4,7 @@ KIT/asks/ID.waiting   no answer yet: the same ask is sent again
 KIT/asks/ID.ask       the service has it
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 from fedquit.client.kit import Kit
@@ -53,6 +54,26 @@ def waiting_like(kit: Kit, signed: Signed, *, plain: str = "") -> Signed | None:
         old, new = read_ask(kept.ask), read_ask(signed.ask)
         if _what(old) == _what(new) and old.samples_digest in (new.samples_digest, plain):
             return kept
+    return None
+
+
+def answered_like(kit: Kit, signed: Signed, *, plain: str) -> Signed | None:
+    """Return an ask of version 1 about the same samples that the service has, if there is one.
+
+    The service knows it again by its bytes. By `signed` it cannot: the salted digest in that tells nobody that the
+    samples are those of an ask without salt.
+
+    Args:
+        kit: whose asks.
+        signed: what is about to be asked.
+        plain: the digest of its samples without salt.
+    """
+    for path in sorted((kit.folder / "asks").glob("*.ask")):
+        with suppress(InputError):  # damaged: it stops no new ask
+            kept = _read(path)
+            old = read_ask(kept.ask)
+            if plain and old.samples_digest == plain and _what(old) == _what(read_ask(signed.ask)):
+                return kept
     return None
 
 

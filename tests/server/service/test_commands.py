@@ -112,16 +112,36 @@ def test_of_samples_in_a_file_only_number_and_salted_digest_travel(world: Any, r
 
 def test_an_ask_that_an_older_fedquit_kept_is_sent_again_not_made_anew(world: Any, run: Run) -> None:
     world.start()
+    names, old = asked_without_salt(world)
+    outbox.keep(Kit.read(world.kit_folder("south")), old)
+    code, out, _ = run("forget", world.kit_folder("south"), "--samples", names, "--json")
+    assert (code, json.loads(out)["id"]) == (0, old.id)
+    assert [request.id for request in world.ledger.requests()] == [old.id]
+
+
+def asked_without_salt(world: Any) -> tuple[Path, Signed]:
+    """Return a list of south's samples, and an ask about them as an older fedquit made it."""
     names, digest = world.folder / "samples.txt", b"d" * 32
     names.write_text(digest.hex())
     ask = read_ask(make_ask(world.keys["south"], "clinics", "sample", samples=[digest], salt=b"s" * 32).ask)
     ask.version, ask.samples_digest = PLAIN, set_digest([digest])
     exact = ask.SerializeToString()
-    old = Signed(exact, sign(world.keys["south"], PREFIX + exact))
-    outbox.keep(Kit.read(world.kit_folder("south")), old)
-    code, out, _ = run("forget", world.kit_folder("south"), "--samples", names, "--json")
-    assert (code, json.loads(out)["id"]) == (0, old.id)
-    assert [request.id for request in world.ledger.requests()] == [old.id]
+    return names, Signed(exact, sign(world.keys["south"], PREFIX + exact))
+
+
+@pytest.mark.parametrize("ended", ["done", "failed"])
+def test_samples_that_were_asked_about_before_salts_are_not_forgotten_twice(world: Any, run: Run, ended: str) -> None:
+    world.start()
+    names, old = asked_without_salt(world)
+    kit = Kit.read(world.kit_folder("south"))
+    outbox.keep(kit, old)
+    assert run("forget", kit.folder, "--samples", names)[0] == 0
+    assert asks(kit.folder, "ask") == [old.id]
+    world.work_off(old.id, end=ended)
+    for _ in range(2):
+        code, out, _ = run("forget", kit.folder, "--samples", names, "--json")
+        assert (code, json.loads(out)["id"] == old.id) == (0, ended == "done")
+    assert len(world.ledger.requests()) == (1 if ended == "done" else 2)
 
 
 def test_an_operator_asks_for_a_device_and_for_a_class(world: Any, run: Run) -> None:
