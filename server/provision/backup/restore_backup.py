@@ -151,18 +151,26 @@ def _set_ledger(server: Path, url: str) -> None:
 
 
 def _move(staging: Path, to: Path) -> None:
-    """Put the folders into their places, the server's last; all that is in them is on the disk before."""
+    """Put the folders into their places, the server's last; all that is in them is on the disk before.
+
+    If that fails, they are back in `staging`: a server must not be there whose ledger is taken out of its database.
+    """
+    authority, moved = to.parent / "authority", list[tuple[Path, Path]]()
     with explained(to):
         for path in (staging, *staging.rglob("*")):
             _sync(path)
-        authority = to.parent / "authority"
-        if (staging / "authority").exists() and not authority.exists():
-            (staging / "authority").chmod(0o700)
-            (staging / "authority").rename(authority)
-            sync_folder(to.parent)
-        (staging / "server").chmod(0o700)
-        (staging / "server").rename(to)  # also where an empty folder is
-        sync_folder(to.parent)
+        parts = [(staging / "authority", authority)] if not authority.exists() else []
+        try:
+            for source, target in [*parts, (staging / "server", to)]:  # `to` may be an empty folder
+                if source.exists():
+                    source.chmod(0o700)
+                    source.rename(target)
+                    moved.append((source, target))
+                    sync_folder(to.parent)
+        except OSError:
+            for source, target in reversed(moved):
+                target.rename(source)
+            raise
 
 
 def _sync(path: Path) -> None:

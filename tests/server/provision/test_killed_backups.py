@@ -1,5 +1,6 @@
 """A backup and a restore that are killed, at each of their changes on disk: nothing half, nothing left, and again."""
 
+import errno
 import multiprocessing
 import os
 import shutil
@@ -113,6 +114,27 @@ def note(into: Path) -> str:
         assert not (left / "server").exists()
         return "Run the same command again"
     return (left / "UNFINISHED").read_text() or "Run the same command again"  # it was being written
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+def test_a_restore_whose_last_step_fails_leaves_nothing_and_can_be_repeated(
+    made: Rehearsal, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, fails: int
+) -> None:
+    saved, into, calls = make_backup(made.server, tmp_path / "saved.tar").path, tmp_path / "into", list[Path]()
+
+    def sync_folder(folder: Path) -> None:
+        calls.append(folder)
+        if len(calls) == fails:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fedquit.server.provision.backup.restore_backup.sync_folder", sync_folder)
+        code, _, said = run("restore", saved, into / "server")
+    assert (code, said.count("\n")) == (1, 1)
+    assert f"cannot write {into / 'server'}: Input/output error" in said
+    assert list(into.iterdir()) == []
+    restore_backup(saved, into / "server")
+    assert {path.name for path in into.iterdir()} == {"authority", "server"}
 
 
 def test_a_restore_with_another_authority_beside_it_is_refused(made: Rehearsal, tmp_path: Path, run: Run) -> None:
