@@ -142,6 +142,10 @@ def write_programs(home: Path) -> tuple[Path, ...]:
     with explained(home):
         for folder in (programs, approved):
             folder.mkdir(mode=0o700, exist_ok=True)
+        if LINUX:
+            from fedquit.client.device.processes.hand_over import remove_stale_socket  # Windows has no fcntl
+
+            remove_stale_socket(str(programs))
     for folder, command in commands.items():
         write_whole(folder / CLIENTAPP, f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n'.encode())
         (folder / CLIENTAPP).chmod(0o700)

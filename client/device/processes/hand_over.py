@@ -109,6 +109,15 @@ def locked(folder: str) -> int | None:
     return file
 
 
+def remove_stale_socket(folder: str) -> None:
+    """Remove the socket of a process that was killed while it was ready; one that is ready keeps its own."""
+    lock = locked(folder)
+    if lock is not None:
+        with contextlib.suppress(OSError):
+            os.unlink(f"{folder}/{SOCKET}")  # noqa: PTH108 - no pathlib, which takes time
+        os.close(lock)
+
+
 def address(folder: str) -> str:
     """Return the socket in `folder` by a name that is short enough for one, however long the folder's is."""
     return f"/proc/self/fd/{os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)}/{SOCKET}"

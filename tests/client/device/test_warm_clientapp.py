@@ -162,6 +162,20 @@ def test_a_ready_process_ends_and_frees_its_memory_when_no_message_comes(folder:
     os.close(free)
 
 
+def test_joining_removes_the_socket_of_a_process_that_was_killed(
+    folder: Path, ready: "subprocess.Popen[bytes]"
+) -> None:
+    hand_over.remove_stale_socket(str(folder))
+    assert (folder / SOCKET).exists(), "its process is ready"
+    ready.kill()
+    ready.wait()
+    assert (folder / SOCKET).exists(), "nobody has removed it"
+    (folder / "programs").mkdir(mode=0o700)
+    (folder / SOCKET).rename(folder / "programs" / SOCKET)
+    write_programs(folder)
+    assert not (folder / "programs" / SOCKET).exists()
+
+
 def test_nobody_else_can_hand_a_message_over(folder: Path, ready: "subprocess.Popen[bytes]") -> None:
     assert ready.poll() is None
     assert (folder / SOCKET).stat().st_mode & 0o077 == 0
