@@ -4,8 +4,10 @@ import contextlib
 import errno
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from fedquit.errors import FedquitError, FullDiskError, InputError
@@ -23,6 +25,25 @@ def explained(path: Path) -> Iterator[None]:
         if error.errno in FULL:
             raise FullDiskError(what) from error
         raise FedquitError(f"{what}; choose another folder") from error
+
+
+def temporary_folder() -> TemporaryDirectory[str]:
+    """Make a folder for a while; `with` gives its path and removes it at the end.
+
+    Raises:
+        FedquitError: it cannot be made.
+
+    >>> with temporary_folder() as folder:
+    ...     Path(folder).is_dir()
+    True
+    """
+    try:
+        return TemporaryDirectory(prefix="fedquit-", ignore_cleanup_errors=True)
+    except OSError as error:
+        where = os.environ.get("TMPDIR") or tempfile.tempdir or "/tmp"  # noqa: S108 - where it was tried
+        what = f"cannot make a temporary folder in {where}: {error.strerror or error}"
+        way_out = "set TMPDIR to a folder with more room, or to one that you may write into"
+        raise FedquitError(f"{what}; {way_out}") from error
 
 
 def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:

@@ -1,6 +1,5 @@
 """The ServerApps: of a simulation, of `flwr run`, and of a deployment."""
 
-import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from fedquit.client.data.build_data_and_model import split
 from fedquit.client.data.partition_file import save_partition
 from fedquit.documents import Listener
 from fedquit.errors import FedquitError, InputError
+from fedquit.files import temporary_folder
 from fedquit.server.lifecycle.training_history import Keep
 from fedquit.server.run.loop import Loop
 from fedquit.server.run.run_folder import RunFolder
@@ -92,7 +92,7 @@ def main(grid: Grid, context: Context) -> None:
     out = str(context.run_config.get("out", ""))
     metered = MeteredGrid(grid, patience=SIMULATED)
     settings = Settings.from_run_config(context.run_config, len(metered.members))
-    with tempfile.TemporaryDirectory(prefix="fedquit-") as temporary:
+    with temporary_folder() as temporary:
         path = Path(out).expanduser() if out else Path(temporary) / "run"
         resuming = (path / "settings.json").is_file()
         folder = RunFolder.open(path) if resuming else RunFolder.create(path, settings)

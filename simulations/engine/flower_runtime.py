@@ -3,13 +3,13 @@
 import logging
 import os
 import socket
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from flwr.serverapp import ServerApp
 
 from fedquit.errors import InputError
+from fedquit.files import temporary_folder
 from fedquit.settings import Scalar
 
 SECONDS = 10.0
@@ -42,7 +42,7 @@ def run_on_flower(
     from fedquit.client.app import app as client_app
     from fedquit.strategies.flower_internals import simulate
 
-    with tempfile.TemporaryDirectory(prefix="fedquit-") as folder:
+    with temporary_folder() as folder:
         (Path(folder) / "pyproject.toml").write_text(_pyproject(run_config), encoding="utf-8")
         logging.getLogger("flwr").setLevel(logging.WARNING)
         simulate(server_app, client_app, clients, app_folder=folder, workers=workers)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fedquit.client.training.sgd import deterministic
 from fedquit.errors import FedquitError
+from fedquit.files import temporary_folder
 from fedquit.simulations.engine.parcels import explained_room, parcel_sizes
 from fedquit.simulations.engine.shared_sums import SharedSums
 from fedquit.simulations.engine.summing import Summing, SumParcel, SumTask, sum_parcel
@@ -24,7 +25,7 @@ ToTrain = Sequence[tuple[int, int, int]]
 
 def summed_here(task: SumTask, asked: ToTrain, mean: ExactMean, stack: int) -> Iterator[SummedReply]:
     """Carry out a round in this process."""
-    with tempfile.TemporaryDirectory(prefix="fedquit-") as folder:
+    with temporary_folder() as folder:
         with explained_room(Path(folder)):
             summing = Summing(task, Path(folder) / "sums")
         for start in range(0, len(asked), stack):

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from fedquit.errors import FedquitError
+from fedquit.files import temporary_folder
 from fedquit.processes.chosen_device import choice, choose
 from fedquit.processes.worker_context import METHOD, worker_context
 from fedquit.simulations.engine.parcels import Parcel, Served, serve
@@ -46,7 +46,7 @@ class WorkerPool:
     def __init__(self, workers: int, client_app: str) -> None:
         self.workers, self.ahead = workers, 2 * workers + 1
         self._app = client_app
-        self._temporary = tempfile.TemporaryDirectory(prefix="fedquit-", ignore_cleanup_errors=True)
+        self._temporary = temporary_folder()
         self.folder = Path(self._temporary.name)
         self._executor = _executor(workers, client_app)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fedquit.errors import FedquitError
-from fedquit.files import write_json, write_whole
+from fedquit.files import temporary_folder, write_json, write_whole
 
 
 def test_what_is_written_is_there_and_nothing_else(tmp_path: Path) -> None:
@@ -70,3 +70,18 @@ def test_json_is_read_back_as_it_was(tmp_path: Path) -> None:
     document = {"a": [1, 0.1, None, True], "ü": "é"}
     write_json(tmp_path / "x.json", document)
     assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == document
+
+
+def test_a_temporary_folder_that_cannot_be_made_is_named_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(os, "mkdir", full)
+    with pytest.raises(FedquitError) as caught:
+        temporary_folder()
+    text = str(caught.value)
+    assert "\n" not in text
+    assert f"cannot make a temporary folder in {tmp_path}: No space left on device; set TMPDIR" in text
