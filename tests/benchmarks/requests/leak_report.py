@@ -7,20 +7,12 @@ from pathlib import Path
 from textwrap import fill
 
 from fedquit.documents import Document
-from fedquit.unlearning.methods.base import METHODS
 from tests.benchmarks.requests.leak_figures import draw_curve, draw_games, draw_pictures
+from tests.benchmarks.requests.leak_methods import WHO, by_method, missing
 
 READ = ("auc", "correlation")
-WHO = ("server", "device, direct", "device, deferred")
 OTHERS = ("pictures", "noise", "together")
 ALONE = 1
-WHY_NOT = {
-    "retrain": "returns to the untrained model, so no step shows the request",
-    "mode": "each request has all clients train for several rounds, and each trial takes six requests",
-    "orthogonal": "each request has all clients train for several rounds, and each trial takes six requests",
-    "federaser": "each request has all clients train again from the first round, and each trial takes six requests",
-}
-"""Why a method may be missing: the last three take minutes for one trial of a larger model."""
 INTRO = """# What a request to be forgotten reveals
 
     python -m tests.benchmarks.requests.leak --data digits --model mlp      # and so on; resumes where it was stopped
@@ -43,7 +35,7 @@ FedQUIT, only noise hides anything from the server.
 
 ![Who tells which of two candidate sets was forgotten](FOLDER/games.png)
 
-Each page has the sizes measured so far for each method, with controls; what is missing:
+Each page has all sizes for each method, with intervals and controls; what is missing:
 """
 CURVE = """{run}, FedQUIT, 8 samples, two sets of the same classes. The device clips its step to 0.06, about its usual
 length, so clipping alone costs little; *noise* is a multiple of that. *Bound*: the most that any attack on the one
@@ -115,9 +107,10 @@ def _summary(runs: Mapping[str, Cells], folder: Path) -> Iterator[str]:
         draw_games({run.replace("/", ", "): cells for run, cells in fedquit.items()}, folder / "games.png")
     yield EXPLAINED.replace("FOLDER", folder.name).rstrip()
     yield "\n".join(
-        filled(f"- [{run.replace('/', ', ')}]({folder.name}/{run.replace('/', '-')}.md){_missing(mine)}", "  ")
+        filled(f"- [{run.replace('/', ', ')}]({folder.name}/{run.replace('/', '-')}.md){missing(mine)}", "  ")
         for run, mine in runs.items()
     )
+    yield from by_method(runs, table)
     for run, mine in runs.items():
         noises = [cell for name, cell in mine.items() if name.startswith("noise")]
         if noises:
@@ -162,17 +155,6 @@ def _of(share: float, number: int) -> str:
     '7 of 40'
     """
     return f"{round(share * number)} of {number}"
-
-
-def _missing(mine: Cells) -> str:
-    """Say which methods a page does not have, and why: a reason once, after all the methods that have it."""
-    there = {name.split("/")[0] for name in mine}
-    reasons: dict[str, list[str]] = {}
-    for name in METHODS:
-        if name not in there:
-            reasons.setdefault(WHY_NOT.get(name, "not run"), []).append(f"`{name}`")
-    why = [f"{', '.join(names)} ({reason})" for reason, names in reasons.items()]
-    return f"; without {'; '.join(why)}" if why else ""
 
 
 def filled(text: str, indent: str = "") -> str:

@@ -1,0 +1,83 @@
+"""What each method reveals, beside the others: one table for each question, from the same cells as the pages."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from fedquit.documents import Document
+from fedquit.unlearning.methods.base import METHODS
+
+WHO = ("server", "device, direct", "device, deferred")
+WHY_NOT = {
+    "retrain": "returns to the untrained model, so no step shows the request",
+    "mode": "each request has all clients train for several rounds, and each trial takes six requests",
+    "orthogonal": "each request has all clients train for several rounds, and each trial takes six requests",
+    "federaser": "each request has all clients train again from the first round, and each trial takes six requests",
+}
+"""Why a cell may be missing: the last three take minutes for one trial of a larger model."""
+HEAD = """## Every method
+
+In each cell: what the server reads, what another device reads with direct adoption, and with deferred adoption; - where
+there is no such model (no device is asked, or the method's model is far from g). *Nothing*: the highest of the three
+where nothing was forgotten. A figure far below that tells as much, read the other way round. The pages have the number
+of requests, the intervals, and the sizes between.
+"""
+Runs = Mapping[str, Mapping[str, Document]]
+Question = Callable[[Document], str]
+
+
+def by_method(runs: Runs, table: Callable[[tuple[str, ...], list[tuple[str, ...]]], str]) -> Iterator[str]:
+    """Yield the tables: rows are methods, columns data sets with their models.
+
+    Args:
+        runs: "data/model" -> "method/size" -> its cell.
+        table: makes Markdown of titles and rows.
+    """
+    yield HEAD.rstrip()
+    for title, size, question in QUESTIONS:
+        rows = [(name, *(_answers(mine.get(f"{name}/{size}"), question) for mine in runs.values())) for name in METHODS]
+        found = [row for row in rows if any(each != "not measured" for each in row[1:])]
+        if found:
+            yield title
+            yield table(("method", *(run.replace("/", ", ") for run in runs)), found)
+
+
+def _answers(cell: Document | None, question: Question) -> str:
+    if cell is None:
+        return "not measured"
+    seen = [question(cell[who]) if who in cell else "-" for who in WHO]
+    nothing = max((question(cell[f"{who}, control"]) for who in WHO if who in cell), key=lambda said: float(said[:4]))
+    return f"{', '.join(seen)}; nothing {nothing}"
+
+
+def _guessed(seen: Document) -> str:
+    return f"{seen['classes']['naive']['guessed']:.2f}"
+
+
+def _told_apart(seen: Document) -> str:
+    return f"{seen['games']['same_class']['replay']['auc']:.2f}"
+
+
+QUESTIONS: tuple[tuple[str, int, Question], ...] = (
+    ("How often the class of one sample was named, by the last layer's bias alone:", 1, _guessed),
+    ("Which of two candidates of one class was forgotten, AUC:", 1, _told_apart),
+    ("Which of two sets of 120 samples of the same classes was forgotten, AUC:", 120, _told_apart),
+)
+
+
+def missing(mine: Mapping[str, Document]) -> str:
+    """Say which methods and sizes a page does not have, and why: a reason once, after all that have it.
+
+    >>> found = {f"{name}/{size}": {} for name in METHODS for size in (1, 8) if name != "retrain"}
+    >>> del found["mode/8"]
+    >>> print(missing(found)[:94])
+    ; without `mode` of 8 samples (each request has all clients train for several rounds, and each
+    """
+    cells = {tuple(name.split("/")) for name in mine if name.split("/")[0] in METHODS}
+    sizes = sorted({int(size) for _, size in cells})
+    reasons: dict[str, list[str]] = {}
+    for name in METHODS:
+        left = [size for size in sizes if (name, str(size)) not in cells]
+        if left:
+            which = "" if left == sizes else f" of {', '.join(map(str, left))} samples"
+            reasons.setdefault(WHY_NOT.get(name, "not run"), []).append(f"`{name}`{which}")
+    why = [f"{', '.join(names)} ({reason})" for reason, names in reasons.items()]
+    return f"; without {'; '.join(why)}" if why else ""
