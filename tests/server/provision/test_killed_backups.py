@@ -158,6 +158,10 @@ def test_a_validation_set_outside_the_folder_is_named_and_left_out(
     restore_backup(tmp_path / "saved.tar", tmp_path / "into" / "server")
 
 
+def _cannot_sync(_folder: Path) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
 @pytest.fixture
 def databases(made: Rehearsal, postgresql: str) -> list[str]:
     """Return two databases: the one with the server's ledger, and an empty one."""
@@ -183,6 +187,11 @@ def test_a_restore_that_fails_or_is_killed_leaves_postgresql_to_the_next(
     with monkeypatch.context() as patch:  # it fails after the database has it: the database is empty again
         patch.setattr("fedquit.server.provision.backup.restore_backup._move", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
+            restore_backup(saved, into / "server", ledger=databases[1])
+    assert not (into / "server").exists()
+    with monkeypatch.context() as patch:  # the folder is in its place: it is taken out with the ledger
+        patch.setattr("fedquit.server.provision.backup.restore_backup.sync_folder", _cannot_sync)
+        with pytest.raises(FedquitError, match="Input/output error"):
             restore_backup(saved, into / "server", ledger=databases[1])
     assert not (into / "server").exists()
 
