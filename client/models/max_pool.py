@@ -7,8 +7,8 @@ from torch import Tensor, nn
 class MaxPool(nn.MaxPool2d):
     """`nn.MaxPool2d(2)`; in inference on a CPU the maximum of the four corners, which is the same numbers sooner.
 
-    PyTorch's own also finds which corner was the largest, for the gradient, one number at a time: as long as half of
-    the convolutions before it (docs/results/speed.md). A maximum is exact, so the order does not matter.
+    PyTorch's own also finds which corner was the largest, for the gradient, one number at a time; that was a third of
+    the cnn's inference. A maximum is exact, so the order does not matter.
 
     >>> with torch.no_grad():
     ...     MaxPool()(torch.arange(16.0).reshape(1, 1, 4, 4))

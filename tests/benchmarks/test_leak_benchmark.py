@@ -28,6 +28,8 @@ def test_the_leak_table_is_resumed_and_shows_who_reads_what(tmp_path: Path, monk
     summary, page = (tmp_path / "leak.md").read_text(), (out / "digits-mlp.md").read_text()
     assert re.search(r"\| digits, mlp \| the server; a device, direct \| \d of 6 \| \d of 1 \| 1\.00 \(", summary)
     assert "[digits, mlp](leak/digits-mlp.md); without `ascent`, " in summary
+    assert re.search(r"\| fedquit \| 1\.00, 1\.00, \d\.\d\d; nothing \d\.\d\d \|", summary)
+    assert re.search(r"\| negate \| -, 0\.50, -; nothing 0\.50 \|", summary)
     assert "| fedquit | 1 | server | 6 |" in page
     assert "| fedquit | 1 | device, deferred | 6 |" in page
     for name in ("reconstructions-digits-mlp.png", "games.png"):

@@ -63,8 +63,9 @@ def test_a_server_that_keeps_to_flowers_protocol_can_read_a_model() -> None:
     left, factor = secagg_masks.without_known_masks(received, node=1), secagg_masks.sign(1, 2)
     index = number_of(seed_between(devices[0], received, 2))
     found = secagg_masks.seeds_of(secagg_masks.first_of_mask(left, factor), max(0, index - 2000), index + 2000)
-    errors = [np.abs(secagg_masks.model_with(seed, left, factor) - devices[0].model).max() for seed in found]
-    assert min(errors) < 1e-4, "the benchmark tries all 2^28"
+    read = [secagg_masks.model_with(seed, left, factor) for seed in found]
+    (model,) = [each for each in read if secagg_masks.is_plausible(each)]
+    assert np.abs(model - devices[0].model).max() < 1e-4, "the benchmark tries all 2^28 seeds"
 
 
 def test_flowers_mod_sends_the_number_of_samples_in_the_clear() -> None:

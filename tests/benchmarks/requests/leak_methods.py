@@ -21,7 +21,7 @@ where nothing was forgotten. A figure far below that tells as much, read the oth
 of requests, the intervals, and the sizes between.
 """
 Runs = Mapping[str, Mapping[str, Document]]
-Question = Callable[[Document], str]
+Question = Callable[[Document], float]
 
 
 def by_method(runs: Runs, table: Callable[[tuple[str, ...], list[tuple[str, ...]]], str]) -> Iterator[str]:
@@ -43,17 +43,17 @@ def by_method(runs: Runs, table: Callable[[tuple[str, ...], list[tuple[str, ...]
 def _answers(cell: Document | None, question: Question) -> str:
     if cell is None:
         return "not measured"
-    seen = [question(cell[who]) if who in cell else "-" for who in WHO]
-    nothing = max((question(cell[f"{who}, control"]) for who in WHO if who in cell), key=lambda said: float(said[:4]))
-    return f"{', '.join(seen)}; nothing {nothing}"
+    seen = [f"{question(cell[who]):.2f}" if who in cell else "-" for who in WHO]
+    nothing = max(question(cell[f"{who}, control"]) for who in WHO if who in cell)
+    return f"{', '.join(seen)}; nothing {nothing:.2f}"
 
 
-def _guessed(seen: Document) -> str:
-    return f"{seen['classes']['naive']['guessed']:.2f}"
+def _guessed(seen: Document) -> float:
+    return float(seen["classes"]["naive"]["guessed"])
 
 
-def _told_apart(seen: Document) -> str:
-    return f"{seen['games']['same_class']['replay']['auc']:.2f}"
+def _told_apart(seen: Document) -> float:
+    return float(seen["games"]["same_class"]["replay"]["auc"])
 
 
 QUESTIONS: tuple[tuple[str, int, Question], ...] = (

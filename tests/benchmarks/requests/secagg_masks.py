@@ -137,6 +137,11 @@ def model_with(seed: int, left: list[NDArray[np.int64]], factor: int) -> NDArray
     return found * TARGET_RANGE / WEIGHT
 
 
+def is_plausible(model: NDArray[np.float64]) -> bool:
+    """Say whether numbers can be a model: after a wrong seed most are outside the range of quantisation."""
+    return bool(np.abs(model).max() <= CLIPPING_RANGE * TARGET_RANGE / WEIGHT)
+
+
 def first_of_mask(left: list[NDArray[np.int64]], factor: int) -> int:
     """Return the first word of the last mask: the weight that it hides is known."""
     return int(factor * (int(left[0][0]) - WEIGHT) % MODULUS)
@@ -153,10 +158,14 @@ def main(out: Path | None) -> None:
     started = time.process_time()
     found = []
     for seed in seeds_of(word):
-        error = float(np.abs(model_with(seed, left, factor) - devices[0].model).max())
-        found.append((error, time.process_time() - started))
+        model = model_with(seed, left, factor)
+        if is_plausible(model):
+            found.append((model, time.process_time() - started))
     whole = time.process_time() - started
-    error, seconds = min(found)
+    (model, seconds), *others = found
+    if others:
+        raise click.ClickException(f"{len(found)} seeds give what can be a model")
+    error = float(np.abs(model - devices[0].model).max())
     step = 2 * CLIPPING_RANGE / TARGET_RANGE * TARGET_RANGE / WEIGHT
     versions = {"flwr": version("flwr"), "numpy": version("numpy"), "machine": platform.machine()}
     said = PAGE.format(
