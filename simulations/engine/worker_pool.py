@@ -157,7 +157,8 @@ def _widen(executor: ProcessPoolExecutor) -> None:
         import fcntl
 
         with contextlib.suppress(OSError):
-            fcntl.fcntl(executor._result_queue._writer.fileno(), fcntl.F_SETPIPE_SZ, WIDEST)
+            pipe = executor._result_queue._writer  # type: ignore[attr-defined] # it has no public name
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, WIDEST)
 
 
 def _begin(claims: Claims, device: str, precision: str) -> None:

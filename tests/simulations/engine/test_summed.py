@@ -2,7 +2,9 @@
 
 import json
 import pickle
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from fedquit.settings import Settings
 from fedquit.simulations.engine import summed_round
 from fedquit.simulations.engine.inprocess import InProcessGrid
 from fedquit.simulations.simulate.run_simulation import run_simulation
+from fedquit.strategies.cost_log.cost_log import Costs
+from fedquit.strategies.cost_log.cost_rows import read_rows
 from fedquit.strategies.grid.metered_grid import MeteredGrid
 from fedquit.strategies.rounds.reply import Reply, Single
 from fedquit.strategies.rounds.train import Train
@@ -209,6 +213,26 @@ def test_who_reads_single_models_gets_messages(monkeypatch: pytest.MonkeyPatch) 
     with Looks(3, settings.run_config()) as grid:
         assert not grid.can_sum(model_of(settings))
         assert InProcessGrid(3, settings.run_config()).can_sum(model_of(settings))
+
+
+def test_a_reply_is_timed_when_it_was_there_and_not_when_it_was_handed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(clients=2, samples=40, model="mlp")
+    original = InProcessGrid.sum_replies
+
+    def early(self: Any, *args: Any, **named: Any) -> Any:
+        started = time.monotonic()
+        for number, reply in enumerate(list(original(self, *args, **named))):
+            yield replace(reply, ready=started + 100 * (number + 1))
+
+    monkeypatch.setattr(InProcessGrid, "sum_replies", early)
+    with InProcessGrid(2, settings.run_config()) as grid:
+        made = strategy(grid, settings, {}, [])
+        made.grid.costs = Costs(tmp_path / "costs.csv")
+        made.round(1, model_of(settings), {"lr": 0.1})
+    seconds = sorted(row.seconds for row in read_rows(tmp_path / "costs.csv") if row.direction == "up")
+    assert [round(each, -1) for each in seconds] == [100, 200]
 
 
 def test_large_models_travel_in_messages() -> None:
