@@ -43,15 +43,24 @@ def normalised(inputs: Tensor) -> Tensor:
     return inputs.float().div_(127.5).sub_(1.0) if inputs.dtype == torch.uint8 else inputs
 
 
-def shuffled_batches(size: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield index tensors that cover `range(size)` once, in an order drawn from `generator`.
+def batch_sizes(size: int, batch_size: int) -> list[int]:
+    """Return how many of `size` samples each batch of an epoch has.
 
     A trailing batch of one joins the batch before it: batch normalisation cannot train on one sample.
+
+    >>> batch_sizes(9, 4), batch_sizes(1, 4)
+    ([4, 5], [1])
+    """
+    sizes = [min(batch_size, size - start) for start in range(0, size, batch_size)]
+    if len(sizes) > 1 and sizes[-1] == 1:
+        sizes[-2:] = [sizes[-2] + 1]
+    return sizes
+
+
+def shuffled_batches(size: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield index tensors that cover `range(size)` once, in an order drawn from `generator`.
 
     >>> [len(b) for b in shuffled_batches(9, 4, torch.Generator().manual_seed(0))]
     [4, 5]
     """
-    batches = list(torch.split(torch.randperm(size, generator=generator), batch_size))
-    if len(batches) > 1 and len(batches[-1]) == 1:
-        batches[-2:] = [torch.cat(batches[-2:])]
-    yield from batches
+    yield from torch.split(torch.randperm(size, generator=generator), batch_sizes(size, batch_size))

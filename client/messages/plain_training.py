@@ -6,9 +6,10 @@ where small models would take longer to be put into messages than to be trained.
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedquit.client.data.build_data_and_model import empty_model
 from fedquit.client.device.device import SimulatedDevice
@@ -37,6 +38,7 @@ class PlainTraining:
         self._settings, self._received, self._config = settings, received, config
         self._objective = objective_of(settings)
         self._reused: nn.Module | None = None
+        self._entries: list[Tensor] = []  # its, in the order of those received
         self._reusable = self._is_reusable()
 
     def train(self, client: int, seed: int) -> tuple[Done, Said]:
@@ -54,7 +56,7 @@ class PlainTraining:
         Raises:
             RuntimeError: the model does something that cannot be stacked.
         """
-        if len(clients) < 2 or why_one_by_one(self._settings):
+        if len(clients) < 2 or not self._stackable:
             return None
         started, how = time.process_time(), self._local_round(0)
         samples = [SimulatedDevice(client, self._settings).samples(self._config) for client in clients]
@@ -72,6 +74,10 @@ class PlainTraining:
         each = (time.process_time() - started) / sum(map(len, samples))
         counts = [len(samples[place]) for place in stack.places]
         return stack, [self._metrics(n, loss, each * n) for n, loss in zip(counts, stack.losses, strict=True)]
+
+    @cached_property
+    def _stackable(self) -> bool:
+        return not why_one_by_one(self._settings)
 
     @staticmethod
     def _metrics(count: int, loss: float, seconds: float) -> Said:
@@ -98,8 +104,9 @@ class PlainTraining:
         """Return a model with the weights that were received."""
         if self._reused is None or not self._reusable:
             self._reused = SimulatedDevice(0, self._settings).model(self._received)
+            own = self._reused.state_dict()
+            self._entries = [own[name] for name in self._received]
             return self._reused
         with torch.no_grad():
-            for name, value in self._reused.state_dict().items():
-                value.copy_(self._received[name])
+            torch._foreach_copy_(self._entries, list(self._received.values()))
         return self._reused

@@ -8,7 +8,7 @@ The arithmetic is that of `fedquit.client.training.sgd.fit`, but products of sta
 order, so the models agree up to rounding and not bit for bit.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from fedquit.unlearning.samples import Samples, normalised, shuffled_batches
+from fedquit.client.training.stacked_layers import Gradients, Weights, gradients_of_sequence
+from fedquit.unlearning.samples import Samples, batch_sizes, normalised
 from fedquit.unlearning.tensors.convert import StateDict
 
 
@@ -49,6 +50,7 @@ class _Steps:
         index: of each step, into these, [k, B]; k: devices that take the step, B: the longest batch of it.
         weights: of each step, 1 / (batch size) for a sample that counts, 0 for one that pads, [k, B].
         sizes: of each step, the devices' batch sizes [k].
+        last: of each device, the step at which its last epoch begins.
     """
 
     inputs: Tensor
@@ -56,6 +58,7 @@ class _Steps:
     index: list[Tensor]
     weights: list[Tensor]
     sizes: list[Tensor]
+    last: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,21 +125,20 @@ def fit_stack(
         RuntimeError: the model does something that cannot be stacked.
     """
     order, steps = _steps(samples, seeds, epochs, batch_size)
+    model.train()
     stacked = {name: value.detach().expand(len(samples), *value.shape) for name, value in model.named_parameters()}
     moving = [name for name, value in model.named_parameters() if value.requires_grad]
     velocity: dict[str, Tensor] = {}
-    losses = _losses_of(model)
-    last = _last_epoch(samples, order, epochs, batch_size)
+    gradients = gradients_of_sequence(model, moving) or gradients_of_any(model, moving)
     total = torch.zeros(len(samples), dtype=torch.float64)
     for step, index in enumerate(steps.index):
         k = len(index)
-        now = {name: value[:k].detach().requires_grad_(name in moving) for name, value in stacked.items()}
-        inputs = normalised(steps.inputs[index])
-        values = (losses(now, inputs, steps.labels[index]) * steps.weights[step]).sum(dim=1)
-        gradients = torch.autograd.grad(values.sum(), [now[name] for name in moving])
+        now = {name: value[:k] for name, value in stacked.items()}
+        inputs, labels = normalised(steps.inputs[index]), steps.labels[index]
+        values, found = gradients(now, inputs, labels, steps.weights[step])
         with torch.no_grad():
-            total[:k] += values * steps.sizes[step] * (step >= last[:k])
-            for name, gradient in zip(moving, gradients, strict=True):
+            total[:k] += values * steps.sizes[step] * (step >= steps.last[:k])
+            for name, gradient in found.items():
                 direction = _direction(stacked[name][:k], gradient, name, velocity, momentum, weight_decay)
                 if step:
                     stacked[name][:k].add_(direction, alpha=-lr)
@@ -147,15 +149,20 @@ def fit_stack(
     return Stack(order, {name: value.contiguous() for name, value in stacked.items()}, means.tolist())
 
 
-def _losses_of(model: nn.Module) -> Callable[[Mapping[str, Tensor], Tensor, Tensor], Tensor]:
-    """Return what gives the loss of each sample of each device, [k, B], from stacked weights."""
-    model.train()
+def gradients_of_any(model: nn.Module, moving: Sequence[str]) -> Gradients:
+    """Return what gives the gradients of `moving`, whatever layers the model has."""
 
-    def losses(weights: Mapping[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
+    def losses(weights: Weights, inputs: Tensor, labels: Tensor) -> Tensor:
         logits: Tensor = functional_call(model, dict(weights), (inputs,))
         return F.cross_entropy(logits, labels, reduction="none")
 
-    return torch.vmap(losses)
+    def gradients(weights: Weights, inputs: Tensor, labels: Tensor, shares: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        now = {name: value.detach().requires_grad_(name in moving) for name, value in weights.items()}
+        means = (torch.vmap(losses)(now, inputs, labels) * shares).sum(dim=1)
+        found = torch.autograd.grad(means.sum(), [now[name] for name in moving])
+        return means.detach(), dict(zip(moving, found, strict=True))
+
+    return gradients
 
 
 def _direction(
@@ -173,31 +180,35 @@ def _direction(
     return gradient
 
 
-def _batches(samples: Samples, seed: int, epochs: int, batch_size: int) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [index for _ in range(epochs) for index in shuffled_batches(len(samples), batch_size, generator)]
-
-
 def _steps(samples: Sequence[Samples], seeds: Sequence[int], epochs: int, batch_size: int) -> tuple[list[int], _Steps]:
     """Return the devices by their number of steps, most first, and their steps."""
-    batches = [_batches(own, seed, epochs, batch_size) for own, seed in zip(samples, seeds, strict=True)]
-    order = sorted(range(len(samples)), key=lambda place: -len(batches[place]))
-    starts = torch.tensor([0, *[len(own) for own in samples]]).cumsum(0).tolist()
-    index, weights, sizes = list[Tensor](), list[Tensor](), list[Tensor]()
-    for step in range(len(batches[order[0]])):
-        taking = [place for place in order if len(batches[place]) > step]
-        own = [batches[place][step] + starts[place] for place in taking]
-        counts = torch.tensor([len(batch) for batch in own])
-        counted = torch.arange(int(counts.max())) < counts[:, None]
-        first = torch.stack([batch[0] for batch in own])[:, None]  # pads: a sample of another device might overflow
-        index.append(torch.where(counted, nn.utils.rnn.pad_sequence(own, batch_first=True), first))
-        weights.append(counted / counts[:, None])
-        sizes.append(counts)
+    each = [batch_sizes(len(own), batch_size) for own in samples]
+    order = sorted(range(len(samples)), key=lambda place: -len(each[place]))
+    orders = _shuffled(samples, seeds, epochs)[order]
+    most = len(each[order[0]])
+    sizes = torch.tensor([each[p] * epochs + [0] * ((most - len(each[p])) * epochs) for p in order])
+    starts = sizes.cumsum(1) - sizes
+    index, weights, counts = list[Tensor](), list[Tensor](), list[Tensor]()
+    for step, k in enumerate((sizes > 0).sum(0).tolist()):
+        own = sizes[:k, step]
+        places = torch.arange(int(own.max()))
+        index.append(orders[:k].gather(1, (starts[:k, step, None] + places).clamp_(max=orders.shape[1] - 1)))
+        weights.append((places < own[:, None]) / own[:, None])
+        counts.append(own)
     inputs, labels = (torch.cat([getattr(own, part) for own in samples]) for part in ("inputs", "labels"))
-    return order, _Steps(inputs, labels, index, weights, sizes)
+    last = torch.tensor([len(each[place]) * (epochs - 1) for place in order])
+    return order, _Steps(inputs, labels, index, weights, counts, last)
 
 
-def _last_epoch(samples: Sequence[Samples], order: Sequence[int], epochs: int, batch_size: int) -> Tensor:
-    """Return the step at which the last epoch of each device begins, in `order`."""
-    counts = [sum(1 for _ in shuffled_batches(len(samples[place]), batch_size, torch.Generator())) for place in order]
-    return torch.tensor(counts) * (epochs - 1)
+def _shuffled(samples: Sequence[Samples], seeds: Sequence[int], epochs: int) -> Tensor:
+    """Return each device's samples in the order of its epochs, as places among those of all devices.
+
+    A row is filled up with a sample of its own device: one of another might overflow.
+    """
+    generator, counts = torch.Generator(), [len(own) for own in samples]
+    orders = torch.zeros(len(samples), epochs * max(counts), dtype=torch.int64)
+    for row, size, seed in zip(orders.unbind(), counts, seeds, strict=True):
+        generator.manual_seed(seed)
+        for start in range(0, epochs * size, size):
+            torch.randperm(size, generator=generator, out=row[start : start + size])
+    return orders.add_((torch.tensor(counts).cumsum(0) - torch.tensor(counts))[:, None])

@@ -9,7 +9,6 @@ to each worker once, and the context of a node is made when the node is asked.
 """
 
 import itertools
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -179,10 +178,9 @@ class InProcessGrid(Grid):
     def can_sum(self, arrays: Arrays) -> bool:
         """Say whether models like these can be summed where they are made: see `SumsReplies`.
 
-        Not if somebody may look at the messages, with a ClientApp or a class of grid of their own; and not on Windows,
-        where a file that another process has mapped cannot be removed.
+        Not if somebody may look at the messages, with a ClientApp or a class of grid of their own.
         """
-        if sys.platform == "win32" or self._app != OURS or type(self) is not InProcessGrid:
+        if self._app != OURS or type(self) is not InProcessGrid:
             return False
         objective = objective_of(Settings.from_run_config(self.run_config, self._clients))
         plain = type(objective).train is Objective.train and not objective.needs().owns
@@ -193,9 +191,8 @@ class InProcessGrid(Grid):
         asked = [(node, node - FIRST_NODE_ID, seed) for node, seed in plain.seeds.items()]
         task = SumTask(replace(plain, seeds={}), self.run_config, self._clients, KEY, self.stack > 1)
         if self._pool is None:
-            yield from summed_here(task, asked, mean, self.stack)
-        else:
-            yield from summed_in_pool(self._pool, task, asked, mean, self.stack, timeout)
+            return summed_here(task, asked, mean, self.stack)
+        return summed_in_pool(self._pool, task, asked, mean, self.stack, timeout)
 
     def _replies(self, future: Future[list[Served]]) -> Iterator[Message]:
         """Yield the replies of a parcel, and keep what state they leave."""

@@ -12,7 +12,7 @@ from fedquit.errors import InputError
 from fedquit.settings import Settings
 from fedquit.unlearning.samples import Samples
 
-AUTO = 16
+AUTO = 25
 """Clients at once: more save little, and leave fewer stacks to share among the workers."""
 NEAR = 1e-4
 """How far weights after one stacked step may be from those of the same step alone."""
@@ -40,7 +40,7 @@ def stack_size(stack: str, settings: Settings) -> tuple[int, str]:
         settings: of the run.
 
     >>> stack_size("auto", Settings(model="mlp")), stack_size("off", Settings(model="mlp"))
-    ((16, ''), (1, ''))
+    ((25, ''), (1, ''))
     """
     check_stack(stack)
     if stack in ("off", "1"):

@@ -1,5 +1,6 @@
 """The worker processes of the in-process engine, which start from a clean process and end with their parent."""
 
+import contextlib
 import ctypes
 import itertools
 import multiprocessing
@@ -13,12 +14,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from fedquit.errors import FedquitError
 from fedquit.files import temporary_folder
 from fedquit.processes.chosen_device import choice, choose
 from fedquit.processes.worker_context import METHOD, worker_context
+from fedquit.simulations.engine.claims import Claims, share
 from fedquit.simulations.engine.parcels import Parcel, Served, serve
 
 P = ParamSpec("P")
@@ -28,6 +30,10 @@ T = TypeVar("T")
 OURS = "fedquit.client.app:app"
 """The ClientApp whose clients can be trained without messages."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+SWITCH = 0.0005
+"""Seconds after which a thread lets another have the interpreter: those that carry parcels must not wait for long."""
+WIDEST = 2**20
+"""Bytes of a pipe: as many as Linux lets everybody have."""
 KEPT, LARGEST_BLOCK = 64 * 2**20, 32 * 2**20
 
 
@@ -40,6 +46,7 @@ class WorkerPool:
 
     Attributes:
         ahead: parcels that are under way at most: each worker has one and finds another when it is done.
+        claims: of the clients of a round that is summed where it is made.
         folder: for files that workers read; it ends with the pool.
     """
 
@@ -48,7 +55,14 @@ class WorkerPool:
         self._app = client_app
         self._temporary = temporary_folder()
         self.folder = Path(self._temporary.name)
-        self._executor = _executor(workers, client_app)
+        sys.setswitchinterval(min(SWITCH, sys.getswitchinterval()))
+        keep_freed_memory()
+        context = _context(client_app)
+        self.claims = Claims(context)
+        self._executor = ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_begin, initargs=(self.claims, *choice())
+        )
+        _widen(self._executor)
 
     def submit(self, parcel: Parcel) -> Future[list[Served]]:
         """Hand a parcel to the next worker that is free.
@@ -58,6 +72,17 @@ class WorkerPool:
         """
         return self._submit(serve, self._app, parcel)
 
+    def begin_round(self) -> int:
+        """Begin a round whose clients the workers claim, and return its number.
+
+        Raises:
+            FedquitError: a worker has died.
+        """
+        try:
+            return self.claims.begin()
+        except TimeoutError as error:
+            raise died() from error
+
     def _submit(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         try:
             return self._executor.submit(function, *args, **kwargs)
@@ -65,29 +90,38 @@ class WorkerPool:
             raise died() from error
 
     def results(self, function: Callable[[T], R], parcels: Iterable[T], deadline: float | None) -> Iterator[R]:
-        """Yield what `function`, called in the workers, returns for each parcel.
+        """Yield what `function`, called in the workers, returns for each parcel; each worker is handed one at a time.
 
         Raises:
             TimeoutError: the clock passed `deadline`.
             FedquitError: a worker has died.
         """
-        return self.done(lambda parcel: self._submit(function, parcel), parcels, deadline)
+        return self.done(lambda parcel: self._submit(function, parcel), parcels, deadline, self.workers)
 
-    def done(self, submit: Callable[[T], Future[R]], parcels: Iterable[T], deadline: float | None) -> Iterator[R]:
-        """Yield the results of parcels, of which only a few are under way: those that nobody takes do not pile up.
+    def done(
+        self, submit: Callable[[T], Future[R]], parcels: Iterable[T], deadline: float | None, ahead: int | None = None
+    ) -> Iterator[R]:
+        """Return the results of parcels, of which only `ahead` are under way: those that nobody takes do not pile up.
+
+        The first are handed out at once, before any result is taken.
 
         Raises:
             TimeoutError: the clock passed `deadline`.
             FedquitError: a worker has died.
         """
         left = iter(parcels)
-        under_way = {submit(parcel) for parcel in itertools.islice(left, self.ahead)}
+        under_way = {submit(parcel) for parcel in itertools.islice(left, ahead or self.ahead)}
+        return self._results(under_way, (submit(parcel) for parcel in left), deadline)
+
+    @staticmethod
+    def _results(under_way: set[Future[R]], left: Iterator[Future[R]], deadline: float | None) -> Iterator[R]:
+        """Yield the results of what is under way, and of what is left."""
         while under_way:
             seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
             done, under_way = wait(under_way, seconds, FIRST_COMPLETED)
             if not done:
                 raise TimeoutError(f"{len(under_way)} parcels were not served in time")
-            under_way |= {submit(parcel) for parcel in itertools.islice(left, len(done))}
+            under_way |= set(itertools.islice(left, len(done)))
             while done:
                 yield result_of(done.pop())
 
@@ -100,7 +134,7 @@ class WorkerPool:
         self._temporary.cleanup()
 
 
-def _executor(workers: int, client_app: str) -> ProcessPoolExecutor:
+def _context(client_app: str) -> Any:
     """Return what starts workers from a clean process that has the ClientApp: to fork one with threads can hang it.
 
     That process begins at once, so that it imports PyTorch while this one reads the data.
@@ -111,7 +145,26 @@ def _executor(workers: int, client_app: str) -> ProcessPoolExecutor:
         from multiprocessing import forkserver  # Windows has none
 
         forkserver.ensure_running()
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker, initargs=choice())
+    return context
+
+
+def _widen(executor: ProcessPoolExecutor) -> None:
+    """Have the pipe of results hold a sum of a small model at once, where it is Linux's and may be so wide.
+
+    Otherwise a worker waits for the main process to read it, 64 KiB at a time.
+    """
+    if sys.platform == "linux":
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            pipe = executor._result_queue._writer  # type: ignore[attr-defined] # it has no public name
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, WIDEST)
+
+
+def _begin(claims: Claims, device: str, precision: str) -> None:
+    """Begin a worker of a pool."""
+    share(claims)
+    begin_worker(device, precision)
 
 
 def begin_worker(device: str, precision: str) -> None:

@@ -161,13 +161,15 @@ class MeteredGrid(WrappedGrid):
         """
         if not isinstance(self._grid, SumsReplies):
             raise TypeError("this grid sums no replies: see can_sum")
-        log, started = SummedLog(self.costs, self.phase, self.server_round, plain), time.perf_counter()
-        for node in plain.seeds:
-            log.request(self.members[node].client, node)
+        started = time.monotonic()
         try:
-            for reply in self._grid.sum_replies(plain, mean, timeout=self.patience):
+            replies = self._grid.sum_replies(plain, mean, timeout=self.patience)
+            log = SummedLog(self.costs, self.phase, self.server_round, plain)  # while the first are trained
+            for node in plain.seeds:
+                log.request(self.members[node].client, node)
+            for reply in replies:
                 client = self.members[reply.node].client
-                log.reply(client, reply, seconds=time.perf_counter() - started)
+                log.reply(client, reply, seconds=max(0.0, reply.ready - started))
                 yield client, reply
         finally:
             self.costs.settle()

@@ -44,6 +44,7 @@ class SummedReply:
         metrics: as the device gave them.
         digests: of each array's chunks, in the order of the model; empty: the device failed, and there is no model.
         length: of the step over the parameters, if asked for.
+        ready: when it was there, on the clock of `time.monotonic`, which all processes of a machine share.
     """
 
     node: int
@@ -51,6 +52,7 @@ class SummedReply:
     metrics: Mapping[str, int | float]
     digests: tuple[Chunks, ...] = ()
     length: float | None = None
+    ready: float = 0.0
 
 
 @runtime_checkable
@@ -61,7 +63,7 @@ class SumsReplies(Protocol):
         """Say whether models like these can be summed now."""
 
     def sum_replies(self, plain: PlainRound, mean: ExactMean, *, timeout: float) -> Iterator[SummedReply]:
-        """Carry out a round, and yield each reply once it is there; after the last, `mean` has all that were good.
+        """Begin a round, and return its replies as they come; after the last, `mean` has all that were good.
 
         Raises:
             FedquitError: `timeout` seconds have passed, or a worker process died.

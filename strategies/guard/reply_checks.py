@@ -88,12 +88,22 @@ def check_model(arrays: Mapping[str, NDArray[Any]], forms: Forms) -> None:
 
     >>> check_model({"w": np.ones(2)}, {"w": np.zeros(2)})
     """
+    check_forms(arrays, forms)
+    for name in forms:
+        check_finite(name, arrays[name])
+
+
+def check_forms(arrays: Mapping[str, NDArray[Any]], forms: Forms) -> None:
+    """Refuse arrays that do not fit `forms` in names, shapes and dtypes, whatever they hold.
+
+    Raises:
+        BadReplyError: they do not fit.
+    """
     check_names(arrays, forms)
     for name, form in forms.items():
         array = arrays[name]
         if array.shape != tuple(form.shape) or array.dtype != form.dtype:
             raise BadReplyError(f"'{name}' is {array.dtype} {array.shape}, not {form.dtype} {tuple(form.shape)}")
-        check_finite(name, array)
 
 
 def check_names(names: Mapping[str, object], forms: Forms) -> None:

@@ -8,10 +8,11 @@ import math
 from collections.abc import Collection, Mapping
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from fedquit.errors import FedquitError
-from fedquit.unlearning.tensors.convert import StateDict, tensors_of
+from fedquit.unlearning.tensors.convert import Arrays, StateDict, tensors_of
 from fedquit.unlearning.tensors.exact_mean import ExactMean
 
 
@@ -86,6 +87,28 @@ def norm(update: StateDict) -> float:
     5.0
     """
     return math.sqrt(math.fsum(float(value.double().square().sum()) for value in update.values()))
+
+
+class StepLength:
+    """The lengths of several models' steps from one: the norm of the difference, in memory that is used again.
+
+    >>> import torch
+    >>> before, after = {"w": torch.tensor([1.0]), "b": torch.tensor([2.0])}, {"w": np.ones(1) * 4, "b": np.ones(1) * 6}
+    >>> StepLength(before, {"w", "b"}).of(after)
+    5.0
+    """
+
+    def __init__(self, old: StateDict, names: Collection[str]) -> None:
+        self._old = {name: value.double() for name, value in old.items() if name in names}
+        self._space = {name: torch.empty_like(value) for name, value in self._old.items()}
+
+    def of(self, new: Arrays) -> float:
+        """Return how far the entries of `new` are from those of the model before it: the `norm` of a `difference`."""
+        squares = []
+        for name, old in self._old.items():
+            space = torch.sub(torch.as_tensor(new[name]), old, out=self._space[name])
+            squares.append(float(space.square_().sum()))
+        return math.sqrt(math.fsum(squares))
 
 
 class StateMean:

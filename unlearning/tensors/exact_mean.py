@@ -6,7 +6,9 @@ are exact in float64 while they stay below 2^53 grid steps, and exact sums do no
 Demmel and Nguyen, "Fast Reproducible Floating-Point Summation", ARITH 2013). There is room for 2^18 clients.
 """
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,7 @@ from numpy.typing import NDArray
 GRIDS = (2.0**22, 2.0**-14, 2.0**-50)
 SMALL = GRIDS[0] / 4  # values below it have no part on the widest grid
 LIMIT = 2.0**57  # of one |value| * weight: 2^18 of them stay below 2^53 steps of the widest grid
-BLOCK = 65_536  # values at a time: what is computed on the way stays in the processor's cache
-
-Sums = Mapping[str, dict[float, NDArray[np.float64]]]
-"""Name -> grid -> the sums on it, flat; a grid without parts may be missing."""
+BLOCK = 16_384  # values at a time: what is computed on the way stays in the processor's cache
 
 
 def bounds_of(arrays: Mapping[str, NDArray[Any]], weight: int) -> dict[str, float]:
@@ -37,11 +36,64 @@ def bounds_of(arrays: Mapping[str, NDArray[Any]], weight: int) -> dict[str, floa
     return bounds
 
 
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Some values of one array: `values[start:stop]`, from place `at` of their block."""
+
+    name: str
+    start: int
+    stop: int
+    at: int
+
+
+class _Layout:
+    """The values of all arrays, by name, in blocks: small arrays share a block, and so its operations.
+
+    It is the same for arrays that come in another order, so that their sums can be merged.
+
+    Args:
+        arrays: of the form of all that are added.
+
+    Attributes:
+        forms: dtype and shape of each array.
+        size: values of all arrays.
+        blocks: the pieces of each block.
+    """
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.forms = {name: (array.dtype, array.shape) for name, array in arrays.items()}
+        self.blocks: list[list[_Piece]] = []
+        self.size = 0
+        for name, array in sorted(arrays.items()):
+            start = 0
+            while start < array.size:
+                at = self.size % BLOCK
+                if not at:
+                    self.blocks.append([])
+                stop = min(array.size, start + BLOCK - at)
+                self.blocks[-1].append(_Piece(name, start, stop, at))
+                self.size += stop - start
+                start = stop
+
+    def taken_apart(self, values: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+        """Return values as arrays of their dtypes; integers (such as BatchNorm's counter) are rounded."""
+        places, start = {}, 0
+        for name, (_, shape) in sorted(self.forms.items()):
+            places[name] = slice(start, start + math.prod(shape))
+            start = places[name].stop
+        found = {name: values[places[name]].reshape(shape) for name, (_, shape) in self.forms.items()}
+        return {
+            name: (own if self.forms[name][0].kind == "f" else np.rint(own)).astype(self.forms[name][0])
+            for name, own in found.items()
+        }
+
+
 class ExactMean:
     """A weighted mean of named arrays that any order of arrival leaves the same, bit for bit.
 
     Weights are positive integers (numbers of samples). Memory: two float64 arrays a parameter (three
-    where values are large), however many are added.
+    where values are large), however many are added. All that is added has the same names and shapes. It can be
+    pickled, so that what one process has summed is merged in another.
 
     >>> mean = ExactMean()
     >>> mean.add({"w": np.array([1.0, 2.0], dtype=np.float32)}, 3)
@@ -53,61 +105,73 @@ class ExactMean:
     def __init__(self) -> None:
         self.weight = 0
         self._only: dict[str, NDArray[Any]] | None = None
-        self._sums: dict[str, dict[float, NDArray[np.float64]]] = {}
-        self._forms: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+        self._layout: _Layout | None = None
+        self._sums: dict[float, NDArray[np.float64]] = {}
         self._space: NDArray[np.float64] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is to be pickled: not the space to compute in."""
+        return {**vars(self), "_space": None}
 
     def add(self, arrays: Mapping[str, NDArray[Any]], weight: int) -> None:
         """Add `arrays` with `weight`; on an error nothing is added.
 
         Raises:
-            OverflowError: a weighted value is 2^57 or more, so that the sum would not be exact.
+            OverflowError: a weighted value is 2^57 or more, or no number, so that the sum would not be exact.
         """
-        bounds = bounds_of(arrays, weight)
+        grids = GRIDS if max(bounds_of(arrays, weight).values(), default=0.0) >= SMALL else GRIDS[1:]
+        if self._layout is None:
+            self._layout = _Layout(arrays)
         self._only = dict(arrays) if self.weight == 0 else None
         self.weight += weight
-        for name, array in arrays.items():
-            self._forms[name] = array.dtype, array.shape
-            self._add(name, array, weight, GRIDS if bounds[name] >= SMALL else GRIDS[1:])
+        self._add(arrays, weight, grids, self._layout)
 
-    def merge(self, sums: Sums, weight: int, first: Mapping[str, NDArray[Any]], *, models: int) -> None:
-        """Add what another mean has summed.
+    def add_sum(self, arrays: Mapping[str, NDArray[Any]], weight: int) -> None:
+        """Add what is the sum of several models already, each times its weight; on an error nothing is added.
 
         Args:
-            sums: its; they may be changed later.
-            weight: its.
-            first: the first model that was added to it.
-            models: how many were.
+            arrays: the sum.
+            weight: the sum of the weights.
+
+        Raises:
+            OverflowError: as in `add`.
         """
-        self._only = dict(first) if self.weight == 0 and models == 1 else None
-        self.weight += weight
-        for name, array in first.items():
-            self._forms[name] = array.dtype, array.shape
-            mine = self._sums.setdefault(name, {})
-            for grid, part in sums[name].items():
-                mine[grid] = mine[grid] + part if grid in mine else part.copy()
+        self.add(arrays, 1)
+        self.weight += weight - 1
+        self._only = None
 
-    def sum_into(self, sums: Sums) -> None:
-        """Have the sums be kept in these arrays, which are zero, before anything is added."""
-        self._sums = dict(sums)
+    def merge(self, other: "ExactMean") -> None:
+        """Add what another mean has summed; it may not be used any more."""
+        if not other.weight:
+            return
+        self._only = other._only if self.weight == 0 else None
+        self.weight += other.weight
+        self._layout = self._layout or other._layout
+        for grid, sums in other._sums.items():
+            if grid in self._sums:
+                self._sums[grid] += sums
+            else:
+                self._sums[grid] = sums
 
-    def _add(self, name: str, array: NDArray[Any], weight: int, grids: tuple[float, ...]) -> None:
-        values, sums = array.reshape(-1), self._sums.setdefault(name, {})
+    def _add(self, arrays: Mapping[str, NDArray[Any]], weight: int, grids: tuple[float, ...], layout: _Layout) -> None:
+        if self._space is None:
+            self._space = np.empty((2, min(BLOCK, layout.size)))
         for grid in grids:
-            if grid not in sums:
-                sums[grid] = np.zeros(values.size)
-        if self._space is None or self._space.shape[1] < min(BLOCK, values.size):
-            self._space = np.empty((2, min(BLOCK, values.size)))
-        for start in range(0, values.size, BLOCK):
-            block = values[start : start + BLOCK]
-            rest, part = self._space[:, : block.size]
-            np.multiply(block, weight, out=rest, dtype=np.float64)
+            if grid not in self._sums:
+                self._sums[grid] = np.zeros(layout.size)
+        flat = {name: array.reshape(-1) for name, array in arrays.items()}
+        for number, pieces in enumerate(layout.blocks):
+            begin, size = number * BLOCK, pieces[-1].at + pieces[-1].stop - pieces[-1].start
+            rest, part = self._space[:, :size]
+            for piece in pieces:
+                to = rest[piece.at : piece.at + piece.stop - piece.start]
+                np.multiply(flat[piece.name][piece.start : piece.stop], weight, out=to, dtype=np.float64)
             for grid in grids:  # adding 1.5 * 2^52 grid steps leaves no room for finer bits: ties go to even
                 shift = 1.5 * 2.0**52 * grid
                 np.add(rest, shift, out=part)
                 part -= shift
                 rest -= part
-                sums[grid][start : start + BLOCK] += part
+                self._sums[grid][begin : begin + size] += part
 
     def result(self) -> dict[str, NDArray[Any]]:
         """Return the mean in the dtypes that were added; integers (such as BatchNorm's counter) are rounded.
@@ -116,15 +180,13 @@ class ExactMean:
         """
         if self._only is not None:
             return self._only
-        means = {}
-        for name, (dtype, shape) in self._forms.items():
-            sums = self._sums[name]
-            total = np.zeros_like(sums[GRIDS[-1]])
-            for grid in GRIDS:
-                total += sums.get(grid, 0.0)
-            mean = (total / self.weight).reshape(shape)
-            means[name] = (mean if dtype.kind == "f" else np.rint(mean)).astype(dtype)
-        return means
+        if self._layout is None:
+            return {}
+        total = np.zeros(self._layout.size)
+        for grid in GRIDS:
+            if grid in self._sums:
+                total += self._sums[grid]
+        return self._layout.taken_apart(total / self.weight)
 
 
 def _largest(array: NDArray[Any]) -> float:

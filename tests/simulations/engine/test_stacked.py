@@ -17,7 +17,8 @@ from torch import nn
 from fedquit.client.messages import trained_ahead
 from fedquit.client.messages.plain_training import PlainTraining
 from fedquit.client.training.sgd import fit
-from fedquit.client.training.stacked_sgd import cannot_stack, fit_stacked
+from fedquit.client.training.stacked_layers import gradients_of_sequence
+from fedquit.client.training.stacked_sgd import cannot_stack, fit_stacked, gradients_of_any
 from fedquit.errors import InputError
 from fedquit.settings import Settings
 from fedquit.simulations.engine.inprocess import InProcessGrid
@@ -67,6 +68,34 @@ def test_stacked_clients_end_where_they_end_one_by_one(sizes: list[int], **how: 
         assert loss == pytest.approx(expected, abs=TOLERANCE)
         for name, value in alone.state_dict().items():
             assert torch.allclose(weights[name], value, rtol=0, atol=TOLERANCE), name
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_sequence_of_layers_has_the_gradients_of_any_model(same: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    inner = nn.Sequential(nn.Linear(5, 4, bias=False), nn.GELU())
+    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.Tanh(), inner, nn.Linear(4, 3))
+    moving = [name for name, _ in model.named_parameters() if name != "1.bias"]
+    weights = {name: value.detach().expand(4, *value.shape) for name, value in model.named_parameters()}
+    if not same:
+        weights = {name: value + torch.randn(value.shape, generator=draw) for name, value in weights.items()}
+    inputs, labels = torch.randn(4, 7, 2, 3, generator=draw), torch.randint(0, 3, (4, 7), generator=draw)
+    batch = inputs, labels, torch.rand(4, 7, generator=draw)
+    fast = gradients_of_sequence(model, moving)
+    assert fast is not None
+    (losses, found), (others, expected) = fast(weights, *batch), gradients_of_any(model, moving)(weights, *batch)
+    assert torch.allclose(losses, others, atol=1e-6)
+    assert sorted(found) == sorted(expected) == sorted(moving)
+    assert all(torch.allclose(found[name], value, atol=1e-5) for name, value in expected.items())
+
+
+def test_models_with_layers_of_other_kinds_are_no_sequence_that_is_known() -> None:
+    others: list[nn.Module] = [nn.Conv1d(1, 1, 1), nn.Softmax(dim=0), nn.ReLU(inplace=True), nn.Flatten(0), Mingling(2)]
+    for layer in others:
+        assert gradients_of_sequence(nn.Sequential(nn.Linear(2, 2), layer), []) is None
+    hooked = nn.Sequential(nn.Linear(2, 2))
+    hooked.register_forward_hook(lambda *_: None)
+    assert gradients_of_sequence(hooked, []) is None
 
 
 def test_stacking_leaves_the_model_it_starts_from_as_it_is() -> None:

@@ -1,7 +1,10 @@
 """Replies that are summed where they are made: the same model, the same costs, the same refusals as with messages."""
 
 import json
+import pickle
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,14 @@ from torch import nn
 from fedquit.client.data.build_data_and_model import empty_model
 from fedquit.client.messages import plain_training
 from fedquit.client.objectives import Done
-from fedquit.errors import FedquitError, FullDiskError
+from fedquit.errors import FedquitError
 from fedquit.server.app import known_members
 from fedquit.settings import Settings
 from fedquit.simulations.engine import summed_round
 from fedquit.simulations.engine.inprocess import InProcessGrid
-from fedquit.simulations.engine.shared_sums import SharedSums
 from fedquit.simulations.simulate.run_simulation import run_simulation
+from fedquit.strategies.cost_log.cost_log import Costs
+from fedquit.strategies.cost_log.cost_rows import read_rows
 from fedquit.strategies.grid.metered_grid import MeteredGrid
 from fedquit.strategies.rounds.reply import Reply, Single
 from fedquit.strategies.rounds.train import Train
@@ -211,50 +215,58 @@ def test_who_reads_single_models_gets_messages(monkeypatch: pytest.MonkeyPatch) 
         assert InProcessGrid(3, settings.run_config()).can_sum(model_of(settings))
 
 
+def test_a_reply_is_timed_when_it_was_there_and_not_when_it_was_handed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(clients=2, samples=40, model="mlp")
+    original = InProcessGrid.sum_replies
+
+    def early(self: Any, *args: Any, **named: Any) -> Any:
+        started = time.monotonic()
+        for number, reply in enumerate(list(original(self, *args, **named))):
+            yield replace(reply, ready=started + 100 * (number + 1))
+
+    monkeypatch.setattr(InProcessGrid, "sum_replies", early)
+    with InProcessGrid(2, settings.run_config()) as grid:
+        made = strategy(grid, settings, {}, [])
+        made.grid.costs = Costs(tmp_path / "costs.csv")
+        made.round(1, model_of(settings), {"lr": 0.1})
+    seconds = sorted(row.seconds for row in read_rows(tmp_path / "costs.csv") if row.direction == "up")
+    assert [round(each, -1) for each in seconds] == [100, 200]
+
+
 def test_large_models_travel_in_messages() -> None:
     settings = Settings(clients=3, samples=60, model="mlp")
     with InProcessGrid(3, settings.run_config()) as grid:
         assert not grid.can_sum({"w": np.zeros(summed_round.LARGEST, dtype=np.float32)})
 
 
-def test_sums_in_files_of_several_processes_are_one_exact_mean(tmp_path: Path) -> None:
+def test_sums_of_several_processes_are_one_exact_mean_in_any_order_of_names() -> None:
     draw = np.random.default_rng(0)
-    form: Arrays = {"w": np.zeros((300, 301), dtype=np.float32), "b": np.zeros(3, dtype=np.float64), "n": np.array(0)}
     models = [
         {"w": draw.normal(size=(300, 301)).astype(np.float32) * 10.0**k, "b": draw.normal(size=3), "n": np.array(k)}
         for k in range(6)
     ]
     expected, found = ExactMean(), ExactMean()
-    files = [SharedSums(tmp_path / str(number), form, new=True) for number in range(3)]
+    parts = [ExactMean() for _ in range(3)]
     for number, model in enumerate(models):
         expected.add(model, number + 1)
-        files[number % 2].add(model, number + 1)
-    for number in (2, 1, 0):
-        SharedSums(tmp_path / str(number), form, new=False).merge_into(found)
+        other_order = dict(reversed(model.items()))
+        parts[number % 2].add(other_order if number % 2 else model, number + 1)
+    for part in reversed(parts):
+        found.merge(pickle.loads(pickle.dumps(part)))
     for name, array in expected.result().items():
         assert found.result()[name].dtype == array.dtype
         assert np.array_equal(found.result()[name], array), name
 
 
-def test_no_file_of_a_round_with_sums_is_left_behind() -> None:
+def test_a_round_with_sums_writes_no_file() -> None:
     settings = Settings(clients=4, samples=60, model="mlp")
     with InProcessGrid(4, settings.run_config(), workers=2) as grid:
         made = strategy(grid, settings, {}, [])
         made.round(1, model_of(settings), {"lr": 0.1})
         assert grid._pool is not None
         assert not list(grid._pool.folder.iterdir())
-
-
-def test_sums_without_room_are_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings(clients=4, samples=60, model="mlp")
-
-    def full(*_args: Any, **_named: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with InProcessGrid(4, settings.run_config()) as grid, pytest.raises(FullDiskError, match="set TMPDIR") as failed:
-        strategy(grid, settings, {}, []).round(1, model_of(settings), {"lr": 0.1})
-    assert "\n" not in str(failed.value)
 
 
 def test_a_model_that_is_used_again_is_as_a_new_one() -> None:

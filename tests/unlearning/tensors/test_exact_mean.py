@@ -153,3 +153,20 @@ def test_what_was_added_is_not_changed() -> None:
     for _ in range(3):
         mean.add({"w": array}, 2)
     assert array.tolist() == np.array([0.1, 0.2], np.float32).tolist()
+
+
+def test_arrays_that_come_in_another_order_are_the_same_model() -> None:
+    one, other = (
+        {"a": np.array([1.0, 2.0]), "b": np.array([[5.0]])},
+        {"b": np.array([[7.0]]), "a": np.array([3.0, 4.0])},
+    )
+    mean, merged, part = ExactMean(), ExactMean(), ExactMean()
+    mean.add(one, 1)
+    mean.add(other, 1)
+    merged.add(one, 1)
+    part.add(other, 1)
+    merged.merge(part)
+    for result in (mean.result(), merged.result()):
+        assert list(result) == ["a", "b"]
+        assert result["a"].tolist() == [2.0, 3.0]
+        assert result["b"].tolist() == [[6.0]]

@@ -1,0 +1,65 @@
+"""Who trains which clients of a round: a worker that is free takes the next ones, so that none waits for another.
+
+To deal clients out beforehand leaves a worker idle whenever the system has slowed down the other, and to hand them out
+one by one over pipes takes as long as small models train. Here a worker takes them from a counter in shared memory.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+PATIENCE = 10.0
+"""Seconds to wait for the counter, which is held for microseconds: a process that died may have held it."""
+
+
+class Claims:
+    """A counter that the processes of a pool share.
+
+    Args:
+        context: how they are started.
+    """
+
+    def __init__(self, context: Any) -> None:
+        self._shared = context.Array("q", 2)  # the round, and the first client that nobody has taken
+
+    def begin(self) -> int:
+        """Begin a round, and return its number; of the rounds before, nothing can be taken any more.
+
+        Raises:
+            TimeoutError: a process that died has the counter.
+        """
+        if not self._shared.get_lock().acquire(timeout=PATIENCE):
+            raise TimeoutError("the counter of clients is held by a process that died")
+        try:
+            number = self._shared[0] = self._shared[0] + 1
+            self._shared[1] = 0
+        finally:
+            self._shared.get_lock().release()
+        return int(number)
+
+    def take(self, number: int, step: int, of: int) -> range:
+        """Take the next `step` of the `of` clients of round `number`; empty: none is left, or the round is over."""
+        with self._shared.get_lock():
+            start = self._shared[1] if self._shared[0] == number else of
+            stop = min(of, start + step)
+            if start < stop:
+                self._shared[1] = stop
+        return range(start, stop)
+
+    def are_left(self, of: int) -> bool:
+        """Say whether somebody is left of the `of` clients of the present round; it does not wait for the counter."""
+        return bool(self._shared.get_obj()[1] < of)
+
+
+_ours: list[Claims] = []
+
+
+def share(claims: Claims) -> None:
+    """Have `claimed` take from this counter, in this process."""
+    _ours[:] = [claims]
+
+
+def claimed(number: int, step: int, of: int) -> Iterator[range]:
+    """Take clients of a round, `step` at a time, as they are trained, until none is left."""
+    (claims,) = _ours
+    while own := claims.take(number, step, of):
+        yield own
