@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fedquit.errors import InputError
-from fedquit.unlearning.evaluation.verdict import LEVEL, Evidence, Verdict, verdict_of
+from fedquit.unlearning.evaluation.verdict import KNOWING, LEVEL, OTHERWISE, Evidence, Verdict, verdict_of
 
 SAMPLES = 40
 DRAW = np.random.default_rng(7)
@@ -113,10 +113,28 @@ def test_the_intervals_do_not_depend_on_the_candidate() -> None:
         assert (one[name]["low"], one[name]["high"]) == (other[name]["low"], other[name]["high"])
 
 
-def test_the_levels_of_the_measures_add_up_and_position_has_half() -> None:
+def test_the_shares_add_up_and_position_has_most_on_the_side_of_knowing() -> None:
     measures = judged(model(0, 50)).measures
     assert sum(held["level"] for held in measures.values()) == pytest.approx(LEVEL)
-    assert measures["position"]["level"] == pytest.approx(LEVEL / 2)
+    assert measures["position"]["level"] == pytest.approx(0.6 * KNOWING + OTHERWISE)
+
+
+def test_an_interval_is_longer_on_the_side_of_answers_worse_than_retrained_ones() -> None:
+    for name, held in judged(model(0, 50)).measures.items():
+        below, above = held["expected"] - held["low"], held["high"] - held["expected"]
+        if held["knows"] == "low":
+            assert above > 1.8 * below, name
+        elif held["knows"] == "high":
+            assert below > 1.8 * above, name
+        else:
+            assert (name, below) == ("test_accuracy", pytest.approx(above))
+
+
+def test_a_retrained_model_whose_seed_trained_badly_is_not_refused_for_it() -> None:
+    references = [Evidence("", {"forget_loss": loss}) for loss in (0.90, 0.93, 0.95, 1.04, 1.12)]
+    assert judged(Evidence("", {"forget_loss": 1.6}), references).outcome != "not consistent"
+    assert judged(Evidence("", {"forget_loss": 0.6}), references).outcome == "not consistent"
+    assert judged(Evidence("", {"forget_loss": 3.0}), references).outcome == "not consistent"
 
 
 def test_of_two_hundred_exact_retrains_at_most_a_twentieth_is_refused() -> None:
