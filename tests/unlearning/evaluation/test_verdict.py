@@ -1,14 +1,17 @@
 """The verdict: what passes, what does not, and when a passed test says nothing."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from fedquit.errors import InputError
-from fedquit.unlearning.evaluation.verdict import KNOWING, LEVEL, OTHERWISE, Evidence, Verdict, verdict_of
+from fedquit.unlearning.evaluation.prediction_interval import Prediction
+from fedquit.unlearning.evaluation.verdict import KNOWING, LEVEL, OTHERWISE, Evidence, Verdict, hold, verdict_of
 
+DOCS = (Path(__file__).resolve().parents[3] / "docs" / "report.md").read_text(encoding="utf-8")
 SAMPLES = 40
 DRAW = np.random.default_rng(7)
 EASE = DRAW.normal(1, 2, SAMPLES)  # how easy each sample is to one who never saw it
@@ -155,3 +158,10 @@ def test_a_measure_that_a_model_lacks_is_left_out() -> None:
 def test_values_that_cannot_be_are_refused(value: float) -> None:
     with pytest.raises(InputError, match=f"'forget_accuracy' is {value}"):
         judged(Evidence("", {"forget_accuracy": value}))
+
+
+@pytest.mark.parametrize(("count", "said"), [(5, 11), (20, 4)])
+def test_the_docs_say_from_where_on_too_much_forgotten_is_refused(count: int, said: int) -> None:
+    held = hold(0.0, Prediction(mean=0.0, noise=1.0, count=count), 0.015, "low")
+    assert round(held["high"]) == said
+    assert "from about eleven\nstandard deviations of retraining's noise on, with twenty from about four" in DOCS
