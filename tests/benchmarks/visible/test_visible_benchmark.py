@@ -56,7 +56,7 @@ def test_every_method_and_hypothesis_is_measured_and_stands_on_the_page(tmp_path
 
 
 @pytest.mark.usefixtures("_tiny")
-def test_the_page_names_the_runs_that_it_lacks_and_says_nothing_where_none_is_missing(tmp_path: Path) -> None:
+def test_the_page_names_the_runs_that_it_lacks_and_no_others(tmp_path: Path) -> None:
     published = json.loads(visible.JSON.read_text(encoding="utf-8"))
     assert "not measured yet" not in make_page({**published, "missing": []})
     lacking = visible.make_results(tmp_path / "work", only_measured=True)["missing"]

@@ -122,7 +122,7 @@ def test_the_shares_add_up_and_position_has_most_on_the_side_of_knowing() -> Non
     assert measures["position"]["level"] == pytest.approx(0.6 * KNOWING + OTHERWISE)
 
 
-def test_an_interval_is_longer_on_the_side_of_answers_worse_than_retrained_ones() -> None:
+def test_an_interval_is_longer_on_the_side_of_worse_answers() -> None:
     for name, held in judged(model(0, 50)).measures.items():
         below, above = held["expected"] - held["low"], held["high"] - held["expected"]
         if held["knows"] == "low":
