@@ -31,25 +31,28 @@ from fedquit.unlearning.tensors.convert import Shape, StateDict
 from fedquit.unlearning.tensors.inference import device_of
 
 
-class Said(NamedTuple):
-    """What a model says of a batch: logits [B, C] and hidden states [B, d]."""
+class ModelOutput(NamedTuple):
+    """What a model returns for a batch: logits [B, C] and hidden states [B, d]."""
 
     logits: Tensor
     hidden: Tensor
 
 
-def mutual(teacher: Said, mentee: Said, labels: Tensor, weight: float = 1.0, temperature: float = 1.0) -> Tensor:
+def mutual(
+    teacher: ModelOutput, mentee: ModelOutput, labels: Tensor, weight: float = 1.0, temperature: float = 1.0
+) -> Tensor:
     """Return `CE_t + CE_s + weight (KL(s || t) + KL(t || s) + MSE) / (CE_t + CE_s)`, means over the batch.
 
     Each KL moves one of the two, the first the teacher: whom it is to imitate gets no gradient from it. The MSE, of the
     hidden states, moves both. So each model's gradient is that of its own loss in the paper.
 
-    >>> sure, unsure = Said(torch.tensor([[2.0, 0.0]]), torch.ones(1, 3)), Said(torch.zeros(1, 2), torch.ones(1, 3))
+    >>> sure = ModelOutput(torch.tensor([[2.0, 0.0]]), torch.ones(1, 3))
+    >>> unsure = ModelOutput(torch.zeros(1, 2), torch.ones(1, 3))
     >>> mutual(sure, unsure, torch.tensor([0]))  # .1269 + .6931 + (.4338 + .3278) / .8201
     tensor(1.7488)
     """
     ce = F.cross_entropy(teacher.logits, labels) + F.cross_entropy(mentee.logits, labels)
-    log_t, log_s = (torch.log_softmax(said.logits / temperature, dim=1) for said in (teacher, mentee))
+    log_t, log_s = (torch.log_softmax(output.logits / temperature, dim=1) for output in (teacher, mentee))
     apart = (kl_each(log_s.detach(), log_t) + kl_each(log_t.detach(), log_s)).mean()
     hidden = F.mse_loss(mentee.hidden, teacher.hidden)
     return ce + weight * (apart + hidden) / ce.detach().clamp(min=1e-6)
@@ -64,10 +67,10 @@ class Pair(nn.Module):
         width, place = head_of(mentee).in_features, device_of(teacher)
         self.map = nn.Linear(width, head_of(teacher).in_features, bias=False).to(place)
 
-    def forward(self, inputs: Tensor) -> tuple[Said, Said]:
+    def forward(self, inputs: Tensor) -> tuple[ModelOutput, ModelOutput]:
         """Return what teacher and mentee say of inputs [B, ...], the mentee's hidden states mapped."""
         logits, hidden = logits_and_features(self.mentee, inputs)
-        return Said(*logits_and_features(self.teacher, inputs)), Said(logits, self.map(hidden))
+        return ModelOutput(*logits_and_features(self.teacher, inputs)), ModelOutput(logits, self.map(hidden))
 
 
 class Updates(Sharing):

@@ -21,12 +21,14 @@ from fedquit.settings import Settings
 from fedquit.simulations.audit.audited_model import AuditedModel, read_audited
 from fedquit.simulations.audit.further_tests import further_tests
 from fedquit.simulations.audit.single_samples import by_retrained, by_shadows, read_shadow_outputs, u_lira
-from fedquit.simulations.simulate.verdict_of_run import judge, sample_counts
+from fedquit.simulations.simulate.verdict_of_run import judge, memorised, sample_counts
 from fedquit.unlearning.evaluation.measures import activation_distance, js_divergence, relearn, tow
+from fedquit.unlearning.evaluation.verdict import REFERENCES
 from fedquit.unlearning.seeds import derive_seed
 
 SCHEMA_VERSION = 2
 CHECK_EVERY = {"forget": 1, "retain": 5}  # steps of relearning between two measurements: D_f comes back at once
+MEMORISED_NEEDS = f"needs --original FILE and {REFERENCES} models that were retrained: give --reference FILE for each"
 DISTANCES = {"js_divergence": js_divergence, "activation_distance": activation_distance}
 
 
@@ -75,6 +77,10 @@ def audit(
         found["completeness"]["from_shadows"], missing[name] = by_shadows(
             shadow_outputs, original, candidate, references
         )
+    stages = {"recovered": candidate.evidence(), **_stages(original, control)}
+    evidence = [reference.evidence() for reference in references]
+    remembered = memorised(stages, evidence)
+    missing |= {} if remembered else {"memorised": MEMORISED_NEEDS}
     means = {f"{part}_accuracy": fmean(r.measures[f"{part}_accuracy"] for r in references) for part in PARTS}
     gaps = {name: candidate.measures[name] - mean for name, mean in means.items()}
     return {
@@ -91,12 +97,8 @@ def audit(
         "not_measured": {name: reason for name, reason in missing.items() if reason},
         "control": control.document() if control else None,
         "further_tests": further_tests(found, relearn_steps),
-        "verdict": judge(
-            {"recovered": candidate.evidence(), **_stages(original, control)},
-            [reference.evidence() for reference in references],
-            sample_counts(sets),
-            way_out="give more --reference FILE",
-        ),
+        "memorised": remembered,
+        "verdict": judge(stages, evidence, sample_counts(sets), way_out="give more --reference FILE"),
     }
 
 

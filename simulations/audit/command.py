@@ -103,7 +103,7 @@ def print_audit(document: dict[str, Any]) -> None:
     from rich.table import Table
 
     from fedquit.simulations.simulate.leak_table import leak_lines
-    from fedquit.simulations.simulate.run_tables import STAGE_ROWS, print_verdict
+    from fedquit.simulations.simulate.run_tables import STAGE_ROWS, memorised_line, print_verdict
 
     table = Table(title=f"{escape(document['model']['file'])} ({document['samples']['forget']} samples to forget)")
     table.title_justify, models = "left", [document["model"], *filter(None, [document["original"]])]
@@ -123,6 +123,8 @@ def print_audit(document: dict[str, Any]) -> None:
     for line in leak_lines(document.get("leak") or {}):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     print_verdict(console, document["verdict"])
+    if document["memorised"]:
+        console.print(memorised_line(document["memorised"]), soft_wrap=True, highlight=False)
 
 
 def _member_rate(attack: str, measured: dict[str, Any]) -> str:

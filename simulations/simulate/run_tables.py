@@ -87,14 +87,14 @@ def memorised_line(found: dict[str, Any]) -> str:
     >>> group = {"samples": 20, "before": 0.97, "retrained": 0.1, "candidate": 0.6}
     >>> left = {"value": 0.57, "low": -0.2, "high": 0.3}
     >>> memorised_line({"memorised": group, "others": {"samples": 80}, "left": left})
-    'Memorised: 20 of 100 samples; 57 % of that is left, one more retrained model would have -20..30 %'
+    'Memorised: 20 of 100 samples; 57 % of that is left; retrained: -20..30 % (no part of the verdict)'
     """
     group, held = found["memorised"], found["left"]
     text = f"Memorised: {group['samples']} of {group['samples'] + found['others']['samples']} samples"
     if held is None:
         return text
     shares = [round(100 * held[name]) for name in ("value", "low", "high")]
-    return f"{text}; {shares[0]} % of that is left, one more retrained model would have {shares[1]}..{shares[2]} %"
+    return f"{text}; {shares[0]} % of that is left; retrained: {shares[1]}..{shares[2]} % (no part of the verdict)"
 
 
 def print_verdict(console: Console, verdict: dict[str, Any]) -> None:

@@ -12,8 +12,8 @@ from fedquit.client.data.evaluation_sets import Sets
 from fedquit.client.training.evaluate_model import PARTS, Outputs
 from fedquit.documents import Document
 from fedquit.unlearning.evaluation.measures import logit_confidence
-from fedquit.unlearning.evaluation.memorisation import MEMORISED, grouped, left, predict_left
-from fedquit.unlearning.evaluation.verdict import LEVEL, REFERENCES, UNDETERMINED, Evidence, hold, verdict_of
+from fedquit.unlearning.evaluation.memorisation import MEMORISED, grouped, predict_remaining, remaining_share
+from fedquit.unlearning.evaluation.verdict import HIGH, KNOWING, REFERENCES, UNDETERMINED, Evidence, hold, verdict_of
 
 JUDGED = ("forget_accuracy", "forget_loss", "test_accuracy")
 CONTINUED = "the original, trained on without the data for as many rounds"
@@ -92,12 +92,12 @@ def memorised(stages: Mapping[str, Document | None], references: Sequence[Docume
     if len(known) < len(given):
         return None
     original, recovered, without = known[0], known[1], torch.stack(known[2:])
-    value = left(original, without, recovered)
-    predicted = None if value is None else predict_left(original, without)
+    value = remaining_share(original, without, recovered)
+    predicted = None if value is None else predict_remaining(original, without)
     return {
         "threshold": MEMORISED,
         **grouped(original, without, recovered),
-        "left": None if value is None or predicted is None else hold(value, predicted, LEVEL),
+        "left": None if value is None or predicted is None else hold(value, predicted, KNOWING, HIGH),
     }
 
 

@@ -10,7 +10,7 @@ say more by their probability than by being right. Samples with `mem_i >= 0.25`,
 (arXiv 2008.03703), are the memorised group M. To judge that group apart from the others is the idea of Grouped
 Memorization Evaluation (arXiv 2605.24545); the statistic is OURS:
 
-    left(x) = sum_{i in M} (x_i - r_i) / sum_{i in M} (o_i - r_i),
+    remaining(x) = sum_{i in M} (x_i - r_i) / sum_{i in M} (o_i - r_i),
 
 with x_i, o_i and r_i the probabilities of the candidate, of the model before forgetting and of the models without: 1
 where all that was memorised is there, 0 on average for a model that never saw the samples.
@@ -29,42 +29,43 @@ from fedquit.unlearning.evaluation.probabilities import Array
 MEMORISED = 0.25
 
 
-def memorisation(with_it: Array, without: Array) -> Tensor:
+def memorisation(trained_with: Array, trained_without: Array) -> Tensor:
     """Return each sample's memorisation score, float64 [N], from -1 to 1.
 
     Args:
-        with_it: logit confidences of models that were trained on the samples [N] or [S, N].
-        without: the same of models that were not.
+        trained_with: logit confidences of models that were trained on the samples [N] or [S, N].
+        trained_without: the same of models that were not.
 
     >>> memorisation(torch.tensor([0.0, 100.0]), torch.tensor([[0.0, -100.0], [0.0, 0.0]]))
     tensor([0.0000, 0.7500], dtype=torch.float64)
     """
-    known, unknown = _probabilities(with_it), _probabilities(without)
+    known, unknown = _probabilities(trained_with), _probabilities(trained_without)
     if known.shape[1] != unknown.shape[1]:
-        raise InputError(f"with_it is about {known.shape[1]} samples and without about {unknown.shape[1]}")
+        raise InputError(f"trained_with is about {known.shape[1]} samples and trained_without about {unknown.shape[1]}")
     return known.mean(dim=0) - unknown.mean(dim=0)
 
 
-def left(with_it: Array, without: Array, candidate: Array) -> float | None:
+def remaining_share(trained_with: Array, trained_without: Array, candidate: Array) -> float | None:
     """Return how much of what was memorised is left in a candidate; None if no sample was memorised.
 
     Args:
-        with_it: see `memorisation`.
-        without: see `memorisation`.
+        trained_with: see `memorisation`.
+        trained_without: see `memorisation`.
         candidate: logit confidences of the model under test [N].
 
-    >>> with_it, without = torch.tensor([0.0, 100.0]), torch.tensor([0.0, -100.0])
-    >>> left(with_it, without, with_it), left(with_it, without, torch.tensor([5.0, 0.0]))
-    (1.0, 0.5)
+    >>> trained_with, trained_without = torch.tensor([0.0, 100.0]), torch.tensor([0.0, -100.0])
+    >>> half_way = torch.tensor([5.0, 0.0])
+    >>> [remaining_share(trained_with, trained_without, model) for model in (trained_with, half_way)]
+    [1.0, 0.5]
     """
-    known, unknown, x = (_probabilities(given).mean(dim=0) for given in (with_it, without, candidate))
-    group = memorisation(with_it, without) >= MEMORISED
+    known, unknown, x = (_probabilities(given).mean(dim=0) for given in (trained_with, trained_without, candidate))
+    group = memorisation(trained_with, trained_without) >= MEMORISED
     if not bool(group.any()):
         return None
     return float((x - unknown)[group].sum() / (known - unknown)[group].sum())
 
 
-def predict_left(with_it: Array, without: Array) -> Prediction | None:
+def predict_remaining(trained_with: Array, trained_without: Array) -> Prediction | None:
     """Return how much is expected to be left in one more model without the samples; None if that cannot be said.
 
     The group and the mean are chosen by the models without, and a model that took part in that would look better than
@@ -72,36 +73,36 @@ def predict_left(with_it: Array, without: Array) -> Prediction | None:
     from a mean of k - 1 models, whose spread is `k/(k-1)` of that of a single one.
 
     Args:
-        with_it: see `memorisation`.
-        without: of at least three models [k, N].
+        trained_with: see `memorisation`.
+        trained_without: of at least three models [k, N].
 
-    >>> without = torch.tensor([[-3.0, -3.0], [-2.0, -2.0], [-2.5, -2.5]])
-    >>> predicted = predict_left(torch.tensor([9.0, 9.0]), without)
+    >>> trained_without = torch.tensor([[-3.0, -3.0], [-2.0, -2.0], [-2.5, -2.5]])
+    >>> predicted = predict_remaining(torch.tensor([9.0, 9.0]), trained_without)
     >>> abs(round(predicted.mean, 2)), predicted.count
     (0.0, 3)
     """
-    models = torch.as_tensor(without)
+    models = torch.as_tensor(trained_without)
     if models.ndim != 2 or len(models) < 3:
-        raise InputError(f"without has shape {list(models.shape)}; it must be [k, N] with k > 2")
+        raise InputError(f"trained_without has shape {list(models.shape)}; it must be [k, N] with k > 2")
     count, found = len(models), []
     for number in range(count):
         others = torch.cat([models[:number], models[number + 1 :]])
-        own = left(with_it, others, models[number])
+        own = remaining_share(trained_with, others, models[number])
         if own is None:
             return None
         found.append(own * (count - 1) / count)
     return predict_one_more(found)
 
 
-def grouped(with_it: Array, without: Array, candidate: Array) -> dict[str, Mapping[str, Any]]:
+def grouped(trained_with: Array, trained_without: Array, candidate: Array) -> dict[str, Mapping[str, Any]]:
     """Return for the memorised and for the other samples their number and the mean probabilities of the true class.
 
-    >>> with_it, without = torch.tensor([0.0, 100.0]), torch.tensor([0.0, -1000.0])
-    >>> grouped(with_it, without, torch.tensor([0.0, 0.0]))["memorised"]
+    >>> trained_with, trained_without = torch.tensor([0.0, 100.0]), torch.tensor([0.0, -1000.0])
+    >>> grouped(trained_with, trained_without, torch.tensor([0.0, 0.0]))["memorised"]
     {'samples': 1, 'before': 1.0, 'retrained': 0.0, 'candidate': 0.5}
     """
-    group = memorisation(with_it, without) >= MEMORISED
-    models = {"before": with_it, "retrained": without, "candidate": candidate}
+    group = memorisation(trained_with, trained_without) >= MEMORISED
+    models = {"before": trained_with, "retrained": trained_without, "candidate": candidate}
     means = {name: _probabilities(given).mean(dim=0) for name, given in models.items()}
     return {
         name: {

@@ -1,12 +1,13 @@
 """Prediction interval for one more model of the same population, and the smallest deviation that it would detect.
 
-Retrained models of different seeds are a sample of a population. If their values are about normal, one more lies within
+Retrained models of different seeds are a sample of a population. If their values are about normal, one more is above
 
-    m +- t s sqrt(1 + 1/k)
+    m + t s sqrt(1 + 1/k)
 
-of their mean m in a share `1 - level` of cases: s is the standard deviation of the k values, and t the quantile of
-Student's distribution with k - 1 degrees of freedom (Hahn & Meeker, "Statistical Intervals", 1991, section 4.7). All
-models are measured on the same samples, so the sampling error is common to all and does not affect the comparison.
+in a share `1 - p` of cases: m and s are mean and standard deviation of the k values, and t the p-quantile of Student's
+distribution with k - 1 degrees of freedom (Hahn & Meeker, "Statistical Intervals", 1991, section 4.7); below likewise.
+The two sides may have different shares. All models are measured on the same samples, so the sampling error is common
+to all and does not affect the comparison.
 """
 
 from collections.abc import Sequence
@@ -34,14 +35,14 @@ class Prediction:
     noise: float
     count: int
 
-    def interval(self, level: float) -> tuple[float, float]:
-        """Return the interval that misses one more value in a share `level` of cases."""
-        reach = quantile(1 - level / 2, self.count - 1) * self.noise
-        return self.mean - reach, self.mean + reach
+    def interval(self, below: float, above: float) -> tuple[float, float]:
+        """Return the interval that one more value is below in a share `below` of cases, and above in `above`."""
+        low, high = (quantile(1 - share, self.count - 1) * self.noise for share in (below, above))
+        return self.mean - low, self.mean + high
 
-    def smallest_gap(self, level: float) -> float:
-        """Return the distance from the mean at which a model falls outside the interval in 80 % of cases."""
-        return findable(level, self.count - 1) * self.noise
+    def smallest_gap(self, share: float) -> float:
+        """Return the distance at which a model is outside in 80 % of cases, on the side which has that share."""
+        return findable(share, self.count - 1) * self.noise
 
 
 def predict_one_more(values: Sequence[float], floor: float = 0.0) -> Prediction:
@@ -51,7 +52,7 @@ def predict_one_more(values: Sequence[float], floor: float = 0.0) -> Prediction:
         values: of at least two models.
         floor: no standard deviation is taken to be smaller, such as that of a rate known to one sample in n.
 
-    >>> low, high = predict_one_more([1.0, 2.0, 3.0]).interval(0.05)
+    >>> low, high = predict_one_more([1.0, 2.0, 3.0]).interval(0.025, 0.025)
     >>> round(low, 2), round(high, 2)
     (-2.97, 6.97)
     """
@@ -73,13 +74,13 @@ def quantile(share: float, freedom: int) -> float:
 
 
 @cache
-def findable(level: float, freedom: int, power: float = POWER) -> float:
-    """Return the gap, in units of the noise, that a two-sided test of this level finds in a share `power` of cases.
+def findable(share: float, freedom: int, power: float = POWER) -> float:
+    """Return the gap, in units of the noise, that is found in a share `power` of cases on a side with this share.
 
     The statistic of a model that is off by `gap` is `(Z + gap) / S`, with Z normal and S the root of a chi-square
     variable over its degrees of freedom; the share beyond the edge is a mean over equally likely values of S.
 
-    >>> round(findable(0.05, 4), 2), round(findable(0.05, 10**6), 2)
+    >>> round(findable(0.025, 4), 2), round(findable(0.025, 10**6), 2)
     (3.76, 2.8)
     """
     import numpy as np
@@ -87,9 +88,5 @@ def findable(level: float, freedom: int, power: float = POWER) -> float:
     from scipy.stats import chi2, norm
 
     likely = np.sqrt(chi2.ppf((np.arange(POINTS) + 0.5) / POINTS, freedom) / freedom)
-    edge = quantile(1 - level / 2, freedom) * likely
-
-    def missing(gap: float) -> float:
-        return power - float(np.mean(norm.cdf(gap - edge) + norm.cdf(-gap - edge)))
-
-    return float(brentq(missing, 0.0, float(edge.max()) + 9))
+    edge = quantile(1 - share, freedom) * likely
+    return float(brentq(lambda gap: power - float(np.mean(norm.cdf(gap - edge))), 0.0, float(edge.max()) + 9))

@@ -1,17 +1,23 @@
-"""FedOSD: step down an unlearning loss in the direction that leaves the other clients' losses alone.
+"""FedOSD: step down an unlearning loss in a direction that leaves the other clients' losses as they are.
 
-The loss `-log(1 - p_y/2)` is bounded by log 2, so descending it does not explode as climbing the cross-entropy does.
-With g its gradient and g_1 ... g_m those of the other clients' losses, the direction d of a step solves
+Source: Pan et al., "Federated Unlearning with Gradient Descent and Conflict Mitigation", AAAI 2025, arXiv 2412.20200.
+It names three parts. The loss is the paper's. The direction and the projection are derived here from what the paper
+asks of them; we have no numbers of its equations.
 
-    max g.d   subject to   g_j.d = 0 for every j,   ||d|| = ||g||.
+1. The unlearning loss, `-log(1 - p_y/2)`. It is at most log 2, so descending it cannot explode, as climbing the
+   cross-entropy can.
 
-Write g = s + n, with s in the span of the g_j and n orthogonal to it. For a d that is orthogonal to the g_j, g.d = n.d,
-and of a given length that is largest along n: d = ||g|| n / ||n||. The part n is what Gram-Schmidt leaves of g. To
-first order a step along -d changes none of the others' losses. In recovery the same is done to each client's update
-with one constraint, the line between the present model and an anchor, so that the model does not go back to what it
-was. Source: Pan et al., "Federated Unlearning with Gradient Descent and Conflict Mitigation", AAAI 2025, arXiv
-2412.20200: unlearning cross-entropy, steepest orthogonal direction, projection in the post-training stage. The loss is
-the paper's; the direction and the projection are derived here from what the paper asks of them.
+2. The steepest orthogonal direction. Let g be the gradient of that loss and g_1 ... g_m those of the other clients'
+   losses. The direction d of a step solves
+
+       max g.d   subject to   g_j.d = 0 for every j,   ||d|| = ||g||.
+
+   Write g = s + n, with s in the span of the g_j and n orthogonal to it. Then g.d = n.d, which is largest for d along
+   n: d = ||g|| n / ||n||. Gram-Schmidt finds n. To first order, a step along -d changes none of the others' losses.
+
+3. The projection in recovery. A client's update is treated in the same way, with one vector in place of the g_j: the
+   line from an anchor to the present model. So the model does not go back along it. The anchor is the model before the
+   request, or the unlearned one (`anchor`); which of them is the default is our choice.
 """
 
 import math
@@ -96,7 +102,7 @@ def recovery_step(update: StateDict, current: StateDict, anchor: StateDict) -> d
     """Return a client's recovery update with its part along `current - anchor` removed, with the length it had.
 
     Where `current` is `anchor` there is no such direction, and the update stays; so it does where nothing is left.
-    Paper: the gradient projection of the post-training stage.
+    This is part 3 of the module's docstring.
 
     Args:
         update: what a client sent minus what it got, parameters only.
@@ -136,8 +142,8 @@ class Orthogonal(Method):
     Attributes:
         rounds: unlearning rounds; the paper runs them until a bound, 10 here.
         lr: step size along the direction.
-        anchor: "original", the model that the request met, to which recovery must not go back (the paper's aim), or
-            "unlearned", which holds recovery to ways it has not gone before.
+        anchor: "original", the model before the request, to which recovery must not go back; or "unlearned", the
+            model that the unlearning rounds made.
 
     >>> Orthogonal(rounds=3).rounds
     3

@@ -1,21 +1,23 @@
-"""PGA: climb the client's loss, but stay near a model that the others could have made without it.
+"""PGA: climb the client's loss inside a ball round the model that the other clients have in common.
 
-What the others have in common is the mean of their models. As the global model is the mean of all K, it is
+Source: Halimi et al., "Federated Unlearning: How to Efficiently Erase a Client in FL?", arXiv 2207.05521. The problem
+is the paper's; both formulas below follow from it. We have no numbers of its equations.
 
-    w_ref = 1/(K - 1) sum_{j != u} w_j = (K w_g - w_u) / (K - 1),
+1. The start. The global model w_g is the mean of all K clients' models, so the mean of all but client u's is
 
-and the client solves  max F_u(w)  subject to  ||w - w_ref|| <= delta  by projected gradient ascent from w_ref,
+       w_ref = 1/(K - 1) sum_{j != u} w_j = (K w_g - w_u) / (K - 1).
 
-    w <- P(w + lr * gradient of F_u),   P(v) = w_ref + (v - w_ref) * min(1, delta / ||v - w_ref||),
+2. The climb. Client u looks for the largest loss F_u(w) with ||w - w_ref|| <= delta. It starts at w_ref, takes steps up
+   the gradient, and after each step moves back into the ball:
 
-P being the nearest point of the ball: of all v' within delta of w_ref, ||v - v'|| is least on the line from w_ref to v.
-delta is a third of the mean distance of w_ref to fresh models. The client stops early once ||w - w_u|| exceeds a
-threshold. Source: Halimi et al., "Federated Unlearning: How to Efficiently Erase a Client in FL?", arXiv 2207.05521,
-sections 3 and 4: the problem, its reference model and its solution by projected gradient steps.
+       w <- P(w + lr * gradient of F_u),   P(v) = w_ref + (v - w_ref) * min(1, delta / ||v - w_ref||).
 
-Both formulas follow from the problem, as shown here. Numbers do not follow from anything: the third, the ten fresh
-models, and the defaults of `lr`, `momentum`, `clip`, `epochs` and `stop_distance` are those that its authors published
-for their experiments.
+   P(v) is the nearest point of the ball to v: it is on the line from w_ref to v.
+
+3. The end. It stops after `epochs`, or once it is further than `stop_distance` from its own last model w_u.
+
+Nothing derives the numbers. delta, a third of the mean distance from w_ref to ten fresh models, and the defaults of
+`lr`, `momentum`, `clip`, `epochs` and `stop_distance` are what its authors published for their experiments.
 """
 
 from collections.abc import Mapping, Sequence

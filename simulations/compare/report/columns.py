@@ -55,6 +55,12 @@ def _distances(row: Document) -> str:
     return ", ".join(f"{each['mean']:.1f}" if each else "-" for each in found) if any(found) else ""
 
 
+def _memorised(row: Document) -> str:
+    """Return how much is left of what was memorised, and how often as much as in retrained models."""
+    found = row.get("memorised")  # none in results of an earlier version
+    return f"{_mean('memorised_left')(row)} ({found['inside']} of {found['tested']} inside)" if found else ""
+
+
 def _later(row: Document) -> str:
     shown = _mean("later_forget_gap")(row)
     return f"{shown} ({row['over_budget']} of {row['cells']} spent more)" if row["over_budget"] else shown
@@ -89,6 +95,12 @@ COLUMNS = (
         "distance from the retrained models' mean of position, forget loss and forget accuracy, in standard deviations "
         "of one more retrained model; that of continue says how visible forgetting is here",
     ),
+    Column(
+        "memorised, left",
+        _memorised,
+        "how much is left of what the model before had memorised, in % (retrained: 0 on average), and how often that "
+        "is inside of the interval for one more retrained model; no part of the verdict",
+    ),
     Column("at the budget", _later, "forget gap once the budget of bytes is spent"),
     Column("ToW", _mean("tow", 1, 3), "tug of war: product of 1 - gap on forget, retain and test samples; 1 is best"),
     Column(
@@ -117,7 +129,6 @@ COLUMNS = (
         verdicts,
         "requests after which the model cannot be told from retrained ones, and one that forgot nothing can; "
         "no evidence: neither can",
-        essential=True,
     ),
 )
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from fedquit.documents import Document
-from fedquit.simulations.compare.report.columns import columns_of
+from fedquit.simulations.compare.report.columns import columns_of, verdicts
 
 
 def markdown(rows: Sequence[Document]) -> str:
@@ -42,11 +42,14 @@ def print_results(document: Document) -> None:
     table.add_column("method", no_wrap=True)
     columns = [column for column in columns_of(rows) if column.essential]
     for column in columns:
-        table.add_column(column.heading, justify="right")
+        table.add_column(column.heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(row["name"], *(column.shown(row) for column in columns))
     console = Console(markup=False, highlight=False)
     console.print(table)
+    for row in document["rows"]:
+        if verdicts(row):
+            console.print(f"Verdicts, {row['name']}: {verdicts(row)}", soft_wrap=True)
     for cost, names in document["pareto_front"].items():
         console.print(f"On the Pareto front of gap against {cost}: {', '.join(names) or 'none'}")
     for reason in document["failures"]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from fedquit.documents import Document
 from fedquit.server.run.phases import reference_name, trained_on
-from fedquit.simulations.simulate.verdict_of_run import judge
+from fedquit.simulations.simulate.verdict_of_run import judge, memorised
 from fedquit.unlearning.evaluation.measures import tow
 from fedquit.unlearning.evaluation.verdict import REFERENCES
 
@@ -30,7 +30,8 @@ def measure_row(report: Document, references: Document) -> Document:
         references: of the run that retrained without the samples.
     """
     stages, models = report["stages"], references["references"]
-    recovered, later, verdict = stages["recovered"], stages["later"], _verdict(report, references)
+    recovered, later = stages["recovered"], stages["later"]
+    verdict, remembered = _verdict(report, references)
     return {
         **gaps(recovered, models),
         "later_forget_gap": None if later is None else gap(later, models, _accuracy("forget")),
@@ -43,13 +44,19 @@ def measure_row(report: Document, references: Document) -> Document:
         "budget_used": _budget_used(report["phases"], report["config"]["budget"]),
         **_costs(report["phases"], references["phases"]["retrain"]),
         **distances(verdict),
+        "memorised": remembered,
+        "memorised_left": remembered["left"]["value"] if remembered and remembered["left"] else None,
         "verdict": verdict,
         "models": {name: stage["model_sha256"] for name, stage in stages.items() if stage},
     }
 
 
-def _verdict(report: Document, references: Document) -> Document:
-    """Judge a row's model by references and a control of as many rounds, which the references' run trained on."""
+def _verdict(report: Document, references: Document) -> tuple[Document, Document | None]:
+    """Judge a row's model by references and a control of as many rounds, which the references' run trained on.
+
+    Returns:
+        The verdict, and apart from it what is left of what the original memorised.
+    """
     further = references.get("trained_on", {})  # an earlier version's has none
     rounds = report.get("rounds_since_training", report["phases"]["recover"]["rounds"])
     names = [reference_name(number) for number in range(len(references["references"]))] if rounds else []
@@ -60,7 +67,8 @@ def _verdict(report: Document, references: Document) -> Document:
         "control": further.get(trained_on("original", rounds)),
     }
     way_out = "references = 5" if len(names) < REFERENCES else f"they were trained on for fewer than {rounds} rounds"
-    return judge(stages, matched if rounds else references["references"], report["samples"], way_out=way_out)
+    equal = matched if rounds else references["references"]
+    return judge(stages, equal, report["samples"], way_out=way_out), memorised(stages, equal)
 
 
 def distances(verdict: Document) -> dict[str, float | None]:

@@ -15,6 +15,7 @@ SIGNED = ("forget_gap", "retain_gap", "test_gap", "membership_gap", "later_forge
 PLAIN = (
     "tow",
     "position",
+    "memorised_left",
     "reference_spread",
     "resurfaced",
     "test_accuracy",
@@ -49,10 +50,21 @@ def aggregate(name: str, cells: Sequence[Mapping[str, Any]]) -> Document:
         "cells": len(cells),
         "measures": {column: summary(values) for column, values in columns.items()},
         "verdicts": dict(Counter(found["verdict"]["outcome"] for found in measured if "verdict" in found)),
+        "memorised": inside_of([found["memorised"] for found in measured if found.get("memorised")]),
         "recovered": _count([found["goal_reached"] for found in measured if "goal_reached" in found]),
         "over_budget": sum((found.get("budget_used") or 0) > 1 + ROUNDING for found in measured),
         "failed": [cell["failed"] for cell in cells if cell["failed"] is not None],
     }
+
+
+def inside_of(found: Sequence[Document]) -> Document | None:
+    """Return in how many cells what is left of what was memorised was tested, and inside; None if in none.
+
+    >>> inside_of([{"left": {"inside": True}}, {"left": None}])
+    {'tested': 1, 'inside': 1}
+    """
+    held = [each["left"] for each in found if each["left"]]
+    return {"tested": len(held), "inside": sum(each["inside"] for each in held)} if held else None
 
 
 def summary(values: Sequence[float | None]) -> Document | None:

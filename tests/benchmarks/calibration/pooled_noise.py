@@ -25,7 +25,7 @@ from fedquit.files import write_json
 from fedquit.simulations.simulate.verdict_of_run import evidence_of
 from fedquit.unlearning.evaluation.position import position, predict_position
 from fedquit.unlearning.evaluation.prediction_interval import predict_one_more, quantile
-from fedquit.unlearning.evaluation.verdict import LEVEL, POSITION, WEIGHTS, Evidence
+from fedquit.unlearning.evaluation.verdict import KNOWS, LOW, OTHERWISE, POSITION, Evidence, shares_of
 from tests.benchmarks.calibration.verdict_federations import Federation, federation, measure
 from tests.benchmarks.calibration.verdict_page import table, wilson
 
@@ -147,16 +147,17 @@ def _outside(
     own: dict[str, float], values: Sequence[dict[str, list[float]]], place: int, floors: dict[str, float]
 ) -> dict[str, list[str]]:
     """Return by each kind of noise the measures that are outside of their interval."""
-    whole = sum(WEIGHTS.get(name, 1) for name in MEASURES)
+    shares = shares_of(MEASURES)
     found: dict[str, list[str]] = {"own": [], "pooled": []}
     for name in MEASURES:
-        level, floor = LEVEL * WEIGHTS.get(name, 1) / whole, floors.get(name, 0.0)
+        floor, knows = floors.get(name, 0.0), KNOWS.get(name)
         here = predict_one_more(values[place][name], floor)
-        low, high = here.interval(level)
-        if not low <= own[name] <= high:
-            found["own"].append(name)
         shared = max(fmean(stdev(each[name]) ** 2 for each in values) ** 0.5, floor) * (1 + 1 / REFERENCES) ** 0.5
-        if abs(own[name] - here.mean) > quantile(1 - level / 2, len(values) * (REFERENCES - 1)) * shared:
+        off = own[name] - here.mean
+        share = shares[name] if knows is None or (off < 0) == (knows == LOW) else OTHERWISE
+        if abs(off) > quantile(1 - share, REFERENCES - 1) * here.noise:
+            found["own"].append(name)
+        if abs(off) > quantile(1 - share, len(values) * (REFERENCES - 1)) * shared:
             found["pooled"].append(name)
     return found
 

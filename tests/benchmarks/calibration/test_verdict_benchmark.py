@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks.calibration import verdict_calibration as verdict
-from tests.benchmarks.calibration.verdict_federations import FEDERATIONS, Federation, measure
-from tests.benchmarks.calibration.verdict_page import clustered, make_page, wilson
+from tests.benchmarks.calibration.verdict_federations import CHOSEN, FRESH, Federation, measure
+from tests.benchmarks.calibration.verdict_page import clustered, make_page, refused, share_of, wilson
 
 TINY = {"dataset": "digits", "model": "mlp", "clients": 3, "samples": 150, "rounds": 1, "alpha": 1.0, "holdout": 60}
 
@@ -20,19 +20,22 @@ def tiny() -> Federation:
 def test_every_retrained_model_is_judged_by_others_and_each_stage_by_the_same(
     tmp_path: Path, tiny: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verdict, "FEDERATIONS", [tiny])
-    monkeypatch.setattr(verdict, "REFERENCES", (2, 5))
+    monkeypatch.setattr(verdict, "SETS", {"chosen": [tiny], "fresh": [tiny]})
+    monkeypatch.setattr(verdict, "REFERENCES", (5,))
     results = verdict.make_results(tmp_path)
-    (row,) = results["federations"]
-    for count in ("2", "5"):
+    (row,) = results["fresh"]
+    for count in ("5",):
         judged = row["by_references"][count]
-        assert all(sum(outcomes.values()) == 6 for outcomes in judged["now"].values())
+        assert judged["trials"] == 6 * verdict.DRAWS
+        assert all(sum(outcomes.values()) == judged["trials"] for outcomes in judged["now"].values())
         assert set(judged["now"]) == set(judged["before"]) == {"retrained", "original", "control", "recovered"}
+        assert all(judged["lower"][kind] <= judged["even"][kind] for kind in judged["even"])
     assert row["by_references"]["5"]["now"]["control"]["consistent with retraining"] == 0
     assert row["by_references"]["5"]["smallest_gaps"]["position"] > 0
     page = make_page(results)
-    assert "Measured so far: 1 of 1 federations, with 6 retrained models" in page
-    assert "| tiny | " in page
+    assert "The\nother 1, with 6 retrained models, are **fresh**" in page
+    assert "| tiny | 6 | " in page
+    assert "Not measured yet" not in page
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path: Path, tiny: Federation) -> None:
@@ -42,7 +45,7 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, tiny: Federatio
 
 def test_no_federation_shares_its_seed_or_its_split_with_another() -> None:
     for key in ("seed", "split_seed"):
-        assert len({one.settings[key] for one in FEDERATIONS}) == len(FEDERATIONS)
+        assert len({one.settings[key] for one in [*CHOSEN, *FRESH]}) == len(CHOSEN) + len(FRESH)
 
 
 def test_wilsons_interval_is_that_of_the_textbook() -> None:
@@ -57,17 +60,15 @@ def test_an_interval_over_clusters_is_wider_where_they_differ() -> None:
 
 
 def test_the_readme_has_the_measured_error_rates() -> None:
-    rows = json.loads(verdict.JSON.read_text(encoding="utf-8"))["federations"]
-    trials = sum(row["retrains"] for row in rows)
+    rows = json.loads(verdict.JSON.read_text(encoding="utf-8"))["fresh"]
     said = " ".join(Path("README.md").read_text(encoding="utf-8").split())
-    assert f"On {len(rows)} federations with {trials} retrained models" in said
+    assert f"On {len(rows)} federations that had no part in choosing the test" in said
+    assert f"with {sum(row['retrains'] for row in rows)} retrained models" in said
     for count, wanted in (("5", "refused {:.1f} % of the retrained ones (95 % interval {:.1f} to {:.1f})"),
-                          ("10", "more than five references {:.1f} % ({:.1f} to {:.1f})")):  # fmt: skip
-        refused = sum(row["by_references"][count]["now"]["retrained"]["not consistent"] for row in rows)
-        shares = (refused / trials, *wilson(refused, trials))
-        assert wanted.format(*(100 * share for share in shares)) in said
-    found = sum(row["by_references"]["5"]["now"]["control"]["not consistent"] for row in rows)
-    assert f"missed the control in {100 * (1 - found / trials):.0f} %" in said
+                          ("10", "ten {:.1f} % ({:.1f} to {:.1f})")):  # fmt: skip
+        assert wanted.format(*(100 * share for share in share_of(rows, count, refused("retrained")))) in said
+    found, *_ = share_of(rows, "5", refused("control"))
+    assert f"missed the control in {100 * (1 - found):.0f} %" in said
 
 
 def test_the_published_page_is_made_from_the_published_counts() -> None:

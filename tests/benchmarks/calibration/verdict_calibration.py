@@ -1,18 +1,19 @@
 """How often the verdict is wrong: retrained models, and models that forgot nothing, judged in many federations.
 
-    python -m tests.benchmarks.calibration.verdict_calibration --work DIR    # about an hour of one core; resumes
+    python -m tests.benchmarks.calibration.verdict_calibration --work DIR    # two hours of one core; resumes
     python -m tests.benchmarks.calibration.verdict_calibration --page        # only the page, from the counts
 
 It writes docs/results/verdict.json and, from it, docs/results/verdict.md.
 
 In each federation many models are retrained without one client. Each of them is a model that should pass: it is judged
-by references drawn from the others. The original and the control (the original, trained on without the data) should
-not pass.
+by references drawn from the others, several times. The original and the control (the original, trained on without the
+data) should not pass. One set of federations was used to choose the verdict's rule, the other to measure it.
 """
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -23,25 +24,31 @@ from torch import Tensor
 from fedquit.documents import Document
 from fedquit.files import write_json
 from fedquit.simulations.simulate.verdict_of_run import evidence_of
-from fedquit.unlearning.evaluation.memorisation import grouped, left, predict_left
+from fedquit.unlearning.evaluation.memorisation import grouped, predict_remaining, remaining_share
 from fedquit.unlearning.evaluation.verdict import (
     CONSISTENT,
-    LEVEL,
+    HIGH,
+    KNOWING,
     NO_EVIDENCE,
     NOT_CONSISTENT,
     Evidence,
     Verdict,
+    hold,
     verdict_of,
 )
 from fedquit.unlearning.evaluation.verdict import REFERENCES as AT_LEAST
 from tests.benchmarks.calibration.earlier_verdict import was_consistent
-from tests.benchmarks.calibration.verdict_federations import FEDERATIONS, measure
+from tests.benchmarks.calibration.even_verdict import EVEN, LOWER, outside_even
+from tests.benchmarks.calibration.verdict_federations import CHOSEN, FRESH, Federation, measure
 from tests.benchmarks.calibration.verdict_page import make_page
 
-REFERENCES = (2, 3, 5, 7, 10, 15)
+REFERENCES = (5, 7, 10, 15)
+DRAWS = 5
+"""How often each retrained model is judged, by other references each time."""
 OUTCOMES = (CONSISTENT, NO_EVIDENCE, NOT_CONSISTENT)
-SHOWN = ("forget_accuracy", "forget_loss")
+SHOWN = ("forget_accuracy", "forget_loss", "test_accuracy")
 RETRAINED = "retrained"
+SETS: Mapping[str, Sequence[Federation]] = {"chosen": CHOSEN, "fresh": FRESH}
 JSON, PAGE = Path("docs/results/verdict.json"), Path("docs/results/verdict.md")
 
 
@@ -50,28 +57,41 @@ def judge_federation(measured: Document, references: int) -> Document:
 
     Args:
         measured: a federation.
-        references: how many are drawn; fewer than a verdict asks for show what it would be.
+        references: how many are drawn.
 
     Returns:
-        For each kind of model how often each outcome came (`now`), and how often the earlier verdict was consistent
-        (`before`); `smallest_gaps`: the median over the draws, for each measure.
+        `trials`; for each kind of model how often each outcome came (`now`), how often the rule with even intervals
+        refused it (`even`, and `lower` at a lower level), and how often the first verdict called it consistent
+        (`before`); `sides`: for each measure how often a retrained model was outside of its even interval, below and
+        above; `smallest_gaps`: the median over the draws, for each measure.
     """
+    models = {RETRAINED: None, **{name: evidence_of(model) for name, model in measured["stages"].items()}}
     retrained = [evidence_of(model) for model in measured[RETRAINED]]
-    stages = {name: evidence_of(model) for name, model in measured["stages"].items()}
-    kinds = (RETRAINED, *stages)
-    now = {kind: dict.fromkeys(OUTCOMES, 0) for kind in kinds}
-    before, gaps = dict.fromkeys(kinds, 0), dict[str, list[float]]()
-    for number, own in enumerate(retrained):
-        drawn = Random(f"{measured['name']} {number}").sample(_others(len(retrained), number), references)
-        others = [retrained[n] for n in drawn]
-        for kind, model in {RETRAINED: own, **stages}.items():
-            verdict = _judge(model, others, stages, measured["samples"])
-            plain = measured[RETRAINED][number] if kind == RETRAINED else measured["stages"][kind]
+    now = {kind: dict.fromkeys(OUTCOMES, 0) for kind in models}
+    even, lower, before, sides = (Counter[str]() for _ in range(4))
+    gaps, trials = dict[str, list[float]](), 0
+    for number, drawn in _draws(measured, references):
+        trials += 1
+        others, plain = [retrained[n] for n in drawn], [measured[RETRAINED][n] for n in drawn]
+        for kind, model in models.items():
+            verdict = _judge(model or retrained[number], others, models, measured["samples"])
+            found, own = outside_even(verdict.measures, references), measured["stages"].get(kind)
             now[kind][verdict.outcome] += 1
-            before[kind] += was_consistent(plain, [measured[RETRAINED][n] for n in drawn], measured["samples"])
+            even[kind] += bool(found)
+            lower[kind] += bool(outside_even(verdict.measures, references, LOWER))
+            before[kind] += was_consistent(own or measured[RETRAINED][number], plain, measured["samples"])
+            sides.update(f"{name} {side}" for name, side in found.items() if kind == RETRAINED)
         for name, held in verdict.measures.items():  # depends on the references only, not on the model
             gaps.setdefault(name, []).append(held["smallest_gap"])
-    return {"now": now, "before": before, "smallest_gaps": {name: median(found) for name, found in gaps.items()}}
+    return {
+        "trials": trials,
+        "now": now,
+        "even": {kind: even[kind] for kind in models},
+        "lower": {kind: lower[kind] for kind in models},
+        "before": {kind: before[kind] for kind in models},
+        "sides": dict(sorted(sides.items())),
+        "smallest_gaps": {name: median(found) for name, found in gaps.items()},
+    }
 
 
 def judge_memorised(measured: Document, references: int = AT_LEAST) -> Document:
@@ -79,24 +99,38 @@ def judge_memorised(measured: Document, references: int = AT_LEAST) -> Document:
 
     Returns:
         `samples` memorised, by all retrained models; `trials` in which some were; and how often each kind of model was
-        `refused`.
+        refused `now`, and by an `even` interval.
     """
-    retrained = [_scores(model) for model in measured[RETRAINED]]
-    stages = {name: _scores(model) for name, model in measured["stages"].items()}
-    original, refused, trials = stages["original"], dict.fromkeys((RETRAINED, *stages), 0), 0
-    for number, own in enumerate(retrained):
-        drawn = Random(f"{measured['name']} {number}").sample(_others(len(retrained), number), references)
-        without = torch.stack([retrained[n] for n in drawn])
-        predicted = predict_left(original, without)
-        if predicted is None:
+    models = {RETRAINED: None, **{name: _scores(model) for name, model in measured["stages"].items()}}
+    retrained = torch.stack([_scores(model) for model in measured[RETRAINED]])
+    original = _scores(measured["stages"]["original"])
+    now, even, trials = dict.fromkeys(models, 0), dict.fromkeys(models, 0), 0
+    for number, drawn in _draws(measured, references):
+        without = retrained[drawn]
+        predicted = predict_remaining(original, without)
+        values = {
+            kind: remaining_share(original, without, retrained[number] if scores is None else scores)
+            for kind, scores in models.items()
+        }
+        if predicted is None or None in values.values():  # nothing is memorised
             continue
-        values = {kind: left(original, without, model) for kind, model in {RETRAINED: own, **stages}.items()}
-        low, high = predicted.interval(LEVEL)
         trials += 1
+        low, high = predicted.interval(EVEN / 2, EVEN / 2)
         for kind, value in values.items():
-            refused[kind] += value is not None and not low <= value <= high
-    group = grouped(original, torch.stack(retrained), original)["memorised"]
-    return {"samples": group["samples"], "trials": trials, "refused": refused}
+            assert value is not None
+            now[kind] += not hold(value, predicted, KNOWING, HIGH)["inside"]
+            even[kind] += not low <= value <= high
+    group = grouped(original, retrained, original)["memorised"]
+    return {"samples": group["samples"], "trials": trials, "now": now, "even": even}
+
+
+def _draws(measured: Document, references: int) -> Iterator[tuple[int, list[int]]]:
+    """Yield the number of each retrained model, several times, with those of the others that judge it."""
+    count = len(measured[RETRAINED])
+    for number in range(count):
+        for draw in range(DRAWS):
+            random = Random(f"{measured['name']} {number} {draw}")
+            yield number, random.sample([n for n in range(count) if n != number], references)
 
 
 def _scores(model: Document) -> Tensor:
@@ -105,21 +139,16 @@ def _scores(model: Document) -> Tensor:
     return scores
 
 
-def _others(count: int, number: int) -> list[int]:
-    return [n for n in range(count) if n != number]
-
-
 def _judge(
-    model: Evidence, others: Sequence[Evidence], stages: Mapping[str, Evidence], samples: Mapping[str, int]
+    model: Evidence, others: Sequence[Evidence], models: Mapping[str, Evidence | None], samples: Mapping[str, int]
 ) -> Verdict:
     """Return the verdict; files are not known by their hash here, so the original is judged as any other model."""
     return verdict_of(
         model,
         others,
-        original=stages["original"],
-        control=stages["control"],
+        original=models["original"],
+        control=models["control"],
         floors={f"{part}_accuracy": 1 / samples[part] for part in ("forget", "test")},
-        at_least=2,
     )
 
 
@@ -130,26 +159,27 @@ def make_results(work: Path, *, only_measured: bool = False) -> Document:
         work: folder for what is measured.
         only_measured: leave out what is not measured yet.
     """
-    rows = []
-    for one in FEDERATIONS:
-        if only_measured and not (work / f"{one.name}.json").is_file():
-            continue
-        measured = measure(one, work)
-        print(one.name, flush=True)
-        rows.append(
-            {
-                **{key: measured[key] for key in ("name", "settings", "samples")},
-                "retrains": len(measured[RETRAINED]),
-                "stages": {
-                    name: {key: model[key] for key in ("forget_accuracy", "test_accuracy", "forget_loss")}
-                    for name, model in measured["stages"].items()
-                },
-                "retrained_range": {name: _range(measured[RETRAINED], name) for name in SHOWN},
-                "memorised": judge_memorised(measured),
-                "by_references": {str(count): judge_federation(measured, count) for count in REFERENCES},
-            }
-        )
-    return {"schema_version": 1, "planned": len(FEDERATIONS), "federations": rows}
+    work.mkdir(parents=True, exist_ok=True)
+    sets = dict[str, list[Document]]()
+    for name, federations in SETS.items():
+        done = [one for one in federations if not only_measured or (work / f"{one.name}.json").is_file()]
+        sets[name] = [_federation(measure(one, work)) for one in done]
+    return {"schema_version": 2, "draws": DRAWS, "planned": {name: len(each) for name, each in SETS.items()}, **sets}
+
+
+def _federation(measured: Document) -> Document:
+    print(measured["name"], flush=True)
+    return {
+        **{key: measured[key] for key in ("name", "settings", "samples")},
+        "retrains": len(measured[RETRAINED]),
+        "stages": {
+            name: {key: model[key] for key in ("forget_accuracy", "test_accuracy", "forget_loss")}
+            for name, model in measured["stages"].items()
+        },
+        "retrained_range": {name: _range(measured[RETRAINED], name) for name in SHOWN},
+        "memorised": judge_memorised(measured),
+        "by_references": {str(count): judge_federation(measured, count) for count in REFERENCES},
+    }
 
 
 def _range(models: Sequence[Document], name: str) -> dict[str, float]:

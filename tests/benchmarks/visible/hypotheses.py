@@ -76,8 +76,9 @@ def mean_loss(model: nn.Module, samples: Samples) -> float:
     return float(F.cross_entropy(logits(model, samples, 256), samples.labels))
 
 
+NOTHING = "none: leave the client out (`continue`)"
 HYPOTHESES: dict[str, Method] = {
-    "none: leave the client out (`continue`)": Continue(),
+    NOTHING: Continue(),
     "the paper's values: one epoch at 1e-4": FedQUIT(),
     "larger steps: one epoch at 1e-3": FedQUIT(lr=1e-3),
     "a fixed number of epochs: ten at 1e-3": FedQUIT(lr=1e-3, epochs=10),

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from fedquit.client.data.datasets.digits import load_digits
+from fedquit.documents import Document
 from fedquit.simulations.compare.config.read_config import make_comparison, read_comparison
+from fedquit.unlearning.evaluation.verdict import CONSISTENT, NO_EVIDENCE, NOT_CONSISTENT
 from fedquit.unlearning.tensors.inference import logits
 from tests.benchmarks.visible import visible_methods as visible
 from tests.benchmarks.visible.hypotheses import HYPOTHESES
@@ -51,6 +53,29 @@ def test_every_method_and_hypothesis_is_measured_and_stands_on_the_page(tmp_path
     assert all(f"| {row} |" in page for row in [*one["rows"], *tried["rows"], "retrained"])
     draw_curves(results, tmp_path / "visible.png")
     assert (tmp_path / "visible.png").stat().st_size > 1000
+
+
+@pytest.mark.usefixtures("_tiny")
+def test_the_page_names_the_runs_that_it_lacks_and_no_others(tmp_path: Path) -> None:
+    published = json.loads(visible.JSON.read_text(encoding="utf-8"))
+    assert "not measured yet" not in make_page({**published, "missing": []})
+    lacking = visible.make_results(tmp_path / "work", only_measured=True)["missing"]
+    assert lacking == ["visible-wrong-labels-0", "hypotheses-50", "curves-visible-wrong-labels-0"]
+    page = make_page({**published, "missing": lacking})
+    assert f"These runs are not measured yet, and missing below: {', '.join(lacking)}." in page
+
+
+def test_what_was_measured_before_is_judged_by_the_present_rule() -> None:
+    def row(distance: float) -> Document:
+        held = {"value": distance, "expected": 0.0, "distance": distance, "inside": "by an old rule"}
+        return {"measures": {"forget_accuracy": held}, "outcome": "by an old rule"}
+
+    kept = {"rows": {"continue": row(30.0), "worse": row(-6.0), "knows": row(6.0)}}
+    rows = visible.judged(kept, references=5)["rows"]
+    assert [rows[name]["outcome"] for name in rows] == [NOT_CONSISTENT, CONSISTENT, NOT_CONSISTENT]
+    assert [rows[name]["measures"]["forget_accuracy"]["inside"] for name in rows] == [False, True, False]
+    blind = visible.judged({"rows": {"continue": row(0.5), "knows": row(0.5)}}, references=5)["rows"]
+    assert blind["knows"]["outcome"] == NO_EVIDENCE
 
 
 def test_auto_forgets_wrong_labels_that_the_papers_values_leave_memorised() -> None:

@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from pathlib import Path
 
 from fedquit.client.training.build_method import method_of
@@ -21,11 +22,12 @@ from fedquit.settings import Settings
 from fedquit.simulations.compare.cells.plan_cells import row_run
 from fedquit.simulations.compare.config.comparison_config import Comparison
 from fedquit.simulations.compare.config.read_config import read_comparison
-from fedquit.unlearning.evaluation.verdict import Evidence, verdict_of
+from fedquit.unlearning.evaluation.prediction_interval import Prediction
+from fedquit.unlearning.evaluation.verdict import KNOWS, Evidence, decide, hold, shares_of, verdict_of
 from fedquit.unlearning.methods.base import Method
 from fedquit.unlearning.seeds import derive_seed
 from fedquit.unlearning.tensors.convert import StateDict
-from tests.benchmarks.visible.hypotheses import DEVELOPMENT, HYPOTHESES, SETTING
+from tests.benchmarks.visible.hypotheses import DEVELOPMENT, HYPOTHESES, NOTHING, SETTING
 from tests.benchmarks.visible.memory_federation import TARGET, Federation, Kept, MemorySession, copied
 from tests.benchmarks.visible.visible_page import draw_curves, make_page
 
@@ -102,41 +104,75 @@ def recover(federation: Federation, trained: Trained, method: Method, state: Sta
     return federation.train(state, rest, numbers, seed, corrected=method, before=trained.original)
 
 
-def evaluate(federation: Federation, trained: Trained, candidate: Evidence, control: Evidence) -> Document:
-    """Return a model's values, how far they are from retraining in units of its noise, and the verdict."""
+def evaluate(federation: Federation, trained: Trained, candidate: Evidence) -> Document:
+    """Return a model's values, what one more retrained model's would be, and their distance in units of its noise."""
     size = {"forget_accuracy": len(federation.sets.forget), "test_accuracy": len(federation.sets.test)}
     verdict = verdict_of(
         candidate,
         [federation.evidence(state) for state in trained.references],
         original=federation.evidence(trained.original),
-        control=control,
+        control=None,
         floors={name: 1 / count for name, count in size.items()},
     )
     return {
-        "outcome": verdict.outcome,
         "measures": {
             name: {
                 "value": held["value"],
                 "expected": held["expected"],
                 "distance": (held["value"] - held["expected"]) / held["noise"] if held["noise"] else None,
-                "inside": held["inside"],
             }
             for name, held in verdict.measures.items()
         },
     }
 
 
+def judged(measured: Document, references: int) -> Document:
+    """Return what was measured with, for each row, the verdict's outcome and whether each measure is inside.
+
+    The rule is the present one, whenever the models were measured. The control is the row that removes nothing.
+
+    Args:
+        measured: the rows of one setting and seed.
+        references: how many retrained models there were.
+    """
+    held = {name: _held(row["measures"], references) for name, row in measured["rows"].items()}
+    control = next(held[name] for name in (CONTROL, NOTHING) if name in held)
+    return {
+        **measured,
+        "rows": {
+            name: {
+                **row,
+                "outcome": decide(held[name], control)[0],
+                "measures": {
+                    measure: {**found, "inside": held[name][measure]["inside"]}
+                    for measure, found in row["measures"].items()
+                },
+            }
+            for name, row in measured["rows"].items()
+        },
+    }
+
+
+def _held(measures: Mapping[str, Document], references: int) -> dict[str, Document]:
+    """Return each measure held against its interval, in units of the noise; without noise any difference is outside."""
+    shares, unit = shares_of(list(measures)), Prediction(mean=0.0, noise=1.0, count=references)
+    off = {name: found["distance"] for name, found in measures.items()}
+    off |= {
+        name: 0.0 if found["value"] == found["expected"] else inf
+        for name, found in measures.items()
+        if off[name] is None
+    }
+    return {name: hold(off[name], unit, shares[name], KNOWS.get(name)) for name in measures}
+
+
 def measure(name: str, seed: int, methods: Mapping[str, Method], settings: Settings, references: int) -> Document:
     """Return what every method comes to in one setting with one seed."""
     federation, recovery = Federation(settings), settings.recover_rounds
     trained = train_all(federation, seed, references, recovery)
-    control = federation.evidence(
-        recover(federation, trained, method_named(CONTROL), trained.original, _up_to(recovery))
-    )
     rows = {}
     for row, method in methods.items():
         recovered, found = carry_out(federation, trained, method, recovery)
-        rows[row] = {**found, **evaluate(federation, trained, federation.evidence(recovered), control)}
+        rows[row] = {**found, **evaluate(federation, trained, federation.evidence(recovered))}
         print(f"{name}, seed {seed}: {row}", flush=True)
     original = dict(federation.evidence(trained.original).values)
     return {"setting": name, "seed": seed, "original": original, "rows": rows}
@@ -166,10 +202,6 @@ def _course(federation: Federation, trained: Trained, method: Method, state: Sta
         done = count
         values.append(dict(federation.evidence(state).values))
     return values
-
-
-def _up_to(count: int) -> range:
-    return range(1, count + 1)
 
 
 def method_named(name: str) -> Method:
@@ -217,15 +249,18 @@ def make_results(work: Path, *, only_measured: bool = False) -> Document:
     work.mkdir(parents=True, exist_ok=True)
     comparisons = {name: read_comparison(Path(name)) for name in CONFIGS}
     parts: dict[str, list[Document]] = {"measured": [], "hypotheses": [], "curves": []}
-    planned = 0
+    missing = []
     for part, name, call in jobs(comparisons):
-        path, planned = work / f"{name}.json", planned + 1
+        path = work / f"{name}.json"
         if not path.is_file() and not only_measured:
             write_json(path, call())
         if path.is_file():
-            parts[part].append(json.loads(path.read_text(encoding="utf-8")))
+            found = json.loads(path.read_text(encoding="utf-8"))
+            parts[part].append(found if part == "curves" else judged(found, comparisons[found["setting"]].references))
+        else:
+            missing.append(name)
     about = {name: {"title": one.title, "settings": one.file()["settings"]} for name, one in comparisons.items()}
-    return {"schema_version": 1, "planned": planned, "settings": about, **parts}
+    return {"schema_version": 2, "missing": missing, "settings": about, **parts}
 
 
 def main() -> None:

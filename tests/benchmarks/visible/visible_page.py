@@ -7,11 +7,13 @@ from typing import Any
 
 from fedquit.documents import Document
 from fedquit.simulations.compare.results.paired_differences import paired
-from fedquit.unlearning.evaluation.verdict import CONSISTENT
+from fedquit.unlearning.evaluation.prediction_interval import Prediction
+from fedquit.unlearning.evaluation.verdict import CONSISTENT, OTHERWISE, REFERENCES, shares_of
 
 PAPER, AUTO, CONTINUE, RIVAL = "fedquit", "fedquit, auto", "continue", "projected-ascent"
 ACCURACY = "forget_accuracy"
 MEASURES = ("position", "forget_loss", ACCURACY)
+VERDICT = (*MEASURES, "test_accuracy")
 
 ABOUT = """# Where forgetting can be seen
 
@@ -44,7 +46,8 @@ these seeds.
   deviation over seeds.
 - **units of noise**: differences of position, forget loss and forget accuracy from the retrained models' mean, in
   standard deviations of one more retrained model (for accuracy, at least one sample), medians over seeds
-  ([report.md](../report.md#the-verdict)). The interval of accuracy ends at about 5.
+  ([report.md](../report.md#the-verdict)). The interval of accuracy goes from {low:.1f} to {high:+.1f}: a model that
+  still knows the samples is above.
 - **inside**: on how many seeds forget accuracy is inside its interval; and on how many all four measures of the verdict
   are (*consistent with retraining*).
 - **test before, after recovery**: test accuracy right after the method, and after recovery. A deployment's guard
@@ -68,18 +71,16 @@ def make_page(results: Document) -> str:
     by_setting = {name: [one for one in results["measured"] if one["setting"] == name] for name in settings}
     by_setting = {name: runs for name, runs in by_setting.items() if runs}
     tried, curves = results["hypotheses"], results["curves"]
-    left = results["planned"] - len([*results["measured"], *tried, *curves])
-    sections = {"how `lr = auto` was found": tried, "what resurfaces": curves}
-    empty = " and on ".join(name for name, runs in sections.items() if not runs)
-    of = f", for the sections on {empty}" if empty else ""
+    share = shares_of(list(VERDICT))[ACCURACY]
+    low, high = Prediction(mean=0.0, noise=1.0, count=REFERENCES).interval(OTHERWISE, share)
     parts = [
         ABOUT,
-        *([f"Not measured yet: {left} of {results['planned']} runs{of}.\n"] if left else []),
+        *_missing(results["missing"]),
         _place(by_setting, settings),
         "## How visible it is\n",
         _visible(by_setting, settings),
         "## Every method\n",
-        HOW,
+        HOW.format(low=low, high=high),
         *(part for name, runs in by_setting.items() for part in (f"### {settings[name]['title']}\n", _methods(runs))),
     ]
     if tried:
@@ -89,6 +90,11 @@ def make_page(results: Document) -> str:
     if curves:
         parts += ["## What resurfaces\n", _long(curves, settings)]
     return "\n".join(parts)
+
+
+def _missing(names: Sequence[str]) -> list[str]:
+    """Name the runs that the tables below lack; say nothing where none is missing."""
+    return [f"These runs are not measured yet, and missing below: {', '.join(names)}.\n"] if names else []
 
 
 def _place(by_setting: Mapping[str, Sequence[Document]], settings: Mapping[str, Document]) -> str:

@@ -15,7 +15,7 @@ from fedquit.client.objectives.base.frozen_teacher import logits_and_features
 from fedquit.client.objectives.base.sharing import class_counts, class_means, form_of
 from fedquit.client.objectives.base.svd_update import packed, packed_forms, unpacked
 from fedquit.client.objectives.fd import ClassLogits, class_kl, leave_one_out
-from fedquit.client.objectives.fedkd import FedKD, Said, mutual
+from fedquit.client.objectives.fedkd import FedKD, ModelOutput, mutual
 from fedquit.client.objectives.fedproto import Prototypes, distance_to_prototypes, with_features
 from fedquit.client.training.sgd import deterministic
 from fedquit.errors import FedquitError, InputError
@@ -207,7 +207,7 @@ def test_each_of_the_two_has_the_gradient_of_its_own_loss_in_the_paper() -> None
         kl = F.kl_div(z.log_softmax(1), other_z.detach().log_softmax(1), reduction="batchmean", log_target=True)
         return ce + (kl + F.mse_loss(h, other_h.detach())) / (ce.detach() + other)
 
-    ours = gradients(lambda zt, ht, zs, hs: mutual(Said(zt, ht), Said(zs, hs), labels))
+    ours = gradients(lambda zt, ht, zs, hs: mutual(ModelOutput(zt, ht), ModelOutput(zs, hs), labels))
     teachers = gradients(lambda zt, ht, zs, hs: own(zt, ht, zs, hs))[:2]
     mentees = gradients(lambda zt, ht, zs, hs: own(zs, hs, zt, ht))[2:]
     for got, expected in zip(ours, [*teachers, *mentees], strict=True):
@@ -215,7 +215,7 @@ def test_each_of_the_two_has_the_gradient_of_its_own_loss_in_the_paper() -> None
 
 
 def test_where_the_two_agree_both_learn_from_the_labels_alone() -> None:
-    said, labels = Said(torch.randn(3, CLASSES), torch.randn(3, 5)), torch.tensor([0, 1, 2])
+    said, labels = ModelOutput(torch.randn(3, CLASSES), torch.randn(3, 5)), torch.tensor([0, 1, 2])
     assert mutual(said, said, labels) == pytest.approx(2 * float(F.cross_entropy(said.logits, labels)), rel=1e-6)
 
 

@@ -106,9 +106,9 @@ def test_the_measures_are_those_of_the_runs_report(finished: tuple[Path, Documen
 
 def test_the_document_is_json_and_says_what_it_could_not_measure(run: Path, whole: Document) -> None:
     assert json.loads(json.dumps(whole, allow_nan=False)) == whole
-    assert set(whole["not_measured"]) == {"u_lira", "completeness.from_shadows"}
+    assert set(whole["not_measured"]) == {"u_lira", "completeness.from_shadows", "memorised"}
     bare = audited(run, "recovered", ("retrained",))
-    assert set(bare["not_measured"]) == {"relearn", "completeness", "u_lira"}
+    assert set(bare["not_measured"]) == {"relearn", "completeness", "u_lira", "memorised"}
     assert bare["relearn"] is bare["completeness"] is bare["u_lira"] is bare["original"] is None
     assert bare["verdict"]["outcome"] == "undetermined"
     assert bare["distances"]["js_divergence"]["forget"]["references"] is None
@@ -148,12 +148,14 @@ def test_the_audit_never_calls_the_original_consistent(run: Path) -> None:
         assert "bit for bit" in verdict["reason"]
 
 
-def test_report_and_audit_give_the_same_verdict(tmp_path: Path) -> None:
+def test_report_and_audit_judge_alike_and_so_what_was_memorised(tmp_path: Path) -> None:
     out = tmp_path / "run"
     report = run_simulation({**TINY, "references": 5}, out=out, workers=1)[1]
     references = tuple(f"matched{number}" for number in ("", "-1", "-2", "-3", "-4"))
     document = audited(out, "recovered", references, original="original", control="control")
     assert document["verdict"] == report["verdict"]
+    assert document["memorised"] == report["memorised"] is not None
+    assert "memorised" not in document["not_measured"]
     assert set(report["verdict"]["measures"]) == {"position", "forget_accuracy", "forget_loss", "test_accuracy"}
     assert set(document["further_tests"]) == {"relearn"}
 
@@ -413,6 +415,7 @@ def test_the_command_shows_people_every_measure(run: Path, tmp_path: Path) -> No
         assert text in result.output
     assert "Verdict: undetermined" in result.output
     assert "Not measured: u_lira" in invoke(run).output
+    assert "Not measured: memorised: needs --original FILE and 5 models" in invoke(run).output
 
 
 def test_the_command_refuses_a_folder_without_a_run(run: Path, tmp_path: Path) -> None:

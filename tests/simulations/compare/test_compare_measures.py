@@ -15,7 +15,7 @@ from fedquit.simulations.compare.config.read_config import make_comparison
 from fedquit.simulations.compare.report.columns import COLUMNS
 from fedquit.simulations.compare.report.comparison_figures import draw_all, gap_against_cost
 from fedquit.simulations.compare.report.comparison_report import make_report
-from fedquit.simulations.compare.report.comparison_table import markdown
+from fedquit.simulations.compare.report.comparison_table import markdown, print_results
 from fedquit.simulations.compare.report.figure_labels import overlap, place
 from fedquit.simulations.compare.results.cell_measures import measure_references, measure_row
 from fedquit.simulations.compare.results.results_document import REFERENCE, make_results
@@ -65,6 +65,41 @@ def test_gaps_are_signed_and_to_the_mean_of_the_references() -> None:
     assert found["membership_gap"] == pytest.approx(0.6 - 0.4)
     assert found["tow"] == pytest.approx(0.85 * 0.95 * 0.9)
     assert found["reference_spread"] == pytest.approx(0.2)
+
+
+def test_a_terminal_of_eighty_columns_shows_every_number_and_verdict_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    names = ("forget_gap", "position", "test_accuracy", "bytes_share")
+    measures = {name: {"mean": 0.5, "sd": 0.125, "n": 4} for name in names}
+    row = {"name": "fedquit, lr=auto", "cells": 4, "measures": measures, "failed": [], "over_budget": 0}
+    row["verdicts"] = {"consistent with retraining": 1, "no evidence": 2, "not consistent": 1}
+    reference = {**row, "name": REFERENCE, "verdicts": {}}
+    print_results({"title": "t", "rows": [row], "reference": reference, "pareto_front": {}, "failures": []})
+    shown = capsys.readouterr().out
+    assert "Verdicts, fedquit, lr=auto: 1 of 4 consistent, 2 no evidence\n" in shown
+    line = next(line for line in shown.splitlines() if line.startswith("fedquit, lr=auto"))
+    assert line.split("  ")[-1].strip() == "50.0 ± 12.5"
+    assert "…" not in shown
+
+
+def test_what_is_left_of_what_was_memorised_is_a_column_apart_from_the_verdict() -> None:
+    def scored(forget: float, *scores: float) -> Document:
+        return stage(forget, scores=" ".join(map(str, scores)))
+
+    one = run(scored(0.6, 0.0, 3.0))
+    one["stages"]["original"] = scored(0.9, 6.0, 3.0)
+    retrained = references(*(scored(0.5 + 0.01 * number, -6.0 + 0.1 * number, 3.0) for number in range(5)))
+    found = measure_row(one, retrained)
+    assert found["memorised"]["memorised"]["samples"] == 1
+    assert found["memorised_left"] == pytest.approx(0.5, abs=0.01)
+    assert "memorised" not in found["verdict"]["measures"]
+    row = aggregate("x", [{"measures": found, "failed": None}])
+    assert row["memorised"] == {"tested": 1, "inside": 0}
+    assert "| memorised, left |" in markdown([row])
+    assert "(0 of 1 inside)" in markdown([row])
+    assert "memorised, left" not in markdown([{**row, "memorised": None}]), "nothing there to be left"
 
 
 def test_costs_are_shares_of_one_retraining_and_leave_out_what_came_later() -> None:

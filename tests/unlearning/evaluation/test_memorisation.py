@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from fedquit.errors import InputError
-from fedquit.unlearning.evaluation.memorisation import MEMORISED, grouped, left, memorisation, predict_left
+from fedquit.unlearning.evaluation.memorisation import (
+    MEMORISED,
+    grouped,
+    memorisation,
+    predict_remaining,
+    remaining_share,
+)
 
 KNOWN, MEMORISED_ONES = torch.full((40,), 4.0), torch.full((10,), 4.0)
 
@@ -32,18 +38,19 @@ def test_a_model_that_only_forgot_what_all_know_has_all_it_memorised_left() -> N
     worse = torch.cat([KNOWN - 6, MEMORISED_ONES])
     found = grouped(BEFORE, without, worse)
     assert (found["memorised"]["samples"], found["others"]["samples"]) == (10, 40)
-    assert left(BEFORE, without, worse) == 1.0
-    assert left(BEFORE, without, BEFORE) == 1.0
+    assert remaining_share(BEFORE, without, worse) == 1.0
+    assert remaining_share(BEFORE, without, BEFORE) == 1.0
 
 
 def test_a_new_retrained_model_is_inside_and_one_that_half_forgot_outside() -> None:
     inside = 0
     for seed in range(200):
         six = retrained(seed, 6)
-        predicted = predict_left(BEFORE, six[:5])
+        predicted = predict_remaining(BEFORE, six[:5])
         assert predicted is not None
-        low, high = predicted.interval(0.05)
-        value, half = left(BEFORE, six[:5], six[5]), left(BEFORE, six[:5], torch.cat([KNOWN, torch.zeros(10)]))
+        low, high = predicted.interval(0.025, 0.025)
+        half_way = torch.cat([KNOWN, torch.zeros(10)])
+        value, half = (remaining_share(BEFORE, six[:5], model) for model in (six[5], half_way))
         assert value is not None
         assert half is not None
         inside += low <= value <= high
@@ -53,8 +60,8 @@ def test_a_new_retrained_model_is_inside_and_one_that_half_forgot_outside() -> N
 
 def test_where_nothing_is_memorised_nothing_is_said() -> None:
     without = retrained(0)
-    assert left(without[0], without, without[1]) is None
-    assert predict_left(without[0], without) is None
+    assert remaining_share(without[0], without, without[1]) is None
+    assert predict_remaining(without[0], without) is None
     assert grouped(without[0], without, without[1])["memorised"] == {
         "samples": 0, "before": None, "retrained": None, "candidate": None
     }  # fmt: skip
@@ -62,9 +69,9 @@ def test_where_nothing_is_memorised_nothing_is_said() -> None:
 
 
 def test_scores_of_other_samples_or_of_none_are_refused() -> None:
-    with pytest.raises(InputError, match="about 3 samples and without about 50"):
+    with pytest.raises(InputError, match="about 3 samples and trained_without about 50"):
         memorisation(torch.zeros(3), retrained(0))
     with pytest.raises(InputError, match="k > 2"):
-        predict_left(BEFORE, retrained(0, 2))
+        predict_remaining(BEFORE, retrained(0, 2))
     with pytest.raises(InputError, match="not all finite"):
-        left(BEFORE, retrained(0), torch.full((50,), float("nan")))
+        remaining_share(BEFORE, retrained(0), torch.full((50,), float("nan")))

@@ -73,6 +73,6 @@ def test_one_more_model_of_the_same_kind_is_outside_in_about_five_percent(count:
         found = predict_position(original, models[:count])
         assert found is not None
         place = position(original, models[:count].mean(axis=0), models[count])
-        low, high = found.interval(0.05)
+        low, high = found.interval(0.025, 0.025)
         outside += not low <= (place or 0.0) <= high
     assert 0.03 < outside / trials < 0.07

@@ -1,14 +1,17 @@
 """The verdict: what passes, what does not, and when a passed test says nothing."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from fedquit.errors import InputError
-from fedquit.unlearning.evaluation.verdict import LEVEL, Evidence, Verdict, verdict_of
+from fedquit.unlearning.evaluation.prediction_interval import Prediction
+from fedquit.unlearning.evaluation.verdict import KNOWING, LEVEL, OTHERWISE, Evidence, Verdict, hold, verdict_of
 
+DOCS = (Path(__file__).resolve().parents[3] / "docs" / "report.md").read_text(encoding="utf-8")
 SAMPLES = 40
 DRAW = np.random.default_rng(7)
 EASE = DRAW.normal(1, 2, SAMPLES)  # how easy each sample is to one who never saw it
@@ -113,10 +116,28 @@ def test_the_intervals_do_not_depend_on_the_candidate() -> None:
         assert (one[name]["low"], one[name]["high"]) == (other[name]["low"], other[name]["high"])
 
 
-def test_the_levels_of_the_measures_add_up_and_position_has_half() -> None:
+def test_the_shares_add_up_and_position_has_most_on_the_side_of_knowing() -> None:
     measures = judged(model(0, 50)).measures
     assert sum(held["level"] for held in measures.values()) == pytest.approx(LEVEL)
-    assert measures["position"]["level"] == pytest.approx(LEVEL / 2)
+    assert measures["position"]["level"] == pytest.approx(0.6 * KNOWING + OTHERWISE)
+
+
+def test_an_interval_is_longer_on_the_side_of_worse_answers() -> None:
+    for name, held in judged(model(0, 50)).measures.items():
+        below, above = held["expected"] - held["low"], held["high"] - held["expected"]
+        if held["knows"] == "low":
+            assert above > 1.8 * below, name
+        elif held["knows"] == "high":
+            assert below > 1.8 * above, name
+        else:
+            assert (name, below) == ("test_accuracy", pytest.approx(above))
+
+
+def test_a_retrained_model_whose_seed_trained_badly_is_not_refused_for_it() -> None:
+    references = [Evidence("", {"forget_loss": loss}) for loss in (0.90, 0.93, 0.95, 1.04, 1.12)]
+    assert judged(Evidence("", {"forget_loss": 1.6}), references).outcome != "not consistent"
+    assert judged(Evidence("", {"forget_loss": 0.6}), references).outcome == "not consistent"
+    assert judged(Evidence("", {"forget_loss": 3.0}), references).outcome == "not consistent"
 
 
 def test_of_two_hundred_exact_retrains_at_most_a_twentieth_is_refused() -> None:
@@ -137,3 +158,10 @@ def test_a_measure_that_a_model_lacks_is_left_out() -> None:
 def test_values_that_cannot_be_are_refused(value: float) -> None:
     with pytest.raises(InputError, match=f"'forget_accuracy' is {value}"):
         judged(Evidence("", {"forget_accuracy": value}))
+
+
+@pytest.mark.parametrize(("count", "said"), [(5, 11), (20, 4)])
+def test_the_docs_say_from_where_on_too_much_forgotten_is_refused(count: int, said: int) -> None:
+    held = hold(0.0, Prediction(mean=0.0, noise=1.0, count=count), 0.015, "low")
+    assert round(held["high"]) == said
+    assert "from about eleven\nstandard deviations of retraining's noise on, with twenty from about four" in DOCS
