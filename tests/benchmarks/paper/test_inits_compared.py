@@ -1,8 +1,7 @@
-"""The paper's scale: what is measured, and that pages are made from the published figures."""
+"""Initial weights: both measured on the same split and seed, and a page made from the figures."""
 
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -23,7 +22,6 @@ def test_both_inits_are_measured_on_the_same_split_and_seed(tmp_path: Path, monk
     assert "| tiny |" in inits_compared.make_page(found)
 
 
-@pytest.mark.parametrize("benchmark", [inits_compared])
-def test_a_page_of_the_papers_scale_is_made_from_its_published_figures(benchmark: ModuleType) -> None:
-    document = json.loads(benchmark.JSON.read_text(encoding="utf-8"))
-    assert benchmark.PAGE.read_text(encoding="utf-8") == benchmark.make_page(document)
+def test_the_page_of_initial_weights_is_made_from_its_published_figures() -> None:
+    document = json.loads(inits_compared.JSON.read_text(encoding="utf-8"))
+    assert inits_compared.PAGE.read_text(encoding="utf-8") == inits_compared.make_page(document)
