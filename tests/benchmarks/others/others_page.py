@@ -37,10 +37,11 @@ OURS: Mapping[str, Mapping[str, Any]] = {
 LIKE_OURS = {"UR": 10, "R": 15, "lr": 0.1, "r_lr": 0.1, "decay": 1.0, "B": 32, "E": 2}
 THEIRS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "FedOSD, their code and values": ("fedosd", {}),
-    "FedOSD, their code, our values and rounds": ("fedosd", LIKE_OURS),
+    "FedOSD, their code, our rounds, two local epochs of batches of 32": ("fedosd", LIKE_OURS),
     "FUSED, their code and values": ("fused", {}),
     "FUSED, their code and values, our rounds": ("fused", {"global_epoch": 5}),
     "FedQUIT, their code and values, recovery ours in Keras": ("fedquit_keras", {}),
+    "FedOSD, their code, our rounds, one step on all samples": ("fedosd", {**LIKE_OURS, "B": 200, "E": 1}),
 }
 REPOSITORIES = {
     "fedosd": "zibinpan/FedOSD",
@@ -63,12 +64,13 @@ retrained for as many rounds as our recovered model.
 
 **Budgets differ.** Ours recover for five rounds. *Their values* are those of their repositories, chosen for other data
 and models: FedOSD's are 200 rounds, FUSED's 100. The rows *our rounds* give them five rounds of recovery or of
-training, FedOSD ten of unlearning before, as our `orthogonal` has. FedQUIT has its paper's values in both rows. Two
-seeds are an example, no ranking. Accuracies and gaps are means over seeds, in % and points; gaps are accuracy minus the
+training, FedOSD ten of unlearning before, with steps of 0.1, as our `orthogonal` has. Our `orthogonal` takes one
+gradient of all samples in a round of unlearning and two local epochs in a round of recovery; their code has the same
+local training in both, so neither of its rows is quite ours. FedQUIT has its paper's values in both rows. Two seeds are
+an example, no ranking. Accuracies and gaps are means over seeds, in % and points; gaps are accuracy minus the
 retrained models' mean. *Sent* is in % of retraining's bytes; theirs is counted from rounds and weights, not measured.
-Verdicts by seed: c consistent,
-n not consistent, e no evidence, u undetermined. FedUP is missing: no repository of its authors was
-found.
+Verdicts by seed: c consistent, n not consistent, e no evidence, u undetermined. FedUP is missing: no repository of its
+authors was found.
 
 | model | forget | retain | test | gap of forget accuracy, by seed | sent | verdicts |
 |---|---|---|---|---|---|---|
