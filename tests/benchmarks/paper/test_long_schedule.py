@@ -12,7 +12,7 @@ from tests.benchmarks.paper.long_schedule import Cell
 SMALL: dict[str, Any] = {"clients": 3, "rounds": 2, "holdout": 60, "guard": "adopt"}
 
 
-def test_the_bytes_ratio_follows_from_rounds_and_a_finished_run_is_not_repeated(
+def test_bytes_follow_from_rounds_and_a_finished_run_is_not_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = {**SMALL, "recover": "budget", "recover-rounds": 2, "references": 1}
