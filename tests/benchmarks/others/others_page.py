@@ -53,9 +53,9 @@ OUTCOMES = {CONSISTENT: "c", NOT_CONSISTENT: "n", NO_EVIDENCE: "e", UNDETERMINED
 ABOUT = """# Others' code beside ours
 
 Made by `python -m tests.benchmarks.others.others_page --work DIR --code NAME=PYTHON=REPOSITORY ...`; figures in
-[others.json](others.json). Each `tests/benchmarks/others/run_NAME.py` says at its top which repository it runs, and
-what had to be changed for that; it runs in an environment that has what that code needs. Their code is of these
-commits: {commits}.
+[others.json](others.json). Each program `run_NAME.py` in `tests/benchmarks/others` says at its top which repository it
+runs, and what had to be changed for that; it runs in an environment that has what that code needs. Their code is of
+these commits: {commits}.
 
 Runs on `digits-wrong-labels` (three clients of 100 digits, an mlp, 45 rounds of two local epochs; client 0, with
 a fifth of its labels wrong, is forgotten), exported with `fedquit simulate --export-partition`, seeds {seeds}. The
