@@ -31,8 +31,6 @@ class ExportedRun:
 
     def __post_init__(self) -> None:
         self.settings = json.loads(str(self.arrays["settings"]))
-        if self.settings["model"] != "mlp":
-            raise SystemExit("these programs build an mlp; export a run with --model mlp")
 
     @property
     def original(self) -> list[Array]:
@@ -61,6 +59,20 @@ class ExportedRun:
         return inputs.reshape(len(inputs), -1), self.arrays["train_labels"][own]
 
 
+def as_torch(array: Array, image: tuple[int, int, int]) -> Array:
+    """Return an array of a Keras model in PyTorch's order: channels before height and width, outputs before inputs.
+
+    Args:
+        array: a convolution [height, width, inputs, outputs], a matrix [inputs, outputs], or a bias.
+        image: height, width and channels of what is flattened before the first matrix.
+    """
+    if array.ndim == 4:
+        return array.transpose(3, 2, 0, 1)
+    if array.ndim == 2 and len(array) == np.prod(image):
+        return array.reshape(*image, -1).transpose(3, 2, 0, 1).reshape(array.shape[1], -1)
+    return array.T if array.ndim == 2 else array
+
+
 def arguments(about: str) -> argparse.Namespace:
     """Return the arguments that each program takes: where their code, the exported run and the result are."""
     parser = argparse.ArgumentParser(description=about)
@@ -71,14 +83,17 @@ def arguments(about: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_run(path: Path) -> ExportedRun:
-    """Read an exported run."""
+def read_run(path: Path, model: str = "mlp") -> ExportedRun:
+    """Read an exported run of the model that a program builds."""
     with np.load(path, allow_pickle=False) as file:
-        return ExportedRun(dict(file))
+        run = ExportedRun(dict(file))
+    if run.settings["model"] != model:
+        raise SystemExit(f"this program builds a model like {model}; export a run with --model {model}")
+    return run
 
 
 def write_weights(path: Path, run: ExportedRun, weights: list[Array]) -> None:
-    """Write weights as `fedquit audit` reads them, and print what was sent."""
+    """Write weights as `fedquit audit` reads them, and beside them a JSON file that says what was sent."""
     named: dict[str, Any] = dict(zip(map(str, run.arrays["names"]), weights, strict=True))
     np.savez(path, **named)
-    print(json.dumps({"sent": run.sent}))
+    path.with_suffix(".json").write_text(json.dumps({"sent": run.sent}) + "\n", encoding="utf-8")

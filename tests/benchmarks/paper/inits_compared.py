@@ -35,8 +35,8 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 
 ABOUT = """# Initial weights
 
-Made by `python -m tests.benchmarks.paper.inits_compared --work DIR` (about ten minutes of one core; resumes after a
-kill); figures in [initialisation.json](initialisation.json).
+Made by `python -m tests.benchmarks.paper.inits_compared --work DIR` (minutes of one core; resumes after a kill);
+figures in [initialisation.json](initialisation.json).
 
 `--init glorot` draws the weights of linear layers and convolutions uniformly within `sqrt(6 / (inputs + outputs))` of
 zero, with biases of zero, as Keras does. The default are PyTorch's own, uniform within `1 / sqrt(inputs)`, biases
@@ -97,8 +97,8 @@ def make_page(results: Document) -> str:
 
 
 DEFAULT_STAYS = """\
-It is an option and not the default of `cnn`: a setting's default keeps what earlier versions computed, whose runs are
-resumed and whose models are known by their hash.
+It is an option and not the default of `cnn`: a setting's default keeps what earlier versions computed. Their runs are
+resumed, their models are known by their hash, and the figures on the other pages were measured with it.
 """
 
 
