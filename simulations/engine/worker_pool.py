@@ -156,8 +156,8 @@ def _widen(executor: ProcessPoolExecutor) -> None:
     if sys.platform == "linux":
         import fcntl
 
-        with contextlib.suppress(OSError):
-            pipe = executor._result_queue._writer  # type: ignore[attr-defined] # it has no public name
+        with contextlib.suppress(OSError, AttributeError):  # it has no public name, and may lose the one it has
+            pipe = executor._result_queue._writer  # type: ignore[attr-defined]
             fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, WIDEST)
 
 
