@@ -20,11 +20,11 @@ Weights = Mapping[str, Tensor]
 """Name -> the devices' weights [k, ...]."""
 Gradients = Callable[[Weights, Tensor, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 """From weights, inputs [k, B, ...], labels [k, B] and the weight of each sample in its device's loss [k, B]: the loss
-of each device [k], and the gradients of the weights that move [k, ...]."""
+of each device [k], and the gradients of the trainable weights [k, ...]."""
 
 
-def gradients_of_sequence(model: nn.Module, moving: Sequence[str]) -> Gradients | None:
-    """Return what gives the gradients of `moving` for a model of such layers; None: it has others.
+def gradients_of_sequence(model: nn.Module, trainable: Sequence[str]) -> Gradients | None:
+    """Return a function that computes the gradients of `trainable` for a model of such layers; None: it has others.
 
     >>> gradients_of_sequence(nn.Linear(1, 2), ["weight", "bias"]) is None
     True
@@ -48,9 +48,9 @@ def gradients_of_sequence(model: nn.Module, moving: Sequence[str]) -> Gradients 
         found = dict[str, Tensor]()
         for (name, before, _), slope in zip(seen, slopes, strict=True):
             own = slope.reshape(len(shares), -1, slope.shape[-1])
-            if f"{name}weight" in moving:
+            if f"{name}weight" in trainable:
                 found[f"{name}weight"] = own.mT @ before.reshape(len(shares), -1, before.shape[-1])
-            if f"{name}bias" in moving:
+            if f"{name}bias" in trainable:
                 found[f"{name}bias"] = own.sum(dim=1)
         return means.detach(), found
 

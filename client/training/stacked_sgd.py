@@ -127,9 +127,9 @@ def fit_stack(
     order, steps = _steps(samples, seeds, epochs, batch_size)
     model.train()
     stacked = {name: value.detach().expand(len(samples), *value.shape) for name, value in model.named_parameters()}
-    moving = [name for name, value in model.named_parameters() if value.requires_grad]
+    trainable = [name for name, value in model.named_parameters() if value.requires_grad]
     velocity: dict[str, Tensor] = {}
-    gradients = gradients_of_sequence(model, moving) or gradients_of_any(model, moving)
+    gradients = gradients_of_sequence(model, trainable) or gradients_of_any(model, trainable)
     total = torch.zeros(len(samples), dtype=torch.float64)
     for step, index in enumerate(steps.index):
         k = len(index)
@@ -149,18 +149,18 @@ def fit_stack(
     return Stack(order, {name: value.contiguous() for name, value in stacked.items()}, means.tolist())
 
 
-def gradients_of_any(model: nn.Module, moving: Sequence[str]) -> Gradients:
-    """Return what gives the gradients of `moving`, whatever layers the model has."""
+def gradients_of_any(model: nn.Module, trainable: Sequence[str]) -> Gradients:
+    """Return a function that computes the gradients of the trainable parameters, whatever layers the model has."""
 
     def losses(weights: Weights, inputs: Tensor, labels: Tensor) -> Tensor:
         logits: Tensor = functional_call(model, dict(weights), (inputs,))
         return F.cross_entropy(logits, labels, reduction="none")
 
     def gradients(weights: Weights, inputs: Tensor, labels: Tensor, shares: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        now = {name: value.detach().requires_grad_(name in moving) for name, value in weights.items()}
+        now = {name: value.detach().requires_grad_(name in trainable) for name, value in weights.items()}
         means = (torch.vmap(losses)(now, inputs, labels) * shares).sum(dim=1)
-        found = torch.autograd.grad(means.sum(), [now[name] for name in moving])
-        return means.detach(), dict(zip(moving, found, strict=True))
+        found = torch.autograd.grad(means.sum(), [now[name] for name in trainable])
+        return means.detach(), dict(zip(trainable, found, strict=True))
 
     return gradients
 

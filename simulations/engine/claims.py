@@ -1,4 +1,4 @@
-"""Who trains which clients of a round: a worker that is free takes the next ones, so that none waits for another.
+"""Work sharing within a round: a worker that is free takes the next clients, so that no worker waits for another.
 
 To deal clients out beforehand leaves a worker idle whenever the system has slowed down the other, and to hand them out
 one by one over pipes takes as long as small models train. Here a worker takes them from a counter in shared memory.
@@ -7,7 +7,7 @@ one by one over pipes takes as long as small models train. Here a worker takes t
 from collections.abc import Iterator
 from typing import Any
 
-PATIENCE = 10.0
+LOCK_TIMEOUT = 10.0
 """Seconds to wait for the counter, which is held for microseconds: a process that died may have held it."""
 
 
@@ -27,7 +27,7 @@ class Claims:
         Raises:
             TimeoutError: a process that died has the counter.
         """
-        if not self._shared.get_lock().acquire(timeout=PATIENCE):
+        if not self._shared.get_lock().acquire(timeout=LOCK_TIMEOUT):
             raise TimeoutError("the counter of clients is held by a process that died")
         try:
             number = self._shared[0] = self._shared[0] + 1
@@ -36,18 +36,18 @@ class Claims:
             self._shared.get_lock().release()
         return int(number)
 
-    def take(self, number: int, step: int, of: int) -> range:
-        """Take the next `step` of the `of` clients of round `number`; empty: none is left, or the round is over."""
+    def take(self, round_number: int, count: int, clients: int) -> range:
+        """Take the next `count` of the `clients` of a round; empty: none is left, or the round is over."""
         with self._shared.get_lock():
-            start = self._shared[1] if self._shared[0] == number else of
-            stop = min(of, start + step)
+            start = self._shared[1] if self._shared[0] == round_number else clients
+            stop = min(clients, start + count)
             if start < stop:
                 self._shared[1] = stop
         return range(start, stop)
 
-    def are_left(self, of: int) -> bool:
-        """Say whether somebody is left of the `of` clients of the present round; it does not wait for the counter."""
-        return bool(self._shared.get_obj()[1] < of)
+    def are_left(self, clients: int) -> bool:
+        """Say whether any of the `clients` of the present round is left; it does not wait for the counter."""
+        return bool(self._shared.get_obj()[1] < clients)
 
 
 _ours: list[Claims] = []
@@ -58,8 +58,8 @@ def share(claims: Claims) -> None:
     _ours[:] = [claims]
 
 
-def claimed(number: int, step: int, of: int) -> Iterator[range]:
-    """Take clients of a round, `step` at a time, as they are trained, until none is left."""
+def claimed(round_number: int, count: int, clients: int) -> Iterator[range]:
+    """Take clients of a round, `count` at a time, as they are trained, until none is left."""
     (claims,) = _ours
-    while own := claims.take(number, step, of):
+    while own := claims.take(round_number, count, clients):
         yield own

@@ -10,8 +10,8 @@ from fedquit.unlearning.tensors.convert import Arrays
 OnReply = Callable[[int, str | None], None]
 
 
-class Single(Enum):
-    """What is to be known of single replies, besides their metrics."""
+class ReplyDetail(Enum):
+    """What is needed of each reply, besides its metrics."""
 
     NOTHING = "nothing"
     LENGTHS = "the length of each step over the parameters"

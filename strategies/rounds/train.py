@@ -28,7 +28,7 @@ from fedquit.strategies.guard.reply_checks import (
 )
 from fedquit.strategies.guard.round_screen import Screen, Settled, refuse_buffers
 from fedquit.strategies.rounds.aggregate import Aggregate, Config, Mean
-from fedquit.strategies.rounds.reply import Made, OnReply, Reply, Single, Tally
+from fedquit.strategies.rounds.reply import Made, OnReply, Reply, ReplyDetail, Tally
 from fedquit.strategies.rounds.travel import OneModel, Travel
 from fedquit.unlearning.seeds import derive_seed
 from fedquit.unlearning.tensors.convert import Arrays, Shape
@@ -52,7 +52,7 @@ class Train(FedAvg):
         fraction: share of the clients that take part in a round.
         on_reply: called with every reply: the client, and why it was refused, or None.
         on_taken: given every reply that goes into the model.
-        single: what `on_taken` is to be told of single replies; without their models the grid may sum them.
+        reply_detail: what `on_taken` is to be told of single replies; without their models the grid may sum them.
         on_ask: given the ask and the signature of every reply that carries them; such a reply is not used.
         correct: from a client's model and the round's global one to what goes into the mean.
         begin: from the round's global model and how many are asked to what makes a model of the replies.
@@ -75,7 +75,7 @@ class Train(FedAvg):
         fraction: float = 1.0,
         on_reply: OnReply = lambda _client, _reason: None,
         on_taken: Callable[[Reply], None] = _nothing,
-        single: Single = Single.MODELS,
+        reply_detail: ReplyDetail = ReplyDetail.MODELS,
         on_ask: OnAsk = lambda _client, _ask, _signature: None,
         correct: Correct | None = None,
         begin: Begin = lambda _sent, _asked: Mean(),
@@ -87,7 +87,7 @@ class Train(FedAvg):
         self.grid = grid
         self.seed, self.draws = seed, draws
         self.on_reply = on_reply
-        self.on_taken, self.single, self.on_ask = on_taken, single, on_ask
+        self.on_taken, self.reply_detail, self.on_ask = on_taken, reply_detail, on_ask
         self.correct = correct
         self.begin, self.needs = begin, needs
         self.parameters, self.screen = parameters, screen
@@ -176,7 +176,7 @@ class Train(FedAvg):
         self, server_round: int, arrays: Arrays, config: Config
     ) -> tuple[ArrayRecord | None, MetricRecord | None] | None:
         """Carry out a round without messages where nothing reads single models; None: something does."""
-        if self.single is Single.MODELS or self.screen or self.correct or "phase" in config:
+        if self.reply_detail is ReplyDetail.MODELS or self.screen or self.correct or "phase" in config:
             return None
         if not self.grid.can_sum(arrays):
             return None
@@ -189,7 +189,7 @@ class Train(FedAvg):
             config={**config, "server-round": server_round},
             seeds={node: self._seed_of(server_round, node) for node in nodes},
             parameters=self.parameters,
-            lengths=self.single is Single.LENGTHS,
+            lengths=self.reply_detail is ReplyDetail.LENGTHS,
         )
         refused, on_reply = self._heard()
         tally = Tally()

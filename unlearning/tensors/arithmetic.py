@@ -112,7 +112,7 @@ class StepLength:
 
 
 class StateMean:
-    """The weighted mean of state dicts, with the same bits in whatever order they come: see `average.ExactMean`.
+    """The weighted mean of state dicts, with the same bits in whatever order they come: see `exact_mean.ExactMean`.
 
     >>> import torch
     >>> mean = StateMean()

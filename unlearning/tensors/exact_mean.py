@@ -117,7 +117,7 @@ class ExactMean:
         """Add `arrays` with `weight`; on an error nothing is added.
 
         Raises:
-            OverflowError: a weighted value is 2^57 or more, or no number, so that the sum would not be exact.
+            OverflowError: a weighted value is 2^57 or more, or not finite, so that the sum would not be exact.
         """
         grids = GRIDS if max(bounds_of(arrays, weight).values(), default=0.0) >= SMALL else GRIDS[1:]
         if self._layout is None:
@@ -141,7 +141,7 @@ class ExactMean:
         self._only = None
 
     def merge(self, other: "ExactMean") -> None:
-        """Add what another mean has summed; it may not be used any more."""
+        """Add what another mean has summed; `other` must not be used afterwards."""
         if not other.weight:
             return
         self._only = other._only if self.weight == 0 else None

@@ -128,7 +128,7 @@ class Rounds:
             rule=plan.rule,
             names=self.names,
             correct=plan.correct,
-            callbacks=replace(plan.callbacks, on_taken=observed.take, single=observed.single),
+            callbacks=replace(plan.callbacks, on_taken=observed.take, reply_detail=observed.reply_detail),
             sharing=self.sharing,
             limits=None if plan.screen is None else self._limits(plan, plan.screen, store, arrays),
         )

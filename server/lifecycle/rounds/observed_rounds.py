@@ -8,7 +8,7 @@ from statistics import median
 
 from fedquit.server.lifecycle.training_history import History
 from fedquit.strategies.guard.step_checks import Recent, longest_of
-from fedquit.strategies.rounds.reply import Reply, Single
+from fedquit.strategies.rounds.reply import Reply, ReplyDetail
 from fedquit.unlearning.tensors.arithmetic import difference, norm, update_of
 from fedquit.unlearning.tensors.convert import StateDict, tensors_of
 
@@ -41,11 +41,11 @@ class ObservedRound:
         self._lengths: list[float] = []
 
     @property
-    def single(self) -> Single:
+    def reply_detail(self) -> ReplyDetail:
         """What is to be known of single replies."""
         if self._history is not None:
-            return Single.MODELS
-        return Single.LENGTHS if self._norms else Single.NOTHING
+            return ReplyDetail.MODELS
+        return ReplyDetail.LENGTHS if self._norms else ReplyDetail.NOTHING
 
     def take(self, reply: Reply) -> None:
         """Take in a reply that goes into the model."""

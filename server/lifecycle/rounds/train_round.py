@@ -11,7 +11,7 @@ from fedquit.server.lifecycle.rounds.round_order import Order
 from fedquit.strategies.grid.metered_grid import MeteredGrid
 from fedquit.strategies.guard.round_screen import Limits, Screen, Settled
 from fedquit.strategies.rounds.aggregate import Aggregate
-from fedquit.strategies.rounds.reply import OnReply, Reply, Single
+from fedquit.strategies.rounds.reply import OnReply, Reply, ReplyDetail
 from fedquit.strategies.rounds.train import Correct, OnAsk, Train
 from fedquit.strategies.rounds.travel import Apart
 from fedquit.strategies.rules import Opening, Rule
@@ -69,14 +69,14 @@ class Callbacks:
     Attributes:
         on_reply: with every reply, and why it is refused.
         on_taken: with those that are used.
-        single: what `on_taken` reads of them.
+        reply_detail: what `on_taken` reads of them.
         on_ask: with the requests that replies carry.
         on_bounded: with what in a reply is far above its bound.
     """
 
     on_reply: OnReply = lambda _client, _reason: None
     on_taken: Callable[[Reply], None] = lambda _reply: None
-    single: Single = Single.MODELS
+    reply_detail: ReplyDetail = ReplyDetail.MODELS
     on_ask: OnAsk = lambda _client, _ask, _signature: None
     on_bounded: OnBounded = lambda _client, _facts: None
 
@@ -127,7 +127,7 @@ def train_round(
         fraction=order.fraction,
         on_reply=callbacks.on_reply,
         on_taken=take,
-        single=callbacks.single,
+        reply_detail=callbacks.reply_detail,
         on_ask=callbacks.on_ask,
         correct=correct,
         begin=_opener(rule, order, names, state.optimizer_state) if averages else _apart,

@@ -14,7 +14,7 @@ from fedquit.simulations.engine.flower_runtime import run_on_flower
 from fedquit.simulations.engine.inprocess import InProcessGrid
 from fedquit.simulations.engine.stack import stack_size
 from fedquit.strategies.grid.metered_grid import MeteredGrid
-from fedquit.strategies.rounds.reply import Single
+from fedquit.strategies.rounds.reply import ReplyDetail
 from fedquit.strategies.rounds.train import Train
 from fedquit.unlearning.tensors.convert import Arrays
 from tests.benchmarks.speed.bare_processes import BareProcesses
@@ -115,7 +115,7 @@ def engines(settings: Settings, workers: int, arrays: Arrays, ray: Ray | None) -
 def rounds_on(grid: MeteredGrid, settings: Settings) -> Callable[[int, Arrays], Arrays]:
     """Return what carries out a round on a grid."""
     grid.begin("train", 1)
-    strategy = Train(grid, seed=settings.seed, fraction=settings.fraction, single=Single.LENGTHS)
+    strategy = Train(grid, seed=settings.seed, fraction=settings.fraction, reply_detail=ReplyDetail.LENGTHS)
     return lambda number, arrays: strategy.round(number, arrays, {"lr": settings.lr})[0]
 
 

@@ -1,4 +1,4 @@
-"""Who trains which clients: each is taken once, a round that is over takes nobody, and nobody waits for the dead."""
+"""Work sharing: each client is taken once, a round that is over takes nobody, no round waits for a worker that died."""
 
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -39,7 +39,7 @@ def test_a_round_that_is_over_takes_nobody_of_the_next() -> None:
 
 
 def test_a_worker_that_died_with_the_counter_does_not_stop_the_next_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims_module, "PATIENCE", 0.01)
+    monkeypatch.setattr(claims_module, "LOCK_TIMEOUT", 0.01)
     pool = WorkerPool(2, OURS)
     held = worker_context([]).Process(target=_take_and_die, args=(pool.claims,))
     held.start()

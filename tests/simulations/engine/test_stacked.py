@@ -75,17 +75,17 @@ def test_a_sequence_of_layers_has_the_gradients_of_any_model(same: bool) -> None
     draw = torch.Generator().manual_seed(0)
     inner = nn.Sequential(nn.Linear(5, 4, bias=False), nn.GELU())
     model = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.Tanh(), inner, nn.Linear(4, 3))
-    moving = [name for name, _ in model.named_parameters() if name != "1.bias"]
+    trainable = [name for name, _ in model.named_parameters() if name != "1.bias"]
     weights = {name: value.detach().expand(4, *value.shape) for name, value in model.named_parameters()}
     if not same:
         weights = {name: value + torch.randn(value.shape, generator=draw) for name, value in weights.items()}
     inputs, labels = torch.randn(4, 7, 2, 3, generator=draw), torch.randint(0, 3, (4, 7), generator=draw)
     batch = inputs, labels, torch.rand(4, 7, generator=draw)
-    fast = gradients_of_sequence(model, moving)
+    fast = gradients_of_sequence(model, trainable)
     assert fast is not None
-    (losses, found), (others, expected) = fast(weights, *batch), gradients_of_any(model, moving)(weights, *batch)
+    (losses, found), (others, expected) = fast(weights, *batch), gradients_of_any(model, trainable)(weights, *batch)
     assert torch.allclose(losses, others, atol=1e-6)
-    assert sorted(found) == sorted(expected) == sorted(moving)
+    assert sorted(found) == sorted(expected) == sorted(trainable)
     assert all(torch.allclose(found[name], value, atol=1e-5) for name, value in expected.items())
 
 

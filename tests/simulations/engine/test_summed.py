@@ -25,7 +25,7 @@ from fedquit.simulations.simulate.run_simulation import run_simulation
 from fedquit.strategies.cost_log.cost_log import Costs
 from fedquit.strategies.cost_log.cost_rows import read_rows
 from fedquit.strategies.grid.metered_grid import MeteredGrid
-from fedquit.strategies.rounds.reply import Reply, Single
+from fedquit.strategies.rounds.reply import Reply, ReplyDetail
 from fedquit.strategies.rounds.train import Train
 from fedquit.unlearning.tensors.convert import Arrays, arrays_of
 from fedquit.unlearning.tensors.exact_mean import ExactMean
@@ -128,7 +128,7 @@ def strategy(grid: InProcessGrid, settings: Settings, heard: dict[int, str | Non
         seed=0,
         on_reply=lambda client, reason: heard.update({client: reason}),
         on_taken=taken.append,
-        single=Single.LENGTHS,
+        reply_detail=ReplyDetail.LENGTHS,
     )
 
 
@@ -202,7 +202,7 @@ def test_who_reads_single_models_gets_messages(monkeypatch: pytest.MonkeyPatch) 
     taken = list[Reply]()
     with InProcessGrid(3, settings.run_config()) as grid:
         made = strategy(grid, settings, {}, taken)
-        made.single = Single.MODELS
+        made.reply_detail = ReplyDetail.MODELS
         made.round(1, model_of(settings), {"lr": 0.1})
     assert all(reply.arrays for reply in taken)
 
