@@ -22,7 +22,7 @@ from fedquit.client.training.stacked_sgd import Stack, fit_stack
 from fedquit.settings import Settings
 from fedquit.unlearning.tensors.convert import StateDict
 
-Metrics = dict[str, int | float]
+TrainMetrics = dict[str, int | float]
 
 
 class PlainTraining:
@@ -41,7 +41,7 @@ class PlainTraining:
         self._entries: list[Tensor] = []  # its, in the order of those received
         self._reusable = self._is_reusable()
 
-    def train(self, client: int, seed: int) -> tuple[Done, Metrics]:
+    def train(self, client: int, seed: int) -> tuple[Done, TrainMetrics]:
         """Train a device; what is sent may be overwritten when the next one is trained."""
         samples = SimulatedDevice(client, self._settings).samples(self._config)
         model, local_round = self._model(), self._local_round(seed)
@@ -50,7 +50,7 @@ class PlainTraining:
             done = self._objective.train(model, samples, local_round)
         return done, self._metrics(len(samples), done.loss, time.process_time() - started)
 
-    def train_stacked(self, clients: Sequence[int], seeds: Sequence[int]) -> tuple[Stack, list[Metrics]] | None:
+    def train_stacked(self, clients: Sequence[int], seeds: Sequence[int]) -> tuple[Stack, list[TrainMetrics]] | None:
         """Train devices at once; return them with the metrics of each row; None: they can only be trained one by one.
 
         Raises:
@@ -80,7 +80,7 @@ class PlainTraining:
         return not why_one_by_one(self._settings)
 
     @staticmethod
-    def _metrics(count: int, loss: float, seconds: float) -> Metrics:
+    def _metrics(count: int, loss: float, seconds: float) -> TrainMetrics:
         return {"num-examples": count, "loss": loss, "cpu-seconds": seconds}
 
     def _local_round(self, seed: int) -> LocalRound:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fedquit.client.messages.message_records import head_of
-from fedquit.client.messages.plain_training import Metrics, PlainTraining
+from fedquit.client.messages.plain_training import PlainTraining, TrainMetrics
 from fedquit.errors import BadReplyError
 from fedquit.settings import Scalar, Settings
 from fedquit.simulations.engine.claims import claimed
@@ -111,7 +111,7 @@ class Summing:
             return SummedReply(node, said, {}, ready=time.monotonic())
         return self._taken(node, arrays, metrics)
 
-    def _taken(self, node: int, arrays: Arrays, metrics: Metrics) -> SummedReply:
+    def _taken(self, node: int, arrays: Arrays, metrics: TrainMetrics) -> SummedReply:
         """Add a model to the sum if it is in order."""
         refused, length, plain = "", None, self._task.plain
         try:
