@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fedquit.client.models.max_pool import MaxPool
+
 SIMPLE = (bool, int, float, complex, str, bytes, type(None))
 
 
@@ -35,8 +37,8 @@ def is_plain(model: nn.Module) -> bool:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Say whether a layer is PyTorch's own and holds nothing but tensors, layers and simple values."""
-    if not type(module).__module__.startswith("torch.nn.modules."):
+    """Say whether a layer is PyTorch's own, or like one, and holds nothing but tensors, layers and simple values."""
+    if not (type(module).__module__.startswith("torch.nn.modules.") or type(module) is MaxPool):
         return False
     return all(_is_simple(value) or _is_table(name, value) for name, value in vars(module).items()) and all(
         value is None or (type(value) in (nn.Parameter, Tensor) and value.is_leaf and value.grad is None)

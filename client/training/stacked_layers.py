@@ -75,7 +75,7 @@ def _is_elementwise(layer: nn.Module) -> bool:
 
 def _linear(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return what a linear layer makes of the samples of all devices, [k * B, ..., in], with their weights."""
-    if not weight.stride(0):  # all devices have the same
+    if not weight.stride(0) and (bias is None or not bias.stride(0)):  # all devices have the same
         return F.linear(values, weight[0], None if bias is None else bias[0])
     own = values.reshape(len(weight), -1, values.shape[-1])
     made = own @ weight.mT if bias is None else torch.baddbmm(bias[:, None], own, weight.mT)

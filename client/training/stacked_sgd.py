@@ -136,6 +136,7 @@ def fit_stack(
         now = {name: value[:k] for name, value in stacked.items()}
         inputs, labels = normalised(steps.inputs[index]), steps.labels[index]
         values, found = gradients(now, inputs, labels, steps.weights[step])
+        unshared = len({gradient.data_ptr() for gradient in found.values()}) == len(found)
         with torch.no_grad():
             total[:k] += values * steps.sizes[step] * (step >= steps.last[:k])
             for name, gradient in found.items():
@@ -143,7 +144,7 @@ def fit_stack(
                 if step:
                     stacked[name][:k].add_(direction, alpha=-lr)
                 else:  # into memory that is there: new pages take longer than the sum
-                    space = direction if direction is gradient and gradient.is_contiguous() else None
+                    space = direction if unshared and direction is gradient and gradient.is_contiguous() else None
                     stacked[name] = torch.add(stacked[name], direction, alpha=-lr, out=space)
     means = total / torch.tensor([len(samples[place]) for place in order])
     return Stack(order, {name: value.contiguous() for name, value in stacked.items()}, means.tolist())

@@ -15,7 +15,7 @@ from fedquit.unlearning.samples import Samples
 AUTO = 25
 """Clients at once: more save little, and leave fewer stacks to share among the workers."""
 NEAR = 1e-4
-"""How far weights after one stacked step may be from those of the same step alone."""
+"""How far weights after two stacked steps may be from those of the same steps alone."""
 LARGEST = 2 * 2**20
 """Bytes of a model above which a step takes so long that stacking saves nothing."""
 
@@ -57,10 +57,10 @@ def stack_size(stack: str, settings: Settings) -> tuple[int, str]:
 
 
 def _fails(settings: Settings) -> str:
-    """Train two copies of the model for a step, stacked and one by one, and return why it cannot be done stacked.
+    """Train two copies of the model for two steps, stacked and one by one, and return why it cannot be done stacked.
 
     The devices have 2 and 3 samples, so that one is padded: a model whose samples act on each other, such as one that
-    subtracts their mean, then gives another result.
+    subtracts their mean, then gives another result. From the second step on the devices have other weights.
     """
     model, draw = empty_model(settings.key()), torch.Generator().manual_seed(0)
     samples = [
@@ -68,13 +68,13 @@ def _fails(settings: Settings) -> str:
     ]
     try:
         with deterministic(0):
-            stacked = fit_stacked(deepcopy(model), samples, [0, 1], lr=settings.lr)
+            stacked = fit_stacked(deepcopy(model), samples, [0, 1], lr=settings.lr, epochs=2)
     except RuntimeError as error:
         return f"model '{settings.model}' cannot be stacked: {str(error).splitlines()[0][:160]}"
     for number, (state, _) in enumerate(stacked):
         alone = deepcopy(model)
         with deterministic(0):
-            fit(alone, samples[number], lr=settings.lr, seed=number)
+            fit(alone, samples[number], lr=settings.lr, seed=number, epochs=2)
         if not all(torch.allclose(state[name], value, atol=NEAR) for name, value in alone.state_dict().items()):
             return f"model '{settings.model}' gives something else stacked: its samples act on each other"
     return ""

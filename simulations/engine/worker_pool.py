@@ -55,8 +55,8 @@ class WorkerPool:
         self._app = client_app
         self._temporary = temporary_folder()
         self.folder = Path(self._temporary.name)
-        sys.setswitchinterval(min(SWITCH, sys.getswitchinterval()))
-        keep_freed_memory()
+        self._switch = sys.getswitchinterval()
+        sys.setswitchinterval(min(SWITCH, self._switch))
         context = _context(client_app)
         self.claims = Claims(context)
         self._executor = ProcessPoolExecutor(
@@ -131,6 +131,7 @@ class WorkerPool:
         self._executor.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.terminate()
+        sys.setswitchinterval(self._switch)
         self._temporary.cleanup()
 
 

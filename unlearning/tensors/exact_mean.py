@@ -75,6 +75,14 @@ class _Layout:
                 self.size += stop - start
                 start = stop
 
+    def check(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Raise a ValueError if names or shapes are others."""
+        for name in self.forms.keys() ^ arrays.keys():
+            raise ValueError(f"'{name}' is not in all that is averaged")
+        for name, (_, shape) in self.forms.items():
+            if arrays[name].shape != shape:
+                raise ValueError(f"'{name}' has the shape {arrays[name].shape}, and {shape} in what was added before")
+
     def taken_apart(self, values: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
         """Return values as arrays of their dtypes; integers (such as BatchNorm's counter) are rounded."""
         places, start = {}, 0
@@ -118,13 +126,15 @@ class ExactMean:
 
         Raises:
             OverflowError: a weighted value is 2^57 or more, or not finite, so that the sum would not be exact.
+            ValueError: names or shapes are not those of what was added before.
         """
         grids = GRIDS if max(bounds_of(arrays, weight).values(), default=0.0) >= SMALL else GRIDS[1:]
-        if self._layout is None:
-            self._layout = _Layout(arrays)
-        self._only = dict(arrays) if self.weight == 0 else None
+        layout = self._layout or _Layout(arrays)
+        layout.check(arrays)
+        self._only = {name: array.copy() for name, array in arrays.items()} if self.weight == 0 else None
+        self._layout = layout
         self.weight += weight
-        self._add(arrays, weight, grids, self._layout)
+        self._add(arrays, weight, grids, layout)
 
     def add_sum(self, arrays: Mapping[str, NDArray[Any]], weight: int) -> None:
         """Add what is the sum of several models already, each times its weight; on an error nothing is added.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedquit.client.models.architectures import build_model
-from fedquit.client.models.copy_model import copied
+from fedquit.client.models.copy_model import copied, is_plain
 
 
 def built(name: str) -> nn.Module:
@@ -78,3 +78,8 @@ def test_layers_that_are_one_stay_one_in_the_copy() -> None:
     assert isinstance(copy, nn.Sequential)
     assert copy[1] is copy[3]
     assert len(list(copy.parameters())) == 4
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_our_small_models_are_copied_the_quick_way(name: str) -> None:
+    assert is_plain(built(name))

@@ -1,6 +1,7 @@
 """Work sharing: each client is taken once, a round that is over takes nobody, no round waits for a worker that died."""
 
 import os
+import sys
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
@@ -55,3 +56,9 @@ def test_a_worker_that_died_with_the_counter_does_not_stop_the_next_round(monkey
 def _take_and_die(claims: Claims) -> None:
     claims._shared.get_lock().acquire()
     os._exit(1)
+
+
+def test_a_pool_that_is_closed_leaves_the_interpreter_as_it_was() -> None:
+    before = sys.getswitchinterval()
+    WorkerPool(1, OURS).close()
+    assert sys.getswitchinterval() == before

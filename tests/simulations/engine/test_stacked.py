@@ -89,6 +89,42 @@ def test_a_sequence_of_layers_has_the_gradients_of_any_model(same: bool) -> None
     assert all(torch.allclose(found[name], value, atol=1e-5) for name, value in expected.items())
 
 
+@pytest.mark.parametrize("frozen", ["0.weight", "0.bias", "2.weight", "2.bias"])
+def test_a_model_with_one_frozen_tensor_is_stacked_as_one_by_one(frozen: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    model.get_parameter(frozen).requires_grad_(False)
+    assert stacked_distance(model) < TOLERANCE
+
+
+class SumOfTwo(nn.Module):
+    """A layer of two parameters that get the very same gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.one, self.two = nn.Linear(6, 3), nn.Parameter(torch.zeros(3)), nn.Parameter(torch.ones(3))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = self.linear(inputs)
+        return made + (self.one + self.two)
+
+
+def test_parameters_that_share_a_gradient_are_stacked_as_one_by_one() -> None:
+    assert stacked_distance(SumOfTwo()) < TOLERANCE
+
+
+def stacked_distance(model: nn.Module) -> float:
+    """Return the largest difference of a weight after two epochs, stacked and one by one."""
+    draw = torch.Generator().manual_seed(0)
+    samples = [Samples(torch.rand(n, 6, generator=draw), torch.randint(3, (n,), generator=draw)) for n in (40, 33, 7)]
+    stacked, worst = fit_stacked(copy.deepcopy(model), samples, [0, 1, 2], lr=0.3, epochs=2, batch_size=8), 0.0
+    for seed, (weights, _) in enumerate(stacked):
+        alone = copy.deepcopy(model)
+        fit(alone, samples[seed], lr=0.3, epochs=2, batch_size=8, seed=seed)
+        worst = max([worst, *(float((weights[name] - own).abs().max()) for name, own in alone.state_dict().items())])
+    return worst
+
+
 def test_models_with_layers_of_other_kinds_are_no_sequence_that_is_known() -> None:
     others: list[nn.Module] = [nn.Conv1d(1, 1, 1), nn.Softmax(dim=0), nn.ReLU(inplace=True), nn.Flatten(0), Mingling(2)]
     for layer in others:

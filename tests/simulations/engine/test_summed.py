@@ -196,6 +196,28 @@ def test_the_mean_of_one_client_is_its_model(monkeypatch: pytest.MonkeyPatch) ->
     assert all((array == np.float32(tiny)).all() for array in new.values()), "smaller than any grid of the sum"
 
 
+@pytest.mark.parametrize("refused", [0, 1])
+def test_a_refused_model_is_never_the_mean_of_the_one_that_was_accepted(
+    refused: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, real = Settings(clients=2, samples=40, model="mlp"), plain_training.PlainTraining.train
+    accepted: dict[str, Any] = {}
+
+    def train(self: Any, client: int, seed: int) -> tuple[Done, Any]:
+        done, metrics = real(self, client, seed)
+        if client != refused:
+            accepted.update({name: value.clone().numpy() for name, value in done.send.items()})
+            return done, metrics
+        for value in done.send.values():  # as a training that diverges leaves the model, which is used again
+            value.fill_(float("nan"))
+        return done, metrics
+
+    monkeypatch.setattr(plain_training.PlainTraining, "train", train)
+    with InProcessGrid(2, settings.run_config()) as grid:
+        new, _ = strategy(grid, settings, {}, []).round(1, model_of(settings), {"lr": 0.1})
+    assert all(np.array_equal(new[name], accepted[name]) for name in new)
+
+
 def test_who_reads_single_models_gets_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(clients=3, samples=60, model="mlp")
     monkeypatch.setattr(InProcessGrid, "sum_replies", lambda *_args, **_named: pytest.fail("summed"))

@@ -170,3 +170,23 @@ def test_arrays_that_come_in_another_order_are_the_same_model() -> None:
         assert list(result) == ["a", "b"]
         assert result["a"].tolist() == [2.0, 3.0]
         assert result["b"].tolist() == [[6.0]]
+
+
+def test_a_first_model_whose_memory_is_used_again_stays_the_mean_of_one() -> None:
+    mean, model = ExactMean(), {"w": np.ones(3, dtype=np.float32)}
+    mean.add(model, 2)
+    model["w"].fill(np.nan)
+    assert mean.result()["w"].tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "other", [{"w": np.ones(4)}, {"w": np.ones(2)}, {"v": np.ones(3)}, {"w": np.ones(3), "v": np.ones(1)}]
+)
+def test_arrays_of_another_form_are_an_error_and_add_nothing(other: dict[str, NDArray[Any]]) -> None:
+    mean = ExactMean()
+    mean.add({"w": np.full(3, 5.0)}, 1)
+    mean.add({"w": np.full(3, 7.0)}, 1)
+    with pytest.raises(ValueError, match=r"averaged|added before"):
+        mean.add(other, 7)
+    assert mean.weight == 2
+    assert mean.result()["w"].tolist() == [6.0, 6.0, 6.0]
