@@ -1,4 +1,6 @@
-"""Initial weights other than a layer's own, which in PyTorch are uniform, of a width by the inputs, biases included.
+"""Initial weights other than a layer's own.
+
+PyTorch's are uniform within a bound set by the number of inputs, biases included.
 
 Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks" (AISTATS 2010), eq. 16.
 """
@@ -12,7 +14,7 @@ DRAWN = (nn.Linear, nn.Bilinear, _ConvNd)
 
 
 def draw_glorot(model: nn.Module) -> None:
-    """Draw weights anew as Keras does: uniform within sqrt(6 / (inputs + outputs)) of zero; biases become zero.
+    """Re-initialise weights as Keras does: uniform within sqrt(6 / (inputs + outputs)) of zero; biases become zero.
 
     Linear layers and convolutions are drawn, from torch's global generator; other layers keep what they have.
 

@@ -1,11 +1,11 @@
-"""Max pooling by two, faster where no gradient is wanted."""
+"""Max pooling by two, faster where no gradient is needed."""
 
 import torch
 from torch import Tensor, nn
 
 
 class MaxPool(nn.MaxPool2d):
-    """`nn.MaxPool2d(2)`; in inference on a CPU the maximum of the four corners, which is the same numbers sooner.
+    """`nn.MaxPool2d(2)`; in inference on a CPU the maximum of the four corners, which gives the same values, faster.
 
     PyTorch's own also finds which corner was the largest, for the gradient, one number at a time; that was a third of
     the cnn's inference. A maximum is exact, so the order does not matter.

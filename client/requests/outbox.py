@@ -58,10 +58,9 @@ def waiting_like(kit: Kit, signed: Signed, *, plain: str = "") -> Signed | None:
 
 
 def answered_like(kit: Kit, signed: Signed, *, plain: str) -> Signed | None:
-    """Return an ask of version 1 about the same samples that the service has, if there is one.
+    """Return the ask of version 1 about the same samples that the service has already accepted, if any.
 
-    The service knows it again by its bytes. By `signed` it cannot: the salted digest in that tells nobody that the
-    samples are those of an ask without salt.
+    The service recognises it by its bytes; from the salted digest in `signed` it could not.
 
     Args:
         kit: whose asks.

@@ -8,7 +8,7 @@ from fedquit.errors import InputError
 RETIRED = {
     "secure-aggregation": (
         False,
-        "no setting any more: Flower has secure aggregation for its older interface only, and with masks that a server "
+        "no longer a setting: Flower has secure aggregation for its older interface only, and with masks that a server "
         "can guess (docs/strategies.md, Secure aggregation); leave it out",
     ),
     "together": (

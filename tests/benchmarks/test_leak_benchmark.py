@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from tests.benchmarks.requests import leak, malicious_requests
 
+ROOT = Path(__file__).parents[2]
 TINY = {"rounds": 1, "samples": 200, "clients": 4}
 
 
@@ -29,11 +30,35 @@ def test_the_leak_table_is_resumed_and_shows_who_reads_what(tmp_path: Path, monk
     assert re.search(r"\| digits, mlp \| the server; a device, direct \| \d of 6 \| \d of 1 \| 1\.00 \(", summary)
     assert "[digits, mlp](leak/digits-mlp.md); without `ascent`, " in summary
     assert re.search(r"\| fedquit \| 1\.00, 1\.00, \d\.\d\d; nothing \d\.\d\d \|", summary)
-    assert re.search(r"\| negate \| -, 0\.50, -; nothing 0\.50 \|", summary)
+    assert re.search(
+        r"tells them apart with an AUC of \d\.\d\d for one sample \(digits, mlp: ", summary.replace("\n", " ")
+    )
+    assert "In 1 attempt each, no image was rebuilt" in summary.replace("\n", " ")
     assert "| fedquit | 1 | server | 6 |" in page
     assert "| fedquit | 1 | device, deferred | 6 |" in page
     for name in ("reconstructions-digits-mlp.png", "games.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_method_that_uses_no_candidate_is_shown_without_a_game(tmp_path: Path) -> None:
+    cells = json.loads((ROOT / "docs/results/leak/leak.json").read_text(encoding="utf-8"))
+    for name, cell in cells.items():
+        if "device, direct" in cell and "server" not in cell:  # ties: no attacker can gain from a candidate
+            areas = {kind["replay"]["auc"] for seen in cell.values() for kind in seen["games"].values()}
+            assert areas == {0.5}, name
+    out = tmp_path / "leak"
+    out.mkdir()
+    kept = {name: cell for name, cell in cells.items() if re.fullmatch(r"digits/mlp/(fedquit|negate|continue)/1", name)}
+    (out / "leak.json").write_text(json.dumps(kept), encoding="utf-8")
+    assert CliRunner().invoke(leak.main, ["--report-only", "--out", str(out)], catch_exceptions=False).exit_code == 0
+    summary, page = (tmp_path / "leak.md").read_text(), (out / "digits-mlp.md").read_text()
+    assert "*No game* (`negate`, `continue`): the asking device takes no part" in summary
+    for name in ("negate", "continue"):
+        assert f"| {name} | no game |" in summary
+        row = next(line for line in page.splitlines() if line.startswith(f"| {name} |"))
+        assert row.count("no game") == 4  # both kinds, and their controls
+        assert "0.50 (" not in row
+    assert "| fedquit | no game |" not in summary
 
 
 def test_the_page_says_what_noise_costs_hides_and_whether_the_guard_takes_it(

@@ -279,7 +279,7 @@ def test_a_retired_setting_that_says_nothing_is_left_out_and_no_other_value_is(n
     assert Settings.read({name: False, "lr": 0.5}) == Settings(lr=0.5)
     assert Settings.from_run_config({name: False, "out": ""}, 3) == Settings(clients=3)
     refused = refusal({name: True})
-    assert "secure-aggregation: no setting any more" in refused
+    assert "secure-aggregation: no longer a setting" in refused
     assert "masks that a server can guess (docs/strategies.md" in refused
 
 

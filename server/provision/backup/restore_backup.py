@@ -153,7 +153,7 @@ def _set_ledger(server: Path, url: str) -> None:
 def _move(staging: Path, to: Path) -> None:
     """Put the folders into their places, the server's last; all that is in them is on the disk before.
 
-    If that fails, they are back in `staging`: a server must not be there whose ledger is taken out of its database.
+    On failure they are moved back to `staging`, so that no server folder exists without its ledger.
     """
     authority, moved = to.parent / "authority", list[tuple[Path, Path]]()
     with explained(to):

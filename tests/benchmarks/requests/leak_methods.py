@@ -1,6 +1,7 @@
 """What each method reveals, beside the others: one table for each question, from the same cells as the pages."""
 
 from collections.abc import Callable, Iterator, Mapping
+from textwrap import fill
 
 from fedquit.documents import Document
 from fedquit.unlearning.methods.base import METHODS
@@ -16,9 +17,16 @@ WHY_NOT = {
 HEAD = """## Every method
 
 In each cell: what the server reads, what another device reads with direct adoption, and with deferred adoption; - where
-there is no such model (no device is asked, or the method's model is far from g). *Nothing*: the highest of the three
-where nothing was forgotten. A figure far below that tells as much, read the other way round. The pages have the number
-of requests, the intervals, and the sizes between.
+there is no such model (the asking device takes no part, or the method's model is far from g). *Nothing*: the highest of
+the three where nothing was forgotten. An AUC far below 0.5 is as informative: invert the answer. The pages have the
+number of requests, the intervals, and the sizes between.
+"""
+NO_GAME = "no game"
+GAMELESS = """*No game* ({names}): the asking device takes no part, and the method gives the same model whichever
+candidate is to be forgotten. So the AUC of the attacker who unlearns each candidate is 0.50 by construction; what other
+attacks reach (by gradients, in [leak.json](leak/leak.json)), and how often the class was named, differs from guessing
+by chance only. These attacks do not apply. That does not show that nothing is revealed: models trained with and without
+the candidates were not compared.
 """
 Runs = Mapping[str, Mapping[str, Document]]
 Question = Callable[[Document], float]
@@ -32,6 +40,11 @@ def by_method(runs: Runs, table: Callable[[tuple[str, ...], list[tuple[str, ...]
         table: makes Markdown of titles and rows.
     """
     yield HEAD.rstrip()
+    cells = [(name.split("/")[0], cell) for mine in runs.values() for name, cell in mine.items()]
+    gameless = [each for each in METHODS if any(name == each and not has_game(cell) for name, cell in cells)]
+    if gameless:
+        names = ", ".join(f"`{name}`" for name in gameless)
+        yield fill(GAMELESS.format(names=names), 120, break_long_words=False, break_on_hyphens=False)
     for title, size, question in QUESTIONS:
         rows = [(name, *(_answers(mine.get(f"{name}/{size}"), question) for mine in runs.values())) for name in METHODS]
         found = [row for row in rows if any(each != "not measured" for each in row[1:])]
@@ -43,9 +56,16 @@ def by_method(runs: Runs, table: Callable[[tuple[str, ...], list[tuple[str, ...]
 def _answers(cell: Document | None, question: Question) -> str:
     if cell is None:
         return "not measured"
+    if question is _told_apart and not has_game(cell):
+        return NO_GAME
     seen = [f"{question(cell[who]):.2f}" if who in cell else "-" for who in WHO]
     nothing = max(question(cell[f"{who}, control"]) for who in WHO if who in cell)
     return f"{', '.join(seen)}; nothing {nothing:.2f}"
+
+
+def has_game(cell: Document) -> bool:
+    """Say whether what a method does depends on the candidate: it does only where the asking device replies."""
+    return "server" in cell
 
 
 def _guessed(seen: Document) -> float:

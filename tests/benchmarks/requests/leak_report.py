@@ -7,12 +7,12 @@ from pathlib import Path
 from textwrap import fill
 
 from fedquit.documents import Document
+from tests.benchmarks.requests.leak_conclusion import ALONE, conclusion
 from tests.benchmarks.requests.leak_figures import draw_curve, draw_games, draw_pictures
-from tests.benchmarks.requests.leak_methods import WHO, by_method, missing
+from tests.benchmarks.requests.leak_methods import NO_GAME, WHO, by_method, has_game, missing
 
 READ = ("auc", "correlation")
 OTHERS = ("pictures", "noise", "together")
-ALONE = 1
 INTRO = """# What a request to be forgotten reveals
 
     python -m tests.benchmarks.requests.leak --data digits --model mlp      # and so on; resumes where it was stopped
@@ -28,15 +28,11 @@ attacker who knows the method and two candidate sets of the same classes, with i
 5). *Class counts, r*: the correlation of the evidence with the number of forgotten samples of each class. *Nothing
 forgotten*: the same attacks on an ordinary round.
 
-So direct adoption gives other devices all that the server has. Deferred adoption hides the class from a device that
-only looks, and the image where *rebuilt* is 0. It does **not** bring the game of *which of two* to chance: a device
-that has the candidates, knows the method and unlearns each itself tells them apart far more often than not. With
-FedQUIT, only noise hides anything from the server.
+CONCLUSION
 
 ![Who tells which of two candidate sets was forgotten](FOLDER/games.png)
-
-Each page has all sizes for each method, with intervals and controls; what is missing:
 """
+PAGES = "Each page has all sizes for each method, with intervals and controls; what is missing:"
 CURVE = """{run}, FedQUIT, 8 samples, two sets of the same classes. The device clips its step to 0.06, about its usual
 length, so clipping alone costs little; *noise* is a multiple of that. *Bound*: the most that any attack on the one
 model can reach. *Rounds*: until accuracy is back within 0.01 of what it was, at most 20, after client 0, 1 or 2 was
@@ -75,7 +71,8 @@ common, and the attacker must say which was forgotten. It knows g, the method, i
 each itself with other random numbers, and compares by cosine; a device first subtracts the step of the previous
 round, which it has seen. The table shows the area under the ROC curve with its 95 % interval (Newcombe 2006, method
 5); 0.5 is guessing. The *control* is the same game where nothing was forgotten: on an ordinary reply to
-training, and on an ordinary round.
+training, and on an ordinary round. *No game*: the asking device takes no part, and both sets give the same
+model ([leak.md](../leak.md#every-method)).
 
 Not measured: what several requests about the same samples reveal together; an attacker who takes part in the deferred
 round, and subtracts its own update or sends one of its choice. A reconstruction that fails proves nothing; the game is
@@ -105,7 +102,9 @@ def _summary(runs: Mapping[str, Cells], folder: Path) -> Iterator[str]:
     yield table(titles, [row for run in fedquit for row in _who_learns(run, runs[run], fedquit[run])])
     if fedquit:
         draw_games({run.replace("/", ", "): cells for run, cells in fedquit.items()}, folder / "games.png")
-    yield EXPLAINED.replace("FOLDER", folder.name).rstrip()
+        said = filled(conclusion(fedquit, {run: runs[run].get(f"pictures/{ALONE}", {}) for run in fedquit}))
+        yield EXPLAINED.replace("FOLDER", folder.name).replace("CONCLUSION", said).rstrip()
+    yield PAGES
     yield "\n".join(
         filled(f"- [{run.replace('/', ', ')}]({folder.name}/{run.replace('/', '-')}.md){missing(mine)}", "  ")
         for run, mine in runs.items()
@@ -142,9 +141,9 @@ def _who_learns(run: str, mine: Cells, cells: Mapping[int, Document]) -> Iterato
             label,
             _of(one["classes"]["naive"]["guessed"], one["classes"]["trials"]),
             _of(sum(hits) / len(hits), len(hits)) if hits else "-",
-            strongest(one["games"]["same_class"]),
+            replay_game(one["games"]["same_class"]),
             f"{many['classes']['naive']['correlation']:.2f} ({max(cells)} samples)",
-            strongest(many["games"]["same_class"]),
+            replay_game(many["games"]["same_class"]),
         )
 
 
@@ -198,14 +197,18 @@ def _rows(name: str, cell: Document) -> Iterator[tuple[str, ...]]:
             f"{read['guessed']:.0%}",
             f"{read['exact']:.0%}",
             *("-" if read[name] is None else f"{read[name]:.2f}" for name in READ),
-            *(strongest(found["games"][kind]) for found in (seen, control) for kind in found["games"]),
+            *(
+                replay_game(found["games"][kind]) if has_game(cell) else NO_GAME
+                for found in (seen, control)
+                for kind in found["games"]
+            ),
         )
 
 
-def strongest(games: Document) -> str:
-    """Return the area of the attack that knows the method, and its interval.
+def replay_game(games: Document) -> str:
+    """Return the area of the attack that unlearns each candidate itself, and its interval.
 
-    >>> strongest({"replay": {"auc": 1.0, "low": 0.9, "high": 1.0}})
+    >>> replay_game({"replay": {"auc": 1.0, "low": 0.9, "high": 1.0}})
     '1.00 (0.90-1.00)'
     """
     game = games["replay"]
@@ -229,7 +232,7 @@ def _together_rows(cell: Document) -> Iterator[tuple[str, ...]]:
     for who, game in cell["games"].items():
         read = cell["classes"][who]
         found = ("-" if value is None else f"{value:.2f}" for value in (read["naive"][key] for key in READ))
-        yield (str(cell["number"]), who, str(read["trials"]), *found, strongest({"replay": game}))
+        yield (str(cell["number"]), who, str(read["trials"]), *found, replay_game({"replay": game}))
 
 
 def _curve(run: str, noises: list[Document], folder: Path) -> Iterator[str]:
@@ -239,7 +242,7 @@ def _curve(run: str, noises: list[Document], folder: Path) -> Iterator[str]:
         (
             f"{cell['noise']:g}",
             f"{cell['bound']:.2f}",
-            *(strongest({"replay": cell["games"][who]}) for who in ("server", "device, deferred")),
+            *(replay_game({"replay": cell["games"][who]}) for who in ("server", "device, deferred")),
             ", ".join(
                 f"{one['rounds'] if one['reached'] else 'over 20'} ({one['before'] - one['after']:.2f})"
                 for one in cell["recovery"]

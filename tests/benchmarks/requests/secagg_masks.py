@@ -56,6 +56,9 @@ left between the other two:
 | until the right one was found | {seconds:.0f} s |
 | model of {size:,} numbers of one device, read by the server: largest error | {error:.1e} |
 | what quantisation alone costs | {step:.1e} |
+
+Measured with three devices of which one drops out. With more devices left, several masks hide a model at once, and this
+search does not find them.
 """
 
 
