@@ -57,17 +57,17 @@ Made by `python -m tests.benchmarks.others.others_page --work DIR --code NAME=PY
 runs, and what had to be changed for that; it runs in an environment that has what that code needs. Their code is of
 these commits: {commits}.
 
-Runs on `digits-wrong-labels` (three clients of 100 digits, an mlp, 45 rounds of two local epochs; client 0, with
-a fifth of its labels wrong, is forgotten), exported with `fedquit simulate --export-partition`, seeds {seeds}. The
-programs gave them to the published code, and `fedquit audit` measured the weights that came back, beside five models
-retrained for as many rounds as our recovered model.
+Each run uses the data set `digits-wrong-labels` (three clients of 100 digits, an mlp, 45 rounds of two local epochs;
+client 0, with a fifth of its labels wrong, is forgotten), exported with `fedquit simulate --export-partition`, seeds
+{seeds}. The programs pass the exported runs to the published code, and `fedquit audit` measured the weights that came
+back, beside five models retrained for as many rounds as our recovered model.
 
 **Budgets differ.** Ours recover for five rounds. *Their values* are those of their repositories, chosen for other data
 and models: FedOSD's are 200 rounds, FUSED's 100. The rows *our rounds* give them five rounds of recovery or of
 training, FedOSD ten of unlearning before, with steps of 0.1, as our `orthogonal` has. Our `orthogonal` takes one
 gradient of all samples in a round of unlearning and two local epochs in a round of recovery; their code has the same
 local training in both, so neither of its rows is quite ours. FedQUIT has its paper's values in both rows. Two seeds are
-an example, no ranking. Accuracies and gaps are means over seeds, in % and points; gaps are accuracy minus the
+an example, not a ranking. Accuracies and gaps are means over seeds, in % and points; gaps are accuracy minus the
 retrained models' mean. *Sent* is in % of retraining's bytes; theirs is counted from rounds and weights, not measured.
 Verdicts by seed: c consistent, n not consistent, e no evidence, u undetermined. FedUP is missing: no repository of its
 authors was found.
@@ -186,7 +186,9 @@ def make_page(results: Document) -> str:
             by_model.setdefault(each["model"], []).append(each)
     named = (f"{REPOSITORIES[program]} {commit[:7]}" for program, commit in sorted(results["commits"].items()))
     head = ABOUT.format(commits=", ".join(named), seeds=" and ".join(results["seeds"]))
-    return head + "".join(f"{line(name, found)}\n" for name, found in by_model.items())
+    families = list(dict.fromkeys(name.partition(",")[0] for name in by_model))
+    rows = sorted(by_model.items(), key=lambda row: families.index(row[0].partition(",")[0]))
+    return head + "".join(f"{line(name, found)}\n" for name, found in rows)
 
 
 def line(name: str, found: list[Document]) -> str:

@@ -60,8 +60,8 @@ ABOUT = """# The paper's schedule
 Made by `python -m tests.benchmarks.paper.long_schedule --work DIR` (hours of one core; resumes after a kill); figures
 in [paper.json](paper.json). {date}, {versions}.
 
-The headline of FedQUIT's paper (arXiv 2408.07587) is {headline} times fewer bytes than retraining, on CIFAR with
-ResNet-18 and a transformer. This is its schedule, the config `fashion-mnist-paper`, on part of Fashion-MNIST: ten
+The headline of FedQUIT's paper (arXiv 2408.07587) is up to {headline} times fewer bytes than retraining, on CIFAR
+with ResNet-18 and a transformer. This is its schedule, the config `fashion-mnist-paper`, on part of Fashion-MNIST: ten
 clients, {rounds} rounds of one epoch, FedQUIT's pass on client 0 with the paper's values (Adam at 1e-4; at 1e-3 where
 clients are alike), recovery until the held-out accuracy of the retrained model is reached. Each seed has its own split
 and one retrained model, so there is no verdict.
@@ -86,7 +86,8 @@ READ = """
 *Gap* is forget accuracy, recovered minus retrained, in points. Means over seeds, ± standard deviation.
 
 **What the bytes buy.** In {like} of {total} runs the forget accuracy after recovery is nearer to the continued model's
-than to the retrained one's: a low price is no evidence of forgetting ([visible.md](visible.md)).
+than to the retrained one's: few bytes are no evidence of forgetting ([visible.md](visible.md)). These are few seeds of
+small models on part of the data: an example, not a ranking.
 
 Not run: ResNet-18 (at no width), the vision transformer, CIFAR. Their configs need an accelerator: `fedquit compare`
 with `paper-cifar10-resnet18`, `paper-cifar100-resnet18` or `paper-cifar100-vit`.

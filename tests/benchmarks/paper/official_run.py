@@ -61,15 +61,17 @@ the scripts of [alessiomora/FedQUIT](https://github.com/alessiomora/FedQUIT) (co
 at its top what had to be done so that they run.
 
 {samples:,} samples of Fashion-MNIST, pixels from 0 to 1, ten clients, Dirichlet 0.3, ten rounds of one epoch, batches
-of 32, SGD at 0.01 times 0.998 a round; FedQUIT's pass on client 0 is one epoch of Adam at 1e-4; recovery ends when the
-retrained model's accuracy is reached. Both got the same samples of the same clients; all models are measured here.
+of 32, SGD at 0.01, multiplied by 0.998 after each round; FedQUIT's pass on client 0 is one epoch of Adam at 1e-4;
+recovery ends when the retrained model's accuracy is reached. Both got the same samples of the same clients; all models
+are measured here.
 
 What differs: initial weights (theirs: He normal for convolutions, Glorot uniform for linear layers; ours: `--init
 glorot`, which for the first convolution, of one channel, is {narrower:.1f} times narrower), the order of samples, and
 what recovery looks at (theirs: the very test samples that are reported here; ours: 2,000 others).
 
 Accuracies in %; *rounds* is the number of rounds of recovery. *Ours on theirs* is our pass on the
-original model of their code; the last rows are our training from other initial weights.
+original model of their code; the last rows are our training from other initial weights. One seed: an example, not a
+comparison.
 
 | seed | whose | model | forget | retain | test | rounds |
 |---|---|---|---|---|---|---|
