@@ -1,8 +1,8 @@
 """What an audit tests besides the verdict: relearning, and single samples by shadow models.
 
 Each is tested separately, like the verdict's measures against one more retrained model, with the whole share of the
-side of knowing. They are not part of the verdict, which is the same test in a report and in an audit, and whose error
-rates were measured without them.
+under-forgetting side. They are not part of the verdict, which is the same test in a report and in an audit, and whose
+error rates were measured without them.
 """
 
 from math import log2
@@ -10,7 +10,7 @@ from typing import Any
 
 from fedquit.documents import Document
 from fedquit.unlearning.evaluation.prediction_interval import predict_one_more
-from fedquit.unlearning.evaluation.verdict import HIGH, KNOWING, LOW, REFERENCES, hold
+from fedquit.unlearning.evaluation.verdict import HIGH, LOW, REFERENCES, UNDER_FORGETTING, hold
 
 HALF_A_DOUBLING = 0.5  # steps are whole numbers and few: retrained models that agree to the step prove little
 
@@ -31,7 +31,7 @@ def further_tests(found: Document, max_steps: int) -> dict[str, dict[str, Any]]:
         ratios = found["u_lira"]["mean_ratio"]
         tested["u_lira"] = ([ratios["model"], *ratios["references"]], 0.0, HIGH)
     return {
-        name: hold(values[0], predict_one_more(values[1:], floor), KNOWING, knows)
-        for name, (values, floor, knows) in tested.items()
+        name: hold(values[0], predict_one_more(values[1:], floor), UNDER_FORGETTING, side)
+        for name, (values, floor, side) in tested.items()
         if len(values) > REFERENCES
     }

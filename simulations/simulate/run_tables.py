@@ -82,19 +82,20 @@ def print_report(document: dict[str, Any]) -> None:
 
 
 def memorised_line(found: dict[str, Any]) -> str:
-    """Return what is left of what the model had memorised.
+    """Return how much of what the model had memorised remains.
 
     >>> group = {"samples": 20, "before": 0.97, "retrained": 0.1, "candidate": 0.6}
     >>> left = {"value": 0.57, "low": -0.2, "high": 0.3}
     >>> memorised_line({"memorised": group, "others": {"samples": 80}, "left": left})
-    'Memorised: 20 of 100 samples; 57 % of that is left; retrained: -20..30 % (no part of the verdict)'
+    'Memorised: 20 of 100 samples; 57 % of that remains; a retrained model: -20 to 30 % (not part of the verdict)'
     """
     group, held = found["memorised"], found["left"]
     text = f"Memorised: {group['samples']} of {group['samples'] + found['others']['samples']} samples"
     if held is None:
         return text
     shares = [round(100 * held[name]) for name in ("value", "low", "high")]
-    return f"{text}; {shares[0]} % of that is left; retrained: {shares[1]}..{shares[2]} % (no part of the verdict)"
+    interval = f"a retrained model: {shares[1]} to {shares[2]} %"
+    return f"{text}; {shares[0]} % of that remains; {interval} (not part of the verdict)"
 
 
 def print_verdict(console: Console, verdict: dict[str, Any]) -> None:

@@ -13,7 +13,15 @@ from fedquit.client.training.evaluate_model import PARTS, Outputs
 from fedquit.documents import Document
 from fedquit.unlearning.evaluation.measures import logit_confidence
 from fedquit.unlearning.evaluation.memorisation import MEMORISED, grouped, predict_remaining, remaining_share
-from fedquit.unlearning.evaluation.verdict import HIGH, KNOWING, REFERENCES, UNDETERMINED, Evidence, hold, verdict_of
+from fedquit.unlearning.evaluation.verdict import (
+    HIGH,
+    REFERENCES,
+    UNDER_FORGETTING,
+    UNDETERMINED,
+    Evidence,
+    hold,
+    verdict_of,
+)
 
 JUDGED = ("forget_accuracy", "forget_loss", "test_accuracy")
 CONTINUED = "the original, trained on without the data for as many rounds"
@@ -97,7 +105,7 @@ def memorised(stages: Mapping[str, Document | None], references: Sequence[Docume
     return {
         "threshold": MEMORISED,
         **grouped(original, without, recovered),
-        "left": None if value is None or predicted is None else hold(value, predicted, KNOWING, HIGH),
+        "left": None if value is None or predicted is None else hold(value, predicted, UNDER_FORGETTING, HIGH),
     }
 
 

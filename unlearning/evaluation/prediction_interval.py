@@ -42,7 +42,7 @@ class Prediction:
 
     def smallest_gap(self, share: float) -> float:
         """Return the distance at which a model is outside in 80 % of cases, on the side which has that share."""
-        return findable(share, self.count - 1) * self.noise
+        return detectable_gap(share, self.count - 1) * self.noise
 
 
 def predict_one_more(values: Sequence[float], floor: float = 0.0) -> Prediction:
@@ -74,13 +74,13 @@ def quantile(share: float, freedom: int) -> float:
 
 
 @cache
-def findable(share: float, freedom: int, power: float = POWER) -> float:
+def detectable_gap(share: float, freedom: int, power: float = POWER) -> float:
     """Return the gap, in units of the noise, that is found in a share `power` of cases on a side with this share.
 
     The statistic of a model that is off by `gap` is `(Z + gap) / S`, with Z normal and S the root of a chi-square
     variable over its degrees of freedom; the share beyond the edge is a mean over equally likely values of S.
 
-    >>> round(findable(0.025, 4), 2), round(findable(0.025, 10**6), 2)
+    >>> round(detectable_gap(0.025, 4), 2), round(detectable_gap(0.025, 10**6), 2)
     (3.76, 2.8)
     """
     import numpy as np

@@ -3,13 +3,12 @@
 Models retrained with different seeds differ as well. For each measure they say where one more of them would lie
 (`prediction_interval.py`); a candidate outside of one of these intervals is not consistent with retraining.
 
-The intervals are longer on one side than on the other. A model that still knows the samples is off to one side: nearer
-to the model before forgetting, with less loss and more right answers on the samples. On that side retrained models are
-about as rare as the normal distribution says; the shares of the measures add up to `KNOWING` there (Bonferroni), and
-`position` has the most, because it has most of the power. On the other side is what answers worse than retrained models
-do. Some seeds train badly, many more than the normal distribution says, so each measure has a share of no more than
-`OTHERWISE` there: only a model that is far off is refused. docs/results/verdict.md says how this was chosen, and how
-often a retrained model was refused.
+The intervals are wider on the over-forgetting side. Under-forgetting is off to one side: nearer to the model before
+forgetting, with less loss and more right answers on the samples. On that side retrained models are about as rare as the
+normal distribution says; the shares of the measures add up to `UNDER_FORGETTING` there (Bonferroni), and `position` has
+the most, because it has most of the power. On the other side is over-forgetting. Some seeds train badly, many more than
+the normal distribution says, so each measure has a share of no more than `OTHER_SIDE` there: only a model that is far
+off is refused. docs/results/verdict.md says how this was chosen, and how often a retrained model was refused.
 
 That a test finds nothing is evidence only if it could have found something. So a model that forgot nothing, the
 control, takes the same test: if it passes too, there is no evidence, whatever the candidate is. Consistency is not
@@ -32,19 +31,19 @@ NOT_CONSISTENT = "not consistent"
 NO_EVIDENCE = "no evidence"
 UNDETERMINED = "undetermined"
 
-TEST = "t prediction interval for one more retrained model, longer on the side of worse answers, Bonferroni"
-KNOWING = 0.025
-"""Share of retrained models that is refused because they seem to know the samples, if their values are normal."""
-OTHERWISE = 0.0002
+TEST = "t prediction interval for one more retrained model, wider on the over-forgetting side, Bonferroni"
+UNDER_FORGETTING = 0.025
+"""Share of retrained models that is refused for under-forgetting, if their values are normal."""
+OTHER_SIDE = 0.0002
 """The same share on any other side, of each measure."""
 REFERENCES = 5
 """Retrained models that a verdict needs."""
 POSITION = "position"
 LOW, HIGH = "low", "high"
-KNOWS = {POSITION: LOW, "forget_loss": LOW, "forget_accuracy": HIGH}
-"""On which side of retrained models one is that still knows the samples; other measures do not show that."""
-WEIGHTS = {POSITION: 3}  # in shares of `KNOWING`; any other measure 1
-LEVEL = KNOWING + 5 * OTHERWISE
+UNDER_FORGETTING_SIDE = {POSITION: LOW, "forget_loss": LOW, "forget_accuracy": HIGH}
+"""On which side of retrained models under-forgetting is; other measures do not show it."""
+WEIGHTS = {POSITION: 3}  # in shares of `UNDER_FORGETTING`; any other measure 1
+LEVEL = UNDER_FORGETTING + 5 * OTHER_SIDE
 """The shares of the verdict's four measures together."""
 
 
@@ -72,10 +71,10 @@ class Verdict:
         reason: in words.
         test: its name, `level`, `power`, number of `references`, and what the `control` is.
         measures: for each its `value`, the interval (`low`, `high`), whether it is `inside`, its share of the level
-            (`level`), the side on which a model is that still `knows` the samples (`low`, `high`; None: neither shows
-            it), the `noise` of retraining (standard deviation of one more model's distance from the mean), and
-            `smallest_gap`: the distance from the references' mean, to that side, that would have been found in a share
-            `power` of cases. Of `position`, 1 is the whole way from retraining to the model before forgetting.
+            (`level`), the side of `under_forgetting` (`low`, `high`; None: neither shows it), the `noise` of retraining
+            (standard deviation of one more model's distance from the mean), and `smallest_gap`: the distance from the
+            references' mean, to that side, that would have been found in a share `power` of cases. Of `position`, 1 is
+            the whole way from retraining to the model before forgetting.
         control: the same measures of the control; None: there is no test that it could have taken, or no control.
     """
 
@@ -162,36 +161,39 @@ def _held(
         values |= {} if place is None else {POSITION: place}
     shares = shares_of(list(predicted))
     return {
-        name: hold(values[name], prediction, shares[name], KNOWS.get(name))
+        name: hold(values[name], prediction, shares[name], UNDER_FORGETTING_SIDE.get(name))
         for name, prediction in predicted.items()
         if name in values
     }
 
 
 def shares_of(names: Sequence[str]) -> dict[str, float]:
-    """Return each measure's share on the side of knowing; of a measure that has no such side, that on each side.
+    """Return each measure's share on the under-forgetting side; of a measure that has no such side, that on each side.
 
     >>> shares_of(["position", "forget_loss", "forget_accuracy", "test_accuracy"])
     {'position': 0.015, 'forget_loss': 0.005, 'forget_accuracy': 0.005, 'test_accuracy': 0.0002}
     """
-    whole = sum(WEIGHTS.get(name, 1) for name in names if name in KNOWS)
-    return {name: KNOWING / whole * WEIGHTS.get(name, 1) if name in KNOWS else OTHERWISE for name in names}
+    whole = sum(WEIGHTS.get(name, 1) for name in names if name in UNDER_FORGETTING_SIDE)
+    return {
+        name: UNDER_FORGETTING / whole * WEIGHTS.get(name, 1) if name in UNDER_FORGETTING_SIDE else OTHER_SIDE
+        for name in names
+    }
 
 
-def hold(value: float, prediction: Prediction, share: float, knows: str | None) -> dict[str, Any]:
+def hold(value: float, prediction: Prediction, share: float, under_forgetting: str | None) -> dict[str, Any]:
     """Return a value and the prediction for one more retrained model; see `Verdict.measures`.
 
     Args:
         value: of the candidate.
         prediction: from the references.
-        share: of retrained models beyond the interval on the side of knowing; the other side has `OTHERWISE`.
-        knows: that side, `LOW` or `HIGH`; None: both sides have the share.
+        share: of retrained models beyond the interval on the under-forgetting side; the other has `OTHER_SIDE`.
+        under_forgetting: that side, `LOW` or `HIGH`; None: both sides have the share.
 
     >>> prediction = Prediction(mean=0.0, noise=1.0, count=5)
     >>> hold(-5.0, prediction, 0.025, LOW)["inside"], hold(5.0, prediction, 0.025, LOW)["inside"]
     (False, True)
     """
-    below, above = (share if knows in (side, None) else OTHERWISE for side in (LOW, HIGH))
+    below, above = (share if under_forgetting in (side, None) else OTHER_SIDE for side in (LOW, HIGH))
     low, high = prediction.interval(below, above)
     return {
         "value": value,
@@ -202,7 +204,7 @@ def hold(value: float, prediction: Prediction, share: float, knows: str | None) 
         "inside": low <= value <= high,
         "smallest_gap": prediction.smallest_gap(share),
         "level": below + above,
-        "knows": knows,
+        "under_forgetting": under_forgetting,
     }
 
 

@@ -99,7 +99,7 @@ COLUMNS = (
         "memorised, left",
         _memorised,
         "how much is left of what the model before had memorised, in % (retrained: 0 on average), and how often that "
-        "is inside of the interval for one more retrained model; no part of the verdict",
+        "is inside the interval for one more retrained model; not part of the verdict",
     ),
     Column("at the budget", _later, "forget gap once the budget of bytes is spent"),
     Column("ToW", _mean("tow", 1, 3), "tug of war: product of 1 - gap on forget, retain and test samples; 1 is best"),

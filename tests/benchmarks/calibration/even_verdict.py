@@ -1,4 +1,4 @@
-"""The verdict as it was until its intervals had two lengths: even intervals, whose shares add up to 5 %."""
+"""The verdict as it was until its intervals were wider on one side: even intervals, whose shares add up to 5 %."""
 
 from collections.abc import Mapping
 from typing import Any

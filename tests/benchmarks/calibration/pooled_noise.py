@@ -7,12 +7,12 @@ It writes docs/results/verdict_pooled.json and docs/results/verdict_pooled.md.
 
 A comparison with several requests has a few retrained models for each. If retraining were as noisy for one request as
 for another, the pooled variance `mean_r s_r^2` over R requests of k models would have R (k - 1) degrees of freedom
-instead of k - 1, and the intervals would be shorter. If it is not, the noisy requests get too many false alarms.
+instead of k - 1, and the intervals would be narrower. If it is not, the noisy requests get too many false alarms.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -25,7 +25,7 @@ from fedquit.files import write_json
 from fedquit.simulations.simulate.verdict_of_run import evidence_of
 from fedquit.unlearning.evaluation.position import position, predict_position
 from fedquit.unlearning.evaluation.prediction_interval import predict_one_more, quantile
-from fedquit.unlearning.evaluation.verdict import KNOWS, LOW, OTHERWISE, POSITION, Evidence, shares_of
+from fedquit.unlearning.evaluation.verdict import LOW, OTHER_SIDE, POSITION, UNDER_FORGETTING_SIDE, Evidence, shares_of
 from tests.benchmarks.calibration.verdict_federations import Federation, federation, measure
 from tests.benchmarks.calibration.verdict_page import table, wilson
 
@@ -44,7 +44,7 @@ kill), which writes [verdict_pooled.json](verdict_pooled.json), and this page fr
 
 A comparison with several requests has a few retrained models for each of them. Pooled over the requests, the variance
 between them would be known better (R requests of k models: R (k - 1) degrees of freedom instead of k - 1), and the
-verdict's intervals would be shorter, if retraining were as noisy for one request as for another. Here each of the five
+verdict's intervals would be narrower, if retraining were as noisy for one request as for another. Here each of the five
 clients of a federation (digits, mlp, Dirichlet 0.3; split 301) is forgotten in turn, with 16 retrained models each.
 Each retrained model is judged by five of the others, once with the noise of its own request and once with the noise
 pooled over the five requests, five references each, at the verdict's levels.
@@ -150,11 +150,11 @@ def _outside(
     shares = shares_of(MEASURES)
     found: dict[str, list[str]] = {"own": [], "pooled": []}
     for name in MEASURES:
-        floor, knows = floors.get(name, 0.0), KNOWS.get(name)
+        floor, side = floors.get(name, 0.0), UNDER_FORGETTING_SIDE.get(name)
         here = predict_one_more(values[place][name], floor)
         shared = max(fmean(stdev(each[name]) ** 2 for each in values) ** 0.5, floor) * (1 + 1 / REFERENCES) ** 0.5
         off = own[name] - here.mean
-        share = shares[name] if knows is None or (off < 0) == (knows == LOW) else OTHERWISE
+        share = shares[name] if side is None or (off < 0) == (side == LOW) else OTHER_SIDE
         if abs(off) > quantile(1 - share, REFERENCES - 1) * here.noise:
             found["own"].append(name)
         if abs(off) > quantile(1 - share, len(values) * (REFERENCES - 1)) * shared:
@@ -208,7 +208,18 @@ def _finding(rows: Sequence[Document], total: Document, trials: int) -> str:
     return (
         f"The largest noise of a request is this multiple of the smallest: {shown}.\nWith pooled noise request "
         f"{worst['name']} gets {worst['retrained']['pooled']} false alarms of {worst['trials']}; with its own noise, "
-        f"{worst['retrained']['own']}.\nThis is one federation: it shows that pooling can fail, not how often."
+        f"{worst['retrained']['own']}.\n{_shown(total['retrained'], trials)}"
+    )
+
+
+def _shown(refused: Mapping[str, int], trials: int) -> str:
+    """Say what one federation shows, by whether the intervals of the two shares refused overlap."""
+    pooled, own = wilson(refused["pooled"], trials), wilson(refused["own"], trials)
+    if pooled[0] > own[1]:
+        return "This is one federation: it shows that pooling can refuse more, not how often."
+    return (
+        "This is one federation, and the intervals overlap: it does not show that pooling refuses more. It shows that "
+        "the\nnoise differs between requests, which pooling assumes it does not."
     )
 
 

@@ -5,9 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from fedquit.unlearning.evaluation.verdict import LEVEL, REFERENCES
 from tests.benchmarks.calibration import verdict_calibration as verdict
 from tests.benchmarks.calibration.verdict_federations import CHOSEN, FRESH, Federation, measure
-from tests.benchmarks.calibration.verdict_page import clustered, make_page, refused, share_of, wilson
+from tests.benchmarks.calibration.verdict_page import (
+    STATED,
+    clustered,
+    make_page,
+    memorised_share,
+    refused,
+    share_of,
+    wilson,
+)
 
 TINY = {"dataset": "digits", "model": "mlp", "clients": 3, "samples": 150, "rounds": 1, "alpha": 1.0, "holdout": 60}
 
@@ -36,6 +45,8 @@ def test_every_retrained_model_is_judged_by_others_and_each_stage_by_the_same(
     assert "The\nother 1, with 6 retrained models, are **fresh**" in page
     assert "| tiny | 6 | " in page
     assert "Not measured yet" not in page
+    unfinished = make_page({**results, "planned": {"chosen": 1, "fresh": 3}})
+    assert "Not measured yet: 2 of 3 fresh federations.\n" in unfinished
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path: Path, tiny: Federation) -> None:
@@ -69,6 +80,17 @@ def test_the_readme_has_the_measured_error_rates() -> None:
         assert wanted.format(*(100 * share for share in share_of(rows, count, refused("retrained")))) in said
     found, *_ = share_of(rows, "5", refused("control"))
     assert f"missed the control in {100 * (1 - found):.0f} %" in said
+
+
+def test_the_docs_have_the_measured_error_rates() -> None:
+    rows = json.loads(verdict.JSON.read_text(encoding="utf-8"))["fresh"]
+    said = " ".join(Path("docs/report.md").read_text(encoding="utf-8").split())
+    assert f"at most {100 * LEVEL:.1f} % of retrained models would be refused; that is `test.level`" in said
+    found, *_ = share_of(rows, str(REFERENCES), refused("retrained"))
+    assert f"states is at most {100 * STATED:.0f} %; on fresh federations {100 * found:.1f} % were refused" in said
+    having = [row for row in rows if row["memorised"]["trials"]]
+    wanted = "it refused {:.1f} % of retrained models ({:.1f} to {:.1f})"
+    assert wanted.format(*(100 * share for share in memorised_share(having, "now", "retrained"))) in said
 
 
 def test_the_published_page_is_made_from_the_published_counts() -> None:

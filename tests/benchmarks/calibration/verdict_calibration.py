@@ -28,9 +28,9 @@ from fedquit.unlearning.evaluation.memorisation import grouped, predict_remainin
 from fedquit.unlearning.evaluation.verdict import (
     CONSISTENT,
     HIGH,
-    KNOWING,
     NO_EVIDENCE,
     NOT_CONSISTENT,
+    UNDER_FORGETTING,
     Evidence,
     Verdict,
     hold,
@@ -118,7 +118,7 @@ def judge_memorised(measured: Document, references: int = AT_LEAST) -> Document:
         low, high = predicted.interval(EVEN / 2, EVEN / 2)
         for kind, value in values.items():
             assert value is not None
-            now[kind] += not hold(value, predicted, KNOWING, HIGH)["inside"]
+            now[kind] += not hold(value, predicted, UNDER_FORGETTING, HIGH)["inside"]
             even[kind] += not low <= value <= high
     group = grouped(original, retrained, original)["memorised"]
     return {"samples": group["samples"], "trials": trials, "now": now, "even": even}

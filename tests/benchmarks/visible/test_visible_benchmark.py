@@ -70,12 +70,12 @@ def test_what_was_measured_before_is_judged_by_the_present_rule() -> None:
         held = {"value": distance, "expected": 0.0, "distance": distance, "inside": "by an old rule"}
         return {"measures": {"forget_accuracy": held}, "outcome": "by an old rule"}
 
-    kept = {"rows": {"continue": row(30.0), "worse": row(-6.0), "knows": row(6.0)}}
+    kept = {"rows": {"continue": row(30.0), "worse": row(-6.0), "under": row(6.0)}}
     rows = visible.judged(kept, references=5)["rows"]
     assert [rows[name]["outcome"] for name in rows] == [NOT_CONSISTENT, CONSISTENT, NOT_CONSISTENT]
     assert [rows[name]["measures"]["forget_accuracy"]["inside"] for name in rows] == [False, True, False]
-    blind = visible.judged({"rows": {"continue": row(0.5), "knows": row(0.5)}}, references=5)["rows"]
-    assert blind["knows"]["outcome"] == NO_EVIDENCE
+    blind = visible.judged({"rows": {"continue": row(0.5), "under": row(0.5)}}, references=5)["rows"]
+    assert blind["under"]["outcome"] == NO_EVIDENCE
 
 
 def test_auto_forgets_wrong_labels_that_the_papers_values_leave_memorised() -> None:

@@ -23,7 +23,7 @@ from fedquit.simulations.compare.cells.plan_cells import row_run
 from fedquit.simulations.compare.config.comparison_config import Comparison
 from fedquit.simulations.compare.config.read_config import read_comparison
 from fedquit.unlearning.evaluation.prediction_interval import Prediction
-from fedquit.unlearning.evaluation.verdict import KNOWS, Evidence, decide, hold, shares_of, verdict_of
+from fedquit.unlearning.evaluation.verdict import UNDER_FORGETTING_SIDE, Evidence, decide, hold, shares_of, verdict_of
 from fedquit.unlearning.methods.base import Method
 from fedquit.unlearning.seeds import derive_seed
 from fedquit.unlearning.tensors.convert import StateDict
@@ -162,7 +162,7 @@ def _held(measures: Mapping[str, Document], references: int) -> dict[str, Docume
         for name, found in measures.items()
         if off[name] is None
     }
-    return {name: hold(off[name], unit, shares[name], KNOWS.get(name)) for name in measures}
+    return {name: hold(off[name], unit, shares[name], UNDER_FORGETTING_SIDE.get(name)) for name in measures}
 
 
 def measure(name: str, seed: int, methods: Mapping[str, Method], settings: Settings, references: int) -> Document:

@@ -1,6 +1,7 @@
 """docs/results/visible.md and its figure, from what `visible_methods` measured."""
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
@@ -8,12 +9,14 @@ from typing import Any
 from fedquit.documents import Document
 from fedquit.simulations.compare.results.paired_differences import paired
 from fedquit.unlearning.evaluation.prediction_interval import Prediction
-from fedquit.unlearning.evaluation.verdict import CONSISTENT, OTHERWISE, REFERENCES, shares_of
+from fedquit.unlearning.evaluation.verdict import CONSISTENT, OTHER_SIDE, REFERENCES, shares_of
 
 PAPER, AUTO, CONTINUE, RIVAL = "fedquit", "fedquit, auto", "continue", "projected-ascent"
 ACCURACY = "forget_accuracy"
 MEASURES = ("position", "forget_loss", ACCURACY)
 VERDICT = (*MEASURES, "test_accuracy")
+STEP = 0.05  # points; how far two mean gaps are apart is stated in whole steps, rounded up
+COUNTS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten")
 
 ABOUT = """# Where forgetting can be seen
 
@@ -23,11 +26,11 @@ configs `visible-*` that ship with fedquit; `fedquit compare visible-wrong-label
 which draws other random numbers.
 """
 
-PLACE = """**FedQUIT's place.** In every setting here FedQUIT with its paper's values ends within {apart:.1f} points
-of `continue`, which removes nothing. The column *fedquit, auto* has `lr = auto` and `temperature = 4`, which are ours.
-Each column of a method has the distance of its forget accuracy from retraining in points, and the number of seeds on
-which it is inside retraining's interval. The last two columns rank *fedquit, auto* by that distance, the nearest first:
-among all rows, and among those that cost no more bytes than projected-ascent.
+PLACE = """**FedQUIT's place.** In every setting here FedQUIT with its paper's values ends on average as far from retraining
+as `continue`, which removes nothing (to {apart:.2f} points). The column *fedquit, auto* has `lr = auto` and
+`temperature = 4`, which are ours. Each column of a method has the distance of its forget accuracy from retraining in
+points, and the number of seeds on which it is inside retraining's interval. The last two columns rank *fedquit, auto*
+by that distance, the nearest first: among all rows, and among those that cost no more bytes than projected-ascent.
 """
 
 WHOLE = """
@@ -46,8 +49,8 @@ these seeds.
   deviation over seeds.
 - **units of noise**: differences of position, forget loss and forget accuracy from the retrained models' mean, in
   standard deviations of one more retrained model (for accuracy, at least one sample), medians over seeds
-  ([report.md](../report.md#the-verdict)). The interval of accuracy goes from {low:.1f} to {high:+.1f}: a model that
-  still knows the samples is above.
+  ([report.md](../report.md#the-verdict)). The interval of accuracy goes from {low:.1f} to {high:+.1f}:
+  under-forgetting is above.
 - **inside**: on how many seeds forget accuracy is inside its interval; and on how many all four measures of the verdict
   are (*consistent with retraining*).
 - **test before, after recovery**: test accuracy right after the method, and after recovery. A deployment's guard
@@ -72,7 +75,7 @@ def make_page(results: Document) -> str:
     by_setting = {name: runs for name, runs in by_setting.items() if runs}
     tried, curves = results["hypotheses"], results["curves"]
     share = shares_of(list(VERDICT))[ACCURACY]
-    low, high = Prediction(mean=0.0, noise=1.0, count=REFERENCES).interval(OTHERWISE, share)
+    low, high = Prediction(mean=0.0, noise=1.0, count=REFERENCES).interval(OTHER_SIDE, share)
     parts = [
         ABOUT,
         *_missing(results["missing"]),
@@ -88,7 +91,7 @@ def make_page(results: Document) -> str:
         table = _methods(tried, first="the paper's values: one epoch at 1e-4")
         parts += ["## How `lr = auto` was found\n", FORGETTING_TRIED.format(seeds=seeds), table]
     if curves:
-        parts += ["## What resurfaces\n", _long(curves, settings)]
+        parts += ["## What resurfaces\n", _long(curves, settings, len({one["seed"] for one in results["measured"]}))]
     return "\n".join(parts)
 
 
@@ -101,6 +104,7 @@ def _place(by_setting: Mapping[str, Sequence[Document]], settings: Mapping[str, 
     """Say first where FedQUIT stands."""
     compared = (PAPER, AUTO, CONTINUE, RIVAL)
     apart = max(abs(_gap(runs, PAPER) - _gap(runs, CONTINUE)) for runs in by_setting.values())
+    apart = max(1, ceil(round(apart / STEP, 6))) * STEP
     lines = [
         PLACE.format(apart=apart),
         *_head("setting", *compared, "rank of all", "at that cost"),
@@ -198,12 +202,16 @@ as many. Of the model after {last} rounds:
 - **above retrained**: forget accuracy minus the retrained models', in points.
 
 ![Forget accuracy over a hundred rounds of recovery](visible.png)
+
+{few} seed{s}; the tables of every method above have {many}.
 """
 
 
-def _long(measured: Sequence[Document], settings: Mapping[str, Document]) -> str:
+def _long(measured: Sequence[Document], settings: Mapping[str, Document], many: int) -> str:
+    """Return what comes back in many rounds; `many` is the number of seeds of the other tables."""
     rounds, seeds = measured[0]["rounds"], dict.fromkeys(str(one["seed"]) for one in measured)
-    parts = [RESURFACING.format(seeds=", ".join(seeds), last=rounds[-1])]
+    about = {"seeds": ", ".join(seeds), "last": rounds[-1], "s": "" if len(seeds) == 1 else "s"}
+    parts = [RESURFACING.format(**about, few=COUNTS[len(seeds)], many=COUNTS[many].lower())]
     for name, found in courses(measured).items():
         lines = [
             f"### {settings[name]['title']}: what comes back\n",

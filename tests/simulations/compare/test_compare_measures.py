@@ -84,7 +84,7 @@ def test_a_terminal_of_eighty_columns_shows_every_number_and_verdict_whole(
     assert "…" not in shown
 
 
-def test_what_is_left_of_what_was_memorised_is_a_column_apart_from_the_verdict() -> None:
+def test_what_remains_memorised_is_a_column_apart_from_the_verdict() -> None:
     def scored(forget: float, *scores: float) -> Document:
         return stage(forget, scores=" ".join(map(str, scores)))
 

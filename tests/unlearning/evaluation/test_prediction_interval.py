@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedquit.errors import InputError
-from fedquit.unlearning.evaluation.prediction_interval import findable, predict_one_more, quantile
+from fedquit.unlearning.evaluation.prediction_interval import detectable_gap, predict_one_more, quantile
 
 
 def test_quantiles_are_those_of_the_printed_tables() -> None:
@@ -39,6 +39,6 @@ def test_the_smallest_gap_is_found_in_eighty_percent_and_no_gap_at_its_share(cou
     noise = (1 + 1 / count) ** 0.5
     one_more = draw.normal(size=20_000)
     spread, mean = values.std(axis=1, ddof=1) * noise, values.mean(axis=1)
-    for gap, found_in in ((0.0, share), (findable(share, count - 1) * noise, 0.8)):
+    for gap, found_in in ((0.0, share), (detectable_gap(share, count - 1) * noise, 0.8)):
         found = one_more + gap - mean > quantile(1 - share, count - 1) * spread
         assert found.mean() == pytest.approx(found_in, abs=0.01)

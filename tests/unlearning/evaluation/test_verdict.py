@@ -9,7 +9,15 @@ import torch
 
 from fedquit.errors import InputError
 from fedquit.unlearning.evaluation.prediction_interval import Prediction
-from fedquit.unlearning.evaluation.verdict import KNOWING, LEVEL, OTHERWISE, Evidence, Verdict, hold, verdict_of
+from fedquit.unlearning.evaluation.verdict import (
+    LEVEL,
+    OTHER_SIDE,
+    UNDER_FORGETTING,
+    Evidence,
+    Verdict,
+    hold,
+    verdict_of,
+)
 
 DOCS = (Path(__file__).resolve().parents[3] / "docs" / "report.md").read_text(encoding="utf-8")
 SAMPLES = 40
@@ -116,18 +124,18 @@ def test_the_intervals_do_not_depend_on_the_candidate() -> None:
         assert (one[name]["low"], one[name]["high"]) == (other[name]["low"], other[name]["high"])
 
 
-def test_the_shares_add_up_and_position_has_most_on_the_side_of_knowing() -> None:
+def test_the_shares_add_up_and_position_has_most_of_them() -> None:
     measures = judged(model(0, 50)).measures
     assert sum(held["level"] for held in measures.values()) == pytest.approx(LEVEL)
-    assert measures["position"]["level"] == pytest.approx(0.6 * KNOWING + OTHERWISE)
+    assert measures["position"]["level"] == pytest.approx(0.6 * UNDER_FORGETTING + OTHER_SIDE)
 
 
-def test_an_interval_is_longer_on_the_side_of_worse_answers() -> None:
+def test_an_interval_is_wider_on_the_over_forgetting_side() -> None:
     for name, held in judged(model(0, 50)).measures.items():
         below, above = held["expected"] - held["low"], held["high"] - held["expected"]
-        if held["knows"] == "low":
+        if held["under_forgetting"] == "low":
             assert above > 1.8 * below, name
-        elif held["knows"] == "high":
+        elif held["under_forgetting"] == "high":
             assert below > 1.8 * above, name
         else:
             assert (name, below) == ("test_accuracy", pytest.approx(above))
