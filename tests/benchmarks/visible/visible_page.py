@@ -26,8 +26,8 @@ configs `visible-*` that ship with fedquit; `fedquit compare visible-wrong-label
 which draws other random numbers.
 """
 
-PLACE = """**FedQUIT's place.** In every setting here FedQUIT with its paper's values ends on average as far from retraining
-as `continue`, which removes nothing (to {apart:.2f} points). The column *fedquit, auto* has `lr = auto` and
+PLACE = """**FedQUIT's place.** In every setting here FedQUIT with its paper's values ends on average as far from
+retraining as `continue`, which removes nothing (to {apart:.2f} points). The column *fedquit, auto* has `lr = auto` and
 `temperature = 4`, which are ours. Each column of a method has the distance of its forget accuracy from retraining in
 points, and the number of seeds on which it is inside retraining's interval. The last two columns rank *fedquit, auto*
 by that distance, the nearest first: among all rows, and among those that cost no more bytes than projected-ascent.
