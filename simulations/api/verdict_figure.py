@@ -12,7 +12,7 @@ BLUE, RED, GREY, LIGHT = "#2563a8", "#c0392b", "#7f8c8d", "#d7dcde"
 
 
 def verdict_figure(verdict: Document | None) -> "Figure":
-    """Draw each measure as its distance from the expected value, in half widths of its prediction interval.
+    """Draw each measure as its distance from the expected value, in reaches of its prediction interval on that side.
 
     Args:
         verdict: of a report or an audit.
@@ -38,17 +38,19 @@ def verdict_figure(verdict: Document | None) -> "Figure":
     axes.set_yticks(range(len(measures)), [name.replace("_", " ") for name in measures])
     axes.set_ylim(len(measures) - 0.5, -0.5)
     axes.axvline(0, color=GREY, linewidth=0.8)
-    axes.set_xlabel("distance from the retrained models' mean, in half widths of the prediction interval")
+    axes.set_xlabel("distance from the retrained models' mean, relative to the prediction interval's end on that side")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8, frameon=False)
     return figure
 
 
 def scaled(value: float, held: Document) -> float:
-    """Return where a value is in an interval: 0 in its middle, 1 and -1 at its ends.
+    """Return where a value is in an interval: 0 where it was expected, 1 and -1 at the ends, which may differ in reach.
 
-    >>> scaled(0.75, {"low": 0.5, "high": 1.0}), scaled(1.25, {"low": 0.5, "high": 1.0})
-    (0.0, 2.0)
+    >>> held = {"low": 0.5, "expected": 0.75, "high": 1.75}
+    >>> scaled(0.75, held), scaled(0.25, held), scaled(1.25, held)
+    (0.0, -2.0, 0.5)
     """
-    middle, half = (held["low"] + held["high"]) / 2, (held["high"] - held["low"]) / 2
-    return float((value - middle) / half) if half else float(value != middle)
+    apart = value - held["expected"]
+    reach = held["high"] - held["expected"] if apart > 0 else held["expected"] - held["low"]
+    return float(apart / reach) if reach else float(apart != 0)

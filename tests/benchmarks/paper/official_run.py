@@ -12,7 +12,7 @@ writes docs/results/official.md from all seeds in DIR.
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,23 @@ def make_results(work: Path) -> Document:
 def make_page(results: Document) -> str:
     """Return the page."""
     lines = [f"| {' | '.join(cells)} |" for cells in results["rows"]]
-    return ABOUT.format(samples=SAMPLES, narrower=((25 + 32 * 25) / 25) ** 0.5) + "\n".join(lines) + "\n"
+    head = ABOUT.format(samples=SAMPLES, narrower=((25 + 32 * 25) / 25) ** 0.5)
+    return head + "\n".join(lines) + "\n" + why_apart(results["rows"])
+
+
+def why_apart(rows: Sequence[Sequence[str]]) -> str:
+    """Return how far our original model is from theirs, from either initial weights; "": it was not measured."""
+    original = {whose: [float(cell) for cell in cells[:3]] for _, whose, stage, *cells in rows if stage == "original"}
+    if NAMES["he"] not in original:
+        return ""
+    glorot, like = (
+        max(abs(a - b) for a, b in zip(original["theirs"], original[whose], strict=True))
+        for whose in ("ours", NAMES["he"])
+    )
+    return (
+        f"\nOur original model is up to {glorot:.1f} points from theirs, and from weights drawn like theirs up to "
+        f"{like:.1f}: here initial\nweights are what sets the two apart.\n"
+    )
 
 
 def rows(work: Path, seed: int) -> Iterator[list[str]]:
