@@ -108,5 +108,6 @@ class PlainTraining:
             self._entries = [own[name] for name in self._received]
             return self._reused
         with torch.no_grad():
-            torch._foreach_copy_(self._entries, list(self._received.values()))
+            for entry, value in zip(self._entries, self._received.values(), strict=True):
+                entry.copy_(value)
         return self._reused

@@ -15,12 +15,14 @@ from fedquit.files import explained, write_whole
 
 
 def keep(kit: Kit, signed: Signed) -> None:
-    """Write an ask that is about to be sent.
+    """Write an ask that is about to be sent; one that the service has stays as it is.
 
     Raises:
         FedquitError: it cannot be written, so it must not be sent.
     """
     folder = kit.folder / "asks"
+    if _waiting(kit, signed).with_suffix(".ask").exists():
+        return
     with explained(folder):
         folder.mkdir(mode=0o700, exist_ok=True)
     write_whole(_waiting(kit, signed), signed.serialised())
@@ -28,7 +30,7 @@ def keep(kit: Kit, signed: Signed) -> None:
 
 def answered(kit: Kit, signed: Signed) -> None:
     """Note that the service has an ask."""
-    with explained(kit.folder / "asks"):
+    with explained(kit.folder / "asks"), suppress(FileNotFoundError):  # it was noted before
         _waiting(kit, signed).replace(_waiting(kit, signed).with_suffix(".ask"))
 
 
@@ -57,23 +59,24 @@ def waiting_like(kit: Kit, signed: Signed, *, plain: str = "") -> Signed | None:
     return None
 
 
-def answered_like(kit: Kit, signed: Signed, *, plain: str) -> Signed | None:
-    """Return the ask of version 1 about the same samples that the service has already accepted, if any.
+def answered_like(kit: Kit, signed: Signed, *, plain: str) -> list[Signed]:
+    """Return the asks of version 1 about the same samples that the service has already accepted.
 
-    The service recognises it by its bytes; from the salted digest in `signed` it could not.
+    The service recognises each by its bytes; from the salted digest in `signed` it could not.
 
     Args:
         kit: whose asks.
         signed: what is about to be asked.
         plain: the digest of its samples without salt.
     """
+    found = []
     for path in sorted((kit.folder / "asks").glob("*.ask")):
         with suppress(InputError):  # damaged: it stops no new ask
             kept = _read(path)
             old = read_ask(kept.ask)
             if plain and old.samples_digest == plain and _what(old) == _what(read_ask(signed.ask)):
-                return kept
-    return None
+                found.append(kept)
+    return found
 
 
 def _what(ask: Ask) -> tuple[object, ...]:

@@ -55,8 +55,8 @@ def ask_once(
 
     signed, plain = newly_signed(), set_digest(samples) if samples else ""
     old = outbox.waiting_like(service.kit, signed, plain=plain)
-    done = None if old else outbox.answered_like(service.kit, signed, plain=plain)
-    for trial in [each for each in (old, done, signed) if each]:
+    done = outbox.answered_like(service.kit, signed, plain=plain)
+    for trial in [*([old] if old else []), *done, signed]:
         outbox.keep(service.kit, trial)
         before_sending(trial.id)
         try:
@@ -72,7 +72,7 @@ def ask_once(
             kind = type(error)
             raise kind(f"{error}. The ask is kept in {service.kit.folder}: the same command sends it again") from error
         outbox.answered(service.kit, trial)
-        if trial is not done or answer.request.status not in ("refused", "failed"):
+        if trial not in done or answer.request.status not in ("refused", "failed"):
             return answer
     raise AssertionError("a new ask was neither taken nor refused")
 

@@ -10,7 +10,7 @@ server's folder is the last to be moved.
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -164,12 +164,13 @@ def _move(staging: Path, to: Path) -> None:
             for source, target in [*parts, (staging / "server", to)]:  # `to` may be an empty folder
                 if source.exists():
                     source.chmod(0o700)
-                    source.rename(target)
                     moved.append((source, target))
+                    source.rename(target)
                     sync_folder(to.parent)
-        except OSError:
+        except BaseException:  # stopped by its user too
             for source, target in reversed(moved):
-                target.rename(source)
+                with suppress(OSError):  # the first error is the one to show
+                    target.rename(source)
             raise
 
 

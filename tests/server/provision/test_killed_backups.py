@@ -158,6 +158,11 @@ def test_a_validation_set_outside_the_folder_is_named_and_left_out(
     restore_backup(tmp_path / "saved.tar", tmp_path / "into" / "server")
 
 
+def _stopped(into: Path) -> None:
+    if (into / "server").exists():
+        raise KeyboardInterrupt
+
+
 def _cannot_sync(_folder: Path) -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -192,6 +197,11 @@ def test_a_restore_that_fails_or_is_killed_leaves_postgresql_to_the_next(
     with monkeypatch.context() as patch:  # the folder is in its place: it is taken out with the ledger
         patch.setattr("fedquit.server.provision.backup.restore_backup.sync_folder", _cannot_sync)
         with pytest.raises(FedquitError, match="Input/output error"):
+            restore_backup(saved, into / "server", ledger=databases[1])
+    assert not (into / "server").exists()
+    with monkeypatch.context() as patch:  # so it is when its user stops it just then
+        patch.setattr("fedquit.server.provision.backup.restore_backup.sync_folder", _stopped)
+        with pytest.raises(KeyboardInterrupt):
             restore_backup(saved, into / "server", ledger=databases[1])
     assert not (into / "server").exists()
 
@@ -241,6 +251,38 @@ def killed_at_its_last_step(restore: Callable[[], None], monkeypatch: pytest.Mon
         process.start()
         process.join(120)
     assert process.exitcode == 9
+
+
+@pytest.mark.parametrize("undone", [True, False])
+@pytest.mark.parametrize("step", ["rename", "sync"])
+def test_a_restore_stopped_by_its_user_as_it_moves_the_server_takes_it_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, undone: bool
+) -> None:
+    staging, into, rename = tmp_path / "staging", tmp_path / "into", Path.rename
+    for part in ("server", "authority"):
+        (staging / part).mkdir(parents=True)
+        (staging / part / "file").write_text(part)
+    into.mkdir()
+
+    def stop() -> None:
+        """Stop it once the server is in its place; if it is not to be undone, something is where it came from."""
+        if (into / "server").exists() and not (staging / "server").exists():
+            if not undone:
+                (staging / "server").write_text("in the way")
+            raise KeyboardInterrupt
+
+    def rename_and_stop(source: Path, target: Path) -> None:
+        rename(source, target)
+        stop()
+
+    if step == "rename":
+        monkeypatch.setattr(Path, "rename", rename_and_stop)
+    else:
+        monkeypatch.setattr("fedquit.server.provision.backup.restore_backup.sync_folder", lambda _folder: stop())
+    with pytest.raises(KeyboardInterrupt):
+        _move(staging, into / "server")
+    assert [path.name for path in into.iterdir()] == ([] if undone else ["server"])
+    assert (staging / "authority" / "file").read_text() == "authority"
 
 
 def test_a_restore_takes_no_ledger_that_has_gone_on_since_for_its_own(

@@ -15,8 +15,9 @@ from fedquit.client.kit import Kit
 from fedquit.client.requests import outbox
 from fedquit.client.requests.channel import ForgetService
 from fedquit.client.requests.keys import sign
+from fedquit.client.requests.service_errors import BUSY
 from fedquit.client.requests.signed_request import PLAIN, PREFIX, Signed, make_ask, read_ask, read_signed
-from fedquit.errors import UnreachableError
+from fedquit.errors import RefusedError, UnreachableError
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -119,11 +120,11 @@ def test_an_ask_that_an_older_fedquit_kept_is_sent_again_not_made_anew(world: An
     assert [request.id for request in world.ledger.requests()] == [old.id]
 
 
-def asked_without_salt(world: Any) -> tuple[Path, Signed]:
+def asked_without_salt(world: Any, *, now: float | None = None) -> tuple[Path, Signed]:
     """Return a list of south's samples, and an ask about them as an older fedquit made it."""
     names, digest = world.folder / "samples.txt", b"d" * 32
     names.write_text(digest.hex())
-    ask = read_ask(make_ask(world.keys["south"], "clinics", "sample", samples=[digest], salt=b"s" * 32).ask)
+    ask = read_ask(make_ask(world.keys["south"], "clinics", "sample", samples=[digest], salt=b"s" * 32, now=now).ask)
     ask.version, ask.samples_digest = PLAIN, set_digest([digest])
     exact = ask.SerializeToString()
     return names, Signed(exact, sign(world.keys["south"], PREFIX + exact))
@@ -142,6 +143,48 @@ def test_samples_that_were_asked_about_before_salts_are_not_forgotten_twice(worl
         code, out, _ = run("forget", kit.folder, "--samples", names, "--json")
         assert (code, json.loads(out)["id"] == old.id) == (0, ended == "done")
     assert len(world.ledger.requests()) == (1 if ended == "done" else 2)
+
+
+@pytest.mark.parametrize("failed_is", [0, 1])
+def test_of_asks_before_salts_the_one_that_was_done_counts(world: Any, run: Run, failed_is: int) -> None:
+    world.start()
+    names, one = asked_without_salt(world)
+    both = sorted([one, asked_without_salt(world)[1]], key=lambda each: each.id)
+    kit, done = Kit.read(world.kit_folder("south")), both[1 - failed_is].id
+    for old, end in ((both[failed_is], "failed"), (both[1 - failed_is], "done")):
+        outbox.keep(kit, old)
+        outbox.answered(kit, old)
+        world.service("south").submit(old)
+        world.work_off(old.id, end=end)
+    outbox.keep(kit, asked_without_salt(world, now=1e9)[1])  # nor does one that never arrived hide it
+    for _ in range(2):
+        code, out, _ = run("forget", kit.folder, "--samples", names, "--json")
+        assert (code, json.loads(out)["id"]) == (0, done)
+    assert len(world.ledger.requests()) == 2
+
+
+@pytest.mark.parametrize("error", [UnreachableError("away"), RefusedError("try again", code=BUSY)])
+def test_an_ask_before_salts_that_failed_is_made_anew_once_service_is_back(
+    world: Any, run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    world.start()
+    names, old = asked_without_salt(world)
+    kit = Kit.read(world.kit_folder("south"))
+    outbox.keep(kit, old)
+    outbox.answered(kit, old)
+    world.service("south").submit(old)
+    world.work_off(old.id, end="failed")
+
+    def away(_service: ForgetService, _signed: Signed) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ForgetService, "submit", away)
+        assert run("forget", kit.folder, "--samples", names)[0] != 0
+    assert (asks(kit.folder, "ask"), asks(kit.folder, "waiting")) == ([old.id], [])
+    code, out, _ = run("forget", kit.folder, "--samples", names, "--json")
+    assert (code, json.loads(out)["status"]) == (0, "asked")
+    assert [request.id for request in world.ledger.requests()] == [old.id, json.loads(out)["id"]]
 
 
 def test_an_operator_asks_for_a_device_and_for_a_class(world: Any, run: Run) -> None:

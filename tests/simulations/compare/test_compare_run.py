@@ -159,7 +159,10 @@ def test_the_command_in_the_report_repeats_the_run(finished: tuple[Path, Documen
         done = subprocess.run([sys.executable, "-m", "fedquit", *words], capture_output=True, text=True, check=True)
         report = json.loads(done.stdout)
         assert line == wanted["command"]
+        remembered = report["memorised"]
+        left = remembered["left"] and remembered["left"]["value"]
         by_verdict = {"verdict": report["verdict"], **distances(report["verdict"])}
+        by_verdict |= {"memorised": remembered, "memorised_left": left}
         measures = {**measure_row(report, report), **by_verdict}
         models = {name: measures["models"][name] for name in wanted["measures"]["models"]}  # alone it has control, too
         assert outcome({**measures, "models": models}) == outcome(wanted["measures"]), "to the digit"
