@@ -10,8 +10,6 @@ for another, the pooled variance `mean_r s_r^2` over R requests of k models woul
 instead of k - 1, and the intervals would be narrower. If it is not, the noisy requests get too many false alarms.
 """
 
-import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +19,13 @@ from statistics import fmean, stdev
 import torch
 
 from fedquit.documents import Document
-from fedquit.files import write_json
 from fedquit.simulations.simulate.verdict_of_run import evidence_of
 from fedquit.unlearning.evaluation.position import position, predict_position
 from fedquit.unlearning.evaluation.prediction_interval import predict_one_more, quantile
 from fedquit.unlearning.evaluation.verdict import LOW, OTHER_SIDE, POSITION, UNDER_FORGETTING_SIDE, Evidence, shares_of
 from tests.benchmarks.calibration.verdict_federations import Federation, federation, measure
 from tests.benchmarks.calibration.verdict_page import table, wilson
+from tests.benchmarks.measured_page import write_results
 
 JSON, PAGE = Path("docs/results/verdict_pooled.json"), Path("docs/results/verdict_pooled.md")
 REFERENCES = 5
@@ -223,18 +221,15 @@ def _shown(refused: Mapping[str, int], trials: int) -> str:
     )
 
 
+def make_results(work: Path) -> Document:
+    """Measure what is not in `work` yet, and judge the requests."""
+    counted = [judge_requests([measure(one, work) for one in group]) for group in requests()]
+    return {"schema_version": 1, "requests": [row for group in counted for row in group]}
+
+
 def main() -> None:
     """Measure and judge, or make the page from what was."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--work", type=Path, help="folder for what is measured so far")
-    parser.add_argument("--page", action="store_true", help="only make the page from the JSON that is there")
-    given = parser.parse_args()
-    if not given.page:
-        if not given.work:
-            parser.error("give --work DIR, or --page")
-        counted = [judge_requests([measure(one, given.work) for one in group]) for group in requests()]
-        write_json(JSON, {"schema_version": 1, "requests": [row for group in counted for row in group]})
-    PAGE.write_text(make_page(json.loads(JSON.read_text(encoding="utf-8"))), encoding="utf-8")
+    write_results(__doc__, json_file=JSON, page=PAGE, make_results=make_results, make_page=make_page, resumable=False)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ by references drawn from the others, several times. The original and the control
 data) should not pass. One set of federations was used to choose the verdict's rule, the other to measure it.
 """
 
-import argparse
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +20,6 @@ import torch
 from torch import Tensor
 
 from fedquit.documents import Document
-from fedquit.files import write_json
 from fedquit.simulations.simulate.verdict_of_run import evidence_of
 from fedquit.unlearning.evaluation.memorisation import grouped, predict_remaining, remaining_share
 from fedquit.unlearning.evaluation.verdict import (
@@ -41,6 +38,7 @@ from tests.benchmarks.calibration.earlier_verdict import was_consistent
 from tests.benchmarks.calibration.even_verdict import EVEN, LOWER, outside_even
 from tests.benchmarks.calibration.verdict_federations import CHOSEN, FRESH, Federation, measure
 from tests.benchmarks.calibration.verdict_page import make_page
+from tests.benchmarks.measured_page import write_results
 
 REFERENCES = (5, 7, 10, 15)
 DRAWS = 5
@@ -189,16 +187,7 @@ def _range(models: Sequence[Document], name: str) -> dict[str, float]:
 
 def main() -> None:
     """Measure and judge, or make the page from what was."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--work", type=Path, help="folder for what is measured so far")
-    parser.add_argument("--measured", action="store_true", help="measure nothing more: judge what is in --work")
-    parser.add_argument("--page", action="store_true", help="only make the page from the JSON that is there")
-    given = parser.parse_args()
-    if not given.page:
-        if not given.work:
-            parser.error("give --work DIR, or --page")
-        write_json(JSON, make_results(given.work, only_measured=given.measured))
-    PAGE.write_text(make_page(json.loads(JSON.read_text(encoding="utf-8"))), encoding="utf-8")
+    write_results(__doc__, json_file=JSON, page=PAGE, make_results=make_results, make_page=make_page)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 resumes what is in DIR, writes docs/results/initialisation.json, and from that docs/results/initialisation.md.
 """
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from fedquit.files import write_json
 from fedquit.server.run.run_folder import read_state
 from fedquit.simulations.compare.results.paired_differences import paired
 from fedquit.simulations.simulate.run_simulation import run_simulation
+from tests.benchmarks.measured_page import write_results
 
 PAGE, JSON = (Path("docs/results") / f"initialisation.{kind}" for kind in ("md", "json"))
 DEFAULT, GLOROT = INITS = ("default", "glorot")
@@ -111,16 +111,7 @@ resumed, their models are known by their hash, and the figures on the other page
 
 def main() -> None:
     """Measure, and write figures and page."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--work", type=Path, help="folder for what is measured so far")
-    parser.add_argument("--page", action="store_true", help="only make the page from the JSON that is there")
-    given = parser.parse_args()
-    if not given.page:
-        if not given.work:
-            parser.error("give --work DIR, or --page")
-        given.work.mkdir(parents=True, exist_ok=True)
-        write_json(JSON, make_results(given.work))
-    PAGE.write_text(make_page(json.loads(JSON.read_text(encoding="utf-8"))), encoding="utf-8")
+    write_results(__doc__, json_file=JSON, page=PAGE, make_results=make_results, make_page=make_page, resumable=False)
 
 
 if __name__ == "__main__":

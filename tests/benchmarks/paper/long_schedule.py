@@ -6,8 +6,6 @@ runs the config `fashion-mnist-paper` in parts of the data, resumes what is in D
 from that docs/results/paper.md.
 """
 
-import argparse
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from typing import Any
 
 from fedquit import read_report, simulate
 from fedquit.documents import Document
-from fedquit.files import write_json
+from tests.benchmarks.measured_page import write_results
 
 PAGE, JSON = (Path("docs/results") / f"paper.{kind}" for kind in ("md", "json"))
 CONFIG: str | Mapping[str, Any] = "fashion-mnist-paper"
@@ -182,16 +180,7 @@ def _spread(values: Sequence[float]) -> str:
 
 def main() -> None:
     """Carry out what is missing, and write figures and page."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--work", type=Path, help="folder for the runs")
-    parser.add_argument("--measured", action="store_true", help="run nothing more: take what is finished in --work")
-    parser.add_argument("--page", action="store_true", help="only make the page from the JSON that is there")
-    given = parser.parse_args()
-    if not given.page:
-        if not given.work:
-            parser.error("give --work DIR, or --page")
-        write_json(JSON, make_results(given.work, only_measured=given.measured))
-    PAGE.write_text(make_page(json.loads(JSON.read_text(encoding="utf-8"))), encoding="utf-8")
+    write_results(__doc__, json_file=JSON, page=PAGE, make_results=make_results, make_page=make_page)
 
 
 if __name__ == "__main__":

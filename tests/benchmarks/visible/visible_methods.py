@@ -7,7 +7,6 @@ The settings, rows and seeds are those of the configs `visible-*` that ship, whi
 engine. It writes docs/results/visible.json and, from it, docs/results/visible.md and a figure.
 """
 
-import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from fedquit.unlearning.evaluation.verdict import UNDER_FORGETTING_SIDE, Evidenc
 from fedquit.unlearning.methods.base import Method
 from fedquit.unlearning.seeds import derive_seed
 from fedquit.unlearning.tensors.convert import StateDict
+from tests.benchmarks.measured_page import write_results
 from tests.benchmarks.visible.hypotheses import DEVELOPMENT, HYPOTHESES, NOTHING, SETTING
 from tests.benchmarks.visible.memory_federation import TARGET, Federation, Kept, MemorySession, copied
 from tests.benchmarks.visible.visible_page import draw_curves, make_page
@@ -265,17 +265,7 @@ def make_results(work: Path, *, only_measured: bool = False) -> Document:
 
 def main() -> None:
     """Measure, or make the page from what was."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--work", type=Path, help="folder for what is measured so far")
-    parser.add_argument("--page", action="store_true", help="only make page and figure from the JSON that is there")
-    parser.add_argument("--measured", action="store_true", help="measure nothing more: take what is in --work")
-    given = parser.parse_args()
-    if not given.page:
-        if not given.work:
-            parser.error("give --work DIR, or --page")
-        write_json(JSON, make_results(given.work, only_measured=given.measured))
-    document = json.loads(JSON.read_text(encoding="utf-8"))
-    PAGE.write_text(make_page(document), encoding="utf-8")
+    document = write_results(__doc__, json_file=JSON, page=PAGE, make_results=make_results, make_page=make_page)
     if document["curves"]:
         draw_curves(document, FIGURE)
 

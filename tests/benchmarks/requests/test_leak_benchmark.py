@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from tests.benchmarks.requests import leak, malicious_requests
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TINY = {"rounds": 1, "samples": 200, "clients": 4}
 
 
