@@ -155,7 +155,7 @@ def main() -> NoReturn:
         code = _fail(str(error), error.exit_code, as_json, getattr(error, "code", ""))
     except click.UsageError as error:
         where = f"; see {error.ctx.command_path} --help" if error.ctx else ""
-        code = _fail(error.format_message() + where, 4, as_json)
+        code = _fail(error.format_message().rstrip(".") + where, 4, as_json)
     except (KeyboardInterrupt, click.Abort):
         code = _fail(f"stopped; what was finished is kept: {again}", 1, as_json)
     except BrokenPipeError:

@@ -65,6 +65,7 @@ def test_a_mistake_gets_one_line_and_exit_code_4_and_writes_nothing(
     )
     assert code == 4
     assert said in one_line(err)
+    assert ".;" not in err
     assert out == ""
     assert list(tmp_path.iterdir()) == []
 
