@@ -6,7 +6,7 @@ matrices for each device, or a single one while all devices still have the same 
 the outputs of linear layers; with their inputs these are the gradients of the weights, a product for each device.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,22 +18,22 @@ ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigm
 
 Weights = Mapping[str, Tensor]
 """Name -> the devices' weights [k, ...]."""
-Gradients = Callable[[Weights, Tensor, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
+Gradients = Callable[[Weights, Tensor, Tensor, Tensor, Weights], Tensor]
 """From weights, inputs [k, B, ...], labels [k, B] and the weight of each sample in its device's loss [k, B]: the loss
-of each device [k], and the gradients of the trainable weights [k, ...]."""
+of each device [k]. The gradients of the trainable weights are written into the last argument, name -> [k, ...]."""
 
 
-def gradients_of_sequence(model: nn.Module, trainable: Sequence[str]) -> Gradients | None:
-    """Return a function that computes the gradients of `trainable` for a model of such layers; None: it has others.
+def gradients_of_sequence(model: nn.Module) -> Gradients | None:
+    """Return a function that computes the gradients of a model of such layers; None: it has others.
 
-    >>> gradients_of_sequence(nn.Linear(1, 2), ["weight", "bias"]) is None
+    >>> gradients_of_sequence(nn.Linear(1, 2)) is None
     True
     """
     layers = list(_layers(model, "")) if isinstance(model, nn.Sequential) and is_plain(model) else []
     if not layers or not all(isinstance(layer, nn.Linear) or _is_elementwise(layer) for _, layer in layers):
         return None
 
-    def gradients(weights: Weights, inputs: Tensor, labels: Tensor, shares: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def gradients(weights: Weights, inputs: Tensor, labels: Tensor, shares: Tensor, into: Weights) -> Tensor:
         values, seen = inputs.flatten(0, 1), list[tuple[str, Tensor, Tensor]]()
         for name, layer in layers:
             if isinstance(layer, nn.Linear):
@@ -45,14 +45,13 @@ def gradients_of_sequence(model: nn.Module, trainable: Sequence[str]) -> Gradien
         losses = F.cross_entropy(values, labels.flatten(), reduction="none").view_as(shares)
         means = (losses * shares).sum(dim=1)
         slopes = torch.autograd.grad(means.sum(), [after for *_, after in seen])
-        found = dict[str, Tensor]()
         for (name, before, _), slope in zip(seen, slopes, strict=True):
             own = slope.reshape(len(shares), -1, slope.shape[-1])
-            if f"{name}weight" in trainable:
-                found[f"{name}weight"] = own.mT @ before.reshape(len(shares), -1, before.shape[-1])
-            if f"{name}bias" in trainable:
-                found[f"{name}bias"] = own.sum(dim=1)
-        return means.detach(), found
+            if f"{name}weight" in into:
+                torch.bmm(own.mT, before.reshape(len(shares), -1, before.shape[-1]), out=into[f"{name}weight"])
+            if f"{name}bias" in into:
+                torch.sum(own, dim=1, out=into[f"{name}bias"])
+        return means.detach()
 
     return gradients
 

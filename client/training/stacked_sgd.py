@@ -8,7 +8,7 @@ The arithmetic is that of `fedquit.client.training.sgd.fit`, but products of sta
 order, so the models agree up to rounding and not bit for bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,8 @@ def cannot_stack(model: nn.Module) -> str:
             return f"its {type(module).__name__} draws from the generator of one device"
     if [name for name, _ in model.named_parameters()] != list(model.state_dict()):
         return "it has entries besides its parameters, or shares some"
+    if any(value.dtype != torch.float32 for value in model.parameters()):
+        return "its parameters are not all float32"
     return ""
 
 
@@ -61,19 +63,55 @@ class _Steps:
     last: Tensor
 
 
+class Rows:
+    """Where each of some tensors is in a row of numbers, so that one operation does what all of them need.
+
+    Args:
+        tensors: one device's, all of the same type.
+
+    >>> Rows({"w": torch.zeros(2, 3), "b": torch.zeros(2)}).taken_apart(torch.zeros(4, 8))["w"].shape
+    torch.Size([4, 2, 3])
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._shapes = {name: value.shape for name, value in tensors.items()}
+        self._sizes = [value.numel() for value in tensors.values()]
+
+    def joined(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Return the tensors of one device as a row."""
+        return torch.cat([tensors[name].reshape(-1) for name in self._shapes])
+
+    def taken_apart(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return views of the tensors in `rows` [k, P]: name -> [k, ...]."""
+        parts = rows.split(self._sizes, dim=1)
+        return {
+            name: part.view(len(rows), *shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
+        }
+
+
 @dataclass(frozen=True, slots=True)
 class Stack:
     """Devices after their training, a row each.
 
     Attributes:
         places: of each row, which of the devices given it is.
-        weights: name -> their weights [k, ...].
+        rows: their trainable weights, one after the other [k, P].
+        start: those that all devices started from [P].
+        weights: name -> all their weights [k, ...]; of what was trained a view of `rows`.
         losses: of each row, the mean loss of its last epoch, nats.
     """
 
     places: list[int]
+    rows: Tensor
+    start: Tensor
     weights: dict[str, Tensor]
     losses: list[float]
+
+    def lengths(self) -> list[float]:
+        """Return the length of each device's step, over all trainable weights."""
+        space = torch.empty_like(self.start)  # of one device, so that it stays in the processor's cache
+        squares = [torch.dot(torch.sub(row, self.start, out=space), space) for row in self.rows.unbind()]
+        return torch.stack(squares).double().sqrt().tolist()
 
 
 def fit_stacked(
@@ -126,59 +164,50 @@ def fit_stack(
     """
     order, steps = _steps(samples, seeds, epochs, batch_size)
     model.train()
-    stacked = {name: value.detach().expand(len(samples), *value.shape) for name, value in model.named_parameters()}
-    trainable = [name for name, value in model.named_parameters() if value.requires_grad]
-    velocity: dict[str, Tensor] = {}
-    gradients = gradients_of_sequence(model, trainable) or gradients_of_any(model, trainable)
+    trainable = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+    form, gradients = Rows(trainable), gradients_of_sequence(model) or gradients_of_any(model)
+    start = form.joined(trainable)
+    rows, velocity = start.expand(len(samples), -1), torch.Tensor()
+    same = {name: value.detach().expand(len(samples), *value.shape) for name, value in model.named_parameters()}
+    weights = same
     total = torch.zeros(len(samples), dtype=torch.float64)
     for step, index in enumerate(steps.index):
         k = len(index)
-        now = {name: value[:k] for name, value in stacked.items()}
         inputs, labels = normalised(steps.inputs[index]), steps.labels[index]
-        values, found = gradients(now, inputs, labels, steps.weights[step])
-        unshared = len({gradient.data_ptr() for gradient in found.values()}) == len(found)
-        with torch.no_grad():
-            total[:k] += values * steps.sizes[step] * (step >= steps.last[:k])
-            for name, gradient in found.items():
-                direction = _direction(stacked[name][:k], gradient, name, velocity, momentum, weight_decay)
-                if step:
-                    stacked[name][:k].add_(direction, alpha=-lr)
-                else:  # into memory that is there: new pages take longer than the sum
-                    space = direction if unshared and direction is gradient and gradient.is_contiguous() else None
-                    stacked[name] = torch.add(stacked[name], direction, alpha=-lr, out=space)
+        gradient = torch.empty(k, len(start))
+        now = {name: value[:k] for name, value in weights.items()}
+        values = gradients(now, inputs, labels, steps.weights[step], form.taken_apart(gradient))
+        total[:k] += values * steps.sizes[step] * (step >= steps.last[:k])
+        if weight_decay:
+            gradient.add_(rows[:k], alpha=weight_decay)
+        if momentum:
+            velocity = velocity[:k].mul_(momentum).add_(gradient) if step else gradient
+            gradient = velocity
+        if step:
+            rows[:k].add_(gradient, alpha=-lr)
+        else:  # into memory that is there: new pages take longer than the sum
+            rows = torch.add(rows, gradient, alpha=-lr, out=None if momentum else gradient)
+            weights = same | form.taken_apart(rows)
     means = total / torch.tensor([len(samples[place]) for place in order])
-    return Stack(order, {name: value.contiguous() for name, value in stacked.items()}, means.tolist())
+    return Stack(order, rows, start, weights, means.tolist())
 
 
-def gradients_of_any(model: nn.Module, trainable: Sequence[str]) -> Gradients:
-    """Return a function that computes the gradients of the trainable parameters, whatever layers the model has."""
+def gradients_of_any(model: nn.Module) -> Gradients:
+    """Return a function that computes the gradients of a model, whatever layers it has."""
 
     def losses(weights: Weights, inputs: Tensor, labels: Tensor) -> Tensor:
         logits: Tensor = functional_call(model, dict(weights), (inputs,))
         return F.cross_entropy(logits, labels, reduction="none")
 
-    def gradients(weights: Weights, inputs: Tensor, labels: Tensor, shares: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        now = {name: value.detach().requires_grad_(name in trainable) for name, value in weights.items()}
+    def gradients(weights: Weights, inputs: Tensor, labels: Tensor, shares: Tensor, into: Weights) -> Tensor:
+        now = {name: value.detach().requires_grad_(name in into) for name, value in weights.items()}
         means = (torch.vmap(losses)(now, inputs, labels) * shares).sum(dim=1)
-        found = torch.autograd.grad(means.sum(), [now[name] for name in trainable])
-        return means.detach(), dict(zip(trainable, found, strict=True))
+        found = torch.autograd.grad(means.sum(), [now[name] for name in into])
+        for space, gradient in zip(into.values(), found, strict=True):
+            space.copy_(gradient)
+        return means.detach()
 
     return gradients
-
-
-def _direction(
-    values: Tensor, gradient: Tensor, name: str, velocity: dict[str, Tensor], momentum: float, weight_decay: float
-) -> Tensor:
-    """Return what a step of SGD goes against, as `torch.optim.SGD` does."""
-    if weight_decay:
-        gradient = gradient.add(values, alpha=weight_decay)
-    if momentum:
-        if name not in velocity:
-            velocity[name] = gradient.clone()
-        else:
-            velocity[name][: len(values)].mul_(momentum).add_(gradient)
-        gradient = velocity[name][: len(values)]
-    return gradient
 
 
 def _steps(samples: Sequence[Samples], seeds: Sequence[int], epochs: int, batch_size: int) -> tuple[list[int], _Steps]:

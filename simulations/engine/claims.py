@@ -49,17 +49,21 @@ class Claims:
         """Say whether any of the `clients` of the present round is left; it does not wait for the counter."""
         return bool(self._shared.get_obj()[1] < clients)
 
+    def taken(self, round_number: int, count: int, clients: int) -> Iterator[range]:
+        """Take clients of a round, `count` at a time, as they are trained, until none is left."""
+        while own := self.take(round_number, count, clients):
+            yield own
+
 
 _ours: list[Claims] = []
 
 
 def share(claims: Claims) -> None:
-    """Have `claimed` take from this counter, in this process."""
+    """Have `ours` return this counter, in this process."""
     _ours[:] = [claims]
 
 
-def claimed(round_number: int, count: int, clients: int) -> Iterator[range]:
-    """Take clients of a round, `count` at a time, as they are trained, until none is left."""
+def ours() -> Claims:
+    """Return the counter that this process shares with others."""
     (claims,) = _ours
-    while own := claims.take(round_number, count, clients):
-        yield own
+    return claims

@@ -11,7 +11,6 @@ to each worker once, and the context of a node is made when the node is asked.
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -31,10 +30,11 @@ from fedquit.simulations.engine.parcels import (
     most_messages,
     parcel_sizes,
     replies,
+    serve,
 )
 from fedquit.simulations.engine.summed_round import LARGEST, summed_here, summed_in_pool
 from fedquit.simulations.engine.summing import SumTask
-from fedquit.simulations.engine.worker_pool import OURS, WorkerPool, result_of
+from fedquit.simulations.engine.worker_pool import OURS, Call, WorkerPool
 from fedquit.strategies.cost_log.flower_objects import KEY
 from fedquit.strategies.flower_internals import Run, become_server_task
 from fedquit.strategies.grid.summed_replies import PlainRound, SummedReply
@@ -76,7 +76,7 @@ class InProcessGrid(Grid):
         self._run = become_server_task(RUN_ID)
         self._ids = itertools.count(1)
         self._contexts: dict[int, Context] = {}
-        self._waiting: dict[str, Future[list[Served]]] = {}
+        self._waiting: dict[str, Call[list[Served]]] = {}
         self._pool = WorkerPool(workers, client_app) if isinstance(client_app, str) and workers > 1 else None
 
     def __enter__(self) -> Self:
@@ -126,19 +126,19 @@ class InProcessGrid(Grid):
             message.metadata.__dict__["_message_id"] = str(next(self._ids))
         return numbered
 
-    def _submit(self, message: Message) -> Future[list[Served]]:
+    def _submit(self, message: Message) -> Call[list[Served]]:
         """Have one message served: without a pool, at once."""
         if self._pool is not None:
             with common_records([message], self._pool.folder) as nothing:
                 asked = nothing.without(message, self.context_of(message.metadata.dst_node_id))
-                return self._pool.submit(Parcel("", (asked,)))
-        done: Future[list[Served]] = Future()
-        done.set_result([call(self._app, message, self.context_of(message.metadata.dst_node_id))])
-        return done
+                return self._pool.submit(serve, Parcel(str(self._app), "", (asked,)))
+        return Call.done([call(self._app, message, self.context_of(message.metadata.dst_node_id))])
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Return the replies that are there, without waiting."""
-        done = [name for name in message_ids if name in self._waiting and self._waiting[name].done()]
+        while self._pool is not None and self._pool.collect(0.0):
+            pass
+        done = [name for name in message_ids if name in self._waiting and self._waiting[name].is_over]
         return [reply for name in done for reply in self._replies(self._waiting.pop(name))]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
@@ -170,8 +170,9 @@ class InProcessGrid(Grid):
         with common_records(messages, pool.folder) as common:
             asked = (common.without(message, self.context_of(message.metadata.dst_node_id)) for message in messages)
             sizes = parcel_sizes(len(messages), pool.workers, most_messages(messages), self.stack)
-            parcels = (Parcel(common.path, tuple(itertools.islice(asked, n)), self.stack > 1) for n in sizes)
-            for left in pool.done(pool.submit, parcels, deadline):
+            app, stacked = str(self._app), self.stack > 1
+            parcels = (Parcel(app, common.path, tuple(itertools.islice(asked, n)), stacked) for n in sizes)
+            for left in pool.results(serve, parcels, deadline):
                 while left:
                     yield self._kept(left.pop(0))
 
@@ -194,12 +195,11 @@ class InProcessGrid(Grid):
             return summed_here(task, asked, mean, self.stack)
         return summed_in_pool(self._pool, task, asked, mean, self.stack, timeout)
 
-    def _replies(self, future: Future[list[Served]]) -> Iterator[Message]:
+    def _replies(self, served: Call[list[Served]]) -> Iterator[Message]:
         """Yield the replies of a parcel, and keep what state they leave."""
-        left = result_of(future)
-        del future
-        while left:
-            yield self._kept(left.pop(0))
+        for left in served.take():
+            while left:
+                yield self._kept(left.pop(0))
 
     def _kept(self, given: Served) -> Message:
         """Return a reply, numbered; the state that it leaves is kept."""

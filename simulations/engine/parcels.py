@@ -52,10 +52,12 @@ class Parcel:
     """Messages for one worker.
 
     Attributes:
+        app: where to import their ClientApp from.
         common: the file of the records that they share with others; "" if there are none.
         stacked: whether those who train are trained at once, where that can be.
     """
 
+    app: str
     common: str
     asked: tuple[PackedMessage, ...]
     stacked: bool = False
@@ -156,10 +158,12 @@ def most_messages(messages: Sequence[Message]) -> int:
     return max(1, MOST_BYTES // max(1, largest))
 
 
-def serve(app: str, parcel: Parcel) -> list[Served]:
+def serve(parcel: Parcel) -> list[Served]:
     """Serve the messages of a parcel, one after the other."""
     common = _read(parcel.common) if parcel.common else ()
-    return list(replies(app, [(_filled(asked, common), asked.context) for asked in parcel.asked], parcel.stacked))
+    return list(
+        replies(parcel.app, [(_filled(asked, common), asked.context) for asked in parcel.asked], parcel.stacked)
+    )
 
 
 def replies(app: ClientApp | str, asked: Sequence[tuple[Message, Context]], stacked: bool) -> Iterator[Served]:

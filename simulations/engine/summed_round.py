@@ -1,13 +1,12 @@
 """A round whose replies are summed in the workers: the tasks that go there, and what comes back."""
 
-import itertools
 import time
 from collections.abc import Iterator, Sequence
 
 from fedquit.client.training.sgd import deterministic
 from fedquit.errors import FedquitError
-from fedquit.simulations.engine.summing import Summing, SumParcel, SumPart, SumTask, sum_parcel
-from fedquit.simulations.engine.worker_pool import WorkerPool
+from fedquit.simulations.engine.summing import SLICE, Summing, SumParcel, SumPart, SumTask, sum_parcel
+from fedquit.simulations.engine.worker_pool import Call, WorkerPool
 from fedquit.strategies.grid.summed_replies import SummedReply
 from fedquit.unlearning.tensors.exact_mean import ExactMean
 
@@ -19,11 +18,18 @@ ToTrain = Sequence[tuple[int, int, int]]
 
 def summed_here(task: SumTask, asked: ToTrain, mean: ExactMean, stack: int) -> Iterator[SummedReply]:
     """Carry out a round in this process."""
-    summing = Summing(task, mean)
+    summing = Summing(task)
     for start in range(0, len(asked), stack):
-        with deterministic(0):  # on one thread, as in a worker
-            replies = summing.replies(asked[start : start + stack])
-        yield from replies
+        part = _trained(summing, asked[start : start + stack])
+        part.add_to(mean)
+        yield from part.replies
+
+
+def _trained(summing: Summing, asked: ToTrain) -> SumPart:
+    """Return what is made of some clients in this process."""
+    with deterministic(0):  # on one thread, as in a worker
+        summing.train(asked)
+    return summing.taken()
 
 
 def summed_in_pool(
@@ -34,16 +40,37 @@ def summed_in_pool(
     Raises:
         FedquitError: `timeout` seconds have passed, or a worker process died.
     """
-    deadline, everybody = time.monotonic() + timeout, tuple(asked)
-    parcel = SumParcel(task, everybody, pool.begin_round(), stack)
-    parcels = itertools.takewhile(lambda _: pool.claims.are_left(len(everybody)), itertools.repeat(parcel))
-    return _merged(pool.results(sum_parcel, parcels, deadline), mean, timeout)
+    deadline = time.monotonic() + timeout
+    parcel = SumParcel(task, tuple(asked), pool.begin_round(), stack)
+    calls = pool.submit_to(pool.workers - 1 if task.stacked else pool.workers, sum_parcel, parcel)
+    parts = _beside(pool, parcel, calls, deadline) if task.stacked else pool.results_of(calls, deadline)
+    return _merged(parts, mean, timeout)
+
+
+def _beside(pool: WorkerPool, parcel: SumParcel, calls: list[Call[SumPart]], deadline: float) -> Iterator[SumPart]:
+    """Train stacks in this process beside all workers but one; if they take long, that one takes over.
+
+    Small stacks are trained in the time that it takes to wake one process more, and to hear of it.
+    """
+    summing, began = Summing(parcel.task), time.monotonic()
+    try:
+        for own in pool.claims.taken(parcel.round, parcel.stack, len(parcel.asked)):
+            yield _trained(summing, parcel.asked[own.start : own.stop])
+            pool.collect(0.0)
+            for call in calls:
+                yield from call.take()
+            if time.monotonic() - began > SLICE:
+                calls += pool.submit_to(1, sum_parcel, parcel)
+                break
+        yield from pool.results_of(calls, deadline)
+    finally:
+        pool.drop(calls)
 
 
 def _merged(parts: Iterator[SumPart], mean: ExactMean, timeout: float) -> Iterator[SummedReply]:
     try:
         for part in parts:
-            mean.merge(part.mean)
+            part.add_to(mean)
             yield from part.replies
     except TimeoutError:
         raise FedquitError(f"clients were not trained within {timeout:.0f} s; continue with --resume") from None

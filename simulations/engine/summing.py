@@ -1,17 +1,20 @@
 """Training whose models are summed where they are made: what a worker does with the clients of a round."""
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fedquit.client.messages.message_records import head_of
 from fedquit.client.messages.plain_training import PlainTraining, TrainMetrics
 from fedquit.errors import BadReplyError
 from fedquit.settings import Scalar, Settings
-from fedquit.simulations.engine.claims import claimed
+from fedquit.simulations.engine.claims import ours
 from fedquit.strategies.cost_log.flower_objects import Chunks, digests_of_parts
 from fedquit.strategies.grid.summed_replies import PlainRound, SummedReply
 from fedquit.strategies.guard.buffers import check_buffers
@@ -20,7 +23,7 @@ from fedquit.strategies.guard.round_screen import refuse_buffers
 from fedquit.unlearning.tensors.accelerator import on_cpu
 from fedquit.unlearning.tensors.arithmetic import StepLength
 from fedquit.unlearning.tensors.convert import Arrays, arrays_of, tensors_of
-from fedquit.unlearning.tensors.exact_mean import ExactMean
+from fedquit.unlearning.tensors.exact_mean import ExactMean, bounds_of
 
 SLICE = 0.25
 """Seconds after which a worker hands over what it has: the sums travel with it, so more often would cost time."""
@@ -62,23 +65,37 @@ class SumParcel:
     stack: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SumPart:
-    """What a worker has made of its part: replies, and the sum of those that are in order."""
+    """Some replies of a round, and the sums of the models of those that are in order.
 
-    replies: list[SummedReply]
-    mean: ExactMean
+    Attributes:
+        replies: without their models.
+        mean: of the models that were trained one by one.
+        stacks: of each stack, the sum and the number of samples: it is a quarter as large as a mean, to travel.
+    """
+
+    replies: list[SummedReply] = field(default_factory=list)
+    mean: ExactMean = field(default_factory=ExactMean)
+    stacks: list[tuple[Arrays, int]] = field(default_factory=list)
+
+    def add_to(self, mean: ExactMean) -> None:
+        """Add the sums to a mean; they must not be used afterwards."""
+        mean.merge(self.mean)
+        for arrays, weight in self.stacks:
+            mean.add_sum(arrays, weight)
 
 
-def sum_parcel(parcel: SumParcel) -> SumPart:
-    """Take clients that nobody has taken yet, and train them."""
-    until, mean, replies = time.monotonic() + SLICE, ExactMean(), list[SummedReply]()
-    summing = Summing(parcel.task, mean)
-    for own in claimed(parcel.round, parcel.stack, len(parcel.asked)):
-        replies += summing.replies(parcel.asked[own.start : own.stop])
-        if time.monotonic() > until:
-            break
-    return SumPart(replies, mean)
+def sum_parcel(parcel: SumParcel) -> Iterator[SumPart]:
+    """Take clients that nobody has taken yet, and train them: yield a part for each stack, or for `SLICE` seconds."""
+    until, summing = time.monotonic() + SLICE, Summing(parcel.task)
+    for own in ours().taken(parcel.round, parcel.stack, len(parcel.asked)):
+        summing.train(parcel.asked[own.start : own.stop])
+        if summing.part.stacks or time.monotonic() > until:
+            yield summing.taken()
+            until = time.monotonic() + SLICE
+    if summing.part.replies:
+        yield summing.taken()
 
 
 class Summing:
@@ -86,21 +103,31 @@ class Summing:
 
     Args:
         task: the round.
-        mean: what models are added to.
+
+    Attributes:
+        part: what was made of it, and not yet taken.
     """
 
-    def __init__(self, task: SumTask, mean: ExactMean) -> None:
-        self._task, self._sent, self._mean = task, task.plain.arrays, mean
+    def __init__(self, task: SumTask) -> None:
+        self._task, self._sent, self.part = task, task.plain.arrays, SumPart()
         self._tensors = tensors_of(self._sent)
         settings = Settings.from_run_config(task.run_config, task.clients)
         self._training = PlainTraining(settings, self._tensors, task.plain.config)
-        self._heads = {name: head_of(array.dtype, array.shape) for name, array in self._sent.items()}
-        self._step = StepLength(self._tensors, task.plain.parameters or self._sent)
+        self._heads = [head_of(array.dtype, array.shape) for array in self._sent.values()]
 
-    def replies(self, asked: Sequence[tuple[int, int, int]]) -> list[SummedReply]:
-        """Train clients, and return what is known of their replies."""
+    @cached_property
+    def _step(self) -> StepLength:
+        return StepLength(self._tensors, self._task.plain.parameters or self._sent)
+
+    def train(self, asked: Sequence[tuple[int, int, int]]) -> None:
+        """Train clients, and add what is known of them to `part`."""
         stacked = self._stacked(asked) if self._task.stacked else None
-        return [self._reply(*one) for one in asked] if stacked is None else stacked
+        self.part.replies += [self._reply(*one) for one in asked] if stacked is None else stacked
+
+    def taken(self) -> SumPart:
+        """Return `part`, and begin another."""
+        part, self.part = self.part, SumPart()
+        return part
 
     def _reply(self, node: int, client: int, seed: int) -> SummedReply:
         try:
@@ -120,12 +147,13 @@ class Summing:
             if plain.parameters is not None and len(plain.parameters) < len(arrays):
                 refuse_buffers(check_buffers(arrays, self._sent, plain.parameters))
             ordered = {name: arrays[name] for name in self._sent}
-            self._mean.add(ordered, count)  # which refuses what is not finite, too
+            self.part.mean.add(ordered, count)  # which refuses what is not finite, too
         except (BadReplyError, OverflowError) as reason:
             refused = self._not_finite(arrays) or str(reason)
         else:
             length = self._step.of(arrays) if plain.lengths else None
-        return SummedReply(node, refused, metrics, self._digests(arrays), length, time.monotonic())
+        ordered = [arrays[name] for name in self._sent]
+        return SummedReply(node, refused, metrics, self._digests(ordered), length, time.monotonic())
 
     def _not_finite(self, arrays: Arrays) -> str:
         """Return how the guard refuses a model for what it holds, which it looks at first; "": it does not."""
@@ -135,11 +163,12 @@ class Summing:
             return str(reason)
         return ""
 
-    def _digests(self, arrays: Arrays) -> tuple[Chunks, ...]:
-        """Return the digests of the arrays as they would have travelled."""
+    def _digests(self, arrays: Iterable[NDArray[Any]]) -> tuple[Chunks, ...]:
+        """Return the digests of a model's arrays as they would have travelled."""
+        key = self._task.key
         return tuple(
-            digests_of_parts(head, np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data, self._task.key)
-            for name, head in self._heads.items()
+            digests_of_parts(head, array.reshape(-1).view(np.uint8).data, key)
+            for head, array in zip(self._heads, arrays, strict=True)
         )
 
     def _stacked(self, asked: Sequence[tuple[int, int, int]]) -> list[SummedReply] | None:
@@ -154,30 +183,23 @@ class Summing:
         nodes = [asked[place][0] for place in stack.places]
         weights = {name: stack.weights[name] for name in self._sent}
         counts = [int(said["num-examples"]) for said in metrics]
-        factors = torch.tensor(counts, dtype=torch.float32)
-        rows = [{name: value[row].numpy() for name, value in weights.items()} for row in range(len(nodes))]
         try:
             for said in metrics:
                 checked_numbers(said)
-            sums = {
-                name: torch.mv(value.reshape(len(nodes), -1).t(), factors.to(value.dtype)).numpy()
-                for name, value in weights.items()
-            }
-            shaped = {name: value.reshape(self._sent[name].shape) for name, value in sums.items()}
-            self._mean.add_sum(shaped, sum(counts))
+            arrays = self._sum(weights, counts)
+            bounds_of(arrays, 1)
         except (BadReplyError, OverflowError):
+            rows = [{name: value[row].numpy() for name, value in weights.items()} for row in range(len(nodes))]
             return [self._taken(*one) for one in zip(nodes, rows, metrics, strict=True)]
-        lengths = self._lengths(weights) if self._task.plain.lengths else [None] * len(nodes)
+        self.part.stacks.append((arrays, sum(counts)))
+        lengths = stack.lengths() if self._task.plain.lengths else [None] * len(nodes)
+        digests = map(self._digests, zip(*[value.numpy() for value in weights.values()], strict=True))
         now = time.monotonic()
-        return [
-            SummedReply(node, "", said, self._digests(row), length, now)
-            for node, row, said, length in zip(nodes, rows, metrics, lengths, strict=True)
-        ]
+        return [SummedReply(*one, now) for one in zip(nodes, [""] * len(nodes), metrics, digests, lengths, strict=True)]
 
-    def _lengths(self, weights: Mapping[str, torch.Tensor]) -> list[float | None]:
-        """Return the length of each device's step."""
-        squares = torch.zeros(len(next(iter(weights.values()))))
+    def _sum(self, weights: Mapping[str, torch.Tensor], counts: Sequence[int]) -> Arrays:
+        """Return the sum of devices' weights [k, ...], each times its number of samples."""
+        factors, sums = torch.tensor(counts, dtype=torch.float32), dict[str, torch.Tensor]()
         for name, value in weights.items():
-            step = torch.sub(value, self._tensors[name]).reshape(len(value), 1, -1)
-            squares += torch.bmm(step, step.mT).flatten()
-        return list(squares.double().sqrt().tolist())
+            sums[name] = torch.mv(value.reshape(len(counts), -1).t(), factors).reshape(value.shape[1:])
+        return arrays_of(sums)

@@ -1,76 +1,115 @@
-"""The worker processes of the in-process engine, which start from a clean process and end with their parent."""
+"""The worker processes of the in-process engine, which start from a clean process and end with their parent.
 
+Each has a pipe for its tasks and one for its answers, and is given a task when it has none. A pool of the standard
+library hands tasks from thread to thread on the way, which takes longer than a round of small models.
+"""
+
+import atexit
 import contextlib
-import ctypes
 import itertools
-import multiprocessing
-import os
-import signal
+import pickle
 import sys
-import threading
 import time
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.process import BaseProcess
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, TypeVar
 
 from fedquit.errors import FedquitError
 from fedquit.files import temporary_folder
-from fedquit.processes.chosen_device import choice, choose
+from fedquit.processes.chosen_device import choice
 from fedquit.processes.worker_context import METHOD, worker_context
-from fedquit.simulations.engine.claims import Claims, share
-from fedquit.simulations.engine.parcels import Parcel, Served, serve
+from fedquit.simulations.engine.claims import Claims
+from fedquit.simulations.engine.worker_process import Answer, work
 
-P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
 OURS = "fedquit.client.app:app"
 """The ClientApp whose clients can be trained without messages."""
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-SWITCH = 0.0005
-"""Seconds after which a thread lets another have the interpreter: those that carry parcels must not wait for long."""
 WIDEST = 2**20
 """Bytes of a pipe: as many as Linux lets everybody have."""
-KEPT, LARGEST_BLOCK = 64 * 2**20, 32 * 2**20
+
+
+@dataclass(eq=False, slots=True)
+class Call(Generic[R]):
+    """A parcel that a worker carries out, or will.
+
+    Attributes:
+        task: what it is sent: the function and the parcel.
+        is_over: whether nothing more comes of it.
+    """
+
+    task: bytes = b""
+    is_over: bool = False
+    _came: deque[R] = field(default_factory=deque)
+    _failed: Answer | None = None
+    _is_dropped: bool = False
+
+    @classmethod
+    def done(cls, result: R) -> "Call[R]":
+        """Return one that has this result."""
+        return cls(is_over=True, _came=deque([result]))
+
+    def answered(self, answer: Answer) -> None:
+        """Take note of an answer."""
+        self.is_over = answer.is_last
+        if not self._is_dropped:
+            self._came.extend(answer.results)
+            self._failed = answer if answer.error else None
+
+    def take(self) -> Iterator[R]:
+        """Yield the results that are there, once each; raise what its function raised."""
+        while self._came:
+            yield self._came.popleft()
+        if self._failed is not None and self._failed.error is not None:
+            raise self._failed.error from InWorker(self._failed.trace)
+
+    def drop(self) -> None:
+        """Keep no result: nobody will take it."""
+        self._is_dropped = True
+        self._came.clear()
+
+
+class InWorker(Exception):
+    """The cause of an error in a worker: where it was raised."""
 
 
 class WorkerPool:
-    """Processes that serve parcels of messages.
+    """Processes that carry out parcels.
 
     Args:
-        workers: how many.
+        workers: how many; each starts when it is needed.
         client_app: where to import the ClientApp from.
 
     Attributes:
-        ahead: parcels that are under way at most: each worker has one and finds another when it is done.
         claims: of the clients of a round that is summed where it is made.
         folder: for files that workers read; it ends with the pool.
     """
 
     def __init__(self, workers: int, client_app: str) -> None:
-        self.workers, self.ahead = workers, 2 * workers + 1
-        self._app = client_app
+        self.workers = workers
         self._temporary = temporary_folder()
         self.folder = Path(self._temporary.name)
-        self._switch = sys.getswitchinterval()
-        sys.setswitchinterval(min(SWITCH, self._switch))
-        context = _context(client_app)
-        self.claims = Claims(context)
-        self._executor = ProcessPoolExecutor(
-            workers, mp_context=context, initializer=_begin, initargs=(self.claims, *choice())
-        )
-        _widen(self._executor)
+        self._context = _context(client_app)
+        self.claims = Claims(self._context)
+        self._begun: list[_Worker] = []
+        self._waiting: deque[Call[Any]] = deque()
+        self._is_broken = False
+        self._at_exit = partial(_close, weakref.ref(self))
+        atexit.register(self._at_exit)  # before `multiprocessing` waits for them, who wait for us
 
-    def submit(self, parcel: Parcel) -> Future[list[Served]]:
-        """Hand a parcel to the next worker that is free.
+    def submit(self, function: Callable[[T], R], parcel: T) -> Call[R]:
+        """Have `function(parcel)` called by the next worker that is free.
 
         Raises:
             FedquitError: a worker has died.
         """
-        return self._submit(serve, self._app, parcel)
+        return self._submit(_packed(function, parcel))
 
     def begin_round(self) -> int:
         """Begin a round whose clients the workers claim, and return its number.
@@ -83,56 +122,164 @@ class WorkerPool:
         except TimeoutError as error:
             raise died() from error
 
-    def _submit(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        try:
-            return self._executor.submit(function, *args, **kwargs)
-        except BrokenProcessPool as error:
-            raise died() from error
-
     def results(self, function: Callable[[T], R], parcels: Iterable[T], deadline: float | None) -> Iterator[R]:
-        """Yield what `function`, called in the workers, returns for each parcel; each worker is handed one at a time.
+        """Return the results of `function`, called by the workers with each parcel, as they come.
+
+        A parcel is handed out when a worker is free for it, so that results that nobody takes do not pile up. The first
+        are handed out at once, before any result is taken.
 
         Raises:
             TimeoutError: the clock passed `deadline`.
             FedquitError: a worker has died.
         """
-        return self.done(lambda parcel: self._submit(function, parcel), parcels, deadline, self.workers)
+        tasks = (_packed(function, parcel) for parcel in parcels)
+        calls: list[Call[R]] = [self._submit(task) for task in itertools.islice(tasks, self.workers)]
+        return self.results_of(calls, deadline, tasks)
 
-    def done(
-        self, submit: Callable[[T], Future[R]], parcels: Iterable[T], deadline: float | None, ahead: int | None = None
-    ) -> Iterator[R]:
-        """Return the results of parcels, of which only `ahead` are under way: those that nobody takes do not pile up.
+    def submit_to(self, workers: int, function: Callable[[T], Iterator[R]], parcel: T) -> list[Call[R]]:
+        """Have `function(parcel)` called by several workers, who share the work among themselves.
 
-        The first are handed out at once, before any result is taken.
+        Raises:
+            FedquitError: a worker has died.
+        """
+        task = _packed(function, parcel)
+        return [self._submit(task) for _ in range(workers)]
+
+    def results_of(self, calls: list[Call[R]], deadline: float | None, left: Iterator[bytes] = iter(())) -> Iterator[R]:
+        """Yield the results of calls, and of the tasks that are `left`, as they come.
 
         Raises:
             TimeoutError: the clock passed `deadline`.
             FedquitError: a worker has died.
         """
-        left = iter(parcels)
-        under_way = {submit(parcel) for parcel in itertools.islice(left, ahead or self.ahead)}
-        return self._results(under_way, (submit(parcel) for parcel in left), deadline)
+        try:
+            while calls:
+                for call in tuple(calls):
+                    if call.is_over:
+                        calls.remove(call)
+                        calls += [self._submit(task) for task in itertools.islice(left, 1)]
+                    yield from call.take()
+                if calls and not self.collect(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                    raise TimeoutError(f"{len(calls)} parcels were not served in time")
+        finally:
+            self.drop(calls)
 
     @staticmethod
-    def _results(under_way: set[Future[R]], left: Iterator[Future[R]], deadline: float | None) -> Iterator[R]:
-        """Yield the results of what is under way, and of what is left."""
-        while under_way:
-            seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
-            done, under_way = wait(under_way, seconds, FIRST_COMPLETED)
-            if not done:
-                raise TimeoutError(f"{len(under_way)} parcels were not served in time")
-            under_way |= set(itertools.islice(left, len(done)))
-            while done:
-                yield result_of(done.pop())
+    def drop(calls: Iterable[Call[Any]]) -> None:
+        """Keep no result of calls, which come to nothing: nobody will take them."""
+        for call in calls:
+            call.drop()
+
+    def collect(self, seconds: float | None) -> bool:
+        """Take in the answers that are there, or come within some seconds; return whether there were any.
+
+        Raises:
+            FedquitError: a worker has died.
+        """
+        at_work = {worker.answers: worker for worker in self._begun if worker.call is not None}
+        ready = wait([*at_work, *(worker.process.sentinel for worker in self._begun)], seconds)
+        answered = [at_work[end] for end in ready if isinstance(end, Connection)]
+        with self._alive():
+            if ready and not answered:
+                raise EOFError("a worker has ended")
+            for worker in answered:
+                worker.take()
+        self._deal()
+        return bool(answered)
+
+    def _submit(self, task: bytes) -> Call[Any]:
+        if self._is_broken:
+            raise died()
+        call = Call[Any](task)
+        self._waiting.append(call)
+        self._deal()
+        return call
+
+    def _deal(self) -> None:
+        """Hand tasks to workers that have none."""
+        while self._waiting and (worker := self._free()):
+            call = self._waiting.popleft()
+            with self._alive():
+                worker.begin(call)
+
+    def _free(self) -> "_Worker | None":
+        """Return a worker that has no task, if need be a new one; None: all are at work."""
+        for worker in self._begun:
+            if worker.call is None:
+                return worker
+        if len(self._begun) < self.workers:
+            self._begun.append(_Worker.started(self._context, self.claims))
+            return self._begun[-1]
+        return None
+
+    @contextlib.contextmanager
+    def _alive(self) -> Iterator[None]:
+        """Turn what the pipe of a worker says when it has ended into an error with the way out."""
+        try:
+            yield
+        except (EOFError, OSError) as error:
+            self._is_broken = True
+            raise died() from error
 
     def close(self) -> None:
         """End the workers, without waiting for what they are at."""
-        processes = list((self._executor._processes or {}).values())
-        self._executor.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.terminate()
-        sys.setswitchinterval(self._switch)
+        atexit.unregister(self._at_exit)
+        self._is_broken = True
+        while self._begun:
+            self._begun.pop().end()
         self._temporary.cleanup()
+
+
+@dataclass(eq=False, slots=True)
+class _Worker:
+    """A worker process.
+
+    Attributes:
+        process: the process.
+        tasks: our end of the pipe that it reads.
+        answers: our end of the pipe that it writes.
+        call: what it is at.
+    """
+
+    process: Any
+    tasks: Connection
+    answers: Connection
+    call: Call[Any] | None = None
+
+    @classmethod
+    def started(cls, context: Any, claims: Claims) -> "_Worker":
+        """Start one."""
+        (to_read, tasks), (answers, to_write) = context.Pipe(duplex=False), context.Pipe(duplex=False)
+        for end in (tasks, to_write):
+            _widen(end)
+        with to_read, to_write:  # it alone has these: when it ends, so does the pipe
+            process = context.Process(target=work, args=(to_read, to_write, claims, *choice()))
+            process.start()
+        return cls(process, tasks, answers)
+
+    def begin(self, call: Call[Any]) -> None:
+        """Hand it a task."""
+        self.call = call
+        self.tasks.send_bytes(call.task)
+        call.task = b""
+
+    def take(self) -> None:
+        """Take in its next answer."""
+        answer: Answer = pickle.loads(self.answers.recv_bytes())  # noqa: S301 - written by a process that we began
+        if self.call is not None:
+            self.call.answered(answer)
+        if answer.is_last:
+            self.call = None
+
+    def end(self) -> None:
+        """End it."""
+        self.process.terminate()
+        self.tasks.close()
+        self.answers.close()
+
+
+def _packed(function: Callable[[T], Any], parcel: T) -> bytes:
+    return pickle.dumps((function, parcel), pickle.HIGHEST_PROTOCOL)
 
 
 def _context(client_app: str) -> Any:
@@ -149,64 +296,20 @@ def _context(client_app: str) -> Any:
     return context
 
 
-def _widen(executor: ProcessPoolExecutor) -> None:
-    """Have the pipe of results hold a sum of a small model at once, where it is Linux's and may be so wide.
-
-    Otherwise a worker waits for the main process to read it, 64 KiB at a time.
-    """
+def _widen(pipe: Connection) -> None:
+    """Have a pipe hold a small model at once, where it is Linux's and may be so wide: 64 KiB is a sixteenth of that."""
     if sys.platform == "linux":
         import fcntl
 
-        with contextlib.suppress(OSError, AttributeError):  # it has no public name, and may lose the one it has
-            pipe = executor._result_queue._writer  # type: ignore[attr-defined]
+        with contextlib.suppress(OSError):
             fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, WIDEST)
 
 
-def _begin(claims: Claims, device: str, precision: str) -> None:
-    """Begin a worker of a pool."""
-    share(claims)
-    begin_worker(device, precision)
-
-
-def begin_worker(device: str, precision: str) -> None:
-    """Compute where the parent does, leave Ctrl-C to it, and end when it does, however it ends."""
-    import torch
-
-    choose(device, precision)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def keep_freed_memory() -> None:
-    """Have the C library keep up to `KEPT` bytes that were freed, where it is glibc.
-
-    Otherwise it returns the memory of each large tensor to the system, and new pages take as long as training.
-    """
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if library is not None and hasattr(library, "gnu_get_libc_version"):
-        library.mallopt(M_TRIM_THRESHOLD, KEPT)
-        library.mallopt(M_MMAP_THRESHOLD, LARGEST_BLOCK)
-
-
-def _end_with(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(0)
-
-
-def result_of(future: Future[R]) -> R:
-    """Return the result of a parcel.
-
-    Raises:
-        FedquitError: a worker has died.
-    """
-    try:
-        return future.result()
-    except BrokenProcessPool as error:
-        raise died() from error
+def _close(pool: "weakref.ref[WorkerPool]") -> None:
+    """Close a pool that nobody closed, if it is still there."""
+    there = pool()
+    if there is not None:
+        there.close()
 
 
 def died() -> FedquitError:

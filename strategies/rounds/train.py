@@ -139,10 +139,10 @@ class Train(FedAvg):
         self._extra = {} if extra is None else {"extra": record_of(extra)}
         self._travel = travel
         summed = None if extra is not None or travel is not None else self._summed(number, arrays, config)
-        if summed is None:
-            messages = self.configure_train(number, record_of(arrays), ConfigRecord(dict(config)), self.grid)
-            summed = self.aggregate_train(number, self.grid.send_and_receive(messages))
-        record, metrics = summed
+        if summed is not None:
+            return summed
+        messages = self.configure_train(number, record_of(arrays), ConfigRecord(dict(config)), self.grid)
+        record, metrics = self.aggregate_train(number, self.grid.send_and_receive(messages))
         if record is None or metrics is None:
             raise FedquitError(f"{self.grid.phase} round {number}: no new model")
         return arrays_of_record(record), {
@@ -172,9 +172,7 @@ class Train(FedAvg):
         """Return the seed that a node gets."""
         return derive_seed(self.seed, self.draws or self.grid.phase, server_round, self.grid.members[node].client)
 
-    def _summed(
-        self, server_round: int, arrays: Arrays, config: Config
-    ) -> tuple[ArrayRecord | None, MetricRecord | None] | None:
+    def _summed(self, server_round: int, arrays: Arrays, config: Config) -> tuple[Arrays, dict[str, float]] | None:
         """Carry out a round without messages where nothing reads single models; None: something does."""
         if self.reply_detail is ReplyDetail.MODELS or self.screen or self.correct or "phase" in config:
             return None
@@ -200,7 +198,8 @@ class Train(FedAvg):
                 tally.add(client, count, metrics)
                 self.on_taken(Reply(client, {}, count, metrics, length=reply.length))
         made = tally.made({}, None) if len(tally.used) < self.needs else tally.made(*aggregate.result())
-        return self._concluded(server_round, made, refused)
+        said = self._concluded(server_round, made, refused)
+        return made.arrays, {name: float(value) for name, value in said.items()}
 
     def _heard(self) -> tuple[list[str], OnReply]:
         """Return a list of what is refused, and what is to be called with every reply."""
@@ -226,26 +225,23 @@ class Train(FedAvg):
         refused, on_reply = self._heard()
         good = self._good(replies, on_reply)
         made = self._streamed(good, on_reply) if self.screen is None else self._screened(good, on_reply)
-        return self._concluded(server_round, made, refused)
+        metrics = MetricRecord({**self._concluded(server_round, made, refused)})
+        return (self._sent if made is None else record_of(made.arrays)), metrics
 
-    def _concluded(
-        self, server_round: int, made: Made | None, refused: list[str]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the model and the metrics of a round.
+    def _concluded(self, server_round: int, made: Made | None, refused: list[str]) -> dict[str, int | float]:
+        """Return the metrics of a round, and keep the rule's state for the next.
 
         Raises:
             FedquitError: too few replies can be used.
         """
         if made is None:
             self.state = None
-            summary = {"loss": 0.0, "num-examples": 0, "clients": 0}
-            return self._sent, MetricRecord({**summary, "refused": len(refused), "device-seconds": 0.0})
+            return {"loss": 0.0, "num-examples": 0, "clients": 0, "refused": len(refused), "device-seconds": 0.0}
         if len(made.used) < self.needs:
             raise FedquitError(f"{self.grid.phase} round {server_round}: {self._too_few(len(made.used), refused)}")
         self.state = made.state
         summary = {"loss": made.loss, "num-examples": made.weight, "clients": len(made.used)}
-        spent = {"refused": len(refused), "device-seconds": made.seconds}
-        return record_of(made.arrays), MetricRecord({**summary, **spent})
+        return {**summary, "refused": len(refused), "device-seconds": made.seconds}
 
     def _good(self, replies: Iterable[Message], on_reply: OnReply) -> Iterator[Reply]:
         """Yield the replies that are in order by themselves, as they come."""

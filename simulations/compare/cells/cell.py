@@ -70,7 +70,7 @@ def carry_out(cell: Cell, out: Path, workers: int, on_round: Callable[[], None] 
 
 def work(pipe: Connection, cell: Cell, out: Path, workers: int, chosen: tuple[str, str]) -> None:
     """Carry out a cell, computing as chosen; report to the parent each round, and that it is done or why it failed."""
-    from fedquit.simulations.engine.worker_pool import begin_worker
+    from fedquit.simulations.engine.worker_process import begin_worker
 
     import_module("torch._dynamo")  # now, as the first optimiser would import it on a device's account of seconds
     begin_worker(*chosen)

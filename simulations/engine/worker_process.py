@@ -1,0 +1,95 @@
+"""A worker process of the in-process engine: it carries out what comes through a pipe, and ends with its parent."""
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from fedquit.processes.chosen_device import choose
+from fedquit.simulations.engine.claims import Claims, share
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEPT, LARGEST_BLOCK = 64 * 2**20, 32 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a worker says of a parcel.
+
+    Attributes:
+        results: what its function has made of it.
+        is_last: whether there is no more to come.
+        error: what it raised instead.
+        trace: where it raised it.
+    """
+
+    results: tuple[Any, ...] = ()
+    is_last: bool = True
+    error: BaseException | None = None
+    trace: str = ""
+
+
+def work(tasks: Connection, answers: Connection, claims: Claims, device: str, precision: str) -> None:
+    """Carry out the functions and parcels of `tasks`, until their other end is closed."""
+    share(claims)
+    begin_worker(device, precision)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has ended
+        while True:
+            _carry_out(tasks.recv_bytes(), answers)
+
+
+def _carry_out(task: bytes, answers: Connection) -> None:
+    """Carry out one task: a function, and the parcel to call it with; an iterator's results are sent as they come."""
+    try:
+        function, parcel = pickle.loads(task)  # noqa: S301 - written by the process that began this one
+        found = function(parcel)
+        if not isinstance(found, Iterator):
+            return _send(answers, Answer((found,)))
+        for result in found:
+            _send(answers, Answer((result,), is_last=False))
+    except (Exception, SystemExit) as error:
+        return _send(answers, Answer(error=error, trace=traceback.format_exc()))
+    return _send(answers, Answer())
+
+
+def _send(answers: Connection, answer: Answer) -> None:
+    answers.send_bytes(pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
+
+
+def begin_worker(device: str, precision: str) -> None:
+    """Compute where the parent does, leave Ctrl-C to it, and end when it does, however it ends."""
+    import torch
+
+    choose(device, precision)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep up to `KEPT` bytes that were freed, where it is glibc.
+
+    Otherwise it returns the memory of each large tensor to the system, and new pages take as long as training.
+    """
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if library is not None and hasattr(library, "gnu_get_libc_version"):
+        library.mallopt(M_TRIM_THRESHOLD, KEPT)
+        library.mallopt(M_MMAP_THRESHOLD, LARGEST_BLOCK)
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(0)
