@@ -18,7 +18,7 @@ from fedquit.client.models.copy_model import is_plain
 from fedquit.client.objectives import Done, LocalRound, Objective
 from fedquit.client.training.build_objective import objective_of
 from fedquit.client.training.sgd import deterministic
-from fedquit.client.training.stacked_sgd import Stack, fit_stack
+from fedquit.client.training.stacked_sgd import Stack, Stacking
 from fedquit.settings import Settings
 from fedquit.unlearning.tensors.convert import StateDict
 
@@ -61,8 +61,7 @@ class PlainTraining:
         started, how = time.process_time(), self._local_round(0)
         samples = [SimulatedDevice(client, self._settings).samples(self._config) for client in clients]
         with deterministic(0):
-            stack = fit_stack(
-                self._model(),
+            stack = self._stacking.fit(
                 samples,
                 seeds,
                 lr=how.lr,
@@ -74,6 +73,10 @@ class PlainTraining:
         each = (time.process_time() - started) / sum(map(len, samples))
         counts = [len(samples[place]) for place in stack.places]
         return stack, [self._metrics(n, loss, each * n) for n, loss in zip(counts, stack.losses, strict=True)]
+
+    @cached_property
+    def _stacking(self) -> Stacking:
+        return Stacking(SimulatedDevice(0, self._settings).model(self._received))
 
     @cached_property
     def _stackable(self) -> bool:

@@ -6,7 +6,8 @@ matrices for each device, or a single one while all devices still have the same 
 the outputs of linear layers; with their inputs these are the gradients of the weights, a product for each device.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,22 +19,52 @@ ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigm
 
 Weights = Mapping[str, Tensor]
 """Name -> the devices' weights [k, ...]."""
-Gradients = Callable[[Weights, Tensor, Tensor, Tensor, Weights], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """The gradient of devices' tensors [k, ...]."""
+
+    gradient: Tensor
+
+    def added(self, to: Tensor, into: Tensor, *, scale: float, factor: float) -> None:
+        """Write `scale * to + factor * gradient` into a tensor, which may be `to`."""
+        torch.add(to * scale, self.gradient, alpha=factor, out=into)
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """The same for matrices [k, n, m], as the product of `left` [k, n, B] and `right` [k, B, m].
+
+    It is made where it is added, so that no memory is read and written for it alone.
+    """
+
+    left: Tensor
+    right: Tensor
+
+    def added(self, to: Tensor, into: Tensor, *, scale: float, factor: float) -> None:
+        """See `Whole`."""
+        torch.baddbmm(to, self.left, self.right, beta=scale, alpha=factor, out=into)
+
+
+Gradients = Callable[[Weights, Tensor, Tensor, Tensor], tuple[Tensor, Mapping[str, Whole | Product]]]
 """From weights, inputs [k, B, ...], labels [k, B] and the weight of each sample in its device's loss [k, B]: the loss
-of each device [k]. The gradients of the trainable weights are written into the last argument, name -> [k, ...]."""
+of each device [k], and the gradients of the trainable weights."""
 
 
-def gradients_of_sequence(model: nn.Module) -> Gradients | None:
-    """Return a function that computes the gradients of a model of such layers; None: it has others.
+def gradients_of_sequence(model: nn.Module, trainable: Collection[str]) -> Gradients | None:
+    """Return a function that computes the gradients of `trainable` for a model of such layers; None: it has others.
 
-    >>> gradients_of_sequence(nn.Linear(1, 2)) is None
+    >>> gradients_of_sequence(nn.Linear(1, 2), ["weight", "bias"]) is None
     True
     """
     layers = list(_layers(model, "")) if isinstance(model, nn.Sequential) and is_plain(model) else []
     if not layers or not all(isinstance(layer, nn.Linear) or _is_elementwise(layer) for _, layer in layers):
         return None
 
-    def gradients(weights: Weights, inputs: Tensor, labels: Tensor, shares: Tensor, into: Weights) -> Tensor:
+    def gradients(
+        weights: Weights, inputs: Tensor, labels: Tensor, shares: Tensor
+    ) -> tuple[Tensor, Mapping[str, Whole | Product]]:
         values, seen = inputs.flatten(0, 1), list[tuple[str, Tensor, Tensor]]()
         for name, layer in layers:
             if isinstance(layer, nn.Linear):
@@ -45,13 +76,14 @@ def gradients_of_sequence(model: nn.Module) -> Gradients | None:
         losses = F.cross_entropy(values, labels.flatten(), reduction="none").view_as(shares)
         means = (losses * shares).sum(dim=1)
         slopes = torch.autograd.grad(means.sum(), [after for *_, after in seen])
+        found = dict[str, Whole | Product]()
         for (name, before, _), slope in zip(seen, slopes, strict=True):
             own = slope.reshape(len(shares), -1, slope.shape[-1])
-            if f"{name}weight" in into:
-                torch.bmm(own.mT, before.reshape(len(shares), -1, before.shape[-1]), out=into[f"{name}weight"])
-            if f"{name}bias" in into:
-                torch.sum(own, dim=1, out=into[f"{name}bias"])
-        return means.detach()
+            if f"{name}weight" in trainable:
+                found[f"{name}weight"] = Product(own.mT, before.reshape(len(shares), -1, before.shape[-1]))
+            if f"{name}bias" in trainable:
+                found[f"{name}bias"] = Whole(own.sum(dim=1))
+        return means.detach(), found
 
     return gradients
 

@@ -8,7 +8,7 @@ The arithmetic is that of `fedquit.client.training.sgd.fit`, but products of sta
 order, so the models agree up to rounding and not bit for bit.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from fedquit.client.training.stacked_layers import Gradients, Weights, gradients_of_sequence
+from fedquit.client.training.stacked_layers import Gradients, Product, Weights, Whole, gradients_of_sequence
 from fedquit.unlearning.samples import Samples, batch_sizes, normalised
 from fedquit.unlearning.tensors.convert import StateDict
 
@@ -49,7 +49,8 @@ class _Steps:
     Attributes:
         inputs: the samples of all devices, one after the other.
         labels: theirs.
-        index: of each step, into these, [k, B]; k: devices that take the step, B: the longest batch of it.
+        index: of each step, into these, [k, B]; k: devices that take the step, B: the longest batch of it. A shorter
+            one is filled up with a sample of its own: one of another device might overflow.
         weights: of each step, 1 / (batch size) for a sample that counts, 0 for one that pads, [k, B].
         sizes: of each step, the devices' batch sizes [k].
         last: of each device, the step at which its last epoch begins.
@@ -119,14 +120,14 @@ def fit_stacked(
 ) -> list[tuple[StateDict, float]]:
     """Train a copy of `model` on the samples of each device; return its weights and the mean loss of its last epoch.
 
-    See `fit_stack` for the arguments and errors.
+    See `Stacking.fit` for the arguments and errors.
 
     >>> line = Samples(torch.linspace(-1, 1, 64)[:, None], (torch.linspace(-1, 1, 64) > 0).long())
     >>> found = fit_stacked(nn.Linear(1, 2), [line, line.subset(torch.arange(9))], [3, 4], lr=0.5)
     >>> [sorted(state) for state, loss in found]
     [['bias', 'weight'], ['bias', 'weight']]
     """
-    stack = fit_stack(model, samples, seeds, **how)
+    stack = Stacking(model).fit(samples, seeds, **how)
     found = {
         place: ({name: value[row] for name, value in stack.weights.items()}, stack.losses[row])
         for row, place in enumerate(stack.places)
@@ -134,78 +135,98 @@ def fit_stacked(
     return [found[place] for place in range(len(samples))]
 
 
-def fit_stack(
-    model: nn.Module,
-    samples: Sequence[Samples],
-    seeds: Sequence[int],
-    *,
-    lr: float,
-    epochs: int = 1,
-    batch_size: int = 32,
-    momentum: float = 0.0,
-    weight_decay: float = 0.0,
-) -> Stack:
-    """Train a copy of `model` on the samples of each device, stacked.
-
-    All devices take their first step from the same weights, which are not copied for it.
+class Stacking:
+    """Trains devices at once, from copies of one model.
 
     Args:
         model: where all start; it stays as it is.
-        samples: of each device.
-        seeds: of each device's shuffle.
-        lr: step size of SGD.
-        epochs: over each device's samples.
-        batch_size: samples of a device in a step.
-        momentum: of SGD.
-        weight_decay: of SGD.
-
-    Raises:
-        RuntimeError: the model does something that cannot be stacked.
     """
-    order, steps = _steps(samples, seeds, epochs, batch_size)
-    model.train()
-    trainable = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
-    form, gradients = Rows(trainable), gradients_of_sequence(model) or gradients_of_any(model)
-    start = form.joined(trainable)
-    rows, velocity = start.expand(len(samples), -1), torch.Tensor()
-    same = {name: value.detach().expand(len(samples), *value.shape) for name, value in model.named_parameters()}
-    weights = same
-    total = torch.zeros(len(samples), dtype=torch.float64)
-    for step, index in enumerate(steps.index):
-        k = len(index)
-        inputs, labels = normalised(steps.inputs[index]), steps.labels[index]
-        gradient = torch.empty(k, len(start))
-        now = {name: value[:k] for name, value in weights.items()}
-        values = gradients(now, inputs, labels, steps.weights[step], form.taken_apart(gradient))
-        total[:k] += values * steps.sizes[step] * (step >= steps.last[:k])
-        if weight_decay:
-            gradient.add_(rows[:k], alpha=weight_decay)
-        if momentum:
-            velocity = velocity[:k].mul_(momentum).add_(gradient) if step else gradient
-            gradient = velocity
-        if step:
-            rows[:k].add_(gradient, alpha=-lr)
-        else:  # into memory that is there: new pages take longer than the sum
-            rows = torch.add(rows, gradient, alpha=-lr, out=None if momentum else gradient)
-            weights = same | form.taken_apart(rows)
-    means = total / torch.tensor([len(samples[place]) for place in order])
-    return Stack(order, rows, start, weights, means.tolist())
+
+    def __init__(self, model: nn.Module) -> None:
+        model.train()
+        trainable = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+        self._rows = Rows(trainable)
+        self._start = self._rows.joined(trainable)
+        self._gradients = gradients_of_sequence(model, trainable) or gradients_of_any(model, trainable)
+        self._names = [name for name, _ in model.named_parameters()]
+        self._frozen = {name: value.detach() for name, value in model.named_parameters() if name not in trainable}
+
+    def fit(
+        self,
+        samples: Sequence[Samples],
+        seeds: Sequence[int],
+        *,
+        lr: float,
+        epochs: int = 1,
+        batch_size: int = 32,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+    ) -> Stack:
+        """Train a copy of the model on the samples of each device.
+
+        All devices take their first step from the same weights, which are not copied for it.
+
+        Args:
+            samples: of each device.
+            seeds: of each device's shuffle.
+            lr: step size of SGD.
+            epochs: over each device's samples.
+            batch_size: samples of a device in a step.
+            momentum: of SGD.
+            weight_decay: of SGD.
+
+        Raises:
+            RuntimeError: the model does something that cannot be stacked.
+        """
+        order, steps = _steps(samples, seeds, epochs, batch_size)
+        before = self._start.expand(len(samples), -1)
+        rows = torch.empty(before.shape)
+        velocity = torch.zeros(before.shape) if momentum else before
+        total = torch.zeros(len(samples), dtype=torch.float64)
+        for step, index in enumerate(steps.index):
+            k = len(index)
+            inputs, labels = normalised(steps.inputs[index]), steps.labels[index]
+            values, gradients = self._gradients(self._weights(before[:k]), inputs, labels, steps.weights[step])
+            total[:k] += values * steps.sizes[step] * (step >= steps.last[:k])
+            if momentum:
+                self._add(gradients, velocity[:k], velocity[:k], scale=momentum, factor=1.0)
+                velocity[:k].add_(before[:k], alpha=weight_decay)
+                torch.add(before[:k], velocity[:k], alpha=-lr, out=rows[:k])
+            else:
+                self._add(gradients, before[:k], rows[:k], scale=1.0 - lr * weight_decay, factor=-lr)
+            before = rows
+        means = total / torch.tensor([len(samples[place]) for place in order])
+        return Stack(order, rows, self._start, self._weights(rows), means.tolist())
+
+    def _weights(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return all weights of devices: name -> [k, ...], views."""
+        weights = self._rows.taken_apart(rows)
+        weights |= {name: value.expand(len(rows), *value.shape) for name, value in self._frozen.items()}
+        return {name: weights[name] for name in self._names}
+
+    def _add(
+        self, gradients: Mapping[str, Whole | Product], to: Tensor, into: Tensor, *, scale: float, factor: float
+    ) -> None:
+        """Write `scale * to + factor * gradients` into rows, which may be `to`."""
+        old, new = self._rows.taken_apart(to), self._rows.taken_apart(into)
+        for name, gradient in gradients.items():
+            gradient.added(old[name], new[name], scale=scale, factor=factor)
 
 
-def gradients_of_any(model: nn.Module) -> Gradients:
-    """Return a function that computes the gradients of a model, whatever layers it has."""
+def gradients_of_any(model: nn.Module, trainable: Collection[str]) -> Gradients:
+    """Return a function that computes the gradients of the trainable parameters, whatever layers the model has."""
 
     def losses(weights: Weights, inputs: Tensor, labels: Tensor) -> Tensor:
         logits: Tensor = functional_call(model, dict(weights), (inputs,))
         return F.cross_entropy(logits, labels, reduction="none")
 
-    def gradients(weights: Weights, inputs: Tensor, labels: Tensor, shares: Tensor, into: Weights) -> Tensor:
-        now = {name: value.detach().requires_grad_(name in into) for name, value in weights.items()}
+    def gradients(
+        weights: Weights, inputs: Tensor, labels: Tensor, shares: Tensor
+    ) -> tuple[Tensor, Mapping[str, Whole | Product]]:
+        now = {name: value.detach().requires_grad_(name in trainable) for name, value in weights.items()}
         means = (torch.vmap(losses)(now, inputs, labels) * shares).sum(dim=1)
-        found = torch.autograd.grad(means.sum(), [now[name] for name in into])
-        for space, gradient in zip(into.values(), found, strict=True):
-            space.copy_(gradient)
-        return means.detach()
+        found = torch.autograd.grad(means.sum(), [now[name] for name in trainable])
+        return means.detach(), {name: Whole(gradient) for name, gradient in zip(trainable, found, strict=True)}
 
     return gradients
 
@@ -214,31 +235,28 @@ def _steps(samples: Sequence[Samples], seeds: Sequence[int], epochs: int, batch_
     """Return the devices by their number of steps, most first, and their steps."""
     each = [batch_sizes(len(own), batch_size) for own in samples]
     order = sorted(range(len(samples)), key=lambda place: -len(each[place]))
-    orders = _shuffled(samples, seeds, epochs)[order]
     most = len(each[order[0]])
     sizes = torch.tensor([each[p] * epochs + [0] * ((most - len(each[p])) * epochs) for p in order])
-    starts = sizes.cumsum(1) - sizes
-    index, weights, counts = list[Tensor](), list[Tensor](), list[Tensor]()
+    counts = torch.tensor([len(own) for own in samples])
+    drawn = counts * epochs
+    starts = (drawn.cumsum(0) - drawn)[order, None] + sizes.cumsum(1) - sizes
+    shuffled = _shuffled(samples, seeds, epochs) + (counts.cumsum(0) - counts).repeat_interleave(drawn)
+    index, weights, in_batch = list[Tensor](), list[Tensor](), list[Tensor]()
     for step, k in enumerate((sizes > 0).sum(0).tolist()):
-        own = sizes[:k, step]
+        own = sizes[:k, step, None]
         places = torch.arange(int(own.max()))
-        index.append(orders[:k].gather(1, (starts[:k, step, None] + places).clamp_(max=orders.shape[1] - 1)))
-        weights.append((places < own[:, None]) / own[:, None])
-        counts.append(own)
+        index.append(shuffled[starts[:k, step, None] + torch.minimum(places, own - 1)])
+        weights.append((places < own) / own)
+        in_batch.append(own[:, 0])
     inputs, labels = (torch.cat([getattr(own, part) for own in samples]) for part in ("inputs", "labels"))
     last = torch.tensor([len(each[place]) * (epochs - 1) for place in order])
-    return order, _Steps(inputs, labels, index, weights, counts, last)
+    return order, _Steps(inputs, labels, index, weights, in_batch, last)
 
 
 def _shuffled(samples: Sequence[Samples], seeds: Sequence[int], epochs: int) -> Tensor:
-    """Return each device's samples in the order of its epochs, as places among those of all devices.
-
-    A row is filled up with a sample of its own device: one of another might overflow.
-    """
-    generator, counts = torch.Generator(), [len(own) for own in samples]
-    orders = torch.zeros(len(samples), epochs * max(counts), dtype=torch.int64)
-    for row, size, seed in zip(orders.unbind(), counts, seeds, strict=True):
+    """Return the places of each device's samples, in the order of its epochs, one device after the other."""
+    generator, orders = torch.Generator(), list[Tensor]()
+    for own, seed in zip(samples, seeds, strict=True):
         generator.manual_seed(seed)
-        for start in range(0, epochs * size, size):
-            torch.randperm(size, generator=generator, out=row[start : start + size])
-    return orders.add_((torch.tensor(counts).cumsum(0) - torch.tensor(counts))[:, None])
+        orders += [torch.randperm(len(own), generator=generator) for _ in range(epochs)]
+    return torch.cat(orders)

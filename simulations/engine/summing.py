@@ -15,7 +15,7 @@ from fedquit.client.messages.plain_training import PlainTraining, TrainMetrics
 from fedquit.errors import BadReplyError
 from fedquit.settings import Scalar, Settings
 from fedquit.simulations.engine.claims import ours
-from fedquit.strategies.cost_log.flower_objects import Chunks, digests_of_parts
+from fedquit.strategies.cost_log.flower_objects import Chunks, digests_of_array
 from fedquit.strategies.grid.summed_replies import PlainRound, SummedReply
 from fedquit.strategies.guard.buffers import check_buffers
 from fedquit.strategies.guard.reply_checks import check_forms, check_model, checked_numbers
@@ -166,10 +166,7 @@ class Summing:
     def _digests(self, arrays: Iterable[NDArray[Any]]) -> tuple[Chunks, ...]:
         """Return the digests of a model's arrays as they would have travelled."""
         key = self._task.key
-        return tuple(
-            digests_of_parts(head, array.reshape(-1).view(np.uint8).data, key)
-            for head, array in zip(self._heads, arrays, strict=True)
-        )
+        return tuple([digests_of_array(head, array, key) for head, array in zip(self._heads, arrays, strict=True)])
 
     def _stacked(self, asked: Sequence[tuple[int, int, int]]) -> list[SummedReply] | None:
         """Train clients at once; None: they can only be trained one by one, each with an error of its own if any."""

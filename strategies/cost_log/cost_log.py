@@ -174,6 +174,6 @@ def compared(exchange: Iterable[tuple[Row, MessageSize]]) -> list[Row]:
     """
     rows, seen = list[Row](), {"down": set[int](), "up": set[int]()}
     for row, wire in sorted(exchange, key=lambda message: (message[0].direction, message[0].node)):
-        deduplicated = wire.unseen(seen[row.direction])
-        rows.append(row._replace(wire_bytes=wire.total(), deduplicated_bytes=deduplicated))
+        whole, unseen = wire.total(), wire.unseen(seen[row.direction])
+        rows.append(Row(*row[:5], whole, unseen, *row[7:]))
     return rows

@@ -15,7 +15,9 @@ from functools import lru_cache
 from itertools import chain, count
 from typing import Any
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from numpy.typing import NDArray
 from xxhash import xxh3_64, xxh3_64_intdigest
 
 from fedquit.strategies.flower_internals import CHUNK_SIZE, HEAD_BODY_DIVIDER, HEAD_VALUE_DIVIDER
@@ -33,6 +35,8 @@ Kind = tuple[str, tuple[int, ...], str, int]
 class Part:
     """Objects that travel together, each once: what they are, and their deflated bytes in the same order.
 
+    The first has all others below it, so where it was seen, they were.
+
     >>> Part((1, 2), (90, 7)).unseen({2, 3})
     90
     """
@@ -42,6 +46,8 @@ class Part:
 
     def unseen(self, seen: set[int]) -> int:
         """Return the bytes of the objects that are not in `seen`, and put them there."""
+        if self.ids and self.ids[0] in seen:
+            return 0
         if seen.isdisjoint(self.ids):
             size = sum(self.sizes)
         else:
@@ -83,20 +89,37 @@ def measure(record: ArrayRecord | ConfigRecord | MetricRecord) -> Measured:
 
 
 def _arrays(record: ArrayRecord) -> Measured:
-    arrays = list(record.values())
-    kinds = tuple([(array.dtype, array.shape, array.stype, len(array.data)) for array in arrays])
-    return measure_arrays(tuple(record), kinds, [digests(array.data) for array in arrays])
+    return form_of(record).measured([digests(array.data) for array in record.values()])
 
 
-def measure_arrays(names: tuple[str, ...], kinds: tuple[Kind, ...], chunks: Sequence[Chunks]) -> Measured:
-    """Return what a record of arrays comes to, from what each is and the digests of its chunks."""
-    own = list(map(hash, zip(kinds, chunks, strict=True)))
-    ids = (hash((names, *own)), *own, *chain.from_iterable(chunks))
-    alike = None
-    if len(ids) > len(set(ids)):
-        ids, alike = tuple(dict.fromkeys(ids)), _numbered(chunks)
-    sizes, tree, payload = _laid_out(names, kinds, alike)
-    return Measured(Part(ids, sizes), tree, payload)
+def form_of(record: ArrayRecord) -> "ArraysForm":
+    """Return what records of such arrays come to."""
+    kinds = tuple([(array.dtype, array.shape, array.stype, len(array.data)) for array in record.values()])
+    return arrays_form(tuple(record), kinds)
+
+
+class ArraysForm:
+    """What records of arrays come to whose names and kinds are the same; see `arrays_form`."""
+
+    def __init__(self, names: tuple[str, ...], kinds: tuple[Kind, ...]) -> None:
+        self._names, self._kinds = names, kinds
+        self._hashes = [hash(kind) for kind in kinds]
+        self._sizes, self._tree, self._payload = _laid_out(names, kinds, None)
+
+    def measured(self, chunks: Sequence[Chunks]) -> Measured:
+        """Return what one comes to, from the digests of its arrays' chunks."""
+        own = [hash(array) for array in zip(self._hashes, chunks, strict=True)]
+        ids = (hash((self._names, *own)), *own, *chain.from_iterable(chunks))
+        if len(ids) == len(set(ids)):
+            return Measured(Part(ids, self._sizes), self._tree, self._payload)
+        sizes, tree, payload = _laid_out(self._names, self._kinds, _numbered(chunks))
+        return Measured(Part(tuple(dict.fromkeys(ids)), sizes), tree, payload)
+
+
+@lru_cache(maxsize=64)
+def arrays_form(names: tuple[str, ...], kinds: tuple[Kind, ...]) -> ArraysForm:
+    """Return what records of these arrays come to: their sizes are worked out once."""
+    return ArraysForm(names, kinds)
 
 
 def digests(data: bytes, key: int = KEY) -> Chunks:
@@ -107,16 +130,17 @@ def digests(data: bytes, key: int = KEY) -> Chunks:
     return tuple(xxh3_64_intdigest(view[start : start + CHUNK_SIZE], key) for start in range(0, len(data), CHUNK_SIZE))
 
 
-def digests_of_parts(head: bytes, body: memoryview, key: int) -> Chunks:
-    """Return the digests of `head` and `body` in one, which are not put together if they are one chunk.
+def digests_of_array(head: bytes, array: NDArray[Any], key: int) -> Chunks:
+    """Return the digests of a header and an array after it, which are not put together if they are one chunk.
 
-    >>> digests_of_parts(b"ab", memoryview(b"c"), 5) == digests(b"abc", 5)
+    >>> digests_of_array(b"ab", np.array([99], dtype=np.uint8), 5) == digests(b"abc", 5)
     True
     """
-    if len(head) + body.nbytes > CHUNK_SIZE:
-        return digests(head + bytes(body), key)
+    ordered = np.ascontiguousarray(array)
+    if len(head) + ordered.nbytes > CHUNK_SIZE:
+        return digests(head + ordered.tobytes(), key)
     hashed = xxh3_64(head, key)
-    hashed.update(body)
+    hashed.update(ordered)
     return (hashed.intdigest(),)
 
 
@@ -165,7 +189,7 @@ def measure_numbers(kind: type[ConfigRecord | MetricRecord], values: Mapping[str
     True
     """
     text = repr(values)
-    key = (kind.__name__, *[(name, *_extent(value)) for name, value in values.items()])
+    key = (kind.__name__, *values, *map(_extent, values.values()))
     if key not in _known:
         if len(_known) >= MOST_KNOWN:
             _known.clear()
@@ -178,12 +202,12 @@ def measure_numbers(kind: type[ConfigRecord | MetricRecord], values: Mapping[str
 _known: dict[Hashable, tuple[int, int]] = {}
 
 
-def _extent(value: object) -> tuple[type, int]:
+def _extent(value: object) -> Hashable:
     """Return what the bytes of a value depend on: its kind, and how much there is of it."""
     if type(value) is float:
-        return float, 0
+        return float
     if type(value) is int:
-        return int, value.bit_length()
+        return value.bit_length()
     return type(value), hash(repr(value))
 
 

@@ -47,7 +47,10 @@ class MessageSize:
         >>> MessageSize(20, (Part((1, 2), (90, 7)), Part((2,), (7,)))).total()
         117
         """
-        return self.unseen(set())
+        ids = [identity for part in self.parts for identity in part.ids]
+        if len(ids) > len(set(ids)):
+            return self.unseen(set())
+        return self.fixed + sum([sum(part.sizes) for part in self.parts])
 
     def unseen(self, seen: set[int]) -> int:
         """Return the bytes of the message without the objects in `seen`, and put its own there."""
@@ -97,12 +100,11 @@ def size_of(
     names: tuple[str, ...], records: Sequence[Measured], message_type: str, group_id: str, *, is_reply: bool
 ) -> MessageSize:
     """Return what a message of these records comes to."""
-    trees = {record.identity: record.tree for record in records}
+    trees = {record.part.ids[0]: record.tree for record in records}
     size, tree = _laid_out(names, tuple(trees.values()))
-    identity = hash((names, tuple(record.identity for record in records)))
-    own, sent = _own(message_type, group_id, is_reply)
-    parts = (Part((identity,), (size,)), *(record.part for record in records))
-    return MessageSize(own + sent + tree, parts, sum(record.payload for record in records))
+    identity = hash((names, tuple([record.part.ids[0] for record in records])))
+    parts = (Part((identity,), (size,)), *[record.part for record in records])
+    return MessageSize(_own(message_type, group_id, is_reply) + tree, parts, sum([r.payload for r in records]))
 
 
 @lru_cache(maxsize=64)
@@ -112,8 +114,8 @@ def _laid_out(names: tuple[str, ...], trees: tuple[int, ...]) -> tuple[int, int]
 
 
 @lru_cache(maxsize=64)
-def _own(message_type: str, group_id: str, is_reply: bool) -> tuple[int, int]:
-    """Return the bytes of a message's own object, and of the message that travels ahead of its objects."""
+def _own(message_type: str, group_id: str, is_reply: bool) -> int:
+    """Return the bytes of a message's own object, with those of the message that travels ahead of its objects."""
     metadata = MetadataProto(
         run_id=WIDEST_ID,
         src_node_id=WIDEST_ID if is_reply else SUPERLINK_NODE_ID,
@@ -128,4 +130,4 @@ def _own(message_type: str, group_id: str, is_reply: bool) -> tuple[int, int]:
     )
     own = deflated("Message", 1, MessageProto(metadata=metadata).ByteSize())
     metadata.message_id = NAME
-    return own, MessageProto(metadata=metadata, content=RecordDictProto()).ByteSize()
+    return own + MessageProto(metadata=metadata, content=RecordDictProto()).ByteSize()

@@ -4,7 +4,7 @@ from flwr.app import ConfigRecord, MessageType, MetricRecord
 
 from fedquit.strategies.cost_log.cost_log import Costs
 from fedquit.strategies.cost_log.cost_rows import Row
-from fedquit.strategies.cost_log.flower_objects import Kind, measure, measure_arrays, measure_numbers
+from fedquit.strategies.cost_log.flower_objects import form_of, measure, measure_numbers
 from fedquit.strategies.cost_log.message_size import size_of
 from fedquit.strategies.grid.array_record import record_of
 from fedquit.strategies.grid.summed_replies import PlainRound, SummedReply
@@ -24,8 +24,7 @@ class SummedLog:
         self._costs, self._phase, self._round, self._plain = costs, phase, server_round, plain
         record = record_of(plain.arrays)
         self._model, self._group = measure(record), str(plain.config["server-round"])
-        self._names = tuple(record)
-        self._kinds: tuple[Kind, ...] = tuple((a.dtype, a.shape, a.stype, len(a.data)) for a in record.values())
+        self._form = form_of(record)
 
     def request(self, client: int, node: int) -> None:
         """Log the message to a node: the model and its config."""
@@ -37,8 +36,8 @@ class SummedLog:
         """Log a reply, which came after `seconds`; one of a device that failed has no content, and no row."""
         if not reply.digests:
             return
-        model = measure_arrays(self._names, self._kinds, reply.digests)
-        metrics = measure_numbers(MetricRecord, reply.metrics)
+        model, metrics = self._form.measured(reply.digests), measure_numbers(MetricRecord, reply.metrics)
         wire = size_of(("arrays", "metrics"), (model, metrics), MessageType.TRAIN, self._group, is_reply=True)
-        row = Row(self._phase, self._round, client, "up", wire.payload, 0, 0, seconds=seconds)
-        self._costs.record(row._replace(device_seconds=float(reply.metrics["cpu-seconds"])), wire)
+        device_seconds = float(reply.metrics["cpu-seconds"])
+        row = Row(self._phase, self._round, client, "up", wire.payload, 0, 0, seconds, device_seconds)
+        self._costs.record(row, wire)
