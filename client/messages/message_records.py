@@ -1,15 +1,12 @@
 """What a message says, which device serves it, and its reply."""
 
-import io
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,7 +18,7 @@ from fedquit.client.kit import Kit
 from fedquit.client.training.build_objective import NOT_DEPLOYED
 from fedquit.errors import InputError
 from fedquit.settings import Settings
-from fedquit.unlearning.tensors.convert import Arrays, Shape
+from fedquit.unlearning.tensors.convert import Arrays, Shape, npy_head
 
 SERIALISED = "numpy.ndarray"
 """How Flower says that an array is a `.npy` file."""
@@ -92,17 +89,8 @@ def array_of(array: NDArray[Any]) -> Array:
     """
     if not array.flags.c_contiguous or array.dtype.hasobject:
         return Array(array)
-    head = head_of(array.dtype, array.shape)
+    head = npy_head(array.dtype, array.shape)
     return Array(str(array.dtype), tuple(array.shape), SERIALISED, head + array.tobytes())
-
-
-@lru_cache(maxsize=256)
-def head_of(dtype: np.dtype[Any], shape: Shape) -> bytes:
-    """Return the header of a `.npy` file in C order."""
-    file = io.BytesIO()
-    said = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    npy.write_array_header_1_0(file, said)
-    return file.getvalue()
 
 
 def received_tensors(message: Message, record: str) -> dict[str, Tensor]:

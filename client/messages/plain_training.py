@@ -6,7 +6,7 @@ where small models would take longer to be put into messages than to be trained.
 
 import time
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from fedquit.client.data.build_data_and_model import empty_model
 from fedquit.client.device.device import SimulatedDevice
 from fedquit.client.messages.trained_ahead import why_one_by_one
-from fedquit.client.models.copy_model import is_plain
+from fedquit.client.models.copy_model import copied, is_plain
 from fedquit.client.objectives import Done, LocalRound, Objective
 from fedquit.client.training.build_objective import objective_of
 from fedquit.client.training.sgd import deterministic
 from fedquit.client.training.stacked_sgd import Stack, Stacking
-from fedquit.settings import Settings
+from fedquit.settings import Key, Settings
 from fedquit.unlearning.tensors.convert import StateDict
 
 TrainMetrics = dict[str, int | float]
@@ -61,7 +61,8 @@ class PlainTraining:
         started, how = time.process_time(), self._local_round(0)
         samples = [SimulatedDevice(client, self._settings).samples(self._config) for client in clients]
         with deterministic(0):
-            stack = self._stacking.fit(
+            stack = _stacking(self._settings.key()).fit(
+                self._received,
                 samples,
                 seeds,
                 lr=how.lr,
@@ -73,10 +74,6 @@ class PlainTraining:
         each = (time.process_time() - started) / sum(map(len, samples))
         counts = [len(samples[place]) for place in stack.places]
         return stack, [self._metrics(n, loss, each * n) for n, loss in zip(counts, stack.losses, strict=True)]
-
-    @cached_property
-    def _stacking(self) -> Stacking:
-        return Stacking(SimulatedDevice(0, self._settings).model(self._received))
 
     @cached_property
     def _stackable(self) -> bool:
@@ -114,3 +111,9 @@ class PlainTraining:
             for entry, value in zip(self._entries, self._received.values(), strict=True):
                 entry.copy_(value)
         return self._reused
+
+
+@lru_cache(maxsize=4)
+def _stacking(key: Key) -> Stacking:
+    """Return what trains devices of a run at once."""
+    return Stacking(copied(empty_model(key)))

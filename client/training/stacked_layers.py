@@ -6,8 +6,9 @@ matrices for each device, or a single one while all devices still have the same 
 the outputs of linear layers; with their inputs these are the gradients of the weights, a product for each device.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,44 @@ ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigm
 
 Weights = Mapping[str, Tensor]
 """Name -> the devices' weights [k, ...]."""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """A batch of each of some devices, one after the other.
+
+    Attributes:
+        inputs: of all [N, ...].
+        labels: of all [N].
+        sizes: samples of each device's batch [k].
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    sizes: Tensor
+
+    @cached_property
+    def device(self) -> Tensor:
+        """Of each sample, which device's it is [N]."""
+        return torch.arange(len(self.sizes)).repeat_interleave(self.sizes)
+
+    @cached_property
+    def shares(self) -> Tensor:
+        """Of each sample, its weight in the loss of its device [N]."""
+        return self.sizes.reciprocal()[self.device]
+
+    def of_each(self, values: Tensor) -> Tensor:
+        """Return the sums over each device's samples [k, ...] of values [N, ...]."""
+        return values.new_zeros(len(self.sizes), *values.shape[1:]).index_add_(0, self.device, values)
+
+    def padded(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return inputs [k, B, ...], labels and shares [k, B] as if all batches were as large as the largest.
+
+        One is filled up with a sample of its own, of share 0: a sample of another device might overflow.
+        """
+        sizes, places = self.sizes[:, None], torch.arange(int(self.sizes.max()))
+        index = sizes.cumsum(0) - sizes + torch.minimum(places, sizes - 1)
+        return self.inputs[index], self.labels[index], (places < sizes) / sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +75,7 @@ class Whole:
 class Product:
     """The same for matrices [k, n, m], as the product of `left` [k, n, B] and `right` [k, B, m].
 
-    It is made where it is added, so that no memory is read and written for it alone.
+    It is made where it is added, so that no memory is written and read for it alone.
     """
 
     left: Tensor
@@ -47,9 +86,22 @@ class Product:
         torch.baddbmm(to, self.left, self.right, beta=scale, alpha=factor, out=into)
 
 
-Gradients = Callable[[Weights, Tensor, Tensor, Tensor], tuple[Tensor, Mapping[str, Whole | Product]]]
-"""From weights, inputs [k, B, ...], labels [k, B] and the weight of each sample in its device's loss [k, B]: the loss
-of each device [k], and the gradients of the trainable weights."""
+@dataclass(frozen=True, slots=True)
+class Products:
+    """The same with another B for each device: `left` [n, B] and `right` [B, m] of each."""
+
+    left: Sequence[Tensor]
+    right: Sequence[Tensor]
+
+    def added(self, to: Tensor, into: Tensor, *, scale: float, factor: float) -> None:
+        """See `Whole`."""
+        for old, left, right, new in zip(to.unbind(), self.left, self.right, into.unbind(), strict=True):
+            torch.addmm(old, left, right, beta=scale, alpha=factor, out=new)
+
+
+Gradient = Whole | Product | Products
+Gradients = Callable[[Weights, Batches], tuple[Tensor, Mapping[str, Gradient]]]
+"""From the devices' weights and batches: the loss of each device [k], and the gradients of the trainable weights."""
 
 
 def gradients_of_sequence(model: nn.Module, trainable: Collection[str]) -> Gradients | None:
@@ -62,10 +114,13 @@ def gradients_of_sequence(model: nn.Module, trainable: Collection[str]) -> Gradi
     if not layers or not all(isinstance(layer, nn.Linear) or _is_elementwise(layer) for _, layer in layers):
         return None
 
-    def gradients(
-        weights: Weights, inputs: Tensor, labels: Tensor, shares: Tensor
-    ) -> tuple[Tensor, Mapping[str, Whole | Product]]:
-        values, seen = inputs.flatten(0, 1), list[tuple[str, Tensor, Tensor]]()
+    def gradients(weights: Weights, batches: Batches) -> tuple[Tensor, Mapping[str, Gradient]]:
+        if all(not value.stride(0) for value in weights.values()):  # all devices have the same: nothing is padded
+            inputs, labels, shares = batches.inputs, batches.labels, batches.shares
+        else:
+            inputs, labels, shares = batches.padded()
+            inputs = inputs.flatten(0, 1)
+        values, seen = inputs, list[tuple[str, Tensor, Tensor]]()
         for name, layer in layers:
             if isinstance(layer, nn.Linear):
                 before, values = values, _linear(values, weights[f"{name}weight"], weights.get(f"{name}bias"))
@@ -73,19 +128,33 @@ def gradients_of_sequence(model: nn.Module, trainable: Collection[str]) -> Gradi
                 seen.append((name, before.detach(), values))
             else:
                 values = layer(values)
-        losses = F.cross_entropy(values, labels.flatten(), reduction="none").view_as(shares)
-        means = (losses * shares).sum(dim=1)
-        slopes = torch.autograd.grad(means.sum(), [after for *_, after in seen])
-        found = dict[str, Whole | Product]()
+        losses = F.cross_entropy(values, labels.flatten(), reduction="none").view_as(shares) * shares
+        slopes = torch.autograd.grad(losses.sum(), [after for *_, after in seen])
+        found = dict[str, Gradient]()
         for (name, before, _), slope in zip(seen, slopes, strict=True):
-            own = slope.reshape(len(shares), -1, slope.shape[-1])
-            if f"{name}weight" in trainable:
-                found[f"{name}weight"] = Product(own.mT, before.reshape(len(shares), -1, before.shape[-1]))
-            if f"{name}bias" in trainable:
-                found[f"{name}bias"] = Whole(own.sum(dim=1))
-        return means.detach(), found
+            weight, bias = _linear_gradients(slope, before, batches, is_padded=shares.dim() > 1)
+            found |= {f"{name}weight": weight, f"{name}bias": bias}
+        means = losses.detach().sum(dim=1) if shares.dim() > 1 else batches.of_each(losses.detach())
+        return means, {name: gradient for name, gradient in found.items() if name in trainable}
 
     return gradients
+
+
+def _linear_gradients(slope: Tensor, before: Tensor, batches: Batches, *, is_padded: bool) -> tuple[Gradient, Whole]:
+    """Return the gradients of a linear layer's weight and bias.
+
+    Args:
+        slope: the gradient of its outputs, [N, ..., n] or [k * B, ..., n].
+        before: its inputs, of the same form.
+        batches: of the devices.
+        is_padded: whether all batches were made as large as the largest.
+    """
+    if is_padded:
+        own = slope.reshape(len(batches.sizes), -1, slope.shape[-1])
+        return Product(own.mT, before.reshape(len(batches.sizes), -1, before.shape[-1])), Whole(own.sum(dim=1))
+    bias = batches.of_each(slope.flatten(1, -2).sum(1) if slope.dim() > 2 else slope)
+    own, rows = slope.flatten(0, -2), [size * slope[0, ..., 0].numel() for size in batches.sizes.tolist()]
+    return Products(own.t().split(rows, dim=1), before.flatten(0, -2).split(rows)), Whole(bias)
 
 
 def _layers(model: nn.Sequential, prefix: str) -> Iterator[tuple[str, nn.Module]]:

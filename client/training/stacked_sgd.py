@@ -8,18 +8,21 @@ The arithmetic is that of `fedquit.client.training.sgd.fit`, but products of sta
 order, so the models agree up to rounding and not bit for bit.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from fedquit.client.training.stacked_layers import Gradients, Product, Weights, Whole, gradients_of_sequence
+from fedquit.client.training.stacked_layers import Batches, Gradient, Gradients, Weights, Whole, gradients_of_sequence
 from fedquit.unlearning.samples import Samples, batch_sizes, normalised
 from fedquit.unlearning.tensors.convert import StateDict
 
@@ -49,17 +52,14 @@ class _Steps:
     Attributes:
         inputs: the samples of all devices, one after the other.
         labels: theirs.
-        index: of each step, into these, [k, B]; k: devices that take the step, B: the longest batch of it. A shorter
-            one is filled up with a sample of its own: one of another device might overflow.
-        weights: of each step, 1 / (batch size) for a sample that counts, 0 for one that pads, [k, B].
-        sizes: of each step, the devices' batch sizes [k].
+        index: of each step, into these [N]: the batches of those who take it, one after the other.
+        sizes: of each step, the samples of each batch [k].
         last: of each device, the step at which its last epoch begins.
     """
 
     inputs: Tensor
     labels: Tensor
     index: list[Tensor]
-    weights: list[Tensor]
     sizes: list[Tensor]
     last: Tensor
 
@@ -70,23 +70,26 @@ class Rows:
     Args:
         tensors: one device's, all of the same type.
 
+    Attributes:
+        shapes: theirs, in the order in which they are in a row.
+
     >>> Rows({"w": torch.zeros(2, 3), "b": torch.zeros(2)}).taken_apart(torch.zeros(4, 8))["w"].shape
     torch.Size([4, 2, 3])
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._shapes = {name: value.shape for name, value in tensors.items()}
+        self.shapes = {name: value.shape for name, value in tensors.items()}
         self._sizes = [value.numel() for value in tensors.values()]
 
     def joined(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return the tensors of one device as a row."""
-        return torch.cat([tensors[name].reshape(-1) for name in self._shapes])
+        return torch.cat([tensors[name].reshape(-1) for name in self.shapes])
 
     def taken_apart(self, rows: Tensor) -> dict[str, Tensor]:
         """Return views of the tensors in `rows` [k, P]: name -> [k, ...]."""
         parts = rows.split(self._sizes, dim=1)
         return {
-            name: part.view(len(rows), *shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
+            name: part.view(len(rows), *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
 
 
@@ -97,6 +100,7 @@ class Stack:
     Attributes:
         places: of each row, which of the devices given it is.
         rows: their trainable weights, one after the other [k, P].
+        form: where each of them is in a row.
         start: those that all devices started from [P].
         weights: name -> all their weights [k, ...]; of what was trained a view of `rows`.
         losses: of each row, the mean loss of its last epoch, nats.
@@ -104,15 +108,24 @@ class Stack:
 
     places: list[int]
     rows: Tensor
+    form: Rows
     start: Tensor
     weights: dict[str, Tensor]
     losses: list[float]
 
-    def lengths(self) -> list[float]:
-        """Return the length of each device's step, over all trainable weights."""
+    def lengths(self) -> Iterator[float]:
+        """Yield the length of each device's step, over all trainable weights."""
         space = torch.empty_like(self.start)  # of one device, so that it stays in the processor's cache
-        squares = [torch.dot(torch.sub(row, self.start, out=space), space) for row in self.rows.unbind()]
-        return torch.stack(squares).double().sqrt().tolist()
+        for row in self.rows.unbind():
+            torch.sub(row, self.start, out=space)
+            yield math.sqrt(torch.dot(space, space))
+
+    def sums(self, factors: Sequence[float]) -> dict[str, Tensor]:
+        """Return the sum of all weights, each device's times its factor."""
+        sums = self.form.taken_apart((torch.tensor(factors, dtype=torch.float32) @ self.rows)[None])
+        return {
+            name: sums[name][0] if name in sums else value[0] * sum(factors) for name, value in self.weights.items()
+        }
 
 
 def fit_stacked(
@@ -127,7 +140,7 @@ def fit_stacked(
     >>> [sorted(state) for state, loss in found]
     [['bias', 'weight'], ['bias', 'weight']]
     """
-    stack = Stacking(model).fit(samples, seeds, **how)
+    stack = Stacking(model).fit(model.state_dict(), samples, seeds, **how)
     found = {
         place: ({name: value[row] for name, value in stack.weights.items()}, stack.losses[row])
         for row, place in enumerate(stack.places)
@@ -136,23 +149,22 @@ def fit_stacked(
 
 
 class Stacking:
-    """Trains devices at once, from copies of one model.
+    """Trains devices at once that have copies of one model.
 
     Args:
-        model: where all start; it stays as it is.
+        model: of their kind; its weights are neither used nor changed.
     """
 
     def __init__(self, model: nn.Module) -> None:
         model.train()
-        trainable = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
-        self._rows = Rows(trainable)
-        self._start = self._rows.joined(trainable)
-        self._gradients = gradients_of_sequence(model, trainable) or gradients_of_any(model, trainable)
         self._names = [name for name, _ in model.named_parameters()]
-        self._frozen = {name: value.detach() for name, value in model.named_parameters() if name not in trainable}
+        trainable = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self._rows = Rows(trainable)
+        self._gradients = gradients_of_sequence(model, trainable) or gradients_of_any(model, trainable)
 
     def fit(
         self,
+        state: StateDict,
         samples: Sequence[Samples],
         seeds: Sequence[int],
         *,
@@ -167,6 +179,7 @@ class Stacking:
         All devices take their first step from the same weights, which are not copied for it.
 
         Args:
+            state: the weights where all start.
             samples: of each device.
             seeds: of each device's shuffle.
             lr: step size of SGD.
@@ -179,15 +192,15 @@ class Stacking:
             RuntimeError: the model does something that cannot be stacked.
         """
         order, steps = _steps(samples, seeds, epochs, batch_size)
-        before = self._start.expand(len(samples), -1)
+        start, frozen = self._rows.joined(state), {n: state[n] for n in self._names if n not in self._rows.shapes}
+        before = start.expand(len(samples), -1)
         rows = torch.empty(before.shape)
         velocity = torch.zeros(before.shape) if momentum else before
         total = torch.zeros(len(samples), dtype=torch.float64)
-        for step, index in enumerate(steps.index):
-            k = len(index)
-            inputs, labels = normalised(steps.inputs[index]), steps.labels[index]
-            values, gradients = self._gradients(self._weights(before[:k]), inputs, labels, steps.weights[step])
-            total[:k] += values * steps.sizes[step] * (step >= steps.last[:k])
+        for step, (index, sizes) in enumerate(zip(steps.index, steps.sizes, strict=True)):
+            k, batches = len(sizes), Batches(normalised(steps.inputs[index]), steps.labels[index], sizes)
+            values, gradients = self._gradients(self._weights(before[:k], frozen), batches)
+            total[:k] += values * sizes * (step >= steps.last[:k])
             if momentum:
                 self._add(gradients, velocity[:k], velocity[:k], scale=momentum, factor=1.0)
                 velocity[:k].add_(before[:k], alpha=weight_decay)
@@ -196,17 +209,15 @@ class Stacking:
                 self._add(gradients, before[:k], rows[:k], scale=1.0 - lr * weight_decay, factor=-lr)
             before = rows
         means = total / torch.tensor([len(samples[place]) for place in order])
-        return Stack(order, rows, self._start, self._weights(rows), means.tolist())
+        return Stack(order, rows, self._rows, start, self._weights(rows, frozen), means.tolist())
 
-    def _weights(self, rows: Tensor) -> dict[str, Tensor]:
+    def _weights(self, rows: Tensor, frozen: StateDict) -> dict[str, Tensor]:
         """Return all weights of devices: name -> [k, ...], views."""
         weights = self._rows.taken_apart(rows)
-        weights |= {name: value.expand(len(rows), *value.shape) for name, value in self._frozen.items()}
+        weights |= {name: value.expand(len(rows), *value.shape) for name, value in frozen.items()}
         return {name: weights[name] for name in self._names}
 
-    def _add(
-        self, gradients: Mapping[str, Whole | Product], to: Tensor, into: Tensor, *, scale: float, factor: float
-    ) -> None:
+    def _add(self, gradients: Mapping[str, Gradient], to: Tensor, into: Tensor, *, scale: float, factor: float) -> None:
         """Write `scale * to + factor * gradients` into rows, which may be `to`."""
         old, new = self._rows.taken_apart(to), self._rows.taken_apart(into)
         for name, gradient in gradients.items():
@@ -220,9 +231,8 @@ def gradients_of_any(model: nn.Module, trainable: Collection[str]) -> Gradients:
         logits: Tensor = functional_call(model, dict(weights), (inputs,))
         return F.cross_entropy(logits, labels, reduction="none")
 
-    def gradients(
-        weights: Weights, inputs: Tensor, labels: Tensor, shares: Tensor
-    ) -> tuple[Tensor, Mapping[str, Whole | Product]]:
+    def gradients(weights: Weights, batches: Batches) -> tuple[Tensor, Mapping[str, Gradient]]:
+        inputs, labels, shares = batches.padded()
         now = {name: value.detach().requires_grad_(name in trainable) for name, value in weights.items()}
         means = (torch.vmap(losses)(now, inputs, labels) * shares).sum(dim=1)
         found = torch.autograd.grad(means.sum(), [now[name] for name in trainable])
@@ -233,30 +243,30 @@ def gradients_of_any(model: nn.Module, trainable: Collection[str]) -> Gradients:
 
 def _steps(samples: Sequence[Samples], seeds: Sequence[int], epochs: int, batch_size: int) -> tuple[list[int], _Steps]:
     """Return the devices by their number of steps, most first, and their steps."""
-    each = [batch_sizes(len(own), batch_size) for own in samples]
+    each = [batch_sizes(len(own), batch_size) * epochs for own in samples]
     order = sorted(range(len(samples)), key=lambda place: -len(each[place]))
-    most = len(each[order[0]])
-    sizes = torch.tensor([each[p] * epochs + [0] * ((most - len(each[p])) * epochs) for p in order])
-    counts = torch.tensor([len(own) for own in samples])
+    sizes = np.zeros((len(samples), len(each[order[0]])), dtype=np.int64)
+    for row, place in enumerate(order):
+        sizes[row, : len(each[place])] = each[place]
+    counts = np.array([len(own) for own in samples])
     drawn = counts * epochs
-    starts = (drawn.cumsum(0) - drawn)[order, None] + sizes.cumsum(1) - sizes
-    shuffled = _shuffled(samples, seeds, epochs) + (counts.cumsum(0) - counts).repeat_interleave(drawn)
-    index, weights, in_batch = list[Tensor](), list[Tensor](), list[Tensor]()
+    starts = (drawn.cumsum() - drawn)[order, None] + sizes.cumsum(1) - sizes
+    shuffled = _shuffled(samples, seeds, epochs) + (counts.cumsum() - counts).repeat(drawn)
+    index, in_batch = list[Tensor](), list[Tensor]()
     for step, k in enumerate((sizes > 0).sum(0).tolist()):
-        own = sizes[:k, step, None]
-        places = torch.arange(int(own.max()))
-        index.append(shuffled[starts[:k, step, None] + torch.minimum(places, own - 1)])
-        weights.append((places < own) / own)
-        in_batch.append(own[:, 0])
+        own = sizes[:k, step]
+        places = (starts[:k, step] - own.cumsum() + own).repeat(own)
+        index.append(torch.from_numpy(shuffled[places + np.arange(len(places))]))
+        in_batch.append(torch.from_numpy(own))
     inputs, labels = (torch.cat([getattr(own, part) for own in samples]) for part in ("inputs", "labels"))
-    last = torch.tensor([len(each[place]) * (epochs - 1) for place in order])
-    return order, _Steps(inputs, labels, index, weights, in_batch, last)
+    last = torch.tensor([len(each[place]) // epochs * (epochs - 1) for place in order])
+    return order, _Steps(inputs, labels, index, in_batch, last)
 
 
-def _shuffled(samples: Sequence[Samples], seeds: Sequence[int], epochs: int) -> Tensor:
+def _shuffled(samples: Sequence[Samples], seeds: Sequence[int], epochs: int) -> NDArray[np.int64]:
     """Return the places of each device's samples, in the order of its epochs, one device after the other."""
     generator, orders = torch.Generator(), list[Tensor]()
     for own, seed in zip(samples, seeds, strict=True):
         generator.manual_seed(seed)
         orders += [torch.randperm(len(own), generator=generator) for _ in range(epochs)]
-    return torch.cat(orders)
+    return torch.cat(orders).numpy()

@@ -12,16 +12,16 @@ LOCK_TIMEOUT = 10.0
 
 
 class Claims:
-    """A counter that the processes of a pool share.
+    """The clients of a round that nobody has taken, known to all processes of a pool.
 
     Args:
         context: how they are started.
     """
 
     def __init__(self, context: Any) -> None:
-        self._shared = context.Array("q", 2)  # the round, and the first client that nobody has taken
+        self._shared = context.Array("q", 3)  # the round, and the first and the end of those that nobody has taken
 
-    def begin(self) -> int:
+    def begin(self, clients: int) -> int:
         """Begin a round, and return its number; of the rounds before, nothing can be taken any more.
 
         Raises:
@@ -30,29 +30,34 @@ class Claims:
         if not self._shared.get_lock().acquire(timeout=LOCK_TIMEOUT):
             raise TimeoutError("the counter of clients is held by a process that died")
         try:
-            number = self._shared[0] = self._shared[0] + 1
-            self._shared[1] = 0
+            self._shared[:] = [self._shared[0] + 1, 0, clients]
+            return int(self._shared[0])
         finally:
             self._shared.get_lock().release()
-        return int(number)
 
-    def take(self, round_number: int, count: int, clients: int) -> range:
-        """Take the next `count` of the `clients` of a round; empty: none is left, or the round is over."""
+    def take(self, round_number: int, count: int, *, last: bool = False) -> range:
+        """Take `count` clients of a round: the first that are left, or the last; empty: none is, or the round is over.
+
+        They always begin at a multiple of `count`, so that who are taken together does not depend on who takes.
+        """
         with self._shared.get_lock():
-            start = self._shared[1] if self._shared[0] == round_number else clients
-            stop = min(clients, start + count)
-            if start < stop:
-                self._shared[1] = stop
-        return range(start, stop)
+            number, first, end = self._shared[:]
+            if number != round_number or first >= end:
+                return range(0)
+            if last:
+                self._shared[2] = taken = (end - 1) // count * count
+                return range(taken, end)
+            self._shared[1] = taken = min(first + count, end)
+            return range(first, taken)
 
-    def are_left(self, clients: int) -> bool:
-        """Say whether any of the `clients` of the present round is left; it does not wait for the counter."""
-        return bool(self._shared.get_obj()[1] < clients)
-
-    def taken(self, round_number: int, count: int, clients: int) -> Iterator[range]:
-        """Take clients of a round, `count` at a time, as they are trained, until none is left."""
-        while own := self.take(round_number, count, clients):
+    def taken(self, round_number: int, count: int, *, last: bool = False) -> Iterator[range]:
+        """Take clients of a round as they are trained, until none is left."""
+        while own := self.take(round_number, count, last=last):
             yield own
+
+    def are_left(self) -> bool:
+        """Say whether any client of the present round is left; it does not wait for the counter."""
+        return bool(self._shared.get_obj()[1] < self._shared.get_obj()[2])
 
 
 _ours: list[Claims] = []

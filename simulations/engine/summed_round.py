@@ -41,7 +41,7 @@ def summed_in_pool(
         FedquitError: `timeout` seconds have passed, or a worker process died.
     """
     deadline = time.monotonic() + timeout
-    parcel = SumParcel(task, tuple(asked), pool.begin_round(), stack)
+    parcel = SumParcel(task, tuple(asked), pool.begin_round(len(asked)), stack)
     calls = pool.submit_to(pool.workers - 1 if task.stacked else pool.workers, sum_parcel, parcel)
     parts = _beside(pool, parcel, calls, deadline) if task.stacked else pool.results_of(calls, deadline)
     return _merged(parts, mean, timeout)
@@ -50,16 +50,17 @@ def summed_in_pool(
 def _beside(pool: WorkerPool, parcel: SumParcel, calls: list[Call[SumPart]], deadline: float) -> Iterator[SumPart]:
     """Train stacks in this process beside all workers but one; if they take long, that one takes over.
 
-    Small stacks are trained in the time that it takes to wake one process more, and to hear of it.
+    Small stacks are trained in the time that it takes to wake one process more, and to hear of it. It takes the last,
+    who have the fewest samples, as it has more to do than a worker.
     """
     summing, began = Summing(parcel.task), time.monotonic()
     try:
-        for own in pool.claims.taken(parcel.round, parcel.stack, len(parcel.asked)):
+        for own in pool.claims.taken(parcel.round, parcel.stack, last=True):
             yield _trained(summing, parcel.asked[own.start : own.stop])
             pool.collect(0.0)
             for call in calls:
                 yield from call.take()
-            if time.monotonic() - began > SLICE:
+            if time.monotonic() - began > SLICE and pool.claims.are_left():
                 calls += pool.submit_to(1, sum_parcel, parcel)
                 break
         yield from pool.results_of(calls, deadline)

@@ -1,5 +1,6 @@
 """Training whose models are summed where they are made: what a worker does with the clients of a round."""
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedquit.client.messages.message_records import head_of
 from fedquit.client.messages.plain_training import PlainTraining, TrainMetrics
 from fedquit.errors import BadReplyError
 from fedquit.settings import Scalar, Settings
@@ -22,7 +22,7 @@ from fedquit.strategies.guard.reply_checks import check_forms, check_model, chec
 from fedquit.strategies.guard.round_screen import refuse_buffers
 from fedquit.unlearning.tensors.accelerator import on_cpu
 from fedquit.unlearning.tensors.arithmetic import StepLength
-from fedquit.unlearning.tensors.convert import Arrays, arrays_of, tensors_of
+from fedquit.unlearning.tensors.convert import Arrays, arrays_of, npy_head, tensors_of
 from fedquit.unlearning.tensors.exact_mean import ExactMean, bounds_of
 
 SLICE = 0.25
@@ -89,7 +89,7 @@ class SumPart:
 def sum_parcel(parcel: SumParcel) -> Iterator[SumPart]:
     """Take clients that nobody has taken yet, and train them: yield a part for each stack, or for `SLICE` seconds."""
     until, summing = time.monotonic() + SLICE, Summing(parcel.task)
-    for own in ours().taken(parcel.round, parcel.stack, len(parcel.asked)):
+    for own in ours().taken(parcel.round, parcel.stack):
         summing.train(parcel.asked[own.start : own.stop])
         if summing.part.stacks or time.monotonic() > until:
             yield summing.taken()
@@ -113,7 +113,7 @@ class Summing:
         self._tensors = tensors_of(self._sent)
         settings = Settings.from_run_config(task.run_config, task.clients)
         self._training = PlainTraining(settings, self._tensors, task.plain.config)
-        self._heads = [head_of(array.dtype, array.shape) for array in self._sent.values()]
+        self._heads = [npy_head(array.dtype, array.shape) for array in self._sent.values()]
 
     @cached_property
     def _step(self) -> StepLength:
@@ -183,20 +183,15 @@ class Summing:
         try:
             for said in metrics:
                 checked_numbers(said)
-            arrays = self._sum(weights, counts)
+            arrays = arrays_of(stack.sums(counts))
             bounds_of(arrays, 1)
         except (BadReplyError, OverflowError):
             rows = [{name: value[row].numpy() for name, value in weights.items()} for row in range(len(nodes))]
             return [self._taken(*one) for one in zip(nodes, rows, metrics, strict=True)]
         self.part.stacks.append((arrays, sum(counts)))
-        lengths = stack.lengths() if self._task.plain.lengths else [None] * len(nodes)
-        digests = map(self._digests, zip(*[value.numpy() for value in weights.values()], strict=True))
-        now = time.monotonic()
-        return [SummedReply(*one, now) for one in zip(nodes, [""] * len(nodes), metrics, digests, lengths, strict=True)]
-
-    def _sum(self, weights: Mapping[str, torch.Tensor], counts: Sequence[int]) -> Arrays:
-        """Return the sum of devices' weights [k, ...], each times its number of samples."""
-        factors, sums = torch.tensor(counts, dtype=torch.float32), dict[str, torch.Tensor]()
-        for name, value in weights.items():
-            sums[name] = torch.mv(value.reshape(len(counts), -1).t(), factors).reshape(value.shape[1:])
-        return arrays_of(sums)
+        lengths = stack.lengths() if self._task.plain.lengths else itertools.repeat(None, len(nodes))
+        models = zip(*[value.numpy() for value in weights.values()], strict=True)
+        return [
+            SummedReply(node, "", said, self._digests(model), length, time.monotonic())
+            for node, said, model, length in zip(nodes, metrics, models, lengths, strict=True)
+        ]

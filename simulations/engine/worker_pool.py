@@ -111,14 +111,14 @@ class WorkerPool:
         """
         return self._submit(_packed(function, parcel))
 
-    def begin_round(self) -> int:
+    def begin_round(self, clients: int) -> int:
         """Begin a round whose clients the workers claim, and return its number.
 
         Raises:
             FedquitError: a worker has died.
         """
         try:
-            return self.claims.begin()
+            return self.claims.begin(clients)
         except TimeoutError as error:
             raise died() from error
 

@@ -10,7 +10,6 @@ the file is put back from there.
 """
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,7 +85,7 @@ class Costs:
         self.path = path
         self.totals: dict[tuple[str, Direction], Total] = {}
         self._latest: dict[str, _Latest] = {}
-        self._exchange: list[tuple[Row, MessageSize]] = []
+        self._exchange = Exchange()
         self._tail: bytes | None = None  # what is there may not be on the disk
         for row in read_rows(path) if path else ():
             self._count(row)
@@ -95,14 +94,14 @@ class Costs:
     def record(self, row: Row, wire: MessageSize) -> None:
         """Add a message of the exchange in progress; `wire` says what its row does not yet."""
         self._remember(row)
-        self._exchange.append((row, wire))
+        self._exchange.add(row, wire)
 
     def settle(self) -> None:
         """End the exchange: what its messages have in common is counted once, and its rows are written."""
-        if not self._exchange:
+        rows = self._exchange.rows()
+        if not rows:
             return
-        rows = compared(self._exchange)
-        self._exchange = []
+        self._exchange = Exchange()
         for row in rows:
             self._count(row)
         if self.path:
@@ -132,7 +131,7 @@ class Costs:
         """
         if server_round is None:
             down, up = (self.totals.get((phase, way), Total()).payload_bytes for way in ("down", "up"))
-            pending = [(row.direction, row.payload_bytes) for row, _ in self._exchange if row.phase == phase]
+            pending = [(row.direction, row.payload_bytes) for row, _ in self._exchange.messages if row.phase == phase]
             more_down, more_up = (sum(size for other, size in pending if other == way) for way in ("down", "up"))
             return Traffic(down + more_down, up + more_up)
         latest = self._latest.get(phase)
@@ -167,13 +166,39 @@ class _Latest:
     up: int = 0
 
 
-def compared(exchange: Iterable[tuple[Row, MessageSize]]) -> list[Row]:
-    """Return the rows of an exchange with their serialised bytes: requests, then replies, each in the order of nodes.
+class Exchange:
+    """The messages of one exchange.
 
-    An object that several carry in one direction is counted to the first of them, whatever order they came in.
+    Attributes:
+        messages: the row of each, and what it is on the wire.
     """
-    rows, seen = list[Row](), {"down": set[int](), "up": set[int]()}
-    for row, wire in sorted(exchange, key=lambda message: (message[0].direction, message[0].node)):
-        whole, unseen = wire.total(), wire.unseen(seen[row.direction])
-        rows.append(Row(*row[:5], whole, unseen, *row[7:]))
-    return rows
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[Row, MessageSize]] = []
+        self._seen: dict[Direction, set[int]] = {"down": set(), "up": set()}
+        self._repeats: set[Direction] = set()
+
+    def add(self, row: Row, wire: MessageSize) -> None:
+        """Add a message; while none repeats an object of another, its bytes are known at once."""
+        if row.direction not in self._repeats:
+            whole, unseen = wire.counted(self._seen[row.direction])
+            row = _sized(row, whole, unseen)
+            if unseen < whole:
+                self._repeats.add(row.direction)
+        self.messages.append((row, wire))
+
+    def rows(self) -> list[Row]:
+        """Return the rows with their serialised bytes: requests, then replies, each in the order of nodes.
+
+        An object that several carry in one direction is counted to the first of them, whatever order they came in.
+        """
+        rows, seen = list[Row](), {direction: set[int]() for direction in self._repeats}
+        for row, wire in sorted(self.messages, key=lambda message: (message[0].direction, message[0].node)):
+            again = row.direction in self._repeats
+            rows.append(_sized(row, *wire.counted(seen[row.direction])) if again else row)
+        return rows
+
+
+def _sized(row: Row, whole: int, unseen: int) -> Row:
+    """Return a row with its serialised bytes, and those without what others carried."""
+    return Row(*row[:5], whole, unseen, *row[7:])

@@ -10,10 +10,9 @@ others: one pass over its bytes with XXH3 (64 bits, with a new key in each proce
 import json
 import secrets
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, count
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
@@ -31,8 +30,7 @@ Kind = tuple[str, tuple[int, ...], str, int]
 """An array's dtype, shape, serialisation and bytes: with its name, what its sizes depend on, except repetitions."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """Objects that travel together, each once: what they are, and their deflated bytes in the same order.
 
     The first has all others below it, so where it was seen, they were.
@@ -56,8 +54,7 @@ class Part:
         return size
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(NamedTuple):
     """A record.
 
     Attributes:
@@ -130,10 +127,10 @@ def digests(data: bytes, key: int = KEY) -> Chunks:
     return tuple(xxh3_64_intdigest(view[start : start + CHUNK_SIZE], key) for start in range(0, len(data), CHUNK_SIZE))
 
 
-def digests_of_array(head: bytes, array: NDArray[Any], key: int) -> Chunks:
+def digests_of_array(head: bytes, array: NDArray[Any], key: int = KEY) -> Chunks:
     """Return the digests of a header and an array after it, which are not put together if they are one chunk.
 
-    >>> digests_of_array(b"ab", np.array([99], dtype=np.uint8), 5) == digests(b"abc", 5)
+    >>> digests_of_array(b"ab", np.array([99], dtype=np.uint8)) == digests(b"abc")
     True
     """
     ordered = np.ascontiguousarray(array)

@@ -6,8 +6,8 @@ biases that are all zero, follows once.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from flwr.app import Message
 
@@ -27,8 +27,7 @@ WIDEST_ID = 2**64 - 1
 """Stands in for the ids of run, nodes and tasks, which are random: real ones take as many bytes, or one less."""
 
 
-@dataclass(frozen=True, slots=True)
-class MessageSize:
+class MessageSize(NamedTuple):
     """What a message is on the wire.
 
     Attributes:
@@ -47,14 +46,25 @@ class MessageSize:
         >>> MessageSize(20, (Part((1, 2), (90, 7)), Part((2,), (7,)))).total()
         117
         """
-        ids = [identity for part in self.parts for identity in part.ids]
-        if len(ids) > len(set(ids)):
-            return self.unseen(set())
-        return self.fixed + sum([sum(part.sizes) for part in self.parts])
+        return self.counted(set())[0]
 
-    def unseen(self, seen: set[int]) -> int:
-        """Return the bytes of the message without the objects in `seen`, and put its own there."""
-        return self.fixed + sum([part.unseen(seen) for part in self.parts])
+    def counted(self, seen: set[int]) -> tuple[int, int]:
+        """Return the bytes of the message, and those without the objects in `seen`, and put its own there.
+
+        >>> MessageSize(20, (Part((1, 2), (90, 7)), Part((3,), (5,)))).counted({1, 2})
+        (122, 25)
+        """
+        ids = [identity for part in self.parts for identity in part.ids]
+        own = set(ids)
+        if len(own) == len(ids):
+            whole = self.fixed + sum([sum(part.sizes) for part in self.parts])
+            if seen.isdisjoint(own):
+                seen |= own
+                return whole, whole
+        else:
+            nothing = set[int]()
+            whole = self.fixed + sum([part.unseen(nothing) for part in self.parts])
+        return whole, self.fixed + sum([part.unseen(seen) for part in self.parts])
 
 
 def measured(messages: Sequence[Message]) -> Iterator[MessageSize]:

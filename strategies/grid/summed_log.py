@@ -4,10 +4,11 @@ from flwr.app import ConfigRecord, MessageType, MetricRecord
 
 from fedquit.strategies.cost_log.cost_log import Costs
 from fedquit.strategies.cost_log.cost_rows import Row
-from fedquit.strategies.cost_log.flower_objects import form_of, measure, measure_numbers
+from fedquit.strategies.cost_log.flower_objects import arrays_form, digests_of_array, measure_numbers
 from fedquit.strategies.cost_log.message_size import size_of
-from fedquit.strategies.grid.array_record import record_of
 from fedquit.strategies.grid.summed_replies import PlainRound, SummedReply
+from fedquit.strategies.guard.reply_checks import SERIALISED
+from fedquit.unlearning.tensors.convert import npy_head
 
 
 class SummedLog:
@@ -22,9 +23,13 @@ class SummedLog:
 
     def __init__(self, costs: Costs, phase: str, server_round: int, plain: PlainRound) -> None:
         self._costs, self._phase, self._round, self._plain = costs, phase, server_round, plain
-        record = record_of(plain.arrays)
-        self._model, self._group = measure(record), str(plain.config["server-round"])
-        self._form = form_of(record)
+        heads = {name: npy_head(array.dtype, array.shape) for name, array in plain.arrays.items()}
+        kinds = [
+            (str(array.dtype), array.shape, SERIALISED, len(heads[name]) + array.nbytes)
+            for name, array in plain.arrays.items()
+        ]
+        self._form, self._group = arrays_form(tuple(heads), tuple(kinds)), str(plain.config["server-round"])
+        self._model = self._form.measured([digests_of_array(heads[n], array) for n, array in plain.arrays.items()])
 
     def request(self, client: int, node: int) -> None:
         """Log the message to a node: the model and its config."""

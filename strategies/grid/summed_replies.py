@@ -8,7 +8,7 @@ logged all the same.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from fedquit.strategies.cost_log.flower_objects import Chunks
 from fedquit.unlearning.tensors.convert import Arrays
@@ -34,8 +34,7 @@ class PlainRound:
     lengths: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SummedReply:
+class SummedReply(NamedTuple):
     """What is known of a reply whose model is in the sum, or was refused.
 
     Attributes:

@@ -4,10 +4,14 @@ Methods and objectives compute on tensors, messages and files hold arrays. Flowe
 `fedquit.strategies.grid.array_record`.
 """
 
+import io
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -22,7 +26,6 @@ Shape = tuple[int, ...]
 def tensors_of(arrays: Arrays) -> dict[str, Tensor]:
     """Return copies of `arrays` as tensors, so that a change of one is none of the other.
 
-    >>> import numpy as np
     >>> tensors_of({"w": np.array([1.0])})
     {'w': tensor([1.], dtype=torch.float64)}
     """
@@ -42,3 +45,16 @@ def load_arrays(model: nn.Module, arrays: Arrays) -> nn.Module:
     """Fill `model` with `arrays` and return it."""
     model.load_state_dict(tensors_of(arrays))
     return model
+
+
+@lru_cache(maxsize=256)
+def npy_head(dtype: np.dtype[Any], shape: Shape) -> bytes:
+    """Return the header of the `.npy` file of an array in C order, which is how messages hold it.
+
+    >>> len(npy_head(np.dtype(np.float32), (2, 3)))
+    128
+    """
+    file = io.BytesIO()
+    said = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    npy.write_array_header_1_0(file, said)
+    return file.getvalue()
