@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from fedquit.client.kit import Kit
 from fedquit.client.training.build_objective import NOT_DEPLOYED
 from fedquit.errors import InputError
 from fedquit.settings import Settings
-from fedquit.unlearning.tensors.convert import Arrays, Shape, npy_head
+from fedquit.unlearning.tensors.convert import Arrays, npy_head
 
 SERIALISED = "numpy.ndarray"
 """How Flower says that an array is a `.npy` file."""

@@ -68,7 +68,7 @@ class Whole:
 
     def added(self, to: Tensor, into: Tensor, *, scale: float, factor: float) -> None:
         """Write `scale * to + factor * gradient` into a tensor, which may be `to`."""
-        torch.add(to * scale, self.gradient, alpha=factor, out=into)
+        torch.add(to if scale == 1.0 else to * scale, self.gradient, alpha=factor, out=into)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def _linear_gradients(slope: Tensor, before: Tensor, batches: Batches, *, is_pad
         return Product(own.mT, before.reshape(len(batches.sizes), -1, before.shape[-1])), Whole(own.sum(dim=1))
     bias = batches.of_each(slope.flatten(1, -2).sum(1) if slope.dim() > 2 else slope)
     own, rows = slope.flatten(0, -2), [size * slope[0, ..., 0].numel() for size in batches.sizes.tolist()]
-    return Products(own.t().split(rows, dim=1), before.flatten(0, -2).split(rows)), Whole(bias)
+    return Products(torch.split(own.t(), rows, dim=1), torch.split(before.flatten(0, -2), rows)), Whole(bias)
 
 
 def _layers(model: nn.Sequential, prefix: str) -> Iterator[tuple[str, nn.Module]]:

@@ -1,8 +1,8 @@
 """Local training of many devices at once: their models stacked, so that one operation does a step of all of them.
 
 A small model's step takes less time than the calls of Python and PyTorch that carry it out. Stacked, these calls are
-made once for all devices. Every device still has its own samples, shuffle and number of steps: shorter batches are
-padded with samples of weight 0, and a device that has finished takes part in no further step.
+made once for all devices. Every device still has its own samples, shuffle and number of steps: once their weights
+differ, shorter batches are padded with samples of weight 0, and a device that has finished takes no further step.
 
 The arithmetic is that of `fedquit.client.training.sgd.fit`, but products of stacked matrices may be summed in another
 order, so the models agree up to rounding and not bit for bit.
@@ -87,7 +87,7 @@ class Rows:
 
     def taken_apart(self, rows: Tensor) -> dict[str, Tensor]:
         """Return views of the tensors in `rows` [k, P]: name -> [k, ...]."""
-        parts = rows.split(self._sizes, dim=1)
+        parts = torch.split(rows, self._sizes, dim=1)
         return {
             name: part.view(len(rows), *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
@@ -203,7 +203,8 @@ class Stacking:
             total[:k] += values * sizes * (step >= steps.last[:k])
             if momentum:
                 self._add(gradients, velocity[:k], velocity[:k], scale=momentum, factor=1.0)
-                velocity[:k].add_(before[:k], alpha=weight_decay)
+                if weight_decay:
+                    velocity[:k].add_(before[:k], alpha=weight_decay)
                 torch.add(before[:k], velocity[:k], alpha=-lr, out=rows[:k])
             else:
                 self._add(gradients, before[:k], rows[:k], scale=1.0 - lr * weight_decay, factor=-lr)

@@ -18,7 +18,7 @@ ToTrain = Sequence[tuple[int, int, int]]
 
 def summed_here(task: SumTask, asked: ToTrain, mean: ExactMean, stack: int) -> Iterator[SummedReply]:
     """Carry out a round in this process."""
-    summing = Summing(task)
+    summing = Summing(task, mean)
     for start in range(0, len(asked), stack):
         part = _trained(summing, asked[start : start + stack])
         part.add_to(mean)

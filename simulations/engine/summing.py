@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fedquit.client.messages.plain_training import PlainTraining, TrainMetrics
@@ -26,7 +24,7 @@ from fedquit.unlearning.tensors.convert import Arrays, arrays_of, npy_head, tens
 from fedquit.unlearning.tensors.exact_mean import ExactMean, bounds_of
 
 SLICE = 0.25
-"""Seconds after which a worker hands over what it has: the sums travel with it, so more often would cost time."""
+"""Seconds after which a worker hands over what it has trained one by one: the sums travel too, which takes time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,7 @@ class SumTask:
 
 @dataclass(frozen=True, slots=True)
 class SumParcel:
-    """A worker's part of a round: the clients that it takes, for `SLICE` seconds.
+    """A worker's part of a round: the clients that it takes.
 
     Attributes:
         task: the round.
@@ -103,13 +101,14 @@ class Summing:
 
     Args:
         task: the round.
+        mean: what models that are trained one by one are added to; None: that of `part`.
 
     Attributes:
         part: what was made of it, and not yet taken.
     """
 
-    def __init__(self, task: SumTask) -> None:
-        self._task, self._sent, self.part = task, task.plain.arrays, SumPart()
+    def __init__(self, task: SumTask, mean: ExactMean | None = None) -> None:
+        self._task, self._sent, self._mean, self.part = task, task.plain.arrays, mean, SumPart()
         self._tensors = tensors_of(self._sent)
         settings = Settings.from_run_config(task.run_config, task.clients)
         self._training = PlainTraining(settings, self._tensors, task.plain.config)
@@ -147,13 +146,14 @@ class Summing:
             if plain.parameters is not None and len(plain.parameters) < len(arrays):
                 refuse_buffers(check_buffers(arrays, self._sent, plain.parameters))
             ordered = {name: arrays[name] for name in self._sent}
-            self.part.mean.add(ordered, count)  # which refuses what is not finite, too
+            mean = self.part.mean if self._mean is None else self._mean
+            mean.add(ordered, count)  # which refuses what is not finite, too
         except (BadReplyError, OverflowError) as reason:
             refused = self._not_finite(arrays) or str(reason)
         else:
             length = self._step.of(arrays) if plain.lengths else None
-        ordered = [arrays[name] for name in self._sent]
-        return SummedReply(node, refused, metrics, self._digests(ordered), length, time.monotonic())
+        digests = self._digests(arrays[name] for name in self._sent)
+        return SummedReply(node, refused, metrics, digests, length, time.monotonic())
 
     def _not_finite(self, arrays: Arrays) -> str:
         """Return how the guard refuses a model for what it holds, which it looks at first; "": it does not."""

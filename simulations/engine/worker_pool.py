@@ -63,20 +63,17 @@ class Call(Generic[R]):
             self._failed = answer if answer.error else None
 
     def take(self) -> Iterator[R]:
-        """Yield the results that are there, once each; raise what its function raised."""
+        """Yield the results that are there, once each; raise what its function raised, with a note of the place."""
         while self._came:
             yield self._came.popleft()
         if self._failed is not None and self._failed.error is not None:
-            raise self._failed.error from InWorker(self._failed.trace)
+            self._failed.error.add_note(f"In a worker: {self._failed.trace}")
+            raise self._failed.error
 
     def drop(self) -> None:
         """Keep no result: nobody will take it."""
         self._is_dropped = True
         self._came.clear()
-
-
-class InWorker(Exception):
-    """The cause of an error in a worker: where it was raised."""
 
 
 class WorkerPool:
@@ -145,30 +142,32 @@ class WorkerPool:
         task = _packed(function, parcel)
         return [self._submit(task) for _ in range(workers)]
 
-    def results_of(self, calls: list[Call[R]], deadline: float | None, left: Iterator[bytes] = iter(())) -> Iterator[R]:
+    def results_of(self, calls: list[Call[R]], deadline: float | None, left: Iterable[bytes] = ()) -> Iterator[R]:
         """Yield the results of calls, and of the tasks that are `left`, as they come.
 
         Raises:
             TimeoutError: the clock passed `deadline`.
             FedquitError: a worker has died.
         """
+        following = iter(left)
         try:
             while calls:
                 for call in tuple(calls):
                     if call.is_over:
                         calls.remove(call)
-                        calls += [self._submit(task) for task in itertools.islice(left, 1)]
+                        calls += [self._submit(task) for task in itertools.islice(following, 1)]
                     yield from call.take()
                 if calls and not self.collect(None if deadline is None else max(0.0, deadline - time.monotonic())):
                     raise TimeoutError(f"{len(calls)} parcels were not served in time")
         finally:
             self.drop(calls)
 
-    @staticmethod
-    def drop(calls: Iterable[Call[Any]]) -> None:
-        """Keep no result of calls, which come to nothing: nobody will take them."""
+    def drop(self, calls: Iterable[Call[Any]]) -> None:
+        """Have no call begin, and keep no result of those that did: nobody will take them."""
         for call in calls:
             call.drop()
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(call)
 
     def collect(self, seconds: float | None) -> bool:
         """Take in the answers that are there, or come within some seconds; return whether there were any.
@@ -178,7 +177,7 @@ class WorkerPool:
         """
         at_work = {worker.answers: worker for worker in self._begun if worker.call is not None}
         ready = wait([*at_work, *(worker.process.sentinel for worker in self._begun)], seconds)
-        answered = [at_work[end] for end in ready if isinstance(end, Connection)]
+        answered = [at_work[end] for end in ready if end in at_work]
         with self._alive():
             if ready and not answered:
                 raise EOFError("a worker has ended")

@@ -58,7 +58,8 @@ class Measured(NamedTuple):
     """A record.
 
     Attributes:
-        part: the record, which comes first, and all objects below it.
+        part: the record, which comes first, and all objects below it. Two records have the same first id exactly where
+            Flower gives them the same name.
         tree: bytes of its part of the ObjectTree.
         payload: bytes of its content, as Flower's `count_bytes` counts them.
     """
@@ -67,16 +68,10 @@ class Measured(NamedTuple):
     tree: int
     payload: int
 
-    @property
-    def identity(self) -> int:
-        """The same for two records exactly where Flower gives them the same name."""
-        return self.part.ids[0]
-
 
 def measure(record: ArrayRecord | ConfigRecord | MetricRecord) -> Measured:
     """Return what a record comes to.
 
-    >>> import numpy as np
     >>> from flwr.app import Array
     >>> found = measure(ArrayRecord({"w": Array(np.zeros(9)), "b": Array(np.zeros(9))}))
     >>> len(found.part.ids)  # the record, one array, its chunk
@@ -86,13 +81,8 @@ def measure(record: ArrayRecord | ConfigRecord | MetricRecord) -> Measured:
 
 
 def _arrays(record: ArrayRecord) -> Measured:
-    return form_of(record).measured([digests(array.data) for array in record.values()])
-
-
-def form_of(record: ArrayRecord) -> "ArraysForm":
-    """Return what records of such arrays come to."""
     kinds = tuple([(array.dtype, array.shape, array.stype, len(array.data)) for array in record.values()])
-    return arrays_form(tuple(record), kinds)
+    return arrays_form(tuple(record), kinds).measured([digests(array.data) for array in record.values()])
 
 
 class ArraysForm:
@@ -137,7 +127,7 @@ def digests_of_array(head: bytes, array: NDArray[Any], key: int = KEY) -> Chunks
     if len(head) + ordered.nbytes > CHUNK_SIZE:
         return digests(head + ordered.tobytes(), key)
     hashed = xxh3_64(head, key)
-    hashed.update(ordered)
+    hashed.update(ordered.data)
     return (hashed.intdigest(),)
 
 

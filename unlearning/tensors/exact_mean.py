@@ -91,7 +91,7 @@ class _Layout:
             start = places[name].stop
         found = {name: values[places[name]].reshape(shape) for name, (_, shape) in self.forms.items()}
         return {
-            name: (own if self.forms[name][0].kind == "f" else np.rint(own)).astype(self.forms[name][0])
+            name: np.asarray(own if self.forms[name][0].kind == "f" else np.rint(own)).astype(self.forms[name][0])
             for name, own in found.items()
         }
 

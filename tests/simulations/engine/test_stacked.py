@@ -17,7 +17,7 @@ from torch import nn
 from fedquit.client.messages import trained_ahead
 from fedquit.client.messages.plain_training import PlainTraining
 from fedquit.client.training.sgd import fit
-from fedquit.client.training.stacked_layers import gradients_of_sequence
+from fedquit.client.training.stacked_layers import Batches, gradients_of_sequence
 from fedquit.client.training.stacked_sgd import cannot_stack, fit_stacked, gradients_of_any
 from fedquit.errors import InputError
 from fedquit.settings import Settings
@@ -70,23 +70,44 @@ def test_stacked_clients_end_where_they_end_one_by_one(sizes: list[int], **how: 
             assert torch.allclose(weights[name], value, rtol=0, atol=TOLERANCE), name
 
 
+@pytest.mark.parametrize("sizes", [[7, 7, 7, 7], [7, 1, 4, 2]])
 @pytest.mark.parametrize("same", [True, False])
-def test_a_sequence_of_layers_has_the_gradients_of_any_model(same: bool) -> None:
+def test_a_sequence_of_layers_has_the_gradients_of_any_model(same: bool, sizes: list[int]) -> None:
     draw = torch.Generator().manual_seed(0)
     inner = nn.Sequential(nn.Linear(5, 4, bias=False), nn.GELU())
     model = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.Tanh(), inner, nn.Linear(4, 3))
-    trainable = [name for name, _ in model.named_parameters() if name != "1.bias"]
-    weights = {name: value.detach().expand(4, *value.shape) for name, value in model.named_parameters()}
+    assert losses_differ_by(model, (2, 3), same, sizes, draw, frozen="1.bias") < 1e-5
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_linear_layers_of_wider_inputs_have_the_gradients_of_any_model(same: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Flatten(), nn.Linear(20, 3))
+    assert losses_differ_by(model, (4, 3), same, [5, 2, 3], draw) < 1e-5
+
+
+def losses_differ_by(
+    model: nn.Module, shape: tuple[int, ...], same: bool, sizes: list[int], draw: torch.Generator, frozen: str = ""
+) -> float:
+    """Return the largest difference of a loss or gradient between a sequence's own ways and those of any model."""
+    trainable = [name for name, _ in model.named_parameters() if name != frozen]
+    weights = {name: value.detach().expand(len(sizes), *value.shape) for name, value in model.named_parameters()}
     if not same:
         weights = {name: value + torch.randn(value.shape, generator=draw) for name, value in weights.items()}
-    inputs, labels = torch.randn(4, 7, 2, 3, generator=draw), torch.randint(0, 3, (4, 7), generator=draw)
-    batch = inputs, labels, torch.rand(4, 7, generator=draw)
+    inputs, labels = torch.randn(sum(sizes), *shape, generator=draw), torch.randint(0, 3, (sum(sizes),), generator=draw)
+    batches = Batches(inputs, labels, torch.tensor(sizes))
     fast = gradients_of_sequence(model, trainable)
     assert fast is not None
-    (losses, found), (others, expected) = fast(weights, *batch), gradients_of_any(model, trainable)(weights, *batch)
-    assert torch.allclose(losses, others, atol=1e-6)
+    (losses, found), (others, expected) = fast(weights, batches), gradients_of_any(model, trainable)(weights, batches)
     assert sorted(found) == sorted(expected) == sorted(trainable)
-    assert all(torch.allclose(found[name], value, atol=1e-5) for name, value in expected.items())
+    worst = float((losses - others).abs().max())
+    for name in trainable:
+        before = torch.randn(len(sizes), *model.get_parameter(name).shape, generator=draw)
+        one, other = torch.empty_like(before), before.clone()
+        found[name].added(before, one, scale=0.5, factor=-2.0)
+        expected[name].added(other, other, scale=0.5, factor=-2.0)
+        worst = max(worst, float((one - other).abs().max()))
+    return worst
 
 
 @pytest.mark.parametrize("frozen", ["0.weight", "0.bias", "2.weight", "2.bias"])
@@ -233,6 +254,7 @@ def test_without_the_flag_clients_are_trained_one_by_one(tmp_path: Path, monkeyp
         ({"objective": "moon", "device_folder": "x"}, "objective 'moon' has a loss of its own"),
         ({"compress_up": "int8"}, "models are compressed"),
         ({"model": "test_stacked:normalised"}, "BatchNorm1d has statistics"),
+        ({"model": "test_stacked:doubled"}, "not all float32"),
         ({"model": "test_stacked:dropping"}, "Dropout draws"),
         ({"model": "test_stacked:branching"}, "cannot be stacked"),
         ({"model": "test_stacked:large"}, "so large"),
@@ -293,6 +315,23 @@ def test_clients_of_one_model_are_stacked_whatever_its_layers_are() -> None:
 def normalised(input_shape: Any, num_classes: int) -> nn.Module:
     del input_shape
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, num_classes))
+
+
+class Doubled(nn.Module):
+    """A model with a parameter of another type."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.linear, self.shift = nn.Linear(64, num_classes), nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.linear(images.flatten(1)) + self.shift
+        return logits.float()
+
+
+def doubled(input_shape: Any, num_classes: int) -> nn.Module:
+    del input_shape
+    return Doubled(num_classes)
 
 
 def dropping(input_shape: Any, num_classes: int) -> nn.Module:

@@ -4,7 +4,6 @@ import json
 import pickle
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +245,7 @@ def test_a_reply_is_timed_when_it_was_there_and_not_when_it_was_handed_over(
     def early(self: Any, *args: Any, **named: Any) -> Any:
         started = time.monotonic()
         for number, reply in enumerate(list(original(self, *args, **named))):
-            yield replace(reply, ready=started + 100 * (number + 1))
+            yield reply._replace(ready=started + 100 * (number + 1))
 
     monkeypatch.setattr(InProcessGrid, "sum_replies", early)
     with InProcessGrid(2, settings.run_config()) as grid:

@@ -20,7 +20,7 @@ from fedquit.errors import FullDiskError
 from fedquit.server.app import make_app
 from fedquit.server.run.run_folder import RunFolder
 from fedquit.settings import Settings
-from fedquit.simulations.engine import parcels
+from fedquit.simulations.engine import parcels, worker_pool
 from fedquit.simulations.engine.inprocess import FIRST_NODE_ID, InProcessGrid
 from fedquit.strategies.grid.array_record import record_of
 from fedquit.unlearning.tensors.convert import arrays_of
@@ -113,16 +113,16 @@ def test_a_message_arrives_as_it_was_sent_and_stays_as_it_is(pool: InProcessGrid
 def test_replies_that_nobody_takes_do_not_pile_up(pool: InProcessGrid, monkeypatch: pytest.MonkeyPatch) -> None:
     assert pool._pool is not None
     handed = list[int]()
-    submit = pool._pool.submit
+    packed = worker_pool._packed
 
-    def counted(parcel: parcels.Parcel) -> Any:
+    def counted(function: Any, parcel: parcels.Parcel) -> Any:
         handed.append(len(parcel.asked))
-        return submit(parcel)
+        return packed(function, parcel)
 
-    monkeypatch.setattr(pool._pool, "submit", counted)
+    monkeypatch.setattr(worker_pool, "_packed", counted)
     replies = pool.send_and_receive(model_to(pool.get_node_ids()))
     next(replies)
-    assert len(handed) <= 2 * pool._pool.ahead, "parcels are handed out only as replies are taken"
+    assert len(handed) <= 2 * WORKERS, "parcels are handed out only as replies are taken"
     list(replies)
     assert sum(handed) == 40
 

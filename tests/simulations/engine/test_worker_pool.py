@@ -1,0 +1,175 @@
+"""The pool of workers: results as they come, errors with their place, and no process that outlives its parent."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedquit.errors import FedquitError
+from fedquit.simulations.engine.worker_pool import Call, WorkerPool
+from tests.harness.waiting import until
+
+HERE = "test_worker_pool"
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def fail(number: int) -> int:
+    raise LookupError(f"no {number}")
+
+
+def process_of(_: int) -> int:
+    return os.getpid()
+
+
+def larger_than_any_pipe(number: int) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    return np.full(2**19, float(number))
+
+
+def wait_for(path: str) -> int:
+    Path(path + ".begun").write_text(str(os.getpid()))
+    until(Path(path).exists, "sign to go on")
+    return os.getpid()
+
+
+def count_to(number: int) -> Iterator[int]:
+    yield from range(number)
+
+
+def count_and_fail(number: int) -> Iterator[int]:
+    yield number
+    raise LookupError("after the first")
+
+
+def leave_unsaid(_: int) -> object:
+    return lambda: None  # what cannot be pickled
+
+
+def die(_: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[WorkerPool]:
+    yield from begun_pool()
+
+
+@pytest.fixture
+def doomed() -> Iterator[WorkerPool]:
+    """A pool for one test alone."""
+    yield from begun_pool()
+
+
+def begun_pool() -> Iterator[WorkerPool]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))
+        made = WorkerPool(2, f"{HERE}:app")
+        yield made
+        made.close()
+
+
+def test_every_parcel_has_its_result_and_workers_are_processes(pool: WorkerPool) -> None:
+    assert sorted(pool.results(double, range(9), None)) == list(range(0, 18, 2))
+    processes = set(pool.results(process_of, range(9), None))
+    assert len(processes) <= 2
+    assert os.getpid() not in processes
+
+
+def test_results_larger_than_a_pipe_come_whole(pool: WorkerPool) -> None:
+    found = [(len(result), result[0]) for result in pool.results(larger_than_any_pipe, range(5), None)]
+    assert sorted(found) == [(2**19, float(number)) for number in range(5)]
+
+
+def test_what_a_function_raises_is_raised_here_with_its_place(pool: WorkerPool) -> None:
+    with pytest.raises(LookupError, match="no 7") as failed:
+        list(pool.results(fail, [7], None))
+    assert "in fail" in str(failed.value.__notes__)
+    assert list(pool.results(double, [4], None)) == [8], "the worker goes on"
+
+
+def test_a_result_that_cannot_travel_is_an_error_here(pool: WorkerPool) -> None:
+    with pytest.raises(Exception, match="pickle"):
+        list(pool.results(leave_unsaid, [1], None))
+    assert list(pool.results(double, [4], None)) == [8]
+
+
+def test_what_several_workers_yield_comes_as_it_is_made(pool: WorkerPool) -> None:
+    assert sorted(pool.results_of(pool.submit_to(2, count_to, 3), None)) == [0, 0, 1, 1, 2, 2]
+    came = list[int]()
+    with pytest.raises(LookupError, match="after the first"):
+        came.extend(pool.results_of(pool.submit_to(1, count_and_fail, 5), None))
+    assert came == [5]
+
+
+def test_a_result_that_is_there_is_known_without_waiting(pool: WorkerPool) -> None:
+    call = pool.submit(double, 21)
+    until(lambda: pool.collect(0.0) or call.is_over, "answer")
+    assert list(call.take()) == [42]
+    assert list(call.take()) == []
+    assert not pool.collect(0.0)
+
+
+def test_time_that_is_up_leaves_a_pool_that_works(doomed: WorkerPool, tmp_path: Path) -> None:
+    go = str(tmp_path / "go")
+    with pytest.raises(TimeoutError):
+        list(doomed.results(wait_for, [go] * 5, time.monotonic() + 1.0))
+    (tmp_path / "go").touch()
+    assert sorted(doomed.results(double, range(5), None)) == [0, 2, 4, 6, 8], "and nothing of what was given up"
+
+
+def test_calls_that_are_given_up_never_begin(doomed: WorkerPool, tmp_path: Path) -> None:
+    paths = [str(tmp_path / name) for name in ("a", "b", "c")]
+    calls = [doomed.submit(wait_for, path) for path in paths]
+    begun = [Path(path + ".begun") for path in paths]
+    until(lambda: begun[0].exists() and begun[1].exists(), "two at work")
+    doomed.drop(calls)
+    for path in paths:
+        Path(path).touch()
+    assert sorted(doomed.results(double, range(4), None)) == [0, 2, 4, 6]
+    assert not begun[2].exists()
+    assert [list(call.take()) for call in calls] == [[], [], []]
+
+
+def test_a_worker_that_dies_is_an_error_now_and_later(doomed: WorkerPool) -> None:
+    with pytest.raises(FedquitError, match="worker process died"):
+        list(doomed.results(die, [1], None))
+    with pytest.raises(FedquitError, match="worker process died"):
+        doomed.submit(double, 1)
+
+
+def test_an_idle_worker_that_dies_is_noticed(doomed: WorkerPool) -> None:
+    (process,) = doomed.results(process_of, [1], None)
+    os.kill(process, signal.SIGKILL)
+    with pytest.raises(FedquitError, match="worker process died"):
+        list(doomed.results(double, itertools.repeat(1), time.monotonic() + 60))
+
+
+def test_a_pool_that_nobody_closes_keeps_no_process_waiting(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys\nsys.path[:0] = {[str(Path(__file__).parents[n]) for n in (0, 3)]!r}\n"
+        "from fedquit.simulations.engine.worker_pool import WorkerPool\n"
+        f"from {HERE} import process_of\n"
+        "if __name__ == '__main__':\n"
+        f"    pool = WorkerPool(2, '{HERE}:app')\n"
+        "    print(*pool.results(process_of, range(4), None))\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    workers = {int(word) for word in done.stdout.split()}
+    assert workers
+    until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), "end of the workers")
+
+
+def test_a_call_that_was_done_without_a_worker_has_its_result() -> None:
+    assert list(Call.done(3).take()) == [3]
