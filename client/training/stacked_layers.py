@@ -53,7 +53,7 @@ class Batches:
     def padded(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return inputs [k, B, ...], labels and shares [k, B] as if all batches were as large as the largest.
 
-        One is filled up with a sample of its own, of share 0: a sample of another device might overflow.
+        A shorter one is filled with its own last sample at share 0: a sample of another device might overflow.
         """
         sizes, places = self.sizes[:, None], torch.arange(int(self.sizes.max()))
         index = sizes.cumsum(0) - sizes + torch.minimum(places, sizes - 1)

@@ -195,6 +195,7 @@ class Stacking:
         start, frozen = self._rows.joined(state), {n: state[n] for n in self._names if n not in self._rows.shapes}
         before = start.expand(len(samples), -1)
         rows = torch.empty(before.shape)
+        rows[len(steps.sizes[0]) if steps.sizes else 0 :] = start  # of those who have no samples
         velocity = torch.zeros(before.shape) if momentum else before
         total = torch.zeros(len(samples), dtype=torch.float64)
         for step, (index, sizes) in enumerate(zip(steps.index, steps.sizes, strict=True)):

@@ -1,14 +1,22 @@
-"""Work sharing within a round: a worker that is free takes the next clients, so that no worker waits for another.
+"""Work sharing within a round: a process that is free takes the next clients, so that none waits for another.
 
-To deal clients out beforehand leaves a worker idle whenever the system has slowed down the other, and to hand them out
-one by one over pipes takes as long as small models train. Here a worker takes them from a counter in shared memory.
+To deal clients out beforehand leaves a process idle whenever the system has slowed down the other, and to hand them out
+one by one over pipes takes as long as small models train. Here they are taken from counters in shared memory.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from fedquit.errors import FedquitError
+
 LOCK_TIMEOUT = 10.0
-"""Seconds to wait for the counter, which is held for microseconds: a process that died may have held it."""
+"""Seconds to wait for the counters, which are held for microseconds: a process that died may have held them."""
+
+
+def died() -> FedquitError:
+    """Return the error for a pool that has lost a worker."""
+    return FedquitError("a worker process died, perhaps for lack of memory; continue with --resume and fewer --workers")
 
 
 class Claims:
@@ -25,22 +33,21 @@ class Claims:
         """Begin a round, and return its number; of the rounds before, nothing can be taken any more.
 
         Raises:
-            TimeoutError: a process that died has the counter.
+            FedquitError: a worker has died.
         """
-        if not self._shared.get_lock().acquire(timeout=LOCK_TIMEOUT):
-            raise TimeoutError("the counter of clients is held by a process that died")
-        try:
+        with self._held():
             self._shared[:] = [self._shared[0] + 1, 0, clients]
             return int(self._shared[0])
-        finally:
-            self._shared.get_lock().release()
 
     def take(self, round_number: int, count: int, *, last: bool = False) -> range:
         """Take `count` clients of a round: the first that are left, or the last; empty: none is, or the round is over.
 
         They always begin at a multiple of `count`, so that who are taken together does not depend on who takes.
+
+        Raises:
+            FedquitError: a worker has died.
         """
-        with self._shared.get_lock():
+        with self._held():
             number, first, end = self._shared[:]
             if number != round_number or first >= end:
                 return range(0)
@@ -55,8 +62,18 @@ class Claims:
         while own := self.take(round_number, count, last=last):
             yield own
 
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Keep other processes from the counters."""
+        if not self._shared.get_lock().acquire(timeout=LOCK_TIMEOUT):
+            raise died()
+        try:
+            yield
+        finally:
+            self._shared.get_lock().release()
+
     def are_left(self) -> bool:
-        """Say whether any client of the present round is left; it does not wait for the counter."""
+        """Say whether any client of the present round is left; it does not wait for the counters."""
         return bool(self._shared.get_obj()[1] < self._shared.get_obj()[2])
 
 
@@ -64,11 +81,11 @@ _ours: list[Claims] = []
 
 
 def share(claims: Claims) -> None:
-    """Have `ours` return this counter, in this process."""
+    """Have `ours` return these, in this process."""
     _ours[:] = [claims]
 
 
 def ours() -> Claims:
-    """Return the counter that this process shares with others."""
+    """Return those that this process shares with others."""
     (claims,) = _ours
     return claims

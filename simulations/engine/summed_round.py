@@ -1,5 +1,6 @@
-"""A round whose replies are summed in the workers: the tasks that go there, and what comes back."""
+"""A round whose replies are summed where they are made: in this process, in workers, or in both."""
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 
@@ -41,31 +42,39 @@ def summed_in_pool(
         FedquitError: `timeout` seconds have passed, or a worker process died.
     """
     deadline = time.monotonic() + timeout
-    parcel = SumParcel(task, tuple(asked), pool.begin_round(len(asked)), stack)
+    parcel = SumParcel(task, tuple(asked), pool.claims.begin(len(asked)), stack)
     calls = pool.submit_to(pool.workers - 1 if task.stacked else pool.workers, sum_parcel, parcel)
-    parts = _beside(pool, parcel, calls, deadline) if task.stacked else pool.results_of(calls, deadline)
-    return _merged(parts, mean, timeout)
+    return _merged(_parts(pool, parcel, calls, deadline), mean, timeout)
 
 
-def _beside(pool: WorkerPool, parcel: SumParcel, calls: list[Call[SumPart]], deadline: float) -> Iterator[SumPart]:
-    """Train stacks in this process beside all workers but one; if they take long, that one takes over.
-
-    Small stacks are trained in the time that it takes to wake one process more, and to hear of it. It takes the last,
-    who have the fewest samples, as it has more to do than a worker.
-    """
-    summing, began = Summing(parcel.task), time.monotonic()
+def _parts(pool: WorkerPool, parcel: SumParcel, calls: list[Call[SumPart]], deadline: float) -> Iterator[SumPart]:
+    """Yield the parts of a round; if it is given up, nobody takes more of its clients."""
     try:
-        for own in pool.claims.taken(parcel.round, parcel.stack, last=True):
-            yield _trained(summing, parcel.asked[own.start : own.stop])
-            pool.collect(0.0)
-            for call in calls:
-                yield from call.take()
-            if time.monotonic() - began > SLICE and pool.claims.are_left():
-                calls += pool.submit_to(1, sum_parcel, parcel)
-                break
+        if parcel.task.stacked:
+            yield from _beside(pool, parcel, calls)
         yield from pool.results_of(calls, deadline)
     finally:
         pool.drop(calls)
+        if calls:
+            with contextlib.suppress(FedquitError):
+                pool.claims.begin(0)
+
+
+def _beside(pool: WorkerPool, parcel: SumParcel, calls: list[Call[SumPart]]) -> Iterator[SumPart]:
+    """Train stacks in this process beside all workers but one; if they take long, that one takes over.
+
+    Small stacks are trained in the time that it takes to wake another process and receive its results. This process
+    takes clients from the end, who have the fewest samples, because it also has other work.
+    """
+    summing, began = Summing(parcel.task), time.monotonic()
+    for own in pool.claims.taken(parcel.round, parcel.stack, last=True):
+        yield _trained(summing, parcel.asked[own.start : own.stop])
+        pool.collect(0.0)
+        for call in calls:
+            yield from call.take()
+        if time.monotonic() - began > SLICE and pool.claims.are_left():
+            calls += pool.submit_to(1, sum_parcel, parcel)
+            return
 
 
 def _merged(parts: Iterator[SumPart], mean: ExactMean, timeout: float) -> Iterator[SummedReply]:

@@ -1,4 +1,4 @@
-"""Training whose models are summed where they are made: what a worker does with the clients of a round."""
+"""Training whose models are summed where they are made: what a process does with the clients of a round."""
 
 import itertools
 import time
@@ -24,7 +24,8 @@ from fedquit.unlearning.tensors.convert import Arrays, arrays_of, npy_head, tens
 from fedquit.unlearning.tensors.exact_mean import ExactMean, bounds_of
 
 SLICE = 0.25
-"""Seconds after which a worker hands over what it has trained one by one: the sums travel too, which takes time."""
+"""Seconds after which a worker hands over what it has trained one by one (the sums travel too, which takes time), and
+the main process leaves stacks to a worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class SumTask:
 
 @dataclass(frozen=True, slots=True)
 class SumParcel:
-    """A worker's part of a round: the clients that it takes.
+    """A round, for every worker that takes clients of it.
 
     Attributes:
         task: the round.
@@ -70,7 +71,7 @@ class SumPart:
     Attributes:
         replies: without their models.
         mean: of the models that were trained one by one.
-        stacks: of each stack, the sum and the number of samples: it is a quarter as large as a mean, to travel.
+        stacks: the sum and the number of samples of each stack; a sum takes a quarter of the bytes of a mean.
     """
 
     replies: list[SummedReply] = field(default_factory=list)
@@ -135,9 +136,9 @@ class Summing:
         except (Exception, SystemExit) as error:  # as `call` does: it is the reply's error
             said = " ".join(f"{type(error).__name__}: {error}".split())
             return SummedReply(node, said, {}, ready=time.monotonic())
-        return self._taken(node, arrays, metrics)
+        return self._checked(node, arrays, metrics)
 
-    def _taken(self, node: int, arrays: Arrays, metrics: TrainMetrics) -> SummedReply:
+    def _checked(self, node: int, arrays: Arrays, metrics: TrainMetrics) -> SummedReply:
         """Add a model to the sum if it is in order."""
         refused, length, plain = "", None, self._task.plain
         try:
@@ -187,7 +188,7 @@ class Summing:
             bounds_of(arrays, 1)
         except (BadReplyError, OverflowError):
             rows = [{name: value[row].numpy() for name, value in weights.items()} for row in range(len(nodes))]
-            return [self._taken(*one) for one in zip(nodes, rows, metrics, strict=True)]
+            return [self._checked(*one) for one in zip(nodes, rows, metrics, strict=True)]
         self.part.stacks.append((arrays, sum(counts)))
         lengths = stack.lengths() if self._task.plain.lengths else itertools.repeat(None, len(nodes))
         models = zip(*[value.numpy() for value in weights.values()], strict=True)

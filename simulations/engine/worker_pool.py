@@ -1,7 +1,7 @@
 """The worker processes of the in-process engine, which start from a clean process and end with their parent.
 
-Each has a pipe for its tasks and one for its answers, and is given a task when it has none. A pool of the standard
-library hands tasks from thread to thread on the way, which takes longer than a round of small models.
+Each has a pipe for its tasks and one for its outcomes, and gets its next task when it has finished the last. A pool of
+the standard library hands tasks from thread to thread on the way, which takes as long as small models train.
 """
 
 import atexit
@@ -23,16 +23,16 @@ from fedquit.errors import FedquitError
 from fedquit.files import temporary_folder
 from fedquit.processes.chosen_device import choice
 from fedquit.processes.worker_context import METHOD, worker_context
-from fedquit.simulations.engine.claims import Claims
-from fedquit.simulations.engine.worker_process import Answer, work
+from fedquit.simulations.engine.claims import Claims, died
+from fedquit.simulations.engine.worker_process import Outcome, work
 
 R = TypeVar("R")
 T = TypeVar("T")
 
 OURS = "fedquit.client.app:app"
 """The ClientApp whose clients can be trained without messages."""
-WIDEST = 2**20
-"""Bytes of a pipe: as many as Linux lets everybody have."""
+WIDEST, ALL_PIPES = 2**20, 2**24
+"""Bytes of a pipe, as many as Linux lets everybody have, and of all pipes, a quarter of what it lets one user have."""
 
 
 @dataclass(eq=False, slots=True)
@@ -47,7 +47,7 @@ class Call(Generic[R]):
     task: bytes = b""
     is_over: bool = False
     _came: deque[R] = field(default_factory=deque)
-    _failed: Answer | None = None
+    _failed: Outcome | None = None
     _is_dropped: bool = False
 
     @classmethod
@@ -55,12 +55,12 @@ class Call(Generic[R]):
         """Return one that has this result."""
         return cls(is_over=True, _came=deque([result]))
 
-    def answered(self, answer: Answer) -> None:
-        """Take note of an answer."""
-        self.is_over = answer.is_last
+    def add(self, outcome: Outcome) -> None:
+        """Take note of an outcome."""
+        self.is_over = outcome.is_last
         if not self._is_dropped:
-            self._came.extend(answer.results)
-            self._failed = answer if answer.error else None
+            self._came.extend(outcome.results)
+            self._failed = outcome if outcome.error is not None else None
 
     def take(self) -> Iterator[R]:
         """Yield the results that are there, once each; raise what its function raised, with a note of the place."""
@@ -96,9 +96,9 @@ class WorkerPool:
         self.claims = Claims(self._context)
         self._begun: list[_Worker] = []
         self._waiting: deque[Call[Any]] = deque()
-        self._is_broken = False
+        self._is_broken = self._is_closed = False
         self._at_exit = partial(_close, weakref.ref(self))
-        atexit.register(self._at_exit)  # before `multiprocessing` waits for them, who wait for us
+        atexit.register(self._at_exit)  # it runs before `multiprocessing` waits for workers, who wait for tasks
 
     def submit(self, function: Callable[[T], R], parcel: T) -> Call[R]:
         """Have `function(parcel)` called by the next worker that is free.
@@ -107,17 +107,6 @@ class WorkerPool:
             FedquitError: a worker has died.
         """
         return self._submit(_packed(function, parcel))
-
-    def begin_round(self, clients: int) -> int:
-        """Begin a round whose clients the workers claim, and return its number.
-
-        Raises:
-            FedquitError: a worker has died.
-        """
-        try:
-            return self.claims.begin(clients)
-        except TimeoutError as error:
-            raise died() from error
 
     def results(self, function: Callable[[T], R], parcels: Iterable[T], deadline: float | None) -> Iterator[R]:
         """Return the results of `function`, called by the workers with each parcel, as they come.
@@ -163,19 +152,20 @@ class WorkerPool:
             self.drop(calls)
 
     def drop(self, calls: Iterable[Call[Any]]) -> None:
-        """Have no call begin, and keep no result of those that did: nobody will take them."""
+        """Discard calls: those that have not begun never will, and what comes of the others is thrown away."""
         for call in calls:
             call.drop()
             with contextlib.suppress(ValueError):
                 self._waiting.remove(call)
 
     def collect(self, seconds: float | None) -> bool:
-        """Take in the answers that are there, or come within some seconds; return whether there were any.
+        """Take in the outcomes that are there, or come within some seconds; return whether there were any.
 
         Raises:
             FedquitError: a worker has died.
         """
-        at_work = {worker.answers: worker for worker in self._begun if worker.call is not None}
+        self._check()
+        at_work = {worker.outcomes: worker for worker in self._begun if worker.call is not None}
         ready = wait([*at_work, *(worker.process.sentinel for worker in self._begun)], seconds)
         answered = [at_work[end] for end in ready if end in at_work]
         with self._alive():
@@ -187,12 +177,17 @@ class WorkerPool:
         return bool(answered)
 
     def _submit(self, task: bytes) -> Call[Any]:
-        if self._is_broken:
-            raise died()
+        self._check()
         call = Call[Any](task)
         self._waiting.append(call)
         self._deal()
         return call
+
+    def _check(self) -> None:
+        if self._is_closed:
+            raise FedquitError("the worker processes have ended; begin another run")
+        if self._is_broken:
+            raise died()
 
     def _deal(self) -> None:
         """Hand tasks to workers that have none."""
@@ -207,23 +202,27 @@ class WorkerPool:
             if worker.call is None:
                 return worker
         if len(self._begun) < self.workers:
-            self._begun.append(_Worker.started(self._context, self.claims))
+            width = min(WIDEST, ALL_PIPES // (2 * self.workers))
+            self._begun.append(_Worker.started(self._context, self.claims, width))
             return self._begun[-1]
         return None
 
     @contextlib.contextmanager
     def _alive(self) -> Iterator[None]:
-        """Turn what the pipe of a worker says when it has ended into an error with the way out."""
+        """Turn the error of a closed pipe into one that says how to continue; after any error the pool is not used."""
         try:
             yield
         except (EOFError, OSError) as error:
             self._is_broken = True
             raise died() from error
+        except BaseException:  # half of a message may be left in a pipe
+            self._is_broken = True
+            raise
 
     def close(self) -> None:
         """End the workers, without waiting for what they are at."""
         atexit.unregister(self._at_exit)
-        self._is_broken = True
+        self._is_closed = True
         while self._begun:
             self._begun.pop().end()
         self._temporary.cleanup()
@@ -236,25 +235,25 @@ class _Worker:
     Attributes:
         process: the process.
         tasks: our end of the pipe that it reads.
-        answers: our end of the pipe that it writes.
+        outcomes: our end of the pipe that it writes.
         call: what it is at.
     """
 
     process: Any
     tasks: Connection
-    answers: Connection
+    outcomes: Connection
     call: Call[Any] | None = None
 
     @classmethod
-    def started(cls, context: Any, claims: Claims) -> "_Worker":
-        """Start one."""
-        (to_read, tasks), (answers, to_write) = context.Pipe(duplex=False), context.Pipe(duplex=False)
+    def started(cls, context: Any, claims: Claims, width: int) -> "_Worker":
+        """Start one, with pipes of `width` bytes."""
+        (to_read, tasks), (outcomes, to_write) = context.Pipe(duplex=False), context.Pipe(duplex=False)
         for end in (tasks, to_write):
-            _widen(end)
+            _widen(end, width)
         with to_read, to_write:  # it alone has these: when it ends, so does the pipe
             process = context.Process(target=work, args=(to_read, to_write, claims, *choice()))
             process.start()
-        return cls(process, tasks, answers)
+        return cls(process, tasks, outcomes)
 
     def begin(self, call: Call[Any]) -> None:
         """Hand it a task."""
@@ -263,18 +262,18 @@ class _Worker:
         call.task = b""
 
     def take(self) -> None:
-        """Take in its next answer."""
-        answer: Answer = pickle.loads(self.answers.recv_bytes())  # noqa: S301 - written by a process that we began
+        """Take in its next outcome."""
+        outcome: Outcome = pickle.loads(self.outcomes.recv_bytes())  # noqa: S301 - written by a process that we began
         if self.call is not None:
-            self.call.answered(answer)
-        if answer.is_last:
+            self.call.add(outcome)
+        if outcome.is_last:
             self.call = None
 
     def end(self) -> None:
         """End it."""
         self.process.terminate()
         self.tasks.close()
-        self.answers.close()
+        self.outcomes.close()
 
 
 def _packed(function: Callable[[T], Any], parcel: T) -> bytes:
@@ -295,13 +294,13 @@ def _context(client_app: str) -> Any:
     return context
 
 
-def _widen(pipe: Connection) -> None:
-    """Have a pipe hold a small model at once, where it is Linux's and may be so wide: 64 KiB is a sixteenth of that."""
-    if sys.platform == "linux":
+def _widen(pipe: Connection, width: int) -> None:
+    """Have a pipe of Linux, which holds 64 KiB, hold a small model at once."""
+    if sys.platform == "linux" and width > 2**16:
         import fcntl
 
         with contextlib.suppress(OSError):
-            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, WIDEST)
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, width)
 
 
 def _close(pool: "weakref.ref[WorkerPool]") -> None:
@@ -309,8 +308,3 @@ def _close(pool: "weakref.ref[WorkerPool]") -> None:
     there = pool()
     if there is not None:
         there.close()
-
-
-def died() -> FedquitError:
-    """Return the error for a pool that has lost a worker."""
-    return FedquitError("a worker process died, perhaps for lack of memory; continue with --resume and fewer --workers")

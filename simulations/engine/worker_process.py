@@ -23,11 +23,11 @@ KEPT, LARGEST_BLOCK = 64 * 2**20, 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a worker says of a parcel.
+class Outcome:
+    """What a worker has made of a parcel.
 
     Attributes:
-        results: what its function has made of it.
+        results: of its function.
         is_last: whether there is no more to come.
         error: what it raised instead.
         trace: where it raised it.
@@ -39,31 +39,40 @@ class Answer:
     trace: str = ""
 
 
-def work(tasks: Connection, answers: Connection, claims: Claims, device: str, precision: str) -> None:
+def work(tasks: Connection, outcomes: Connection, claims: Claims, device: str, precision: str) -> None:
     """Carry out the functions and parcels of `tasks`, until their other end is closed."""
     share(claims)
     begin_worker(device, precision)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has ended
         while True:
-            _carry_out(tasks.recv_bytes(), answers)
+            _carry_out(tasks.recv_bytes(), outcomes)
 
 
-def _carry_out(task: bytes, answers: Connection) -> None:
+def _carry_out(task: bytes, outcomes: Connection) -> None:
     """Carry out one task: a function, and the parcel to call it with; an iterator's results are sent as they come."""
     try:
         function, parcel = pickle.loads(task)  # noqa: S301 - written by the process that began this one
         found = function(parcel)
         if not isinstance(found, Iterator):
-            return _send(answers, Answer((found,)))
+            return _send(outcomes, Outcome((found,)))
         for result in found:
-            _send(answers, Answer((result,), is_last=False))
+            _send(outcomes, Outcome((result,), is_last=False))
     except (Exception, SystemExit) as error:
-        return _send(answers, Answer(error=error, trace=traceback.format_exc()))
-    return _send(answers, Answer())
+        return _send(outcomes, Outcome(error=_that_travels(error), trace=traceback.format_exc()))
+    return _send(outcomes, Outcome())
 
 
-def _send(answers: Connection, answer: Answer) -> None:
-    answers.send_bytes(pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
+def _send(outcomes: Connection, outcome: Outcome) -> None:
+    outcomes.send_bytes(pickle.dumps(outcome, pickle.HIGHEST_PROTOCOL))
+
+
+def _that_travels(error: BaseException) -> BaseException:
+    """Return an error, or one that says the same if it cannot be pickled or, which only the reader would find, read."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - written here
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def begin_worker(device: str, precision: str) -> None:

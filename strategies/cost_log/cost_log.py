@@ -85,7 +85,7 @@ class Costs:
         self.path = path
         self.totals: dict[tuple[str, Direction], Total] = {}
         self._latest: dict[str, _Latest] = {}
-        self._exchange = Exchange()
+        self._exchange = ExchangeRows()
         self._tail: bytes | None = None  # what is there may not be on the disk
         for row in read_rows(path) if path else ():
             self._count(row)
@@ -101,7 +101,7 @@ class Costs:
         rows = self._exchange.rows()
         if not rows:
             return
-        self._exchange = Exchange()
+        self._exchange = ExchangeRows()
         for row in rows:
             self._count(row)
         if self.path:
@@ -166,7 +166,7 @@ class _Latest:
     up: int = 0
 
 
-class Exchange:
+class ExchangeRows:
     """The messages of one exchange.
 
     Attributes:

@@ -167,7 +167,7 @@ class MeteredGrid(WrappedGrid):
             log = SummedLog(self.costs, self.phase, self.server_round, plain)  # while the first are trained
             for node in plain.seeds:
                 log.request(self.members[node].client, node)
-            self.costs.settle()  # which takes less time now than when all is waiting for the last reply
+            self.costs.settle()  # now, while clients train: after the last reply it would delay the round
             for reply in replies:
                 client = self.members[reply.node].client
                 log.reply(client, reply, seconds=max(0.0, reply.ready - started))

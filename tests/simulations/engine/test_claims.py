@@ -59,8 +59,10 @@ def test_a_worker_that_died_with_the_counter_does_not_stop_the_next_round(monkey
     held.join()
     try:
         with pytest.raises(FedquitError, match="worker process died"):
-            pool.begin_round(1)
-        assert pool.claims.are_left(), "it does not wait for the counter"
+            pool.claims.begin(1)
+        with pytest.raises(FedquitError, match="worker process died"):
+            pool.claims.take(1, 1)
+        assert pool.claims.are_left(), "it does not wait for the counters"
     finally:
         pool.close()
 

@@ -1,7 +1,10 @@
 """Replies that are summed where they are made: the same model, the same costs, the same refusals as with messages."""
 
 import json
+import multiprocessing
+import os
 import pickle
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +31,7 @@ from fedquit.strategies.rounds.reply import Reply, ReplyDetail
 from fedquit.strategies.rounds.train import Train
 from fedquit.unlearning.tensors.convert import Arrays, arrays_of
 from fedquit.unlearning.tensors.exact_mean import ExactMean
+from tests.harness.waiting import until
 
 SMALL: dict[str, Any] = {
     "clients": 7,
@@ -117,6 +121,82 @@ def test_stacked_clients_with_a_parameter_that_is_one_number_are_summed(
         for name in ("4", "off")
     ]
     assert stages[0]["test_accuracy"] == pytest.approx(stages[1]["test_accuracy"], abs=0.02)
+
+
+class Deadly(nn.Module):
+    """A model that no worker process survives."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if multiprocessing.parent_process() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        logits: torch.Tensor = self.linear(images.flatten(1))
+        return logits
+
+
+def deadly(input_shape: Any, num_classes: int) -> nn.Module:
+    del input_shape
+    return Deadly(num_classes)
+
+
+@pytest.mark.parametrize("stack", [1, 2])
+def test_a_worker_that_dies_in_a_round_is_one_error(stack: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    settings = Settings(clients=8, samples=90, model="test_summed:deadly")
+    with InProcessGrid(8, settings.run_config(), workers=2, stack=stack) as grid:
+        made = strategy(grid, settings, {}, [])
+        with pytest.raises(FedquitError, match=r"worker process died.*--resume"):
+            made.round(1, model_of(settings), {"lr": 0.1})
+
+
+def with_a_worker_at_work(grid: InProcessGrid, patch: pytest.MonkeyPatch) -> list[int]:
+    """Have the main process train only once a worker trains too; return how many clients it trains at a time."""
+    trained, found = summed_round._trained, list[int]()
+    pool = grid._pool
+    assert pool is not None
+
+    def later(summing: Any, asked: Any) -> Any:
+        until(lambda: pool.claims._shared[1] > 0, "worker at work")
+        found.append(len(asked))
+        return trained(summing, asked)
+
+    patch.setattr(summed_round, "_trained", later)
+    return found
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 60.0])
+def test_a_worker_takes_over_from_the_main_process(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, made = Settings(clients=13, samples=200, model="mlp"), []
+    with InProcessGrid(13, settings.run_config(), stack=3) as grid:
+        made.append(strategy(grid, settings, {}, []).round(1, model_of(settings), {"lr": 0.1})[0])
+    monkeypatch.setattr(summed_round, "SLICE", seconds)
+    with InProcessGrid(13, settings.run_config(), workers=2, stack=3) as grid:
+        own = with_a_worker_at_work(grid, monkeypatch)
+        heard = dict[int, str | None]()
+        made.append(strategy(grid, settings, heard, []).round(1, model_of(settings), {"lr": 0.1})[0])
+    assert heard == dict.fromkeys(range(13))
+    assert own[0] == 1, "the last of thirteen"
+    assert len(own) == 1 or seconds > 0
+    assert all(np.array_equal(made[0][name], made[1][name]) for name in made[0])
+
+
+@pytest.mark.parametrize("stack", [1, 2])
+def test_a_round_that_is_given_up_ends_and_the_next_is_whole(stack: int) -> None:
+    settings, heard = Settings(clients=6, samples=90, model="mlp"), dict[int, str | None]()
+    with InProcessGrid(6, settings.run_config(), workers=2, stack=stack) as grid:
+        made = strategy(grid, settings, heard, [])
+        made.grid.patience = 1e-6
+        with pytest.raises(FedquitError, match=r"not trained within .* s; continue with --resume"):
+            made.round(1, model_of(settings), {"lr": 0.1})
+        assert grid._pool is not None
+        assert not grid._pool.claims.are_left()
+        heard.clear()
+        made.grid.patience = 600
+        made.round(2, model_of(settings), {"lr": 0.1})
+    assert heard == dict.fromkeys(range(6))
 
 
 def strategy(grid: InProcessGrid, settings: Settings, heard: dict[int, str | None], taken: list[Reply]) -> Train:

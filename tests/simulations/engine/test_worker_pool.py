@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fedquit.errors import FedquitError
+from fedquit.simulations.engine import worker_pool
 from fedquit.simulations.engine.worker_pool import Call, WorkerPool
 from tests.harness.waiting import until
 
@@ -52,6 +53,32 @@ def count_and_fail(number: int) -> Iterator[int]:
 
 def leave_unsaid(_: int) -> object:
     return lambda: None  # what cannot be pickled
+
+
+class UnreadableError(Exception):
+    """One that is pickled, and cannot be read."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} of {two}")
+
+
+def fail_unreadably(_: int) -> int:
+    raise UnreadableError(1, 2)
+
+
+def fail_unsaid(_: int) -> int:
+    raise ValueError("said", lambda: None)
+
+
+class EmptyError(Exception):
+    """One that is false."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+def fail_emptily(_: int) -> int:
+    raise EmptyError
 
 
 def die(_: int) -> int:
@@ -103,6 +130,23 @@ def test_a_result_that_cannot_travel_is_an_error_here(pool: WorkerPool) -> None:
     assert list(pool.results(double, [4], None)) == [8]
 
 
+@pytest.mark.parametrize(
+    ("function", "kind", "says"),
+    [
+        (fail_unreadably, RuntimeError, "UnreadableError: 1 of 2"),
+        (fail_unsaid, RuntimeError, "said"),
+        (fail_emptily, EmptyError, ""),
+    ],
+)
+def test_an_error_of_any_kind_is_an_error_here(
+    pool: WorkerPool, function: Callable[[int], int], kind: type[Exception], says: str
+) -> None:
+    for _ in range(3):  # more often than there are workers
+        with pytest.raises(kind, match=says or None):
+            list(pool.results(function, [1], None))
+    assert sorted(pool.results(double, range(4), None)) == [0, 2, 4, 6]
+
+
 def test_what_several_workers_yield_comes_as_it_is_made(pool: WorkerPool) -> None:
     assert sorted(pool.results_of(pool.submit_to(2, count_to, 3), None)) == [0, 0, 1, 1, 2, 2]
     came = list[int]()
@@ -152,6 +196,24 @@ def test_an_idle_worker_that_dies_is_noticed(doomed: WorkerPool) -> None:
     os.kill(process, signal.SIGKILL)
     with pytest.raises(FedquitError, match="worker process died"):
         list(doomed.results(double, itertools.repeat(1), time.monotonic() + 60))
+
+
+def test_a_pool_that_is_closed_says_so_and_does_not_wait(doomed: WorkerPool, tmp_path: Path) -> None:
+    results = doomed.results(wait_for, [str(tmp_path / "never")] * 2, None)
+    doomed.close()
+    with pytest.raises(FedquitError, match="have ended"):
+        next(results)
+
+
+def test_after_half_a_message_no_worker_is_used(doomed: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(worker_pool._Worker, "take", cut)
+    with pytest.raises(KeyboardInterrupt):
+        list(doomed.results(double, [1], None))
+    with pytest.raises(FedquitError, match="worker process died"):
+        doomed.submit(double, 1)
 
 
 def test_a_pool_that_nobody_closes_keeps_no_process_waiting(tmp_path: Path) -> None:
