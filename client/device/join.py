@@ -103,7 +103,7 @@ def make_device(folder: Path, listener: Listener, silent: float = SILENT) -> Kep
     with explained(file):
         begin(file)
     told = {**environment(home, write_programs(home) if POSIX else ()), VARIABLE: str(file)}
-    part = Part("supernode", supernode(kit, free_port()), told, before=lambda: begin(file))
+    part = Part("supernode", lambda: supernode(kit, free_port()), told, before=lambda: begin(file))
     supervisor = Supervisor([part], logs, lambda event: listener(_explained(event)))
     watch = ConnectionWatch(kit, file, lambda: supervisor.end("supernode"), listener, silent)
     return KeptDevice(supervisor, watch, lock)

@@ -83,6 +83,7 @@ def record_of(arrays: Arrays) -> ArrayRecord:
 def array_of(array: NDArray[Any]) -> Array:
     """Return an array as Flower's `Array(array)` does, without making a header of the same form each time.
 
+    >>> import numpy as np
     >>> array_of(np.ones((2, 3))).data == Array(np.ones((2, 3))).data
     True
     """

@@ -45,7 +45,7 @@ class Part:
 
     Attributes:
         name: for people, and of its log file.
-        command: what to run.
+        command: what to run, or what returns it, called before each start: a port that was free may be taken by then.
         environment: in addition to the supervisor's own.
         port: that it listens on once it is ready; 0: it is ready at once.
         host: address of this machine at which that port is reached.
@@ -53,11 +53,15 @@ class Part:
     """
 
     name: str
-    command: Sequence[str]
+    command: Sequence[str] | Callable[[], Sequence[str]]
     environment: Mapping[str, str] = field(default_factory=dict)
     port: int = 0
     before: Callable[[], None] | None = None
     host: str = "127.0.0.1"
+
+    def arguments(self) -> list[str]:
+        """Return what to run now."""
+        return list(self.command() if callable(self.command) else self.command)
 
 
 def pause(deaths: int) -> float:
@@ -191,9 +195,10 @@ class _Running:
     def start(self) -> None:
         if self.part.before:
             self.part.before()
+        command = self.part.arguments()
         try:
             self.process = subprocess.Popen(  # noqa: S603 - our own commands
-                list(self.part.command),
+                command,
                 env={**os.environ, **self.part.environment},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -204,7 +209,7 @@ class _Running:
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
         except OSError as error:
-            raise FedquitError(f"{self.part.name}: cannot run {self.part.command[0]}: {error.strerror}") from error
+            raise FedquitError(f"{self.part.name}: cannot run {command[0]}: {error.strerror}") from error
         self._started = time.monotonic()
         self._remember()
         threading.Thread(target=_copy, args=(self.process, self.log), daemon=True).start()

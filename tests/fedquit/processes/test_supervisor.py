@@ -84,6 +84,24 @@ def test_an_error_in_the_main_work_ends_the_parts(tmp_path: Path) -> None:
     assert not supervisor.pids()
 
 
+def test_a_command_that_is_made_is_another_at_each_start(tmp_path: Path) -> None:
+    made, told = list[str](), list[Mapping[str, Any]]()
+
+    def command() -> list[str]:
+        made.append(str(len(made)))
+        ends = "import sys, time; time.sleep(600 if sys.argv[1] == '2' else 0)"
+        return [sys.executable, "-c", ends, made[-1]]
+
+    supervisor = Supervisor([Part("a", command)], tmp_path, told.append)
+    supervisor.start(STILL)
+    thread = threading.Thread(target=supervisor.run)
+    thread.start()
+    until(lambda: made == ["0", "1", "2"], "third start")
+    supervisor.ask_to_stop()
+    thread.join(STILL)
+    assert [event["event"] for event in told] == ["started", "died", "started", "died", "started", "ended"]
+
+
 def test_a_log_has_the_time_of_each_line_and_no_colours(tmp_path: Path) -> None:
     says = [
         sys.executable,
@@ -271,7 +289,7 @@ def test_what_a_killed_supervisor_left_is_ended_at_the_next_start(
     monkeypatch.setattr("fedquit.processes.supervisor.GRACE", 1.0)  # what is left ignores SIGTERM
     code = (
         "import sys, time; from pathlib import Path; from fedquit.processes.supervisor import Part, Supervisor\n"
-        f"s = Supervisor([Part('forks', {forking(tmp_path).command!r})], Path({str(tmp_path)!r})); s.start(30)\n"
+        f"s = Supervisor([Part('forks', {forking(tmp_path).arguments()!r})], Path({str(tmp_path)!r})); s.start(30)\n"
         "print(s.pids()['forks'], flush=True); time.sleep(600)"
     )
     told = list[Mapping[str, Any]]()

@@ -90,7 +90,7 @@ def test_the_process_of_a_server_follows_the_ledger_until_it_is_ended(rehearsed:
     folder = rehearsed.server / "trackers"
     part = tracker_part(rehearsed.server, "tensorboard")
     (folder / "tensorboard.json").unlink(missing_ok=True)
-    with subprocess.Popen(part.command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(part.arguments(), stdout=subprocess.PIPE, text=True) as process:
         last = steps_of(rehearsed)[-1].number
         until(lambda: f'"step": {last}' in text_of(folder / "tensorboard.json"), "last step")
         process.terminate()
