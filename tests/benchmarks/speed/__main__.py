@@ -19,7 +19,7 @@ from tests.benchmarks.speed.works import WORKS
 @click.command()
 @click.option("--work", "names", multiple=True, type=click.Choice(list(WORKS)), help="which; all if not given")
 @click.option("--workers", default=os.cpu_count() or 1, show_default=True)
-@click.option("--runs", default=5, show_default=True, help="rounds of each engine that count")
+@click.option("--runs", default=5, show_default=True, help="rounds of each engine that count, at least")
 @click.option("--whole", default=3, show_default=True, help="whole runs of many clients that count; 0: none")
 @click.option("--ray/--no-ray", default=True, help="time Flower's Ray engine too")
 @click.option("--only-pass", is_flag=True, help="time FedQUIT's pass again; the rest is that of OUT/speed.json")

@@ -86,7 +86,7 @@ def engines(settings: Settings, workers: int, arrays: Arrays, ray: Ray | None) -
         settings: of the federation.
         workers: processes of each.
         arrays: the model.
-        ray: Flower's simulation runtime; None: it takes no part.
+        ray: Flower's simulation runtime, which takes turns with the bare processes alone; None: all others do.
     """
     with ExitStack() as stack:
 
@@ -100,12 +100,13 @@ def engines(settings: Settings, workers: int, arrays: Arrays, ray: Ray | None) -
             stack.callback(processes.close)
             return processes.round
 
-        made = dict[str, Engine]()
-        if ray is not None:  # first: it is still beginning when it says that it has begun
-            made["Flower on Ray"] = begun(lambda: rounds_on(MeteredGrid(ray.grid, patience=PATIENCE), settings), arrays)
-            made["Flower on Ray"].first += ray.seconds
-            made["Flower on Ray"].is_ray = True
-        made |= {"in-process": begun(lambda: ours(1), arrays), "bare processes": begun(bare, arrays)}
+        if ray is not None:  # it is still beginning when it says that it has begun
+            runtime = begun(lambda: rounds_on(MeteredGrid(ray.grid, patience=PATIENCE), settings), arrays)
+            runtime.first += ray.seconds
+            runtime.is_ray = True
+            yield {"Flower on Ray": runtime, "bare processes": begun(bare, arrays)}
+            return
+        made = {"in-process": begun(lambda: ours(1), arrays), "bare processes": begun(bare, arrays)}
         size, _ = stack_size("auto", settings)
         if size > 1:
             made["stacked"] = begun(lambda: ours(size), arrays)

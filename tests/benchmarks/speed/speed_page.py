@@ -7,10 +7,12 @@ HEAD = """# Speed
 
 Made by `make bench` on {date}: {machine}, Python {python}, torch {torch}, flwr {flwr}, {workers} workers. Do not edit:
 run it again. In each table the engines took turns, a round each, so that a slow moment of the machine hit all of them;
-only ratios within a table mean anything. *To bare processes* is the median of the ratios of rounds that took turns, so
-it may differ from the ratio of the medians. The tables were made one after the other in one process, so *start to end
-of round 1* is shorter in later ones; from the command it is under *Whole runs*. *Bare processes* are the same training
-in plain PyTorch processes, without Flower or messages. The load is the mean number of processes that wanted a
+only ratios within a table mean anything. Flower on Ray took turns with the bare processes afterwards, as Ray's own
+processes are never idle and would have slowed the others. *To bare processes* is the median of the ratios of rounds
+that took turns, so it may differ from the ratio of the medians. The tables were made one after the other in one
+process, so *start to end of round 1* is shorter in later ones; from the command it is under *Whole runs*. *Bare
+processes* are the same training in plain PyTorch processes, without Flower or messages. The main process, which trains
+too where clients are stacked, is not part of the memory. The load is the mean number of processes that wanted a
 processor, at the start and the end; above {workers} they had to share.
 """
 WORK = """
@@ -18,10 +20,10 @@ WORK = """
 
 Load {load}; one thread does {gflops:.0f} GFLOP/s in products of 512x512 matrices.
 
-| engine | a round, median of {runs} | to bare processes | start to end of round 1 | memory of its processes |
-|---|---|---|---|---|
+| engine | rounds | a round, median | to bare processes | start to end of round 1 | memory of its processes |
+|---|---|---|---|---|---|
 """
-ROW = "| {name} | {median:.3f} s | {to_bare:.2f} | {first:.1f} s | {memory} |\n"
+ROW = "| {name} | {rounds} | {median:.3f} s | {to_bare:.2f} | {first:.1f} s | {memory} |\n"
 PASS = """
 ## {title}
 
@@ -59,10 +61,9 @@ def page(document: dict[str, Any]) -> str:
 
 
 def _work(work: dict[str, Any]) -> str:
-    runs = max(len(engine["seconds"]) for engine in work["engines"].values())
-    text = WORK.format(title=work["title"], load=_load(work), gflops=work["matrix_gflops"], runs=runs)
+    text = WORK.format(title=work["title"], load=_load(work), gflops=work["matrix_gflops"])
     text += "".join(
-        ROW.format(name=name, memory=_memory(engine["memory_mib"]), **engine)
+        ROW.format(name=name, rounds=len(engine["seconds"]), memory=_memory(engine["memory_mib"]), **engine)
         for name, engine in work["engines"].items()
     )
     apart = ", ".join(f"{name} {value:.0e}" for name, value in work["largest_difference"].items() if value)

@@ -23,7 +23,7 @@ TINY = {"dataset": "digits", "clients": 12, "fraction": 0.5, "scheme": "iid", "s
 @pytest.fixture(scope="module")
 def timed() -> dict[str, Any]:
     """A small work, timed on the engines that need no Ray."""
-    return time_work(Work("tiny", TINY), workers=2, runs=2, ray=False)
+    return time_work(Work("tiny", TINY), workers=2, runs=2, ray=False, seconds=0.0)
 
 
 def test_the_engines_do_the_same_work(timed: dict[str, Any]) -> None:

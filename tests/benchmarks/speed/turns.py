@@ -1,6 +1,8 @@
 """Rounds of several engines in turn, in one run, so that a slow moment of the machine hits all of them."""
 
+import itertools
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,28 +16,42 @@ from tests.benchmarks.speed.machine import load, matrix_rate
 from tests.benchmarks.speed.works import Work
 
 AGAINST = "bare processes"
+SECONDS, MOST = 15.0, 50
+"""For which rounds of a work go on, and how many there are at most."""
 
 
-def time_work(work: Work, *, workers: int, runs: int, ray: bool) -> dict[str, Any]:
-    """Return the times of every engine on a work, as a document."""
-    settings, found = work.settings(), dict[str, Any]()
+def time_work(work: Work, *, workers: int, runs: int, ray: bool, seconds: float = SECONDS) -> dict[str, Any]:
+    """Return the times of every engine on a work, as a document; Ray, which is never idle, is timed after the others.
 
-    def take_turns(runtime: Ray | None) -> None:
-        found.update(_in_turn(settings, workers, runs, runtime))
+    Args:
+        work: the work.
+        workers: processes of each engine.
+        runs: rounds of each engine, at least.
+        ray: whether to time Flower on Ray.
+        seconds: for which rounds go on, if they are short.
+    """
+    settings = work.settings()
+    found = {"title": work.title, **_in_turn(settings, workers, runs, seconds, None)}
+
+    def take_turns(runtime: Ray) -> None:
+        later = _in_turn(settings, workers, runs, seconds, runtime)
+        for part in ("engines", "largest_difference"):
+            found[part] = {name: value for name, value in later[part].items() if name != AGAINST} | found[part]
 
     if ray:
         with_ray(settings, workers, take_turns)
-    else:
-        take_turns(None)
-    return {"title": work.title, **found}
+    return found
 
 
-def _in_turn(settings: Settings, workers: int, runs: int, ray: Ray | None) -> dict[str, Any]:
+def _in_turn(settings: Settings, workers: int, runs: int, seconds: float, ray: Ray | None) -> dict[str, Any]:
     arrays = arrays_of(initial_model(settings, settings.seed).state_dict())
-    busy, rates = [load()], list[float]()
+    busy, rates, begun = [load()], list[float](), time.monotonic()
     with engines(settings, workers, arrays, ray) as made:
-        for _ in range(runs):
-            rates.append(matrix_rate())
+        for number in itertools.count():
+            if number < runs:
+                rates.append(matrix_rate())
+            elif number >= MOST or time.monotonic() - begun > seconds:
+                break
             results = {name: engine.timed(1, arrays) for name, engine in made.items()}
         busy.append(load())
         return {
