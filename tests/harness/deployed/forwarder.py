@@ -49,14 +49,15 @@ class Forwarder:
         with suppress(OSError):
             while True:
                 device, _ = listening.accept()
+                self._open.add(device)  # before the mode is looked at: `break_off` sees it, or it sees the mode
                 if self.mode == CUT:
                     self.cut += 1
+                    self._open.discard(device)
                     device.close()
                 else:
                     threading.Thread(target=self._pass_on, args=(device,), daemon=True).start()
 
     def _pass_on(self, device: socket.socket) -> None:
-        self._open.add(device)
         try:
             with suppress(OSError), device, socket.create_connection(("127.0.0.1", self.target)) as server:
                 back = threading.Thread(target=self._copy, args=(server, device), daemon=True)
