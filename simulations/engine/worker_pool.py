@@ -167,14 +167,14 @@ class WorkerPool:
         self._check()
         at_work = {worker.outcomes: worker for worker in self._begun if worker.call is not None}
         ready = wait([*at_work, *(worker.process.sentinel for worker in self._begun)], seconds)
-        answered = [at_work[end] for end in ready if end in at_work]
+        heard = [at_work[end] for end in ready if end in at_work]
         with self._alive():
-            if ready and not answered:
+            if ready and not heard:
                 raise EOFError("a worker has ended")
-            for worker in answered:
+            for worker in heard:
                 worker.take()
         self._deal()
-        return bool(answered)
+        return bool(heard)
 
     def _submit(self, task: bytes) -> Call[Any]:
         self._check()
