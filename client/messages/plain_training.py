@@ -71,9 +71,8 @@ class PlainTraining:
                 momentum=how.momentum,
                 weight_decay=how.weight_decay,
             )
-        each = (time.process_time() - started) / sum(map(len, samples))
-        counts = [len(samples[place]) for place in stack.places]
-        return stack, [self._metrics(n, loss, each * n) for n, loss in zip(counts, stack.losses, strict=True)]
+        each = (time.process_time() - started) / sum(stack.counts)
+        return stack, [self._metrics(n, loss, each * n) for n, loss in zip(stack.counts, stack.losses, strict=True)]
 
     @cached_property
     def _stackable(self) -> bool:

@@ -153,8 +153,9 @@ def _linear_gradients(slope: Tensor, before: Tensor, batches: Batches, *, is_pad
         own = slope.reshape(len(batches.sizes), -1, slope.shape[-1])
         return Product(own.mT, before.reshape(len(batches.sizes), -1, before.shape[-1])), Whole(own.sum(dim=1))
     bias = batches.of_each(slope.flatten(1, -2).sum(1) if slope.dim() > 2 else slope)
-    own, rows = slope.flatten(0, -2), [size * slope[0, ..., 0].numel() for size in batches.sizes.tolist()]
-    return Products(torch.split(own.t(), rows, dim=1), torch.split(before.flatten(0, -2), rows)), Whole(bias)
+    own, inputs = slope.flatten(0, -2), before.flatten(0, -2)
+    rows = (batches.sizes * (own.shape[0] // slope.shape[0])).tolist()  # a sample of more dimensions has several
+    return Products(torch.split(own.t(), rows, dim=1), torch.split(inputs, rows)), Whole(bias)
 
 
 def _layers(model: nn.Sequential, prefix: str) -> Iterator[tuple[str, nn.Module]]:

@@ -103,6 +103,7 @@ class Stack:
         form: where each of them is in a row.
         start: those that all devices started from [P].
         weights: name -> all their weights [k, ...]; of what was trained a view of `rows`.
+        counts: of each row, how many samples it has.
         losses: of each row, the mean loss of its last epoch, nats.
     """
 
@@ -111,6 +112,7 @@ class Stack:
     form: Rows
     start: Tensor
     weights: dict[str, Tensor]
+    counts: list[int]
     losses: list[float]
 
     def lengths(self) -> Iterator[float]:
@@ -191,7 +193,8 @@ class Stacking:
         Raises:
             RuntimeError: the model does something that cannot be stacked.
         """
-        order, steps = _steps(samples, seeds, epochs, batch_size)
+        counts = [len(own) for own in samples]
+        order, steps = _steps(samples, counts, seeds, epochs, batch_size)
         start, frozen = self._rows.joined(state), {n: state[n] for n in self._names if n not in self._rows.shapes}
         before = start.expand(len(samples), -1)
         rows = torch.empty(before.shape)
@@ -210,8 +213,9 @@ class Stacking:
             else:
                 self._add(gradients, before[:k], rows[:k], scale=1.0 - lr * weight_decay, factor=-lr)
             before = rows
-        means = total / torch.tensor([len(samples[place]) for place in order])
-        return Stack(order, rows, self._rows, start, self._weights(rows, frozen), means.tolist())
+        ordered = [counts[place] for place in order]
+        losses = (total / torch.tensor(ordered)).tolist()
+        return Stack(order, rows, self._rows, start, self._weights(rows, frozen), ordered, losses)
 
     def _weights(self, rows: Tensor, frozen: StateDict) -> dict[str, Tensor]:
         """Return all weights of devices: name -> [k, ...], views."""
@@ -243,32 +247,34 @@ def gradients_of_any(model: nn.Module, trainable: Collection[str]) -> Gradients:
     return gradients
 
 
-def _steps(samples: Sequence[Samples], seeds: Sequence[int], epochs: int, batch_size: int) -> tuple[list[int], _Steps]:
+def _steps(
+    samples: Sequence[Samples], counts: list[int], seeds: Sequence[int], epochs: int, batch_size: int
+) -> tuple[list[int], _Steps]:
     """Return the devices by their number of steps, most first, and their steps."""
-    each = [batch_sizes(len(own), batch_size) * epochs for own in samples]
+    each = [batch_sizes(count, batch_size) * epochs for count in counts]
     order = sorted(range(len(samples)), key=lambda place: -len(each[place]))
     sizes = np.zeros((len(samples), len(each[order[0]])), dtype=np.int64)
     for row, place in enumerate(order):
         sizes[row, : len(each[place])] = each[place]
-    counts = np.array([len(own) for own in samples])
-    drawn = counts * epochs
+    held = np.array(counts)
+    drawn = held * epochs
     starts = (drawn.cumsum() - drawn)[order, None] + sizes.cumsum(1) - sizes
-    shuffled = _shuffled(samples, seeds, epochs) + (counts.cumsum() - counts).repeat(drawn)
+    shuffled = _shuffled(counts, seeds, epochs) + (held.cumsum() - held).repeat(drawn)
     index, in_batch = list[Tensor](), list[Tensor]()
     for step, k in enumerate((sizes > 0).sum(0).tolist()):
         own = sizes[:k, step]
         places = (starts[:k, step] - own.cumsum() + own).repeat(own)
         index.append(torch.from_numpy(shuffled[places + np.arange(len(places))]))
         in_batch.append(torch.from_numpy(own))
-    inputs, labels = (torch.cat([getattr(own, part) for own in samples]) for part in ("inputs", "labels"))
+    inputs, labels = torch.cat([own.inputs for own in samples]), torch.cat([own.labels for own in samples])
     last = torch.tensor([len(each[place]) // epochs * (epochs - 1) for place in order])
     return order, _Steps(inputs, labels, index, in_batch, last)
 
 
-def _shuffled(samples: Sequence[Samples], seeds: Sequence[int], epochs: int) -> NDArray[np.int64]:
+def _shuffled(counts: list[int], seeds: Sequence[int], epochs: int) -> NDArray[np.int64]:
     """Return the places of each device's samples, in the order of its epochs, one device after the other."""
     generator, orders = torch.Generator(), list[Tensor]()
-    for own, seed in zip(samples, seeds, strict=True):
+    for count, seed in zip(counts, seeds, strict=True):
         generator.manual_seed(seed)
-        orders += [torch.randperm(len(own), generator=generator) for _ in range(epochs)]
+        orders += [torch.randperm(count, generator=generator) for _ in range(epochs)]
     return torch.cat(orders).numpy()

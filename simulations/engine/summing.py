@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -85,16 +85,19 @@ class SumPart:
             mean.add_sum(arrays, weight)
 
 
-def sum_parcel(parcel: SumParcel) -> Iterator[SumPart]:
-    """Take clients that nobody has taken yet, and train them: yield a part for each stack, or for `SLICE` seconds."""
-    until, summing = time.monotonic() + SLICE, Summing(parcel.task)
-    for own in ours().taken(parcel.round, parcel.stack):
+def sum_parcel(parcel: SumParcel) -> Generator[SumPart, None, SumPart]:
+    """Take clients that nobody has taken yet, and train them: yield a part for each stack, or for `SLICE` seconds.
+
+    Returns:
+        The last part, which may be empty.
+    """
+    until, summing, claims = time.monotonic() + SLICE, Summing(parcel.task), ours()
+    for own in claims.taken(parcel.round, parcel.stack):
         summing.train(parcel.asked[own.start : own.stop])
-        if summing.part.stacks or time.monotonic() > until:
+        if (summing.part.stacks or time.monotonic() > until) and claims.are_left():
             yield summing.taken()
             until = time.monotonic() + SLICE
-    if summing.part.replies:
-        yield summing.taken()
+    return summing.taken()
 
 
 class Summing:

@@ -49,17 +49,24 @@ def work(tasks: Connection, outcomes: Connection, claims: Claims, device: str, p
 
 
 def _carry_out(task: bytes, outcomes: Connection) -> None:
-    """Carry out one task: a function, and the parcel to call it with; an iterator's results are sent as they come."""
+    """Carry out one task: a function, and the parcel to call it with.
+
+    What an iterator yields is sent as it comes. What a generator returns, if it is not None, is its last result: it
+    travels with the word that there is no more to come, so that nobody waits for that alone.
+    """
     try:
         function, parcel = pickle.loads(task)  # noqa: S301 - written by the process that began this one
         found = function(parcel)
         if not isinstance(found, Iterator):
             return _send(outcomes, Outcome((found,)))
-        for result in found:
+        while True:
+            try:
+                result = next(found)
+            except StopIteration as end:
+                return _send(outcomes, Outcome(() if end.value is None else (end.value,)))
             _send(outcomes, Outcome((result,), is_last=False))
     except (Exception, SystemExit) as error:
         return _send(outcomes, Outcome(error=_that_travels(error), trace=traceback.format_exc()))
-    return _send(outcomes, Outcome())
 
 
 def _send(outcomes: Connection, outcome: Outcome) -> None:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import pytest
 from fedquit.errors import FedquitError
 from fedquit.simulations.engine import worker_pool
 from fedquit.simulations.engine.worker_pool import Call, WorkerPool
+from fedquit.simulations.engine.worker_process import Outcome
 from tests.harness.waiting import until
 
 HERE = "test_worker_pool"
@@ -44,6 +45,11 @@ def wait_for(path: str) -> int:
 
 def count_to(number: int) -> Iterator[int]:
     yield from range(number)
+
+
+def count_and_return(number: int) -> Generator[int, None, int | None]:
+    yield from range(number)
+    return number or None
 
 
 def count_and_fail(number: int) -> Iterator[int]:
@@ -145,6 +151,22 @@ def test_an_error_of_any_kind_is_an_error_here(
         with pytest.raises(kind, match=says or None):
             list(pool.results(function, [1], None))
     assert sorted(pool.results(double, range(4), None)) == [0, 2, 4, 6]
+
+
+def test_what_a_generator_returns_is_its_last_result_in_one_message(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard, add = list[Outcome](), Call[int].add
+
+    def overheard(call: Call[int], outcome: Outcome) -> None:
+        heard.append(outcome)
+        add(call, outcome)
+
+    monkeypatch.setattr(Call, "add", overheard)
+    found: Iterator[object] = pool.results(count_and_return, [2], None)
+    assert list(found) == [0, 1, 2]
+    assert [outcome.is_last for outcome in heard] == [False, False, True]
+    assert list(pool.results(count_and_return, [0], None)) == [], "None is no result"
 
 
 def test_what_several_workers_yield_comes_as_it_is_made(pool: WorkerPool) -> None:
