@@ -1,14 +1,18 @@
-"""Max pooling by two, faster where no gradient is needed."""
+"""Max pooling by two in less time than PyTorch's own takes on a CPU, with the same bits in training and inference."""
+
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
 class MaxPool(nn.MaxPool2d):
-    """`nn.MaxPool2d(2)`; in inference on a CPU the maximum of the four corners, which gives the same values, faster.
+    """`nn.MaxPool2d(2)`: on a CPU, of float32, by the maximum of whole rows and columns.
 
-    PyTorch's own also finds which corner was the largest, for the gradient, one number at a time; that was a third of
-    the cnn's inference. A maximum is exact, so the order does not matter.
+    PyTorch's own looks for the largest corner of each square one number at a time, which took a third of the cnn's
+    inference and a tenth of its training. A maximum is exact, so the values are the same; of corners that are equal
+    the first gets the gradient, as there.
 
     >>> with torch.no_grad():
     ...     MaxPool()(torch.arange(16.0).reshape(1, 1, 4, 4))
@@ -21,9 +25,52 @@ class MaxPool(nn.MaxPool2d):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return [B, C, H // 2, W // 2] for images [B, C, H, W]; an odd last row or column is left out."""
-        if torch.is_grad_enabled() or not images.is_cpu:
-            pooled: Tensor = super().forward(images)
-            return pooled
-        height, width = images.shape[-2] // 2 * 2, images.shape[-1] // 2 * 2
-        rows = torch.maximum(images[..., 0:height:2, :], images[..., 1:height:2, :])
-        return torch.maximum(rows[..., 0:width:2], rows[..., 1:width:2])
+        pooled: Tensor
+        if not (images.is_cpu and images.dtype == torch.float32):
+            pooled = super().forward(images)
+        elif torch.is_grad_enabled():
+            pooled, _ = _MaxPooling.apply(images)
+        else:
+            pooled = torch.maximum(*_halves(images)[2:])
+        return pooled
+
+
+class _MaxPooling(torch.autograd.Function):
+    """The same with a gradient: also returns where in its image each maximum is, as `nn.MaxPool2d` counts."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(images: Tensor) -> tuple[Tensor, Tensor]:
+        left, right, top, bottom = _halves(images)
+        is_right, is_lower = right > left, bottom > top
+        moved = (is_right[..., 0::2, :] & ~is_lower) | (is_right[..., 1::2, :] & is_lower)
+        places = _first_corners(*images.shape[-2:]) + moved
+        return torch.maximum(top, bottom), places.add_(is_lower, alpha=images.shape[-1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*inputs, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor, _: Tensor) -> Tensor:
+        images, places = ctx.saved_tensors
+        back = torch.ops.aten.max_pool2d_with_indices_backward  # which has a gradient of its own
+        found: Tensor = back(slope, images, [2, 2], [2, 2], [0, 0], [1, 1], False, places)
+        return found
+
+
+def _halves(images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the left and the right column of each square [..., 2h, w], and the larger in the upper and lower row."""
+    height, width = images.shape[-2] // 2 * 2, images.shape[-1] // 2 * 2
+    left, right = images[..., :height, 0:width:2], images[..., :height, 1:width:2]
+    larger = torch.maximum(left, right)
+    return left, right, larger[..., 0::2, :], larger[..., 1::2, :]
+
+
+@lru_cache(maxsize=16)
+def _first_corners(height: int, width: int) -> Tensor:
+    """Return where in an image the first corner of each square is [height // 2, width // 2]."""
+    rows, columns = torch.arange(height // 2) * 2, torch.arange(width // 2) * 2
+    return rows[:, None] * width + columns
