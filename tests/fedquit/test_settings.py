@@ -183,7 +183,7 @@ SCALARS = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     forget=st.sets(st.integers(0, 6), min_size=1, max_size=6),
     lr=st.floats(1e-300, 1e300),

@@ -85,7 +85,7 @@ def test_the_receiver_decodes_what_the_sender_reports(text: str, dtype: str, wit
     assert (coded.error > 0) == (not chain.exact and (text[:4], dtype) != ("fp16", "float16"))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32), st.floats(-6, 3))
 def test_each_codec_stays_within_its_stated_error(seed: int, exponent: float) -> None:
     update = model_of(seed, 10**exponent)
@@ -103,7 +103,7 @@ def test_each_codec_stays_within_its_stated_error(seed: int, exponent: float) ->
         assert (lost <= steps[name][:, None] * 0.501).all(), "half a step of its channel"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from([0.0, 1.0, -1.0, 2.0, -2.0, 3.5]), min_size=1, max_size=40), st.floats(0.01, 0.5))
 def test_the_largest_entries_travel_and_of_equal_ones_the_first(values: list[float], share: float) -> None:
     array, codec = np.array(values), TopK(share=share)
@@ -243,7 +243,7 @@ def test_a_bomb_is_refused_without_going_off(declared: int | None, why: str) -> 
 
 
 @pytest.mark.parametrize("text", CHAINS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_mutated_parts_give_a_model_or_an_input_error_and_cost_little(text: str, data: st.DataObject) -> None:
     chain = chain_of(text, {"share": 0.2})

@@ -49,7 +49,7 @@ def test_every_sample_goes_to_one_client(scheme: str, num_samples: int | None) -
     assert_is_partition(parts, num_samples or len(LABELS))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     scheme=st.sampled_from(["iid", "dirichlet", "shards", "pathological"]),
     size=st.integers(1, 80),

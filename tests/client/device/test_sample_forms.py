@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -96,7 +96,7 @@ def pictures() -> st.SearchStrategy[Picture]:
     return shape.flatmap(lambda it: arrays(np.uint8, it, elements=LEVELS))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(pictures())
 def test_a_lossless_change_of_form_makes_no_other_sample(picture: Picture) -> None:
     forms = every_form(picture)
@@ -105,7 +105,7 @@ def test_a_lossless_change_of_form_makes_no_other_sample(picture: Picture) -> No
             assert first.digests & second.digests, f"{one} and {other} of {picture.tolist()}"
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(pictures())
 def test_it_is_known_again_from_a_mark_made_before_the_models_shape_was_known(picture: Picture) -> None:
     shape = (len(picture), *picture.shape[1:])
@@ -113,7 +113,7 @@ def test_it_is_known_again_from_a_mark_made_before_the_models_shape_was_known(pi
     assert item.open(None)[0].digests & of_image(encoded(picture, "png"), shape).digests
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200)
 @given(st.data(), st.sampled_from([*SCALED]))
 def test_different_pictures_stay_different(data: st.DataObject, scale: str) -> None:
     one = data.draw(pictures())
@@ -136,7 +136,7 @@ def test_a_picture_that_differs_in_one_level_by_one_is_another() -> None:
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100)
 @given(arrays(np.float32, 3, elements=FLOATS))
 def test_a_row_is_its_numbers_whatever_their_type(row: Values) -> None:
     first = of_array(row, (1, 1, 3)).digests
@@ -145,7 +145,7 @@ def test_a_row_is_its_numbers_whatever_their_type(row: Values) -> None:
     assert first & of_array(row[None], (1, 1, 3)).digests
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100)
 @given(arrays(np.uint8, 3))
 def test_a_row_of_bytes_is_its_numbers_and_what_training_sees(row: Picture) -> None:
     first = of_array(row, (1, 1, 3)).digests
@@ -156,21 +156,21 @@ def test_a_row_of_bytes_is_its_numbers_and_what_training_sees(row: Picture) -> N
 SMALL = st.sampled_from([-1.0, 0.0, 1.0, 255.0, float(np.float32(1e-7)), 0.5])
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200)
 @given(*[arrays(np.float32, 3, elements=st.one_of(FLOATS, SMALL))] * 2)
 def test_different_rows_stay_different(one: Values, other: Values) -> None:
     assume(not np.array_equal(one, other))
     assert not of_array(one, (1, 1, 3)).digests & of_array(other, (1, 1, 3)).digests
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200)
 @given(*[arrays(np.uint8, 2)] * 2)
 def test_different_rows_of_bytes_stay_different(one: Picture, other: Picture) -> None:
     assume(not np.array_equal(one, other))
     assert not of_array(one, (1, 1, 2)).digests & of_array(other, (1, 1, 2)).digests
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100)
 @given(*[arrays(np.float32, (1, 2, 2), elements=st.floats(256, width=32, allow_infinity=False))] * 2)
 def test_pictures_on_no_scale_are_their_values(one: Values, other: Values) -> None:
     first, second = of_array(one, (1, 2, 2)).digests, of_array(other, (1, 2, 2)).digests

@@ -37,7 +37,7 @@ def test_samples_that_a_gate_leaves_out_have_no_gradient_in_the_term() -> None:
     torch.testing.assert_close(gradient, alone)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(pairs, st.integers(1, 8))
 def test_speculative_is_one_where_the_students_first_is_among_the_teachers(
     case: tuple[int, float, int, int], k: int
@@ -48,7 +48,7 @@ def test_speculative_is_one_where_the_students_first_is_among_the_teachers(
         assert weight == (1.0 if int(student[row].argmax()) in among else 0.25)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(pairs, st.floats(0.05, 1.0))
 def test_adaptive_keeps_the_largest_gains(case: tuple[int, float, int, int], share: float) -> None:
     student, teacher, _ = drawn(*case)

@@ -43,7 +43,7 @@ from tests.client.objectives.local_rounds import (
 IMITATING = ["fedgkd", "fedlmd", "fedntd", "kd"]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     size=st.integers(2, 25),
     batch_size=st.integers(2, 30),
@@ -105,7 +105,7 @@ def test_moons_first_round_has_a_loss_of_ln_2_and_no_gradient() -> None:
     assert gradient.abs().max() < 1e-7, "the two parts cancel but for rounding"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pairs)
 def test_not_true_is_the_non_target_part_of_decoupled_distillation(case: tuple[int, float, int, int]) -> None:
     """KL(p||q) = KL of the two-way split (true, not true) + (1 - p_true) times that part (arXiv 2203.08679, eq. 7)."""
@@ -120,7 +120,7 @@ def test_not_true_is_the_non_target_part_of_decoupled_distillation(case: tuple[i
     torch.testing.assert_close(whole, soft_kl(student, teacher), rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(pairs, st.sampled_from([0.5, 1.0, 4.0]))
 def test_not_true_distillation_is_label_masking_without_majority(case: tuple[int, float, int, int], tau: float) -> None:
     student, teacher, labels = drawn(*case)
@@ -177,7 +177,7 @@ def test_mean_is_batchmean_divided_by_the_classes_and_tau_squared_a_factor(name:
     assert term(tau_squared=True) == pytest.approx(whole * 4, abs=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(pairs, st.sampled_from([0.5, 1.0, 3.0]))
 def test_the_gradient_of_kl_is_student_minus_teacher_over_tau(case: tuple[int, float, int, int], tau: float) -> None:
     student, teacher, _ = drawn(*case)
@@ -217,7 +217,7 @@ def test_the_pull_of_fedprox_is_mu_times_the_way_back() -> None:
     assert away[1] < away[0]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.sampled_from([0.1, 0.5, 2.0]))
 def test_the_contrast_is_a_cross_entropy_of_two_cosines(seed: int, tau: float) -> None:
     generator = torch.Generator().manual_seed(seed)

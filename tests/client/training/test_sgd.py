@@ -63,7 +63,7 @@ def by_hand(
     return sum(losses) / len(losses)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     size=st.integers(1, 40),
     batch_size=st.integers(1, 45),

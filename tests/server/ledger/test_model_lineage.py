@@ -40,7 +40,7 @@ def histories(draw: st.DrawFn) -> list[Step]:
 
 
 @given(steps=histories(), granularity=st.sampled_from(["client", "sample", "class"]))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 def test_the_lineage_by_indices_is_that_of_a_walk_over_all_steps(
     tmp_path: Path, steps: list[Step], granularity: str
 ) -> None:

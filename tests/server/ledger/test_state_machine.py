@@ -158,7 +158,5 @@ def tamper(connection: sqlite3.Connection, data: st.DataObject) -> str:
 
 UNSEALED = {("head", "id"), ("head", "seal")}  # without a key the seal says nothing; the head's id is no fact
 
-Machine.TestCase.settings = settings(
-    max_examples=15, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
-)
+Machine.TestCase.settings = settings(max_examples=15, stateful_step_count=15, suppress_health_check=list(HealthCheck))
 TestMachine = Machine.TestCase

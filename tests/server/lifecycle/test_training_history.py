@@ -116,7 +116,7 @@ def test_each_kind_of_history_keeps_the_rounds_it_says(
     assert found == {(n, c) for n in updates for c in log[n - 1]}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     keep=st.builds(Keep, st.booleans(), st.integers(0, 3), st.integers(0, 3), st.booleans()),
     log=st.lists(st.sets(st.integers(0, 3), min_size=1), min_size=1, max_size=8),

@@ -26,7 +26,6 @@ ACCESS = Access(frozenset({asgi.HOST}))
 """The page answers to the name by which schemathesis calls it."""
 QUICK = settings(
     max_examples=40,
-    deadline=None,
     database=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],

@@ -134,7 +134,7 @@ NESTED = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.binary(max_size=400)
     | st.text(max_size=200).map(str.encode)
@@ -145,7 +145,7 @@ def test_whatever_else_is_given_is_refused_in_one_line(content: bytes) -> None:
         read_receipt(content, KEY.public_key())
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.dictionaries(
         st.text(max_size=12), st.integers() | st.text(max_size=5) | st.dictionaries(st.text(max_size=3), st.none())
@@ -216,7 +216,7 @@ def lied_with(receipt: bytes, path: tuple[Any, ...], said: Any, key: Ed25519Priv
     return sealed(statement(model_of, document["predicate"]), key)
 
 
-@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_lying_server_cannot_contradict_the_ask_in_a_receipt(receipt: bytes, data: st.DataObject) -> None:
     document = json.loads(unsealed(receipt, KEY.public_key()))

@@ -42,7 +42,7 @@ def finished(phase: str = "train", number: int = 1) -> Round:
     return Round(phase, number, 1, (0, 1, 2), 0, 0.5, 0.1, 0.2, {"holdout_accuracy": 0.9}, 10, 20)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(state=STATES)
 def test_a_state_is_read_back_as_it_was(state: State) -> None:
     assert State.from_json(json.loads(json.dumps(state.to_json())), "state.json") == state

@@ -266,7 +266,7 @@ def code_of(world: Any, signed: Signed, rules: Rules) -> str:
     return error.value.code
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ask=st.binary(max_size=300), signature=st.binary(max_size=120), signs=st.booleans())
 def test_bytes_of_any_kind_are_refused_and_never_break_anything(
     world: Any, ask: bytes, signature: bytes, signs: bool
@@ -276,7 +276,7 @@ def test_bytes_of_any_kind_are_refused_and_never_break_anything(
         decide(world.ledger, signed, RULES, now=NOW)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_fields_of_any_kind_are_taken_or_refused_and_never_break_anything(world: Any, data: st.DataObject) -> None:
     text = st.text(max_size=70)

@@ -51,7 +51,7 @@ def shares(sizes: Sequence[int]) -> list[Samples]:
     return [Samples(torch.randn(n, 6, generator=draw), torch.randint(0, 3, (n,), generator=draw)) for n in sizes]
 
 
-@hypothesis_settings(max_examples=30, deadline=None)
+@hypothesis_settings(max_examples=30)
 @given(
     sizes=st.lists(st.integers(1, 23), min_size=1, max_size=6),
     epochs=st.integers(1, 3),

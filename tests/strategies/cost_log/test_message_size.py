@@ -97,7 +97,7 @@ ANY = st.dictionaries(NAMES, ARRAYS | METRICS | CONFIGS, max_size=4).map(RecordD
 
 
 @given(st.lists(ANY, min_size=1, max_size=4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_whatever_is_sent_sizes_and_what_is_the_same_are_flowers(contents: list[RecordDict]) -> None:
     messages = [message for content in contents for message in pair(content)]
     theirs: dict[str, int] = {}

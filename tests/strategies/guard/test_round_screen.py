@@ -129,7 +129,7 @@ def test_where_several_could_be_to_blame_one_is_left_out_and_none_found(carried_
     assert new["w"][2] == 0
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(st.lists(st.floats(-1, 1), min_size=3, max_size=3), min_size=3, max_size=3),
     st.lists(st.floats(-9, 9), min_size=3, max_size=3),
@@ -206,7 +206,6 @@ def test_with_many_clients_only_those_that_move_the_mean_most_are_tried(tmp_path
     assert reads <= WORK + 200
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.integers(0, 30), st.integers(1, 10**9), min_size=1), st.floats(1, 10))
 def test_no_client_has_more_than_its_share_and_the_others_keep_theirs(counts: dict[int, int], factor: float) -> None:
     weights, n = capped(counts, factor), len(counts)

@@ -92,7 +92,7 @@ def test_all_ten_are_there() -> None:
 
 @pytest.mark.parametrize("variant", ALL)
 @given(rows(), TAUS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_every_target_is_a_distribution(variant: str, row: tuple[list[float], int], tau: float) -> None:
     log_p = ask(*row, variant, temperature=tau)
     assert math.fsum(math.exp(v) for v in log_p) == pytest.approx(1.0, abs=1e-12)
@@ -100,7 +100,7 @@ def test_every_target_is_a_distribution(variant: str, row: tuple[list[float], in
 
 @pytest.mark.parametrize("variant", ["min", "fixed", "entropy"])
 @given(rows(least=3), TAUS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_ratios_of_the_other_classes_are_kept(variant: str, row: tuple[list[float], int], tau: float) -> None:
     logits, label = row
     others = without(ask(logits, label, variant, temperature=tau), label)
@@ -110,7 +110,7 @@ def test_the_ratios_of_the_other_classes_are_kept(variant: str, row: tuple[list[
 
 
 @given(rows())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_min_gives_the_true_class_the_probability_of_the_lowest_class(row: tuple[list[float], int]) -> None:
     logits, label = row
     log_p = ask(logits, label, "min")
@@ -136,7 +136,7 @@ def test_fixed_puts_its_value_in_the_true_class() -> None:
 
 
 @given(rows(size=8.0), st.sampled_from([1.0, 2.0]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_entropy_is_the_most_uncertain_of_all_true_class_logits(row: tuple[list[float], int], tau: float) -> None:
     logits, label = row
 
@@ -178,7 +178,7 @@ def test_probabilities_are_tempered_before_they_are_shifted() -> None:
 
 @pytest.mark.parametrize("variant", KEEP_MASS)
 @given(rows(), st.integers(1, 12))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_mass_of_the_other_classes_is_kept(variant: str, row: tuple[list[float], int], top_k: int) -> None:
     logits, label = row
     log_p = ask(logits, label, variant, top_k=top_k)
@@ -188,7 +188,7 @@ def test_the_mass_of_the_other_classes_is_kept(variant: str, row: tuple[list[flo
 
 
 @given(rows(least=3), st.integers(1, 12), TAUS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_topk_and_flatten_agree_with_a_plain_loop(row: tuple[list[float], int], top_k: int, tau: float) -> None:
     expected = soften(plain_topk(*row, top_k), tau)
     assert ask(*row, "topk", top_k=top_k, temperature=tau) == pytest.approx(expected, abs=1e-9)
@@ -197,14 +197,14 @@ def test_topk_and_flatten_agree_with_a_plain_loop(row: tuple[list[float], int], 
 
 
 @given(rows(least=3), TAUS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_logit_ladder_agrees_with_bisection_row_by_row(row: tuple[list[float], int], tau: float) -> None:
     expected = soften(plain_logit_ladder(*row), tau)  # built untempered, softened after
     assert ask(*row, "logit-ladder", temperature=tau) == pytest.approx(expected, abs=1e-8)
 
 
 @given(rows(least=3), TAUS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_probability_ladder_agrees_with_a_plain_loop(row: tuple[list[float], int], tau: float) -> None:
     logits, label = row
     expected = plain_probability_ladder([v / tau for v in logits], label)  # built on tempered logits
@@ -214,7 +214,7 @@ def test_the_probability_ladder_agrees_with_a_plain_loop(row: tuple[list[float],
 
 @pytest.mark.parametrize("variant", ["logit-ladder", "probability-ladder"])
 @given(rows(least=3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_ladder_keeps_the_ranks(variant: str, row: tuple[list[float], int]) -> None:
     logits, label = row
     log_p = ask(logits, label, variant)

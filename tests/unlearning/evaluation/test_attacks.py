@@ -61,7 +61,7 @@ def draw(seed: int, rows: int, sharpness: float, classes: int = 3) -> Pair:
 
 
 @given(st.integers(0, 10**6), st.sampled_from([2, 7, 30]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_attacks_agree_with_a_brute_force_one(seed: int, rows: int) -> None:
     sets = [draw(4 * seed + i, rows + i, sharpness) for i, sharpness in enumerate((2.0, 0.5, 2.0, 0.5))]
     got = threshold_attacks(*sets)

@@ -89,7 +89,7 @@ def test_js_is_the_true_one() -> None:
 
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_js_is_symmetric_and_bounded_by_ln_2(a: int, b: int) -> None:
     p, q = distributions(a), distributions(b)
     assert js_divergence(p, q) == pytest.approx(js_divergence(q, p), abs=1e-15)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from fedquit.unlearning.methods.orthogonal import orthonormal, recovery_step, steepest, unlearning_loss
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.integers(1, 6), st.integers(0, 2))
 def test_the_direction_is_orthogonal_to_every_other_and_keeps_its_length(seed: int, count: int, copies: int) -> None:
     draw = torch.Generator().manual_seed(seed)

@@ -14,7 +14,7 @@ from fedquit.unlearning.tensors.exact_mean import ExactMean
 VALUES = st.lists(st.tuples(st.floats(-1e10, 1e10, width=32), st.integers(1, 60000)), min_size=2, max_size=5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(VALUES)
 def test_the_order_of_arrival_changes_nothing_and_the_mean_is_right(pairs: list[tuple[float, int]]) -> None:
     answers = [ClientReply(i, {"w": torch.tensor([v])}, n, {}) for i, (v, n) in enumerate(pairs)]
@@ -24,7 +24,7 @@ def test_the_order_of_arrival_changes_nothing_and_the_mean_is_right(pairs: list[
     assert results.pop() == pytest.approx(float(exact), rel=1e-6, abs=1e-10)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(VALUES)
 def test_a_method_averages_to_the_same_bits_as_training(pairs: list[tuple[float, int]]) -> None:
     here, there = StateMean(), ExactMean()

@@ -32,14 +32,14 @@ def mean_of(contributions: list[Contribution], dtype: Any = np.float32) -> NDArr
     return mean.result()["w"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(contributions=CONTRIBUTIONS, data=st.data())
 def test_any_order_of_arrival_gives_the_same_bits(contributions: list[Contribution], data: st.DataObject) -> None:
     shuffled = data.draw(st.permutations(contributions))
     assert mean_of(contributions).tobytes() == mean_of(shuffled).tobytes()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     contributions=st.lists(
         st.tuples(st.lists(st.floats(-6e10, 6e10), min_size=SIZE, max_size=SIZE), st.integers(1, 3)),
@@ -65,7 +65,7 @@ def test_halves_of_the_grid_in_large_values_do_not_depend_on_the_order() -> None
     assert len(results) == 1
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(contributions=CONTRIBUTIONS)
 def test_the_mean_is_the_exact_rational_mean_rounded(contributions: list[Contribution]) -> None:
     total = sum(weight for _, weight in contributions)
