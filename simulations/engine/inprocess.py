@@ -142,10 +142,9 @@ class InProcessGrid(Grid):
         return [reply for name in done for reply in self._replies(self._waiting.pop(name))]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        """Send `messages` and yield each reply as soon as it is there; none is kept.
+        """Send `messages` and yield each reply as soon as it is there, until all are or `timeout` seconds have passed.
 
         Raises:
-            TimeoutError: `timeout` seconds have passed.
             FedquitError: a worker process died.
         """
         numbered = self._numbered(messages)

@@ -44,7 +44,7 @@ def summed_in_pool(
     deadline = time.monotonic() + timeout
     parcel = SumParcel(task, tuple(asked), pool.claims.begin(len(asked)), stack)
     calls = pool.submit_to(pool.workers - 1 if task.stacked else pool.workers, sum_parcel, parcel)
-    return _merged(_parts(pool, parcel, calls, deadline), mean, timeout)
+    return _merged(_parts(pool, parcel, calls, deadline), calls, mean, timeout)
 
 
 def _parts(pool: WorkerPool, parcel: SumParcel, calls: list[Call[SumPart]], deadline: float) -> Iterator[SumPart]:
@@ -77,10 +77,12 @@ def _beside(pool: WorkerPool, parcel: SumParcel, calls: list[Call[SumPart]]) -> 
             return
 
 
-def _merged(parts: Iterator[SumPart], mean: ExactMean, timeout: float) -> Iterator[SummedReply]:
-    try:
-        for part in parts:
-            part.add_to(mean)
-            yield from part.replies
-    except TimeoutError:
-        raise FedquitError(f"clients were not trained within {timeout:.0f} s; continue with --resume") from None
+def _merged(
+    parts: Iterator[SumPart], left: list[Call[SumPart]], mean: ExactMean, timeout: float
+) -> Iterator[SummedReply]:
+    """Add parts to a mean, and yield their replies; if calls are left after the last part, the time is up."""
+    for part in parts:
+        part.add_to(mean)
+        yield from part.replies
+    if left:
+        raise FedquitError(f"clients were not trained within {timeout:.0f} s; continue with --resume")

@@ -3,7 +3,6 @@
 Wrapping the grid and not the strategy keeps every strategy of Flower's usable as it is.
 """
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -130,7 +129,7 @@ class MeteredGrid(WrappedGrid):
         waiting: dict[str, Message] = {}
         replied = set[str]()
         try:
-            for reply in self._replies(sent, patience):
+            for reply in self._grid.send_and_receive(sent, timeout=patience):
                 of = reply.metadata.reply_to_message_id
                 if of not in waiting:  # messages are named when they are sent, and some grids send one by one
                     waiting = {m.metadata.message_id: m for m in sent if m.metadata.message_id not in replied}
@@ -180,11 +179,6 @@ class MeteredGrid(WrappedGrid):
         said, about = self.members.get(reply.metadata.src_node_id), reply.metadata
         facts = {"phase": self.phase, "step": self.server_round, "kind": about.message_type, "reason": why}
         self.on_stray(said.client if said else None, {**facts, "answers": about.reply_to_message_id})
-
-    def _replies(self, sent: list[Message], patience: float) -> Iterator[Message]:
-        """Yield the replies that come in time: some grids say with an error that time is up, others just end."""
-        with contextlib.suppress(TimeoutError):
-            yield from self._grid.send_and_receive(sent, timeout=patience)
 
     def _sent(self, plain: list[Message], exchange: Exchange) -> list[Message]:
         """Compress and log messages."""

@@ -19,6 +19,7 @@ from fedquit.errors import FedquitError
 from fedquit.settings import Settings
 from fedquit.simulations.engine.inprocess import FIRST_NODE_ID, InProcessGrid
 from fedquit.strategies.grid.metered_grid import MeteredGrid
+from fedquit.strategies.grid.node_identity import Member
 from fedquit.strategies.rounds.train import Train
 from fedquit.unlearning.tensors.convert import arrays_of
 from tests.harness.waiting import until
@@ -110,6 +111,15 @@ def test_replies_come_as_they_are_done_from_processes_of_their_own(pool: InProce
             (tmp_path / "go").touch()
     assert sorted(order[:2]) == [1, 2]
     assert order[2:] == [0]
+
+
+def test_a_client_that_takes_too_long_is_the_one_without_a_reply(doomed: InProcessGrid, tmp_path: Path) -> None:
+    list(doomed.send_and_receive(orders(doomed)))  # both workers are there
+    members = {node: Member(n, 1) for n, node in enumerate(doomed.get_node_ids())}
+    metered = MeteredGrid(doomed, members, patience=2.0)
+    replies = metered.send_and_receive(orders(doomed, "wait", str(tmp_path / "never")))
+    errors = {metered.client_of(reply): reply.error.reason if reply.has_error() else "" for reply in replies}
+    assert errors == {0: "no answer within 2 s", 1: "", 2: ""}
 
 
 @pytest.mark.parametrize("engine", ["pool", "alone"])

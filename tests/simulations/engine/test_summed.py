@@ -199,6 +199,39 @@ def test_a_round_that_is_given_up_ends_and_the_next_is_whole(stack: int) -> None
     assert heard == dict.fromkeys(range(6))
 
 
+LATE = """
+import multiprocessing
+
+from fedquit.client.objectives.fedavg import FedAvg
+
+
+class Late(FedAvg):
+    name = "late"
+
+    def needs(self):
+        if multiprocessing.parent_process() is not None:
+            raise TimeoutError("the server of the teacher is away")
+        return super().needs()
+"""
+
+
+@pytest.mark.parametrize("stack", [1, 2])
+def test_a_timeout_error_of_a_users_code_is_not_said_to_be_the_rounds(
+    stack: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "objectives.py").write_text(LATE)
+    (tmp_path / "theirs-1.0.dist-info").mkdir()
+    (tmp_path / "theirs-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    points = tmp_path / "theirs-1.0.dist-info" / "entry_points.txt"
+    points.write_text("[fedquit.objectives]\nlate = objectives:Late\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = Settings(clients=8, samples=90, model="mlp", objective="late")
+    with InProcessGrid(8, settings.run_config(), workers=2, stack=stack) as grid:
+        made = strategy(grid, settings, {}, [])
+        with pytest.raises(TimeoutError, match="the server of the teacher is away"):
+            made.round(1, model_of(settings), {"lr": 0.1})
+
+
 def strategy(grid: InProcessGrid, settings: Settings, heard: dict[int, str | None], taken: list[Reply]) -> Train:
     metered = MeteredGrid(grid, known_members(grid, settings), patience=60)
     metered.begin("train", 1)

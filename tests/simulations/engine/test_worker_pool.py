@@ -29,6 +29,10 @@ def fail(number: int) -> int:
     raise LookupError(f"no {number}")
 
 
+def fail_as_a_clock_does(number: int) -> int:
+    raise TimeoutError(f"the data server did not send {number}")
+
+
 def process_of(_: int) -> int:
     return os.getpid()
 
@@ -130,6 +134,13 @@ def test_what_a_function_raises_is_raised_here_with_its_place(pool: WorkerPool) 
     assert list(pool.results(double, [4], None)) == [8], "the worker goes on"
 
 
+def test_a_timeout_error_of_a_function_is_not_the_clocks(pool: WorkerPool) -> None:
+    for deadline in (None, time.monotonic() + 600):
+        with pytest.raises(TimeoutError, match="the data server did not send 7") as failed:
+            list(pool.results(fail_as_a_clock_does, [7], deadline))
+        assert "in fail_as_a_clock_does" in str(failed.value.__notes__)
+
+
 def test_a_result_that_cannot_travel_is_an_error_here(pool: WorkerPool) -> None:
     with pytest.raises(Exception, match="pickle"):
         list(pool.results(leave_unsaid, [1], None))
@@ -187,8 +198,10 @@ def test_a_result_that_is_there_is_known_without_waiting(pool: WorkerPool) -> No
 
 def test_time_that_is_up_leaves_a_pool_that_works(doomed: WorkerPool, tmp_path: Path) -> None:
     go = str(tmp_path / "go")
-    with pytest.raises(TimeoutError):
-        list(doomed.results(wait_for, [go] * 5, time.monotonic() + 1.0))
+    calls = [doomed.submit(wait_for, go) for _ in range(3)]
+    assert list(doomed.results_of(calls, time.monotonic() + 1.0)) == []
+    assert len(calls) == 3, "it says which are left"
+    assert list(doomed.results(wait_for, [go] * 5, time.monotonic() + 1.0)) == []
     (tmp_path / "go").touch()
     assert sorted(doomed.results(double, range(5), None)) == [0, 2, 4, 6, 8], "and nothing of what was given up"
 

@@ -1,5 +1,6 @@
 """The account: every byte that travels, to the client it travelled to or from."""
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -230,6 +231,20 @@ def test_a_grid_refuses_to_wait_for_ever(patience: Any) -> None:
         if patience is not None:
             with pytest.raises(ValueError, match="wait for ever"):
                 list(told.send_and_receive([], timeout=patience))
+
+
+def test_a_timeout_error_on_the_way_is_not_said_to_be_the_clients_silence() -> None:
+    class Broken(InProcessGrid):
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+            yield from itertools.islice(super().send_and_receive(messages, timeout=timeout), 1)
+            raise TimeoutError("the shared folder did not answer")
+
+    with Broken(2, {}, client_app=ClientApp()) as beneath:
+        grid = MeteredGrid(beneath, {node: Member(n, 1) for n, node in enumerate(beneath.get_node_ids())}, patience=60)
+        replies = grid.send_and_receive([Message(RecordDict(), node, "train") for node in grid.get_node_ids()])
+        next(replies)
+        with pytest.raises(TimeoutError, match="the shared folder did not answer"):
+            next(replies)
 
 
 @pytest.mark.parametrize("timeout", [None, 5.0])
