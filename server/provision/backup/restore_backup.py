@@ -3,8 +3,8 @@
 It is unpacked next to its destination, compared with its manifest, checked as a server's folder, and only then moved
 there. With `key` it is certain that this federation's server made it; a backup of PostgreSQL's ledger is run as SQL.
 
-Killed at any moment it leaves either no server, and then the same command does all that is left, or the whole one: the
-server's folder is the last to be moved.
+Killed or stopped with Ctrl-C at any moment it leaves either no server, and then the same command does all that is left,
+or the whole one: the server's folder is the last to be moved, and once it is in its place, nothing is undone.
 """
 
 import os
@@ -26,7 +26,7 @@ from fedquit.server.ledger.audit_log.seal import read_seal
 from fedquit.server.provision.backup.archive import Manifest, digest_of_file, opened_archive
 from fedquit.server.provision.backup.ledger_copy import POSTGRESQL, is_ledger_of, restored_postgresql
 from fedquit.server.provision.backup.make_backup import NEEDED, is_private
-from fedquit.server.provision.backup.restore_folder import IN_DATABASE, restore_folder
+from fedquit.server.provision.backup.restore_folder import IN_DATABASE, is_in_place, restore_folder
 from fedquit.server.provision.deployment_files import write_deployment_files
 from fedquit.settings import load_settings_file
 
@@ -70,7 +70,7 @@ def restore_backup(path: Path, to: Path, *, key: Path | None = None, ledger: str
             if missing:
                 raise InputError(f"it lacks {', '.join(missing)}")
             manifest.check(signature, receipts_key(server / "receipts.pub"))
-            with _ledger_in_place(staging, manifest, ledger) as (event, head):
+            with _ledger_in_place(staging, manifest, ledger, to) as (event, head):
                 write_deployment_files(server, Federation.read(server), to)
                 _move(staging, to)
     return Restored(to, manifest, event, head)
@@ -104,8 +104,11 @@ def _opened(staging: Path, name: str) -> IO[bytes]:
 
 
 @contextmanager
-def _ledger_in_place(staging: Path, manifest: Manifest, url: str) -> Iterator[tuple[int, str]]:
-    """Bring the ledger into its database, check it, and yield its head; what fails afterwards takes it out again."""
+def _ledger_in_place(staging: Path, manifest: Manifest, url: str, to: Path) -> Iterator[tuple[int, str]]:
+    """Bring the ledger into its database, check it, and yield its head.
+
+    What fails afterwards takes it out again, unless the server is in its place.
+    """
     server = staging / "server"
     federation = Federation.read(server)
     if federation.name != manifest.federation:
@@ -117,7 +120,8 @@ def _ledger_in_place(staging: Path, manifest: Manifest, url: str) -> Iterator[tu
         _set_ledger(server, url)
         federation = Federation.read(server)
     if manifest.ledger == "postgresql":
-        with restored_postgresql(server / POSTGRESQL, federation.ledger_url(server), staging / IN_DATABASE):
+        noted, database = staging / IN_DATABASE, federation.ledger_url(server)
+        with restored_postgresql(server / POSTGRESQL, database, noted, lambda: is_in_place(to)):
             yield _head_of(server, federation, manifest)
         return
     if is_ledger_of(federation.ledger_url(server)) != "sqlite" or federation.server.ledger:
@@ -153,7 +157,7 @@ def _set_ledger(server: Path, url: str) -> None:
 def _move(staging: Path, to: Path) -> None:
     """Put the folders into their places, the server's last; all that is in them is on the disk before.
 
-    On failure they are moved back to `staging`, so that no server folder exists without its ledger.
+    On failure they are moved back to `staging`, the server's first: until it is, its ledger stays too.
     """
     authority, moved = to.parent / "authority", list[tuple[Path, Path]]()
     with explained(to):

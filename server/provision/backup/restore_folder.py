@@ -11,6 +11,7 @@ import filelock
 
 from fedquit.errors import FedquitError
 from fedquit.files import explained
+from fedquit.server.federation import FILE
 
 LOCK, IN_DATABASE, NOTE = ".lock", "in-database.json", "UNFINISHED"
 IS_UNFINISHED = """`fedquit restore` did not finish. Run the same command again, or remove this folder: it holds keys.
@@ -22,7 +23,7 @@ def restore_folder(to: Path) -> Iterator[Path]:
     """Make the folder beside `to`, for its owner alone, and remove it afterwards.
 
     Only `IN_DATABASE`, which says what a killed restore has put into a database, is still there: as long as it is, it
-    stays after a failure too, so that the next restore knows.
+    stays after a failure too, so that the next restore knows; unless the server is in its place, which ends a restore.
 
     Raises:
         FedquitError: another restore into `to` is at work, or it cannot be made, or is there and not ours alone.
@@ -41,13 +42,21 @@ def restore_folder(to: Path) -> Iterator[Path]:
         _remove_parts(staging)
         yield staging
     except BaseException:
-        stays = (staging / IN_DATABASE).exists()
+        stays = (staging / IN_DATABASE).exists() and not is_in_place(to)
         raise
     finally:
         _remove_parts(staging)
         lock.release()
         if not stays:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def is_in_place(to: Path) -> bool:
+    """Say whether the server's folder, which was empty before, is in its place: nothing is undone after that.
+
+    What a restore has left to do then is to remove what it needed itself.
+    """
+    return (to / FILE).exists()
 
 
 def _remove_parts(staging: Path) -> None:

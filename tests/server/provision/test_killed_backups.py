@@ -1,11 +1,15 @@
-"""A backup and a restore that are killed, at each of their changes on disk: nothing half, nothing left, and again."""
+"""A backup and a restore that are stopped, at each of their changes on disk: nothing half, nothing left, and again.
 
+They are killed, or their user stops them with Ctrl-C.
+"""
+
+import contextlib
 import errno
 import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
@@ -15,16 +19,21 @@ from fedquit.errors import FedquitError
 from fedquit.server.coordinator import open_place
 from fedquit.server.ledger import Ledger
 from fedquit.server.ledger.audit_log.seal import read_seal
+from fedquit.server.provision.backup import ledger_copy, restore_folder
+from fedquit.server.provision.backup import restore_backup as restore_module
 from fedquit.server.provision.backup.ledger_copy import drop_ledger
 from fedquit.server.provision.backup.make_backup import make_backup
 from fedquit.server.provision.backup.restore_backup import _move, restore_backup
 from fedquit.server.provision.backup.unfinished_backup import remove_unfinished_backup
 from fedquit.strategies.grid.metered_grid import MeteredGrid
 from tests.fixtures.v0_1_0.unpack import old_deployment
-from tests.harness.killed_at_writes import kills_at_writes
+from tests.harness.killed_at_writes import interrupts_at_lines, interrupts_at_writes, kills_at_writes
 from tests.harness.rehearsal import Rehearsal
 
 Run = Callable[..., tuple[int, str, str]]
+Stops = Callable[..., Iterator[int]]
+
+both = pytest.mark.parametrize("stops", [kills_at_writes, interrupts_at_writes])
 
 
 @pytest.fixture
@@ -44,11 +53,14 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_backup_killed_at_any_change_leaves_no_name_of_a_model(made: Rehearsal, tmp_path: Path) -> None:
+@both
+def test_a_backup_stopped_at_any_change_leaves_no_name_of_a_model(
+    made: Rehearsal, tmp_path: Path, stops: Stops
+) -> None:
     (tmp_path / "to").mkdir()
     to = tmp_path / "to" / "saved.tar"
     kills = 0
-    for kills in kills_at_writes(lambda: make_backup(made.server, to), tmp_path, lambda: to.unlink(missing_ok=True)):
+    for kills in stops(lambda: make_backup(made.server, to), tmp_path, lambda: to.unlink(missing_ok=True)):
         if to.exists():
             restore_backup(to, tmp_path / "whole" / "server")
             shutil.rmtree(tmp_path / "whole")
@@ -83,12 +95,15 @@ def test_a_second_backup_at_the_same_time_is_refused_and_harms_none(made: Rehear
     assert not (made.server / ".backup").exists()
 
 
-def test_a_restore_killed_at_any_change_is_done_by_the_same_command(made: Rehearsal, tmp_path: Path) -> None:
+@both
+def test_a_restore_stopped_at_any_change_is_done_by_the_same_command(
+    made: Rehearsal, tmp_path: Path, stops: Stops
+) -> None:
     saved = make_backup(made.server, tmp_path / "saved.tar").path
     restore_backup(saved, tmp_path / "right" / "server")
     right, into = content(tmp_path / "right"), tmp_path / "into"
     kills, whole = 0, 0
-    for _ in kills_at_writes(
+    for _ in stops(
         lambda: restore_backup(saved, into / "server"), into, lambda: shutil.rmtree(into, ignore_errors=True)
     ):
         kills += 1
@@ -205,6 +220,13 @@ def test_a_restore_that_fails_or_is_killed_leaves_postgresql_to_the_next(
             restore_backup(saved, into / "server", ledger=databases[1])
     assert not (into / "server").exists()
 
+
+@both
+def test_a_restore_stopped_at_any_change_leaves_postgresql_to_the_next(
+    made: Rehearsal, tmp_path: Path, databases: list[str], stops: Stops
+) -> None:
+    saved, into = make_backup(made.server, tmp_path / "saved.tar").path, tmp_path / "into"
+
     def restore() -> None:
         restore_backup(saved, into / "server", ledger=databases[1])
 
@@ -213,7 +235,7 @@ def test_a_restore_that_fails_or_is_killed_leaves_postgresql_to_the_next(
         drop_ledger(databases[1])
 
     kills = 0
-    for _ in kills_at_writes(restore, into, begin):
+    for _ in stops(restore, into, begin):
         kills += 1
         if not (into / "server").exists():
             restore()
@@ -221,6 +243,30 @@ def test_a_restore_that_fails_or_is_killed_leaves_postgresql_to_the_next(
         assert (ledger.check_chain(), [member.name for member in ledger.members()]) == ([], ["north"])
         ledger.close()
     assert kills > 20
+
+
+def test_ctrl_c_between_any_lines_never_takes_the_ledger_from_a_server_in_its_place(
+    made: Rehearsal, tmp_path: Path, databases: list[str]
+) -> None:
+    saved, into = make_backup(made.server, tmp_path / "saved.tar").path, tmp_path / "into"
+
+    def restore() -> None:
+        restore_backup(saved, into / "server", ledger=databases[1])
+
+    def begin() -> None:
+        shutil.rmtree(into, ignore_errors=True)
+        drop_ledger(databases[1])
+
+    places = set[bool]()
+    modules = (restore_module, restore_folder, ledger_copy, contextlib)
+    for _ in interrupts_at_lines(restore, modules, (into / "server").exists, begin):
+        places.add((into / "server").exists())
+        if not (into / "server").exists():
+            restore()
+        ledger = Ledger.open(databases[1], seal=read_seal(into / "server" / "receipts.key"))
+        assert (ledger.check_chain(), [member.name for member in ledger.members()]) == ([], ["north"])
+        ledger.close()
+    assert places == {True, False}, "moved back, or left there"
 
 
 def test_a_restore_into_a_database_with_a_ledger_is_refused(
