@@ -245,7 +245,7 @@ def test_a_restore_stopped_at_any_change_leaves_postgresql_to_the_next(
     assert kills > 20
 
 
-def test_ctrl_c_between_any_lines_never_takes_the_ledger_from_a_server_in_its_place(
+def test_ctrl_c_between_any_lines_leaves_a_server_in_its_place_its_ledger(
     made: Rehearsal, tmp_path: Path, databases: list[str]
 ) -> None:
     saved, into = make_backup(made.server, tmp_path / "saved.tar").path, tmp_path / "into"
