@@ -88,6 +88,13 @@ class ComparisonResult:
         return _row(self.document["reference"])
 
     @property
+    def note_of_rule(self) -> str:
+        """What to know of verdicts that were made by another rule than this fedquit's, as in old results; "": none."""
+        from fedquit.simulations.compare.results.results_document import note_of_rule
+
+        return note_of_rule(self.document)
+
+    @property
     def failures(self) -> list[str]:
         """Runs without a result, and why; `compare(..., resume=True)` tries them again."""
         return [str(line) for line in self.document["failures"]]

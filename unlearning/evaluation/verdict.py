@@ -47,6 +47,22 @@ LEVEL = UNDER_FORGETTING + 5 * OTHER_SIDE
 """The shares of the verdict's four measures together."""
 
 
+def present_rule() -> dict[str, Any]:
+    """Return the rule that verdicts are made by: its name and every number in it, for documents that count verdicts.
+
+    >>> present_rule()["references"], present_rule()["under_forgetting"]
+    (5, 0.025)
+    """
+    return {
+        "name": TEST,
+        "references": REFERENCES,
+        "under_forgetting": UNDER_FORGETTING,
+        "other_side": OTHER_SIDE,
+        "sides": UNDER_FORGETTING_SIDE,
+        "weights": WEIGHTS,
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """The measurements of a model that the verdict uses.

@@ -12,6 +12,7 @@ from fedquit.simulations.compare.report.columns import Column, columns_of
 from fedquit.simulations.compare.report.describe_comparison import how_to_read, name_target, what_was_compared
 from fedquit.simulations.compare.report.page_assets import SCRIPT, STYLE
 from fedquit.simulations.compare.report.paired_table import PAIRED, paired_caption, paired_rows
+from fedquit.simulations.compare.results.results_document import note_of_rule
 from fedquit.simulations.compare.results.row_statistics import aggregate
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -33,6 +34,7 @@ def make_page(comparison: Comparison, document: Document, figures: Mapping[Path,
         *(f"<p>{escape(line)}</p>" for line in what_was_compared(comparison, targets)),
         *_section("Methods", _rows_table(rows, columns), how_to_read(comparison)),
         _meanings(columns),
+        _note_of_rule(document),
         *(_section("Paired differences", _paired_table(document), _paired_caption(document))),
         *(_section("Figures", "".join(_figure(*shown) for shown in figures.items()), "")),
         *_section("Runs", _runs_table(comparison, document), "Each line is one method on one request and seed. Its "
@@ -62,6 +64,11 @@ def _rows_table(rows: Sequence[Document], columns: Sequence[Column]) -> str:
 def _meanings(columns: Iterable[Column]) -> str:
     items = "".join(f"<li><b>{escape(each.heading)}</b>: {escape(each.meaning)}</li>" for each in columns)
     return f"<ul>{items}</ul>"
+
+
+def _note_of_rule(document: Document) -> str:
+    note = note_of_rule(document)
+    return f"<p>{escape(note.replace('`', ''))}</p>" if note else ""
 
 
 def _paired_table(document: Document) -> str:

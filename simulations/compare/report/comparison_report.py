@@ -13,6 +13,7 @@ from fedquit.simulations.compare.report.columns import columns_of
 from fedquit.simulations.compare.report.comparison_table import escaped, markdown
 from fedquit.simulations.compare.report.describe_comparison import how_to_read, what_was_compared
 from fedquit.simulations.compare.report.paired_table import PAIRED, paired_caption, paired_rows
+from fedquit.simulations.compare.results.results_document import note_of_rule
 
 
 def make_report(comparison: Comparison, document: Document, figures: Mapping[str, str]) -> str:
@@ -30,6 +31,7 @@ def make_report(comparison: Comparison, document: Document, figures: Mapping[str
         "\n".join(map(escaped, what_was_compared(comparison, targets))),
         markdown(rows),
         "\n".join([how_to_read(comparison) + "\n", *(f"- **{c.heading}**: {c.meaning}" for c in columns_of(rows))]),
+        note_of_rule(document),
         *_fronts(document),
         *_paired(document),
         *(f"![{title}]({name})" for name, title in figures.items()),

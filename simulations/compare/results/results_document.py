@@ -15,8 +15,9 @@ from fedquit.simulations.compare.config.comparison_config import Comparison, Tar
 from fedquit.simulations.compare.results.cell_measures import measure_references, measure_row
 from fedquit.simulations.compare.results.paired_differences import paired_differences
 from fedquit.simulations.compare.results.row_statistics import aggregate, pareto_front, points
+from fedquit.unlearning.evaluation.verdict import present_rule
 
-SCHEMA_VERSION = 2  # 1: verdicts by another test
+SCHEMA_VERSION = 2  # 1: other measures; by which rule verdicts were made, `rule` says
 RUN_BY_RUN = ("config", "cells", "references")  # what a summary does without
 REFERENCE = "retrained (reference)"
 COSTS = {"bytes": "bytes_share", "seconds": "seconds_share"}
@@ -58,6 +59,7 @@ def make_results(
         "config": comparison.document(),
         "targets": [list(target) for target in targets],
         "versions": _versions(cells, out),
+        "rule": present_rule(),
         "rows": [{"method": methods[row["name"]], **row} for row in rows],
         "reference": aggregate(REFERENCE, retrained),
         "paired": paired_differences([row.name for row in comparison.rows], entries),
@@ -76,6 +78,29 @@ def summary_of(document: Mapping[str, Any]) -> Document:
     {'rows': ['a row']}
     """
     return {key: value for key, value in document.items() if key not in RUN_BY_RUN}
+
+
+def note_of_rule(document: Mapping[str, Any]) -> str:
+    """Return what to know of verdicts that were not made by the present rule; "": they were, or there are none.
+
+    Args:
+        document: results or their summary. `rule` says by which rule their verdicts were made; those from before it
+            was noted do not.
+
+    >>> row = {"verdicts": {"no evidence": 2}}
+    >>> note_of_rule({"rows": [row], "rule": present_rule()}), note_of_rule({"rows": [{"verdicts": {}}]})
+    ('', '')
+    >>> note_of_rule({"rows": [row]})[:65]
+    'The verdicts were made by an earlier rule, not by that of this fe'
+    """
+    if not any(row["verdicts"] for row in document["rows"]) or document.get("rule") == present_rule():
+        return ""
+    which = "another" if "rule" in document else "an earlier"
+    return (
+        f"The verdicts were made by {which} rule, not by that of this fedquit: its verdicts cannot be compared with "
+        "them. Where the folder of the comparison is still there, `fedquit compare --resume` judges its runs by this "
+        "rule."
+    )
 
 
 def is_failed(entry: Document) -> bool:

@@ -27,6 +27,7 @@ from fedquit.simulations.compare.cells.run_cells import BEGIN, DIED
 from fedquit.simulations.compare.command import compare as command
 from fedquit.simulations.compare.comparison import run_comparison
 from fedquit.simulations.compare.results.cell_measures import distances, measure_row
+from fedquit.unlearning.evaluation.verdict import present_rule
 
 SETTINGS = 'model = "mlp"\nclients = 3\nalpha = 1.0\nrounds = 3\n'
 TINY = f"""
@@ -95,6 +96,24 @@ def test_python_has_the_comparison_with_types_and_tables(finished: tuple[Path, D
     assert list(rows.index) == ["fedquit", "turned round", "federaser", "retrained (reference)"]
     assert rows.loc["turned round", "forget_gap"] == gap.mean
     assert cells.loc["turned round", "forget_gap"].abs().mean() == pytest.approx(gap.mean)
+
+
+def test_a_resumed_comparison_of_an_earlier_rule_is_judged_by_the_present_one(
+    finished: tuple[Path, Document], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished[0], out)
+    for name in ("compare.json", "summary.json"):
+        old = json.loads((out / name).read_text())
+        assert old.pop("rule") == present_rule()
+        for row in old["rows"]:
+            row["verdicts"] = {"consistent with retraining": 2}
+        (out / name).write_text(json.dumps(old))
+    assert "an earlier rule" in fedquit.read_results(out).note_of_rule
+    run(write(tmp_path), out, resume=True)
+    found = fedquit.read_results(out)
+    assert (found.note_of_rule, found.document["rule"]) == ("", present_rule())
+    assert [row["verdicts"] for row in found.document["rows"]] == [row["verdicts"] for row in finished[1]["rows"]]
 
 
 def test_every_row_is_measured_on_every_target_with_every_seed(finished: tuple[Path, Document]) -> None:

@@ -1,6 +1,7 @@
 """The report of a comparison is made again from its summary, byte for byte, the published ones too."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fedquit.errors import InputError
+from fedquit.simulations.api.comparison_result import read_results
 from fedquit.simulations.compare.command import compare as command
 from fedquit.simulations.compare.config.read_config import make_comparison
 from fedquit.simulations.compare.report.report_files import read_results_file, rewrite_report, write_report
 from fedquit.simulations.compare.results.results_document import make_results, summary_of
+from fedquit.unlearning.evaluation import verdict
 
 PUBLISHED = sorted(Path(__file__).parents[3].glob("docs/results/compare/*/summary.json"))
 
@@ -116,6 +119,39 @@ def test_a_file_that_is_not_a_summary_is_refused_in_one_line(tmp_path: Path, con
     assert isinstance(done.exception, InputError)
     assert said in str(done.exception)
     assert "\n" not in str(done.exception)
+
+
+def test_a_report_says_whether_its_verdicts_are_by_the_present_rule(tmp_path: Path) -> None:
+    folder, _ = failed_comparison(tmp_path)
+    file = folder / "summary.json"
+    made = json.loads(file.read_text())
+    made["rows"][0]["verdicts"] = {"no evidence": 2}
+
+    def said(**changed: Any) -> set[str]:
+        file.write_text(json.dumps({**made, **changed}))
+        assert called(file, "--report", "--overwrite").exit_code == 0
+        texts = [(folder / name).read_text() for name in ("report.md", "report.html")] + [
+            read_results(folder).note_of_rule
+        ]
+        found = [re.search("made by (.*) rule, not by that of this fedquit", text) for text in texts]
+        return {each.group(1) if each else "" for each in found}
+
+    assert said() == {""}
+    other = {**made["rule"], "under_forgetting": 0.05}
+    assert said(rule=other) == {"another"}
+    del made["rule"]
+    assert said() == {"an earlier"}
+    made["rows"][0]["verdicts"] = {}
+    assert said() == {""}, "there is none"
+
+
+def test_the_rule_of_a_summary_is_every_number_that_a_verdict_goes_by() -> None:
+    numbers = {
+        name for name in vars(verdict) if name.isupper() and isinstance(getattr(verdict, name), int | float | dict)
+    }
+    derived = {"LEVEL", "POWER"}  # from the others; of what would have been found, not of what is
+    assert {name.lower() for name in numbers - derived} >= {"references", "under_forgetting", "other_side", "weights"}
+    assert len(verdict.present_rule()) == len(numbers - derived) + 1, "and its name"
 
 
 @pytest.mark.parametrize("more", [["--plan"], ["--resume"], ["--json"], ["--jobs", "2"]], ids=str)
