@@ -6,7 +6,7 @@ state.json        how far it is; replaced whole after every round
 events.jsonl      what happened, a line each
 costs.csv         what each message cost, a line each
 checkpoints/      models, each named by the SHA-256 of its file
-computed.json     on which device, in which precision, and whether stacked
+computed.json     on which device, in which precision, and whether stacked: how many clients at once, or why none
 """
 
 import json
@@ -25,7 +25,7 @@ from fedquit.server.run.run_state import State
 from fedquit.settings import UNSAID, Settings
 from fedquit.unlearning.tensors.convert import Arrays
 
-COMPUTED = "computed.json"
+COMPUTED, AT_ONCE, ONE_BY_ONE = "computed.json", "clients_at_once", "one_by_one"
 PLAINLY = {"device": "cpu", "precision": "fp32", "stack": "off"}
 """How runs were computed before they said so, and those of `flwr run`."""
 
@@ -115,25 +115,29 @@ class RunFolder:
             settings = settings.model_copy(update={"partition": str(self.partition_file.resolve())})
         return settings
 
-    def compute_with(self, how: Mapping[str, str]) -> None:
-        """Note how the run is computed (device, precision, stack); a run that has begun goes on as it began.
+    def compute_with(self, how: Mapping[str, str], found: Mapping[str, str]) -> None:
+        """Note how the run is computed; a run that has begun goes on as it began.
+
+        Args:
+            how: as its user has it: device, precision, stack.
+            found: what came of that: of `stack`, `AT_ONCE` and `ONE_BY_ONE`. A run that began before these were noted
+                gets none: nobody knows what its first rounds were computed with.
 
         Raises:
             InputError: it began otherwise.
         """
-        began = self.computed_with() if (self.path / COMPUTED).exists() else how
+        began = self.computed_with() if (self.path / COMPUTED).exists() else {**how, **found}
         for name, value in how.items():
             if value != began[name]:
                 raise InputError(
                     f"the run in {self.path} began with --{name} {began[name]}, not {value}: its models would be those "
                     f"of neither; resume it with --{name} {began[name]}"
                 )
-        write_json(self.path / COMPUTED, dict(how))
+        write_json(self.path / COMPUTED, began)
 
     def computed_with(self) -> dict[str, str]:
         """Return how the run is computed; as runs were before they noted it, if it does not say."""
-        file = self.path / COMPUTED
-        return {**PLAINLY, **(_read_json(file) if file.exists() else {})}
+        return read_computed(self.path)
 
     def load_state(self) -> State:
         """Return how far the run is; cut events and costs off that came after it, and put back rows that were lost."""
@@ -224,6 +228,22 @@ def read_state(path: Path) -> State:
 def costs_file(path: Path) -> Path:
     """Return the cost log of the run in the folder `path`."""
     return path / "costs.csv"
+
+
+def read_computed(path: Path) -> dict[str, str]:
+    """Return how the run in a folder is computed: see `RunFolder.computed_with`.
+
+    Raises:
+        InputError: what it notes cannot be read.
+    """
+    file = path / COMPUTED
+    noted = _read_json(file) if file.exists() else {}
+    if not isinstance(noted, dict) or not all(isinstance(value, str) for value in noted.values()):
+        raise InputError(f"{file} does not say how the run is computed: it must hold names and texts")
+    at_once = noted.get(AT_ONCE, "1")
+    if not at_once.isdecimal() or int(at_once) < 1:
+        raise InputError(f"{file}: {AT_ONCE} is {at_once!r}; it must be a number from 1")
+    return {**PLAINLY, **noted}
 
 
 def _read_json(path: Path) -> Any:

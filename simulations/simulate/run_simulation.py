@@ -72,12 +72,13 @@ def run_simulation(
     computed_with = {**computed_on(), "stack": stack}  # a device that is not here is refused
     check_split(settings)  # before the workers start; all else is looked at while they do
     workers = workers or os.cpu_count() or 1
-    with _engine(engine, settings, path, workers, stack, listener, address) as run:
+    with _engine(engine, settings, path, workers, address) as (run, grid):
+        found = _stacked(grid, stack, settings, path if resume else None, listener)
         kept = _kept_for(keep, settings)
         parts = _try_out(settings, kept)
         folder = _folder(path, settings, parts, resume=resume, overwrite=overwrite, start=start)
         try:
-            folder.compute_with(computed_with)
+            folder.compute_with(computed_with, found)
             from fedquit.server.app import make_app
             from fedquit.simulations.simulate.run_report import make_report, write_report
 
@@ -191,23 +192,41 @@ def _check_engine(name: str, address: str, workers: int | None, stack: str) -> N
 
 
 @contextmanager
-def _engine(
-    name: str, settings: Settings, path: Path, workers: int, stack: str, listener: Listener, address: str
-) -> Iterator[Run]:
-    """Yield what runs a ServerApp: on Flower's simulation runtime, or in-process, where the workers start at once."""
+def _engine(name: str, settings: Settings, path: Path, workers: int, address: str) -> Iterator[tuple[Run, Any]]:
+    """Yield what runs a ServerApp: on Flower's simulation runtime, or in-process, where the workers start at once.
+
+    In-process, there is its grid too; else None.
+    """
     if name == "flower":
         from fedquit.simulations.engine.flower_runtime import run_on_flower
 
+        def run(server_app: Any) -> None:
+            run_on_flower(server_app, settings.clients, config, workers=workers, address=address)
+
         config = _run_config(settings, path)
-        yield lambda server_app: run_on_flower(server_app, settings.clients, config, workers=workers, address=address)
+        yield run, None
         return
     from fedquit.simulations.engine.inprocess import InProcessGrid
 
     workers = min(workers, settings.clients)
     with InProcessGrid(settings.clients, _run_config(settings, path), workers=workers) as grid:
-        if stack != "off":
-            from fedquit.simulations.engine.stack import stack_size
+        yield grid.serve, grid
 
-            grid.stack, reason = stack_size(stack, settings)
-            listener({"event": "stack", "clients": grid.stack, "reason": reason})
-        yield grid.serve
+
+def _stacked(grid: Any, stack: str, settings: Settings, begun: Path | None, listener: Listener) -> dict[str, str]:
+    """Have a grid train as many clients at once as `stack` says, and return what the run notes of it.
+
+    What `auto` comes to may change from version to version: a run that has `begun`, and noted it, goes on with that.
+    """
+    if stack == "off":
+        return {}
+    from fedquit.server.run.run_folder import AT_ONCE, ONE_BY_ONE, read_computed
+    from fedquit.simulations.engine.stack import stack_size
+
+    noted = read_computed(begun) if begun else {}
+    if AT_ONCE in noted:
+        grid.stack, reason = int(noted[AT_ONCE]), noted.get(ONE_BY_ONE, "")
+    else:
+        grid.stack, reason = stack_size(stack, settings)
+    listener({"event": "stack", "clients": grid.stack, "reason": reason})
+    return {AT_ONCE: str(grid.stack), **({ONE_BY_ONE: reason} if reason else {})}
