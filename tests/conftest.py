@@ -2,9 +2,11 @@
 
 import os
 import shutil
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -32,6 +34,19 @@ WANTED = {
     "nbclient": "pip install 'fedquit[test]'",
 }
 """Programs that some tests need, and how to get them, on Debian or from PyPI."""
+
+
+def pytest_configure() -> None:
+    """Have SIGTERM, as of a limit of time, end a run as Ctrl-C does, so that what it began is ended and removed."""
+    own = os.getpid()
+
+    def stop(number: int, _: FrameType | None) -> None:
+        if os.getpid() == own:
+            raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL)  # a process that a test has forked
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, stop)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

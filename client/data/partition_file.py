@@ -19,10 +19,12 @@ def save_partition(path: Path, parts: Sequence[Indices]) -> None:
         FedquitError: If the file cannot be written; what was there stays as it was.
 
     >>> import tempfile
-    >>> file = Path(tempfile.mkdtemp()) / "partition.json"
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> file = Path(folder.name) / "partition.json"
     >>> save_partition(file, [np.array([0, 2]), np.array([1])])
     >>> json.loads(file.read_text())
     {'0': [0, 2], '1': [1]}
+    >>> folder.cleanup()
     """
     split = {str(client): part.tolist() for client, part in enumerate(parts)}
     write_whole(path, (json.dumps(split) + "\n").encode())
@@ -39,10 +41,12 @@ def load_partition(path: Path, num_train: int) -> list[Indices]:
         InputError: Naming the file and the client with the mistake.
 
     >>> import tempfile
-    >>> file = Path(tempfile.mkdtemp()) / "partition.json"
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> file = Path(folder.name) / "partition.json"
     >>> _ = file.write_text('{"0": [2, 0], "1": [1]}')
     >>> load_partition(file, num_train=3)
     [array([0, 2]), array([1])]
+    >>> folder.cleanup()
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)

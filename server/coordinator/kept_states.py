@@ -18,12 +18,14 @@ class KeptStates:
     """The states in the folder of a server.
 
     >>> import tempfile
-    >>> kept = KeptStates(Path(tempfile.mkdtemp()))
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> kept = KeptStates(Path(folder.name))
     >>> kept.save(7, RoundState(optimizer_state={"m": np.zeros(1)}), nth=2)
     >>> kept.load(7)
     (RoundState(objective_state=None, optimizer_state={'m': array([0.])}), 2)
     >>> kept.load(8)[1]
     0
+    >>> folder.cleanup()
     """
 
     def __init__(self, folder: Path) -> None:

@@ -19,10 +19,12 @@ class Models:
     """The models in a folder, which must be there.
 
     >>> import tempfile, numpy as np
-    >>> models = Models(Path(tempfile.mkdtemp()))
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> models = Models(Path(folder.name))
     >>> name = models.save({"w": np.zeros(1)})
     >>> models.load(name), models.names() == {name}
     ({'w': array([0.])}, True)
+    >>> folder.cleanup()
     """
 
     def __init__(self, folder: Path) -> None:

@@ -16,11 +16,13 @@ class Held:
     """Models by client in `folder`, which is emptied when this begins, and removed when it is cleared.
 
     >>> import tempfile
-    >>> held = Held(Path(tempfile.mkdtemp()) / "replies")
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> held = Held(Path(folder.name) / "replies")
     >>> held.put(3, {"w": np.array([1.0])})
     >>> held.get(3)
     {'w': array([1.])}
     >>> held.clear()
+    >>> folder.cleanup()
     """
 
     def __init__(self, folder: Path) -> None:

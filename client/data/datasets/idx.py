@@ -59,10 +59,12 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         InputError: Naming the file, if it is not idx or does not hold what its header declares.
 
     >>> import tempfile
-    >>> file = Path(tempfile.mkdtemp()) / "labels"
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> file = Path(folder.name) / "labels"
     >>> _ = file.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 8, 9]))
     >>> read_idx(file)
     array([7, 8, 9], dtype=uint8)
+    >>> folder.cleanup()
     """
     try:
         with path.open("rb") as raw:

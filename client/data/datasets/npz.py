@@ -28,11 +28,13 @@ def load_npz(path: Path) -> Dataset:
         InputError: Naming the file and the key, whatever is wrong.
 
     >>> import tempfile
-    >>> file = Path(tempfile.mkdtemp()) / "made.npz"
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> file = Path(folder.name) / "made.npz"
     >>> np.savez(file, x=np.zeros((10, 8, 8), np.uint8), y=[0, 1] * 5, writer=list("aabbccddee"))
     >>> made = load_npz(file)
     >>> made.input_shape, made.num_classes, made.columns["writer"].shape
     ((1, 8, 8), 2, (8,))
+    >>> folder.cleanup()
     """
     with opened(path) as archive:
         keys: tuple[str, ...] = SPLIT if "x_train" in archive.files or "y_train" in archive.files else WHOLE

@@ -25,11 +25,13 @@ class Record:
     """The record in the file `path`, made if it is not there.
 
     >>> import tempfile
-    >>> record = Record(Path(tempfile.mkdtemp()) / "record.db")
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> record = Record(Path(folder.name) / "record.db")
     >>> record.retire(Mark("5ba1", "sample", digests=(b"a" * 32,)), [(b"a" * 32, {b"A" * 32})])
     >>> keep = record.keeps()
     >>> keep(b"a" * 32, None, "3"), keep(b"b" * 32, None, "3")
     (False, True)
+    >>> folder.cleanup()
     """
 
     def __init__(

@@ -14,10 +14,12 @@ class Ledger(LedgerMembers, LedgerRequests, LedgerSteps, LedgerLog):
     """An open ledger; threads may share it, forked processes may not.
 
     >>> import tempfile
-    >>> ledger = Ledger.open(f"sqlite:///{tempfile.mkdtemp()}/ledger.db")
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> ledger = Ledger.open(f"sqlite:///{folder.name}/ledger.db")
     >>> ledger.enrol("north clinic", b"its public key").number
     0
     >>> [event.kind for event in ledger.events()], ledger.check_chain()
     (['enrolled'], [])
     >>> ledger.close()
+    >>> folder.cleanup()
     """

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import multiprocessing
+import os
 import shutil
 import signal
 import subprocess
@@ -264,6 +265,7 @@ def test_killed_shadow_training_resumes_to_the_same_models(run: Path, four: Docu
     out = tmp_path / "out"
     process = subprocess.Popen(
         [sys.executable, "-c", START, str(run), "--models", "4", "--out", str(out), "--jobs", "1"],
+        env={**os.environ, "TMPDIR": str(tmp_path)},  # where it leaves what it cannot remove
         stderr=subprocess.PIPE,
         text=True,
     )

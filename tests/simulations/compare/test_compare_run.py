@@ -3,6 +3,7 @@
 import html
 import json
 import multiprocessing
+import os
 import shlex
 import shutil
 import signal
@@ -194,6 +195,7 @@ def start(config: Path, out: Path, *flags: str) -> subprocess.Popen[str]:
     words = ["compare", str(config), "--out", str(out), "--jobs", "2", *flags]
     return subprocess.Popen(
         [sys.executable, "-m", "fedquit", *words],
+        env={**os.environ, "TMPDIR": str(config.parent)},  # where it leaves what it cannot remove
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

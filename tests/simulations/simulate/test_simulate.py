@@ -184,6 +184,7 @@ def test_killed_anywhere_it_ends_where_it_would_have(finished: tuple[Path, dict[
         how = ["--resume"] if (out / "settings.json").exists() else _flags()
         process = subprocess.Popen(
             [sys.executable, "-m", "fedquit", "simulate", "--workers", "2", "--out", str(out), *how],
+            env={**os.environ, "TMPDIR": str(tmp_path)},  # where it leaves what it cannot remove
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
