@@ -1,6 +1,8 @@
 """Models that people bring: none stops a round, ends with a traceback, or makes the number of workers count."""
 
+import contextlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from fedquit.settings import Settings
 from fedquit.simulations.engine.inprocess import InProcessGrid
 from fedquit.simulations.engine.stack import stack_size
 from fedquit.simulations.simulate.run_simulation import run_simulation
+from tests.simulations.engine.test_summed import model_of, strategy
 
 SMALL: dict[str, Any] = {
     "clients": 7,
@@ -80,6 +83,34 @@ class Growing(Linear):
         return super().forward(images)
 
 
+class Shrinking(Linear):
+    """A model that has one entry less once it was trained, on some devices."""
+
+    def __init__(self, input_shape: Any, num_classes: int) -> None:
+        super().__init__(input_shape, num_classes)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits."""
+        if self.training and len(images) % 2:
+            self._buffers.pop("seen", None)
+        return super().forward(images)
+
+
+class Widening(Linear):
+    """A model with an entry of another form once it was trained, on some devices."""
+
+    def __init__(self, input_shape: Any, num_classes: int) -> None:
+        super().__init__(input_shape, num_classes)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits."""
+        if self.training and len(images) % 2:
+            self.seen = torch.zeros(5, 3, dtype=torch.float64)
+        return super().forward(images)
+
+
 @pytest.fixture(autouse=True)
 def found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have factories of this module be found, in workers too."""
@@ -115,6 +146,28 @@ def test_why_a_model_is_not_stacked_is_one_line(model: str, says: str) -> None:
     assert size == 1
     assert says in why
     assert "\n" not in why
+
+
+@pytest.mark.parametrize("model", ["Growing", "Shrinking", "Widening"])
+def test_models_of_other_forms_are_refused_and_cost_what_their_messages_would(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(clients=7, samples=160, model=f"test_models_of_ones_own:{model}")
+    found = []
+    for summed in (True, False):
+        with InProcessGrid(7, settings.run_config()) as grid:
+            assert grid.can_sum(model_of(settings))
+            if not summed:
+                monkeypatch.setattr(InProcessGrid, "can_sum", lambda *_: False)
+            heard = dict[int, str | None]()
+            made = strategy(grid, settings, heard, [])
+            made.parameters = frozenset({"linear.weight", "linear.bias"})
+            with contextlib.suppress(FedquitError):
+                made.round(1, model_of(settings), {"lr": 0.1})
+        totals = {way: replace(total, device_seconds=0.0) for way, total in made.costs.totals.items()}
+        found.append((heard, totals))
+    assert found[0] == found[1]
+    assert any(found[0][0].values())
 
 
 def test_a_model_that_ends_a_stack_is_the_error_of_each_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -334,16 +334,25 @@ if __name__ == "__main__":
         print(error)
 """
 
-STOPPED = """
-import os, signal
+DEAF = """
+import pathlib, sys
 from fedquit.simulations.engine.worker_pool import WorkerPool
-from test_worker_pool import process_of
+from test_worker_pool import hear_nothing, until
 if __name__ == "__main__":
+    begun = pathlib.Path(sys.argv[0]).with_name("begun")
     pool = WorkerPool(1, "test_worker_pool:app")
-    (worker,) = pool.results(process_of, [1], None)
-    os.kill(worker, signal.SIGSTOP)
-    print(worker)
+    pool.submit(hear_nothing, str(begun))
+    until(lambda: begun.exists() and begun.read_text(), "worker")
+    print(begun.read_text())
 """
+
+
+def hear_nothing(path: str) -> None:
+    """Work for ever, as code that handles signals itself may."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Path(path).write_text(str(os.getpid()))
+    while True:
+        time.sleep(1)
 
 
 def run_script(text: str, folder: Path) -> "subprocess.CompletedProcess[str]":
@@ -361,8 +370,9 @@ def test_more_workers_than_the_system_allows_are_one_line(tmp_path: Path) -> Non
     assert not done.stderr
 
 
-def test_a_worker_that_is_stopped_keeps_nobody_waiting(tmp_path: Path) -> None:
-    done = run_script(STOPPED, tmp_path)
+@pytest.mark.timeout(60)
+def test_a_worker_that_ignores_signals_keeps_nobody_waiting(tmp_path: Path) -> None:
+    done = run_script(DEAF, tmp_path)
     assert not done.stderr
     until(lambda: not Path(f"/proc/{int(done.stdout)}").exists(), "end of the worker")
 
