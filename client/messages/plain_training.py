@@ -112,7 +112,11 @@ class PlainTraining:
         return self._reused
 
 
-@lru_cache(maxsize=4)
 def _stacking(key: Key) -> Stacking:
-    """Return what trains devices of a run at once."""
+    """Return what trains devices of a run at once: anew, where a model might remember those before."""
+    return _kept_stacking(key) if is_plain(empty_model(key)) else Stacking(copied(empty_model(key)))
+
+
+@lru_cache(maxsize=4)
+def _kept_stacking(key: Key) -> Stacking:
     return Stacking(copied(empty_model(key)))

@@ -1,6 +1,5 @@
 """Make the shadow models of a run, with the engine that made the run: several at once, resumed after a kill."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from fedquit.client.training.build_method import method_of
 from fedquit.client.training.build_objective import check_global_model
 from fedquit.documents import Document
 from fedquit.errors import FedquitError, InputError
+from fedquit.processes.cores import cores
 from fedquit.server.run.run_folder import RunFolder
 from fedquit.simulations.audit.shadow_design import ShadowRun, shadow_run
 from fedquit.simulations.audit.shadow_folder import LIST, ShadowFolder
@@ -74,4 +74,4 @@ def _carry_out(
                 folder.keep(runs[event["cell"].folder])
             shown(event)
 
-        return run_cells(cells, folder.path, jobs=jobs or os.cpu_count() or 1, cores=1, listener=hear)
+        return run_cells(cells, folder.path, jobs=jobs or cores(), cores=1, listener=hear)

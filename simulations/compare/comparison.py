@@ -1,6 +1,5 @@
 """A comparison from its file to its folder: checked, carried out or resumed, measured, drawn and written up."""
 
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 from fedquit.documents import Document, Event
 from fedquit.errors import InputError
 from fedquit.files import explained, write_json
+from fedquit.processes.cores import cores
 from fedquit.simulations.compare.cells.comparison_folder import check_folder, comparison_folder
 from fedquit.simulations.compare.cells.plan_cells import Cell, plan, replaying_rows
 from fedquit.simulations.compare.cells.run_cells import CellsProgress, run_cells
@@ -66,7 +66,7 @@ def run_comparison(
     planned, replaying = comparison.document(), replaying_rows(comparison)
     check_folder(path, planned, resume=resume, overwrite=overwrite, replaying=replaying)
     targets = checked_targets(comparison)
-    cells, cores = plan(comparison, targets), os.cpu_count() or 1
+    cells, available = plan(comparison, targets), cores()
     with comparison_folder(path, planned, resume=resume, overwrite=overwrite, replaying=replaying):
         with (
             progress(cells, path) as shown,
@@ -77,7 +77,7 @@ def run_comparison(
                 shown(event)
                 tracked(event)
 
-            failed = run_cells(cells, path, jobs=jobs or cores, cores=cores, listener=listen)
+            failed = run_cells(cells, path, jobs=jobs or available, cores=available, listener=listen)
             document = make_results(comparison, targets, cells, path, failed)
             _write(path, comparison, document)
             tracked.finish(document)

@@ -5,6 +5,7 @@ reads once. Parcels are large at first and small at the end, so that few of them
 much to do (guided self-scheduling, Polychronopoulos and Kuck, IEEE Transactions on Computers 1987).
 """
 
+import contextlib
 import pickle
 import tempfile
 from collections import Counter
@@ -77,12 +78,16 @@ class CommonRecords:
         self._places = _places(messages)
         self.path = ""
         if self._places:
-            with (
-                explained_room(folder),
-                tempfile.NamedTemporaryFile(dir=folder, prefix="records-", delete=False) as file,
-            ):
-                pickle.dump([record for record, _ in self._places.values()], file, pickle.HIGHEST_PROTOCOL)
-                self.path = file.name
+            try:
+                self._write(folder)
+            except BaseException:  # half a file fills a disk too
+                self.close()
+                raise
+
+    def _write(self, folder: Path) -> None:
+        with explained_room(folder), tempfile.NamedTemporaryFile(dir=folder, prefix="records-", delete=False) as file:
+            self.path = file.name
+            pickle.dump([record for record, _ in self._places.values()], file, pickle.HIGHEST_PROTOCOL)
 
     def without(self, message: Message, context: Context) -> PackedMessage:
         """Return a message as it travels: what is in the file is left out."""
@@ -98,7 +103,8 @@ class CommonRecords:
     def close(self) -> None:
         """Remove the file; a worker that reads it later finds nothing."""
         if self.path:
-            Path(self.path).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # Windows keeps what a worker reads just now, until the pool's end
+                Path(self.path).unlink()
 
 
 @contextmanager
@@ -178,7 +184,7 @@ def replies(app: ClientApp | str, asked: Sequence[tuple[Message, Context]], stac
 
     try:
         ahead = train_stacked(asked)
-    except Exception:
+    except (Exception, SystemExit):
         ahead = {}
     with known_ahead(ahead):
         yield from (call(app, message, context) for message, context in asked)

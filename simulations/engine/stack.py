@@ -1,5 +1,6 @@
 """How many clients the in-process engine trains at once, and why it trains them one by one where it does."""
 
+import re
 from copy import deepcopy
 
 import torch
@@ -11,11 +12,13 @@ from fedquit.client.training.stacked_sgd import fit_stacked
 from fedquit.errors import InputError
 from fedquit.settings import Settings
 from fedquit.unlearning.samples import Samples
+from fedquit.unlearning.tensors.convert import StateDict
 
 AUTO = 25
 """Clients at once: more save little, and leave fewer stacks to share among the workers."""
 NEAR = 1e-4
 """How far weights after two stacked steps may be from those of the same steps alone."""
+NUMBER = re.compile("0*[1-9][0-9]{0,8}")
 LARGEST = 2 * 2**20
 """Bytes of a model above which a step takes so long that stacking saves nothing."""
 
@@ -28,7 +31,7 @@ def check_stack(stack: str) -> None:
 
     >>> check_stack("16")
     """
-    if stack not in ("auto", "off") and not (stack.isdecimal() and int(stack) >= 1):
+    if stack not in ("auto", "off") and not NUMBER.fullmatch(stack):
         raise InputError(f"--stack {stack}: give auto, off, or the number of clients to train at once")
 
 
@@ -69,12 +72,25 @@ def _fails(settings: Settings) -> str:
     try:
         with deterministic(0):
             stacked = fit_stacked(deepcopy(model), samples, [0, 1], lr=settings.lr, epochs=2)
-    except RuntimeError as error:
-        return f"model '{settings.model}' cannot be stacked: {str(error).splitlines()[0][:160]}"
-    for number, (state, _) in enumerate(stacked):
-        alone = deepcopy(model)
-        with deterministic(0):
-            fit(alone, samples[number], lr=settings.lr, seed=number, epochs=2)
-        if not all(torch.allclose(state[name], value, atol=NEAR) for name, value in alone.state_dict().items()):
-            return f"model '{settings.model}' gives something else stacked: its samples act on each other"
+            alone = [deepcopy(model) for _ in samples]
+            for seed, (one, own) in enumerate(zip(alone, samples, strict=True)):
+                fit(one, own, lr=settings.lr, seed=seed, epochs=2)
+    except (Exception, SystemExit) as error:  # whatever a model of one's own may do
+        return f"model '{settings.model}' cannot be stacked: {_line_of(error)}"
+    if not all(_near(state, one.state_dict()) for (state, _), one in zip(stacked, alone, strict=True)):
+        return f"model '{settings.model}' gives something else stacked: its samples act on each other"
     return ""
+
+
+def _line_of(error: BaseException) -> str:
+    """Return what an error says, as one line."""
+    said = str(error).strip().splitlines()
+    if isinstance(error, RuntimeError) and said:
+        return said[0][:160]  # PyTorch's, of several lines
+    return f"{type(error).__name__}: {' '.join(said)[:160]}"
+
+
+def _near(state: StateDict, other: StateDict) -> bool:
+    return state.keys() == other.keys() and all(
+        torch.allclose(state[name], value, atol=NEAR) for name, value in other.items()
+    )

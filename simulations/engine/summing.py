@@ -14,6 +14,7 @@ from fedquit.errors import BadReplyError
 from fedquit.settings import Scalar, Settings
 from fedquit.simulations.engine.claims import ours
 from fedquit.strategies.cost_log.flower_objects import Chunks, digests_of_array
+from fedquit.strategies.grid.summed_log import sent_as
 from fedquit.strategies.grid.summed_replies import PlainRound, SummedReply
 from fedquit.strategies.guard.buffers import check_buffers
 from fedquit.strategies.guard.reply_checks import check_forms, check_model, checked_numbers
@@ -146,6 +147,10 @@ class Summing:
         refused, length, plain = "", None, self._task.plain
         try:
             check_forms(arrays, self._sent)
+        except BadReplyError as reason:
+            names, kinds, chunks = sent_as(arrays, self._task.key)
+            return SummedReply(node, str(reason), metrics, chunks, None, time.monotonic(), (names, kinds))
+        try:
             count, _ = checked_numbers(metrics)
             if plain.parameters is not None and len(plain.parameters) < len(arrays):
                 refuse_buffers(check_buffers(arrays, self._sent, plain.parameters))
@@ -176,7 +181,7 @@ class Summing:
         """Train clients at once; None: they can only be trained one by one, each with an error of its own if any."""
         try:
             found = self._training.train_stacked([client for _, client, _ in asked], [seed for *_, seed in asked])
-        except Exception:
+        except (Exception, SystemExit):
             return None
         if found is None:
             return None

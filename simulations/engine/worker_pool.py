@@ -1,12 +1,15 @@
 """The worker processes of the in-process engine, which start from a clean process and end with their parent.
 
-Each has a pipe for its tasks and one for its outcomes, and gets its next task when it has finished the last. A pool of
-the standard library hands tasks from thread to thread on the way, which takes as long as small models train.
+Each has a pipe for its tasks and one for its outcomes, and gets its next task when it has finished the last. The first
+it gets at once if the pipe holds it, and else when it has said that it is there: so nobody waits for a process that is
+starting, or that died before it read anything. A pool of the standard library hands tasks from thread to thread on the
+way, which takes as long as small models train.
 """
 
 import atexit
 import contextlib
 import itertools
+import os
 import pickle
 import sys
 import time
@@ -33,6 +36,12 @@ OURS = "fedquit.client.app:app"
 """The ClientApp whose clients can be trained without messages."""
 WIDEST, ALL_PIPES = 2**20, 2**24
 """Bytes of a pipe, as many as Linux lets everybody have, and of all pipes, a quarter of what it lets one user have."""
+SAFE = 2**12
+"""Bytes that a pipe holds on every system."""
+FILES_OF_A_START = 16
+"""More than a process opens to start another."""
+WINDOWS_WAITS_FOR = 60
+"""Handles that Windows waits for at once, but for a few: each worker has two, its pipe and its process."""
 
 
 @dataclass(eq=False, slots=True)
@@ -80,7 +89,7 @@ class WorkerPool:
     """Processes that carry out parcels.
 
     Args:
-        workers: how many; each starts when it is needed.
+        workers: how many at most; each starts when it is needed.
         client_app: where to import the ClientApp from.
 
     Attributes:
@@ -89,7 +98,7 @@ class WorkerPool:
     """
 
     def __init__(self, workers: int, client_app: str) -> None:
-        self.workers = workers
+        self.workers = min(workers, most_workers(sys.platform))
         self._temporary = temporary_folder()
         self.folder = Path(self._temporary.name)
         self._context = _context(client_app)
@@ -166,7 +175,7 @@ class WorkerPool:
             FedquitError: a worker has died.
         """
         self._check()
-        at_work = {worker.outcomes: worker for worker in self._begun if worker.call is not None}
+        at_work = {worker.outcomes: worker for worker in self._begun if worker.call is not None or not worker.is_there}
         ready = wait([*at_work, *(worker.process.sentinel for worker in self._begun)], seconds)
         heard = [at_work[end] for end in ready if end in at_work]
         with self._alive():
@@ -191,22 +200,32 @@ class WorkerPool:
             raise died()
 
     def _deal(self) -> None:
-        """Hand tasks to workers that have none."""
-        while self._waiting and (worker := self._free()):
-            call = self._waiting.popleft()
-            with self._alive():
-                worker.begin(call)
+        """Hand tasks to workers that have none, and start workers for those that are left."""
+        idle = [worker for worker in self._begun if worker.call is None]
+        idle.sort(key=lambda worker: not worker.is_there)
+        for call in tuple(self._waiting):
+            if not idle and len(self._begun) == self.workers:
+                return
+            worker = idle.pop(0) if idle else self._started()
+            if worker.takes(call.task):
+                self._waiting.remove(call)
+                with self._alive():
+                    worker.begin(call)
 
-    def _free(self) -> "_Worker | None":
-        """Return a worker that has no task, if need be a new one; None: all are at work."""
-        for worker in self._begun:
-            if worker.call is None:
-                return worker
-        if len(self._begun) < self.workers:
+    def _started(self) -> "_Worker":
+        """Start a worker.
+
+        Raises:
+            FedquitError: the system lets this user have no more processes or files.
+        """
+        try:
             width = min(WIDEST, ALL_PIPES // (2 * self.workers))
             self._begun.append(_Worker.started(self._context, self.claims, width))
             return self._begun[-1]
-        return None
+        except OSError as error:
+            self._is_broken = True
+            what = f"cannot start worker process {len(self._begun) + 1} of {self.workers}: {error.strerror or error}"
+            raise FedquitError(f"{what}; continue with --resume and fewer --workers") from error
 
     @contextlib.contextmanager
     def _alive(self) -> Iterator[None]:
@@ -222,11 +241,12 @@ class WorkerPool:
 
     def close(self) -> None:
         """End the workers, without waiting for what they are at."""
-        atexit.unregister(self._at_exit)
         self._is_closed = True
         while self._begun:
-            self._begun.pop().end()
+            self._begun[-1].end()
+            self._begun.pop()
         self._temporary.cleanup()
+        atexit.unregister(self._at_exit)  # last: if this is interrupted, it is called again
 
 
 @dataclass(eq=False, slots=True)
@@ -237,24 +257,32 @@ class _Worker:
         process: the process.
         tasks: our end of the pipe that it reads.
         outcomes: our end of the pipe that it writes.
-        call: what it is at.
+        holds: bytes that can be written to it before it reads.
+        call: what it is at, or will be when it is there.
+        is_there: whether it has said so.
     """
 
     process: Any
     tasks: Connection
     outcomes: Connection
+    holds: int
     call: Call[Any] | None = None
+    is_there: bool = False
 
     @classmethod
     def started(cls, context: Any, claims: Claims, width: int) -> "_Worker":
         """Start one, with pipes of `width` bytes."""
         (to_read, tasks), (outcomes, to_write) = context.Pipe(duplex=False), context.Pipe(duplex=False)
-        for end in (tasks, to_write):
-            _widen(end, width)
+        _check_room(tasks)
+        holds = min([_widened(end, width) for end in (tasks, to_write)])
         with to_read, to_write:  # it alone has these: when it ends, so does the pipe
             process = context.Process(target=work, args=(to_read, to_write, claims, *choice()))
             process.start()
-        return cls(process, tasks, outcomes)
+        return cls(process, tasks, outcomes, holds)
+
+    def takes(self, task: bytes) -> bool:
+        """Say whether a task can be written without waiting for it to start, which it might never do."""
+        return self.is_there or len(task) <= self.holds
 
     def begin(self, call: Call[Any]) -> None:
         """Hand it a task."""
@@ -265,16 +293,28 @@ class _Worker:
     def take(self) -> None:
         """Take in its next outcome."""
         outcome: Outcome = pickle.loads(self.outcomes.recv_bytes())  # noqa: S301 - written by a process that we began
+        if not self.is_there:
+            self.is_there = True
+            return
         if self.call is not None:
             self.call.add(outcome)
         if outcome.is_last:
             self.call = None
 
     def end(self) -> None:
-        """End it."""
-        self.process.terminate()
+        """End it, even if it is stopped or will not hear of it: this process waits for it before it ends."""
+        self.process.kill()
         self.tasks.close()
         self.outcomes.close()
+
+
+def most_workers(platform: str) -> int:
+    """Return how many workers can be waited for at once.
+
+    >>> most_workers("win32")
+    30
+    """
+    return WINDOWS_WAITS_FOR // 2 if platform == "win32" else sys.maxsize
 
 
 def _packed(function: Callable[[T], Any], parcel: T) -> bytes:
@@ -295,13 +335,26 @@ def _context(client_app: str) -> Any:
     return context
 
 
-def _widen(pipe: Connection, width: int) -> None:
-    """Have a pipe of Linux, which holds 64 KiB, hold a small model at once."""
-    if sys.platform == "linux" and width > 2**16:
-        import fcntl
+def _check_room(pipe: Connection) -> None:
+    """Raise an OSError if there is no room for the files that a process takes to start.
 
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, width)
+    What starts processes does not survive it if the room ends in the middle.
+    """
+    if sys.platform != "win32":  # there, handles are no files
+        with contextlib.ExitStack() as taken:
+            for _ in range(FILES_OF_A_START):
+                taken.callback(os.close, os.dup(pipe.fileno()))
+
+
+def _widened(pipe: Connection, width: int) -> int:
+    """Have a pipe of Linux, which holds 64 KiB, hold a small model at once; return how many bytes it holds at least."""
+    if sys.platform != "linux":
+        return SAFE
+    import fcntl
+
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, max(width, 2**16))
+    return int(fcntl.fcntl(pipe.fileno(), fcntl.F_GETPIPE_SZ)) - SAFE
 
 
 def _close(pool: "weakref.ref[WorkerPool]") -> None:

@@ -44,6 +44,7 @@ def work(tasks: Connection, outcomes: Connection, claims: Claims, device: str, p
     share(claims)
     begin_worker(device, precision)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has ended
+        _send(outcomes, Outcome())  # it is there
         while True:
             _carry_out(tasks.recv_bytes(), outcomes)
 

@@ -1,6 +1,5 @@
 """`fedquit simulate`: settings in, a folder and a report out."""
 
-import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from typing import Any
 
 from fedquit.documents import Document, Listener
 from fedquit.errors import InputError
+from fedquit.processes.cores import cores
 from fedquit.settings import Settings
 
 Run = Callable[[Any], None]
@@ -39,7 +39,7 @@ def run_simulation(
         source: where they come from, for errors.
         engine: "inprocess" or "flower".
         address: of the Ray cluster of engine "flower"; "": one is begun here, and ends with the run.
-        workers: clients at work at once; as many as cores if None.
+        workers: clients at work at once; as many as cores that this process may use if None.
         stack: clients that are trained at once, as `stack_size` reads it; the models differ by rounding.
         out: the run's folder; runs/DATE-TIME if None.
         resume: continue the run in `out`.
@@ -71,7 +71,7 @@ def run_simulation(
     _check_engine(engine, address, workers, stack)
     computed_with = {**computed_on(), "stack": stack}  # a device that is not here is refused
     check_split(settings)  # before the workers start; all else is looked at while they do
-    workers = workers or os.cpu_count() or 1
+    workers = workers or cores()
     with _engine(engine, settings, path, workers, address) as (run, grid):
         found = _stacked(grid, stack, settings, path if resume else None, listener)
         kept = _kept_for(keep, settings)
@@ -183,6 +183,8 @@ def _check_engine(name: str, address: str, workers: int | None, stack: str) -> N
     Raises:
         InputError: naming the flag.
     """
+    if workers is not None and workers < 1:
+        raise InputError(f"workers: should be at least 1, got {workers}")
     if name == "flower" and stack != "off":
         raise InputError("--stack is of the in-process engine; leave it out, or leave out --engine flower")
     if address and name != "flower":

@@ -4,11 +4,19 @@ from flwr.app import ConfigRecord, MessageType, MetricRecord
 
 from fedquit.strategies.cost_log.cost_log import Costs
 from fedquit.strategies.cost_log.cost_rows import Row
-from fedquit.strategies.cost_log.flower_objects import arrays_form, digests_of_array, measure_numbers
+from fedquit.strategies.cost_log.flower_objects import KEY, Chunks, Kind, arrays_form, digests_of_array, measure_numbers
 from fedquit.strategies.cost_log.message_size import size_of
 from fedquit.strategies.grid.summed_replies import PlainRound, SummedReply
 from fedquit.strategies.guard.reply_checks import SERIALISED
-from fedquit.unlearning.tensors.convert import npy_head
+from fedquit.unlearning.tensors.convert import Arrays, npy_head
+
+
+def sent_as(arrays: Arrays, key: int = KEY) -> tuple[tuple[str, ...], tuple[Kind, ...], tuple[Chunks, ...]]:
+    """Return the names and kinds of arrays as a message has them, and the digests of their chunks."""
+    heads = [npy_head(array.dtype, array.shape) for array in arrays.values()]
+    sized = list(zip(heads, arrays.values(), strict=True))
+    kinds = tuple((str(own.dtype), own.shape, SERIALISED, len(head) + own.nbytes) for head, own in sized)
+    return tuple(arrays), kinds, tuple(digests_of_array(head, own, key) for head, own in sized)
 
 
 class SummedLog:
@@ -23,13 +31,9 @@ class SummedLog:
 
     def __init__(self, costs: Costs, phase: str, server_round: int, plain: PlainRound) -> None:
         self._costs, self._phase, self._round, self._plain = costs, phase, server_round, plain
-        heads = {name: npy_head(array.dtype, array.shape) for name, array in plain.arrays.items()}
-        kinds = [
-            (str(array.dtype), array.shape, SERIALISED, len(heads[name]) + array.nbytes)
-            for name, array in plain.arrays.items()
-        ]
-        self._form, self._group = arrays_form(tuple(heads), tuple(kinds)), str(plain.config["server-round"])
-        self._model = self._form.measured([digests_of_array(heads[n], array) for n, array in plain.arrays.items()])
+        names, kinds, chunks = sent_as(plain.arrays)
+        self._form, self._group = arrays_form(names, kinds), str(plain.config["server-round"])
+        self._model = self._form.measured(chunks)
 
     def request(self, client: int, node: int) -> None:
         """Log the message to a node: the model and its config."""
@@ -41,7 +45,8 @@ class SummedLog:
         """Log a reply, which came after `seconds`; one of a device that failed has no content, and no row."""
         if not reply.digests:
             return
-        model, metrics = self._form.measured(reply.digests), measure_numbers(MetricRecord, reply.metrics)
+        form = self._form if reply.form is None else arrays_form(*reply.form)
+        model, metrics = form.measured(reply.digests), measure_numbers(MetricRecord, reply.metrics)
         wire = size_of(("arrays", "metrics"), (model, metrics), MessageType.TRAIN, self._group, is_reply=True)
         device_seconds = float(reply.metrics["cpu-seconds"])
         row = Row(self._phase, self._round, client, "up", wire.payload, 0, 0, seconds, device_seconds)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from fedquit.strategies.cost_log.flower_objects import Chunks
+from fedquit.strategies.cost_log.flower_objects import Chunks, Kind
 from fedquit.unlearning.tensors.convert import Arrays
 from fedquit.unlearning.tensors.exact_mean import ExactMean
 
@@ -44,6 +44,7 @@ class SummedReply(NamedTuple):
         digests: of each array's chunks, in the order of the model; empty: the device failed, and there is no model.
         length: of the step over the parameters, if asked for.
         ready: when it was there, on the clock of `time.monotonic`, which all processes of a machine share.
+        form: names and kinds of its arrays, if they are not those of the model: then it was refused.
     """
 
     node: int
@@ -52,6 +53,7 @@ class SummedReply(NamedTuple):
     digests: tuple[Chunks, ...] = ()
     length: float | None = None
     ready: float = 0.0
+    form: tuple[tuple[str, ...], tuple[Kind, ...]] | None = None
 
 
 @runtime_checkable

@@ -174,6 +174,14 @@ class Pair(nn.Module):
     def forward(self, x): return x, x
 class Broken(Pair):
     def forward(self, x): raise ValueError("first line\\nsecond line")
+def half(input_shape, num_classes):
+    class Half(nn.Sequential):
+        def forward(self, x): return super().forward(x.bfloat16()).float()
+    return Half(nn.Flatten(), nn.Linear(784, num_classes, dtype=torch.bfloat16))
+def turned(input_shape, num_classes):
+    model = linear(input_shape, num_classes)
+    model.turn = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
+    return model
 class Infinite(Pair):
     def forward(self, x): return torch.full((2, 10), float("inf"))
 """
@@ -207,6 +215,8 @@ def test_a_factory_builds_a_model_by_the_same_rules() -> None:
         ("models_here:Pair", "gives a tuple for 2 inputs"),
         ("models_here:Broken", "(ValueError: first line)"),
         ("models_here:Infinite", "gives NaN or infinite logits"),
+        ("models_here:half", "'1.weight' is bfloat16, which messages cannot carry; make it float32"),
+        ("models_here:turned", "'turn' is complex64, which messages cannot carry"),
     ],
 )
 def test_every_mistake_in_a_factory_names_it(spec: str, reason: str) -> None:

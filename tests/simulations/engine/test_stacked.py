@@ -286,6 +286,7 @@ def test_stack_auto_takes_small_models_and_a_number_takes_any() -> None:
     [
         (["--stack", "many"], "auto, off, or the number"),
         (["--stack", "0"], "auto, off, or the number"),
+        (["--stack", "1" * 5000], "auto, off, or the number"),
         (["--stack", "auto", "--engine", "flower"], "in-process engine"),
         (["--address", "auto"], "give --engine flower too"),
         (["--address", "auto", "--engine", "flower", "--workers", "2"], "--workers and --address exclude each other"),
@@ -297,6 +298,15 @@ def test_flags_of_engines_that_cannot_be_are_errors_of_one_line(flags: list[str]
     assert error in str(result.exception)
     assert "\n" not in str(result.exception)
     assert not (tmp_path / "run").exists()
+
+
+def test_no_workers_are_refused_and_more_than_clients_or_stacks_change_nothing(tmp_path: Path) -> None:
+    for workers in (0, -2):
+        with pytest.raises(InputError, match=f"workers: should be at least 1, got {workers}"):
+            run_simulation(SMALL, out=tmp_path / "none", workers=workers)
+    assert not (tmp_path / "none").exists()
+    one, many = run(tmp_path / "one", "900000000", 1)[1], run(tmp_path / "many", "900000000", 20)[1]
+    assert one["stages"] == many["stages"]
 
 
 def test_clients_of_one_model_are_stacked_whatever_its_layers_are() -> None:

@@ -66,6 +66,7 @@ def test_where_temporary_files_have_no_room_one_line_names_the_way_out(pool: InP
     line = str(failed.value)
     assert line.startswith(f"cannot write {tmp_path}: File too large (or set TMPDIR to a folder with more room); make")
     assert "\n" not in line
+    assert not list(tmp_path.iterdir()), "half a file fills the disk too"
 
 
 def model_to(nodes: Iterable[int], value: float = 1.0) -> list[Message]:
@@ -198,3 +199,15 @@ def test_a_copy_with_another_value_has_another_key() -> None:
     assert dict(settings.key())["seed"] == 3
     assert dict(settings.model_copy(update={"seed": 4}).key())["seed"] == 4
     assert settings.model_copy().key() == settings.key()
+
+
+def test_a_file_that_cannot_be_removed_yet_stops_no_round(pool: InProcessGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_use(*_: object, **_named: object) -> None:
+        raise PermissionError("a worker reads it")  # what Windows says
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", in_use)
+        assert len(list(pool.send_and_receive(model_to(pool.get_node_ids())))) == 40
+    assert pool._pool is not None
+    for left in pool._pool.folder.iterdir():
+        left.unlink()

@@ -2,12 +2,15 @@
 
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ import pytest
 from fedquit.errors import FedquitError
 from fedquit.simulations.engine import worker_pool
 from fedquit.simulations.engine.worker_pool import Call, WorkerPool
-from fedquit.simulations.engine.worker_process import Outcome
+from fedquit.simulations.engine.worker_process import Outcome, work
 from tests.harness.waiting import until
 
 HERE = "test_worker_pool"
@@ -252,20 +255,139 @@ def test_after_half_a_message_no_worker_is_used(doomed: WorkerPool, monkeypatch:
 
 
 def test_a_pool_that_nobody_closes_keeps_no_process_waiting(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        f"import sys\nsys.path[:0] = {[str(Path(__file__).parents[n]) for n in (0, 3)]!r}\n"
+    done = run_script(
         "from fedquit.simulations.engine.worker_pool import WorkerPool\n"
         f"from {HERE} import process_of\n"
         "if __name__ == '__main__':\n"
         f"    pool = WorkerPool(2, '{HERE}:app')\n"
-        "    print(*pool.results(process_of, range(4), None))\n"
+        "    print(*pool.results(process_of, range(4), None))\n",
+        tmp_path,
     )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     workers = {int(word) for word in done.stdout.split()}
     assert workers
     until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), "end of the workers")
+
+
+def never_there(*_: object) -> None:
+    """Stand in for a worker that ends before it reads anything."""
+    os._exit(1)
+
+
+def there_with_others(folder: Path, *given: Any) -> None:
+    """Stand in for a worker whose start takes until another has begun to start too."""
+    (folder / str(os.getpid())).touch()
+    until(lambda: len(list(folder.iterdir())) > 1, "another worker that starts")
+    work(*given)
+
+
+def length(data: bytes) -> int:
+    return len(data)
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_that_dies_before_it_reads_stops_nobody(doomed: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = list[int]()
+    pipe = doomed._context.Pipe
+
+    def kept_open(**named: Any) -> Any:
+        ends = pipe(**named)
+        kept.extend(os.dup(end.fileno()) for end in ends)  # as on Windows, until the child has taken them
+        return ends
+
+    monkeypatch.setattr(worker_pool, "work", never_there)
+    monkeypatch.setattr(doomed._context, "Pipe", kept_open, raising=False)
+    try:
+        with pytest.raises(FedquitError, match="worker process died"):
+            list(doomed.results(length, [bytes(2**23)], None))
+    finally:
+        for descriptor in kept:
+            os.close(descriptor)
+
+
+@pytest.mark.timeout(60)
+def test_workers_start_at_once_however_large_their_tasks_are(
+    doomed: WorkerPool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(worker_pool, "work", partial(there_with_others, tmp_path))
+    assert list(doomed.results(length, [bytes(2**23)] * 2, None)) == [2**23] * 2
+
+
+def test_a_close_that_is_interrupted_is_completed_at_exit(
+    doomed: WorkerPool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    doomed.submit(wait_for, str(tmp_path / "never"))
+    begun = tmp_path / "never.begun"
+    until(lambda: doomed.collect(0.0) or (begun.exists() and begun.read_text()), "a worker at work")
+    until(lambda: begun.exists() and begun.read_text(), "its number")
+    end = worker_pool._Worker.end
+
+    def interrupted(_: object) -> None:
+        monkeypatch.setattr(worker_pool._Worker, "end", end)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(worker_pool._Worker, "end", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        doomed.close()
+    doomed._at_exit()
+    until(lambda: not Path(f"/proc/{begun.read_text()}").exists(), "end of the worker")
+
+
+LIMITED = """
+import resource
+from fedquit.errors import FedquitError
+from fedquit.simulations.engine.worker_pool import WorkerPool
+from test_worker_pool import double
+if __name__ == "__main__":
+    pool = WorkerPool(40, "test_worker_pool:app")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (90, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    try:
+        list(pool.results(double, range(40), None))
+    except FedquitError as error:
+        print(error)
+"""
+
+DEAF = """
+import pathlib, sys
+from fedquit.simulations.engine.worker_pool import WorkerPool
+from test_worker_pool import hear_nothing, until
+if __name__ == "__main__":
+    begun = pathlib.Path(sys.argv[0]).with_name("begun")
+    pool = WorkerPool(1, "test_worker_pool:app")
+    pool.submit(hear_nothing, str(begun))
+    until(lambda: begun.exists() and begun.read_text(), "worker")
+    print(begun.read_text())
+"""
+
+
+def hear_nothing(path: str) -> None:
+    """Work for ever, as code that handles signals itself may."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Path(path).write_text(str(os.getpid()))
+    while True:
+        time.sleep(1)
+
+
+def run_script(text: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Run a script that finds this module and the package."""
+    script = folder / "script.py"
+    script.write_text(f"import sys\nsys.path[:0] = {[str(Path(__file__).parents[n]) for n in (0, 3)]!r}\n{text}")
+    return subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
+
+
+def test_more_workers_than_the_system_allows_are_one_line(tmp_path: Path) -> None:
+    done = run_script(LIMITED, tmp_path)
+    assert re.fullmatch(
+        r"cannot start worker process \d+ of 40: Too many open files; .* fewer --workers\n", done.stdout
+    )
+    assert not done.stderr
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_that_ignores_signals_keeps_nobody_waiting(tmp_path: Path) -> None:
+    done = run_script(DEAF, tmp_path)
+    assert not done.stderr
+    until(lambda: not Path(f"/proc/{int(done.stdout)}").exists(), "end of the worker")
 
 
 def test_a_call_that_was_done_without_a_worker_has_its_result() -> None:
