@@ -49,6 +49,10 @@ REPORTED = frozenset(
     for when in ("before", "after")
 )
 """What a device that forgets says of the model: on the samples to forget and on unseen ones, before and after."""
+OLD_RECORD = (
+    "device '{name}' trains on nothing, as its {record} is an older copy, which lacks samples that were forgotten. Put "
+    "the newer one back, or name them: fedquit record KIT --retire {request} --samples FILE"
+)
 DROP = "drop"
 """In a forget message: the samples are to be retired and no more, whatever the method; the model comes back as sent."""
 TOLD_LATE = keys_of(Part.METHOD)
@@ -84,6 +88,8 @@ class DeployedDevice:
                 with filelock.FileLock(str(self._path) + ".lock", timeout=longest):
                     self._hear(config)
                     Replies(self._record).drop(_ids(config, "settled"))
+                    if exercise in ("train", "forget"):
+                        self._catch_up(config)
                     yield
             except filelock.Timeout:
                 raise FedquitError(f"the message before this one has been at work for {longest:.0f} s") from None
@@ -93,6 +99,23 @@ class DeployedDevice:
         answers = _answers(config)
         self._record.taken([*_ids(config, "taken"), *(ask for ask, answer in answers.items() if answer == "taken")])
         self._record.refused(answers)
+
+    def _catch_up(self, config: ReceivedConfig) -> None:
+        """Retire what an older copy of the record does not know is retired.
+
+        Raises:
+            InputError: it lacks samples that were retired: which they were, only a newer record or the owner knows.
+        """
+        known = {mark.request: mark for mark in self._record.marks()}
+        for request, classes in _retired(config).items():
+            mark = known.get(request)
+            if mark is not None:
+                if mark.retired_at is None:
+                    self._retire(mark)
+                continue
+            if not classes:
+                raise InputError(OLD_RECORD.format(name=self.kit.name, request=request, record=self.kit.record))
+            self._retire(Mark(request, "class", labels=tuple(map(self._label, classes))))
 
     def who(self) -> dict[str, int]:
         """See `Device`."""
@@ -350,6 +373,12 @@ def _memory_folder(kit: Kit) -> Path:
 
 def _ids(config: ReceivedConfig, key: str) -> list[str]:
     return [each for each in str(config.get(key, "")).split(",") if re.fullmatch("[0-9a-f]{1,64}", each)]
+
+
+def _retired(config: ReceivedConfig) -> dict[str, list[str]]:
+    """Return the requests whose data the server says this device has retired, with the classes that each was about."""
+    entries = (each.split(":") for each in str(config.get("retired", "")).split(","))
+    return {entry[0]: entry[1:] for entry in entries if re.fullmatch("[0-9a-f]{64}", entry[0])}
 
 
 def _answers(config: ReceivedConfig) -> dict[str, str]:

@@ -22,6 +22,7 @@ import filelock
 
 from fedquit.client.device.connection_watch import SILENT, ConnectionWatch
 from fedquit.client.device.last_exchange import VARIABLE, begin
+from fedquit.client.device.processes.refusals import Refusals
 from fedquit.client.kit import Kit
 from fedquit.documents import Listener
 from fedquit.errors import FedquitError
@@ -103,7 +104,13 @@ def make_device(folder: Path, listener: Listener, silent: float = SILENT) -> Kep
     with explained(file):
         begin(file)
     told = {**environment(home, write_programs(home) if POSIX else ()), VARIABLE: str(file)}
-    part = Part("supernode", lambda: supernode(kit, free_port()), told, before=lambda: begin(file))
+    part = Part(
+        "supernode",
+        lambda: supernode(kit, free_port()),
+        told,
+        before=lambda: begin(file),
+        heard=Refusals(listener).hear,
+    )
     supervisor = Supervisor([part], logs, lambda event: listener(_explained(event)))
     watch = ConnectionWatch(kit, file, lambda: supervisor.end("supernode"), listener, silent)
     return KeptDevice(supervisor, watch, lock)
@@ -185,6 +192,8 @@ def line_of(event: Mapping[str, Any]) -> str:
         return (
             f"supernode: no answer of the server for {event['seconds']:.0f} s, and the server is there: connects anew"
         )
+    if event["event"] == "refused":
+        return f"refused  a message of the server: {event['reason']}"
     return line_of_part(event) + (f": {event['reason']}" if "reason" in event else "")
 
 
@@ -209,7 +218,8 @@ def _explained(event: Mapping[str, Any]) -> Mapping[str, Any]:
     if REFUSED in last:
         reason = (
             "not yet registered; trying again: the server lets a new device in within a minute, and so one that was "
-            "killed just now. If that does not pass: has the operator enrolled its key? Is its clock right?"
+            "killed just now. If that does not pass: has the operator enrolled its key? Is its clock right? Does a "
+            "copy of this kit run elsewhere?"
         )
         return {**event, "reason": reason}
     return event

@@ -8,7 +8,7 @@ from fedquit.errors import FedquitError
 from fedquit.server.coordinator.ledger_rounds import REPLIES, LedgerRounds
 from fedquit.server.coordinator.model_metrics import ModelMetrics
 from fedquit.server.coordinator.participants.excluded_devices import kept_out
-from fedquit.server.coordinator.participants.presence import Presence
+from fedquit.server.coordinator.participants.presence import LISTED, Presence
 from fedquit.server.coordinator.participants.unused_replies import noted
 from fedquit.server.coordinator.requests.policy import plan_of
 from fedquit.server.coordinator.retention import Past
@@ -22,9 +22,6 @@ from fedquit.server.lifecycle.rounds.train_round import Callbacks, Trained
 from fedquit.strategies.rounds.aggregate import Config
 from fedquit.strategies.rounds.train import Correct
 from fedquit.strategies.rules import FlowerRule
-
-LISTED = 50
-"""At most this many ids of requests are in a message."""
 
 
 class Training:
@@ -92,6 +89,7 @@ class Training:
             seed=place.seeds(request).recovery if request else place.settings.seed,
             trained=place.rounds_trained(),
             config={"phase": phase, "samples": "keep", **self.config()},
+            own=presence.retired(),
         )
         return RoundPlan(
             order,

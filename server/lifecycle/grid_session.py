@@ -1,7 +1,7 @@
 """One forget request, as a method sees it: `fedquit.unlearning.session.Session` over the grid."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -28,7 +28,7 @@ class Case:
         forgotten: the clients with something to forget; `remaining`: those that take part and have nothing to forget.
         num_examples: client -> number of samples to forget, or of all its samples if it has none to forget.
         seeds: of the method and of devices' exercises.
-        config: what every device is sent.
+        config: what every device is sent; `own`: what single ones are sent besides.
         proxy: gives the samples that the server itself holds.
     """
 
@@ -38,6 +38,7 @@ class Case:
     seeds: RequestSeeds
     config: Config
     proxy: Callable[[], Samples | None] = lambda: None
+    own: Mapping[int, Config] = field(default_factory=dict)
 
 
 def exercise_config(
@@ -51,7 +52,13 @@ def exercise_config(
     """
     common: dict[str, float | str] = {"lr": lr, **config} if exercise == "train" else {**config, "step": step}
     samples = "forget" if client in case.forgotten else "keep"
-    return {**common, **case.config, "samples": samples, "seed": case.seeds.exercise(exchanges, client)}
+    return {
+        **common,
+        **case.config,
+        **case.own.get(client, {}),
+        "samples": samples,
+        "seed": case.seeds.exercise(exchanges, client),
+    }
 
 
 class GridSession:

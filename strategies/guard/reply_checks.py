@@ -43,6 +43,8 @@ Forms = Mapping[str, HasForm]
 
 UNAVAILABLE = "unavailable: "
 """How the reason begins where no reply came at all: that is no fault of what it says."""
+RAISED = re.compile(r"<class '(?:[\w.]*\.)?(?P<kind>\w+)'>:<'(?P<text>.*)'>")
+"""How Flower names the error of a message's process; the text of one of ours says all."""
 NO_REPLY = frozenset({3, 4, 5, 900})
 """Codes of errors that stand in for a reply: Flower's, of a message or node that is gone, and that of `metered`."""
 
@@ -55,7 +57,19 @@ def checked_content(message: Message) -> None:
     """
     if message.has_error():
         code, said = message.error.code, " ".join((message.error.reason or "").split())
-        raise BadReplyError(f"{UNAVAILABLE if code in NO_REPLY else ''}{said or f'error {code}'}")
+        raise BadReplyError(f"{UNAVAILABLE if code in NO_REPLY else ''}{_plain(said) or f'error {code}'}")
+
+
+def _plain(reason: str) -> str:
+    """Return the reason of an error reply without Flower's and Python's marks.
+
+    >>> _plain("<class 'fedquit.errors.InputError'>:<'no data'>"), _plain("<class 'KeyError'>:<''w''>")
+    ('no data', "KeyError: 'w'")
+    """
+    found = RAISED.fullmatch(reason)
+    if found is None:
+        return reason
+    return found["text"] if "'fedquit.errors." in reason[: found.start("text")] else f"{found['kind']}: {found['text']}"
 
 
 def checked_arrays(

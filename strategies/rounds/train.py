@@ -49,6 +49,7 @@ class Train(FedAvg):
         grid: the metered grid, whose cost log is this strategy's `costs`.
         seed: decides which clients are sampled, and the seed each of them gets.
         draws: the phase that the clients' seeds derive from, besides; the grid's if "".
+        own: what single clients are sent besides the round's config.
         fraction: share of the clients that take part in a round.
         on_reply: called with every reply: the client, and why it was refused, or None.
         on_taken: given every reply that goes into the model.
@@ -72,6 +73,7 @@ class Train(FedAvg):
         *,
         seed: int,
         draws: str = "",
+        own: Mapping[int, Config] | None = None,
         fraction: float = 1.0,
         on_reply: OnReply = lambda _client, _reason: None,
         on_taken: Callable[[Reply], None] = _nothing,
@@ -85,7 +87,7 @@ class Train(FedAvg):
     ) -> None:
         super().__init__(fraction_train=fraction, min_train_nodes=1, min_available_nodes=1)
         self.grid = grid
-        self.seed, self.draws = seed, draws
+        self.seed, self.draws, self.own = seed, draws, own or {}
         self.on_reply = on_reply
         self.on_taken, self.reply_detail, self.on_ask = on_taken, reply_detail, on_ask
         self.correct = correct
@@ -160,7 +162,8 @@ class Train(FedAvg):
         travel = self._travel or OneModel(arrays)
         for node in nodes:
             client, seed = self.grid.members[node].client, self._seed_of(server_round, node)
-            full_config = ConfigRecord({**config, **rule_config, "server-round": server_round, "seed": seed})
+            told = {**config, **self.own.get(client, {}), **rule_config}
+            full_config = ConfigRecord({**told, "server-round": server_round, "seed": seed})
             sent = {self.arrayrecord_key: travel.down(client), **self._extra}
             content = RecordDict({**sent, self.configrecord_key: full_config})
             messages.append(
@@ -174,7 +177,7 @@ class Train(FedAvg):
 
     def _summed(self, server_round: int, arrays: Arrays, config: Config) -> tuple[Arrays, dict[str, float]] | None:
         """Carry out a round without messages where nothing reads single models; None: something does."""
-        if self.reply_detail is ReplyDetail.MODELS or self.screen or self.correct or "phase" in config:
+        if self.reply_detail is ReplyDetail.MODELS or self.screen or self.correct or self.own or "phase" in config:
             return None
         if not self.grid.can_sum(arrays):
             return None

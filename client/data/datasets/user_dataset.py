@@ -2,6 +2,7 @@
 
 from fedquit.client.data.datasets.dataset import Dataset, make_dataset, make_samples
 from fedquit.errors import InputError
+from fedquit.unlearning.samples import Samples
 from fedquit.user_factory import import_factory
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -21,10 +22,34 @@ def load_factory(spec: str) -> Dataset:
     except Exception as error:
         raise InputError(f"dataset factory '{spec}' failed ({type(error).__name__}: {error})") from error
     if isinstance(made, Dataset):
-        return made
+        return _checked(made, f"'{spec}'")
     if not isinstance(made, tuple) or len(made) != 4:
         kind = f"a tuple of {len(made)}" if isinstance(made, tuple) else f"a {type(made).__name__}"
         raise InputError(f"dataset factory '{spec}' gave {kind}; give a Dataset or ({', '.join(KEYS)})")
     train = make_samples(made[0], made[1], source=f"'{spec}'", keys=KEYS[:2])
     test = make_samples(made[2], made[3], source=f"'{spec}'", keys=KEYS[2:])
     return make_dataset(spec, train, test, source=f"'{spec}'")
+
+
+def _checked(made: Dataset, source: str) -> Dataset:
+    """Return a `Dataset` that the user put together in the form that all others have.
+
+    Raises:
+        InputError: it has no samples of that form, its parts do not fit together, or a column is too short or long.
+    """
+    train, test = (_samples(given, source, keys) for given, keys in ((made.train, KEYS[:2]), (made.test, KEYS[2:])))
+    for name, values in made.columns.items():
+        if len(values) != len(train):
+            raise InputError(f"{source}: column '{name}' holds {len(values)} values for {len(train)} training samples")
+    return make_dataset(made.name, train, test, source=source, num_classes=made.num_classes, columns=made.columns)
+
+
+def _samples(given: Samples, source: str, keys: tuple[str, ...]) -> Samples:
+    """Check samples; inputs of four dimensions stay [N, C, H, W] whatever the number of channels."""
+    if not isinstance(given, Samples):
+        raise InputError(f"{source} gave a Dataset whose samples are a {type(given).__name__}; give Samples")
+    inputs, (x, y) = given.inputs, keys
+    if inputs.ndim != 4:
+        return make_samples(inputs, given.labels, source=source, keys=(x, y))
+    rows = make_samples(inputs.flatten(1), given.labels, source=source, keys=(x, y))
+    return Samples(rows.inputs.reshape(inputs.shape), rows.labels)

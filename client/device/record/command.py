@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from fedquit.errors import InputError
+
 SHOWN = 20
 
 
@@ -16,9 +18,19 @@ SHOWN = 20
     "--sample", metavar="NAME", help="only the rounds that this sample was part of: a file, a row or a digest"
 )
 @click.option("--all", "every", is_flag=True, help="every round, not only the last ones")
+@click.option("--retire", metavar="ID", help="first retire the --samples of request ID, which an older copy lacks")
+@click.option(
+    "--samples", "file", type=click.Path(path_type=Path), metavar="FILE", help="file listing sample names, one per line"
+)
 @click.option("--json", "as_json", is_flag=True, help="print the whole record as JSON, and nothing else")
-def record(kit: Path, sample: str | None, every: bool, as_json: bool) -> None:
+def record(kit: Path, sample: str | None, every: bool, retire: str | None, file: Path | None, as_json: bool) -> None:
     """Show the record of the device of KIT: what it trained on, what it was asked to forget, what it retired."""
+    from fedquit.client.device.record.retire_again import retire_again
+
+    if (retire is None) != (file is None):
+        raise InputError("--retire ID and --samples FILE belong together")
+    if retire is not None and file is not None:
+        retire_again(kit, retire, file)
     document = read_document(kit, sample)
     if as_json:
         click.echo(json.dumps(document, indent=1))

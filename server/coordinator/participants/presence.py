@@ -8,6 +8,9 @@ from fedquit.server.serve.last_look import Looks
 from fedquit.strategies.grid.node_identity import Member as Node
 
 BEGUN = (*UNDER_WAY, *FORGOTTEN)
+LISTED = 50
+"""At most this many ids of requests are in a list of a message, the newest."""
+RequestsOf = dict[int, tuple[RequestState, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +22,14 @@ class Presence:
         here: members that are connected, withdrawn ones included.
         owing: devices that must still drop what some request was about -> those requests.
         leaving: devices that are to forget samples and have not yet; until then they do not train.
+        dropped: device -> the requests whose data it has dropped.
     """
 
     devices: frozenset[int] = frozenset()
     here: frozenset[int] = frozenset()
     owing: dict[int, tuple[RequestState, ...]] = field(default_factory=dict)
     leaving: frozenset[int] = frozenset()
+    dropped: dict[int, tuple[RequestState, ...]] = field(default_factory=dict)
 
     @property
     def ready(self) -> tuple[int, ...]:
@@ -39,6 +44,13 @@ class Presence:
     def left_out(self) -> frozenset[int]:
         """Those that are connected and take no part."""
         return self.here - set(self.ready)
+
+    def retired(self) -> dict[int, dict[str, str]]:
+        """Return what devices are reminded of: what they have dropped, so that one with an older record notices."""
+        return {
+            member: {"retired": ",".join(":".join((r.id, *map(str, r.classes))) for r in requests[-LISTED:])}
+            for member, requests in self.dropped.items()
+        }
 
 
 class Watch:
@@ -64,14 +76,16 @@ class Watch:
         self._looks.note(here, place.clock(), place.steady())
         waiting = place.ledger.requests(status="forgetting")
         leaving = frozenset(request.subject for request in waiting if request.granularity == "sample")
-        return Presence(devices, here, self._owing(devices), leaving)
+        owing, gone = self._owing(devices)
+        return Presence(devices, here, owing, leaving, gone)
 
-    def _owing(self, devices: frozenset[int]) -> dict[int, tuple[RequestState, ...]]:
-        """Return which devices have not yet dropped what a request was about: they were away, or did not reply.
+    def _owing(self, devices: frozenset[int]) -> tuple[RequestsOf, RequestsOf]:
+        """Return which devices have not yet dropped what a request was about, and which have.
 
-        All of a client's data leaves with it. Samples concern their device, classes every device.
+        Those that have not were away, or did not reply. All of a client's data leaves with it. Samples concern their
+        device, classes every device.
         """
-        owing: dict[int, tuple[RequestState, ...]] = {}
+        owing, gone = RequestsOf(), RequestsOf()
         for request in self._place.ledger.request_lines(statuses=BEGUN):
             if request.granularity == "client":
                 continue
@@ -83,9 +97,10 @@ class Watch:
             known = self._dropped.setdefault(request.id, set())
             if concerned - known:
                 known |= dropped(self._place, request)
-            for member in sorted(concerned - known):
-                owing[member] = (*owing.get(member, ()), request)
-        return owing
+            for member in sorted(concerned):
+                held = gone if member in known else owing
+                held[member] = (*held.get(member, ()), request)
+        return owing, gone
 
 
 def dropped(place: Workplace, request: RequestState) -> set[int]:

@@ -56,6 +56,7 @@ class Sessions:
             num_examples={**{member: self.past.size(member) for member in remaining}, **counts},
             seeds=place.seeds(request),
             config=request_config(self.training, request, plan),
+            own=presence.retired(),
             proxy=lambda: self.metrics.trusted,
         )
         return GridSession(

@@ -1,6 +1,6 @@
 """The order of a round, in plain values: simulations and deployments build it in the same way."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from fedquit.client.objectives import progress
@@ -18,7 +18,7 @@ class Order:
         nth: which round of its phase it is, from 1.
         seed: of the samplings and the clients.
         lr: the devices' learning rate.
-        config: what every device is sent besides `lr`.
+        config: what every device is sent besides `lr`; `own`: what single ones are sent besides that.
         fraction: share of the clients that take part.
         progress: fraction of training that is done at the round's end.
         before: the clients that took part in the phase's round before.
@@ -31,6 +31,7 @@ class Order:
     seed: int
     lr: float
     config: Config = field(default_factory=dict)
+    own: Mapping[int, Config] = field(default_factory=dict)
     fraction: float = 1.0
     progress: float = 1.0
     before: Collection[int] = ()
@@ -51,6 +52,7 @@ def round_order(
     seed: int,
     trained: int,
     config: Config,
+    own: Mapping[int, Config] | None = None,
     before: Collection[int] = (),
     draws: str = "",
 ) -> Order:
@@ -64,6 +66,7 @@ def round_order(
         seed: of the samplings and the clients.
         trained: how many rounds the model has been trained for before.
         config: what every device is sent besides the learning rate.
+        own: what single devices are sent besides that, by client.
         before: the clients that took part in the phase's round before.
         draws: the phase whose random choices the round makes; "": its own.
 
@@ -78,6 +81,7 @@ def round_order(
         seed=seed,
         lr=learning_rate(settings, trained + 1),
         config=config,
+        own=own or {},
         fraction=settings.fraction,
         progress=progress(trained + 1, settings.rounds),
         before=before,

@@ -124,6 +124,7 @@ def train_round(
         grid,
         seed=order.seed,
         draws=order.drawn_as,
+        own=order.own,
         fraction=order.fraction,
         on_reply=callbacks.on_reply,
         on_taken=take,

@@ -1,6 +1,7 @@
 """Data: what is on disk is what is loaded, and what cannot be loaded is told in one line."""
 
 import pickle
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedquit.client.data.datasets import DATASETS, Dataset, load_dataset
+from fedquit.client.data.datasets import DATASETS, Dataset, load_dataset, user_dataset
 from fedquit.client.data.datasets.checked_arrays import as_inputs
 from fedquit.errors import InputError
 from fedquit.unlearning.samples import Samples
@@ -411,3 +412,45 @@ def test_a_relative_path_is_meant_from_where_the_caller_is(tmp_path: Path, monke
 def test_a_dataset_knows_its_input_shape() -> None:
     samples = Samples(torch.zeros(2, 3, 5, 7), torch.tensor([0, 1]))
     assert Dataset("made", samples, samples, 2).input_shape == (3, 5, 7)
+
+
+def made_by_hand(name: str) -> Dataset:
+    x, y = torch.rand(6, 12), torch.arange(6) % 3
+    good = Samples(x, y)
+    return {
+        "rows": Dataset("mine", good, good, 3),
+        "two channels": Dataset("mine", Samples(x.reshape(6, 2, 2, 3), y), Samples(x.reshape(6, 2, 2, 3), y), 3),
+        "doubles": Dataset("mine", Samples(x.double(), y), good, 3),
+        "a label out of range": Dataset("mine", good, Samples(x, y + 1), 3),
+        "not finite": Dataset("mine", Samples(x.log() * float("inf"), y), good, 3),
+        "no samples": Dataset("mine", (x, y), good, 3),  # type: ignore[arg-type]
+        "a short column": Dataset("mine", good, good, 3, {"client": np.zeros(5)}),
+    }[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("rows", (1, 1, 12)), ("two channels", (2, 2, 3)), ("doubles", (1, 1, 12))]
+)
+def test_a_dataset_put_together_by_hand_gets_the_form_of_all(
+    name: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{user_dataset.__name__}.import_factory", lambda _spec: lambda: made_by_hand(name))
+    made = user_dataset.load_factory("mine:make")
+    assert (made.input_shape, made.train.inputs.dtype) == (shape, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("a label out of range", "'mine:make': label 3 is out of range; mine has 3 classes"),
+        ("not finite", "'mine:make': x_train holds NaN"),
+        ("no samples", "'mine:make' gave a Dataset whose samples are a tuple; give Samples"),
+        ("a short column", "'mine:make': column 'client' holds 5 values for 6 training samples"),
+    ],
+)
+def test_a_dataset_put_together_wrongly_is_refused_in_a_line(
+    name: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{user_dataset.__name__}.import_factory", lambda _spec: lambda: made_by_hand(name))
+    with pytest.raises(InputError, match=re.escape(told)):
+        user_dataset.load_factory("mine:make")

@@ -5,6 +5,7 @@ import json
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -20,6 +21,7 @@ from fedquit.client.device.device_checks import Finding, device_checks, server_c
 from fedquit.client.device.join import environment, line_of, make_device, supernode
 from fedquit.client.device.local_data.gather import find
 from fedquit.client.device.local_data.sample_names import digests_of, marking, names_in
+from fedquit.client.device.processes.refusals import Refusals
 from fedquit.client.device.record import Mark, opened
 from fedquit.client.device.record.command import record as show
 from fedquit.client.kit import Kit
@@ -124,8 +126,6 @@ def test_a_device_starts_though_the_server_is_not_there_yet(kit: Kit) -> None:
     ("apart", "state"), [(0, "ok"), (30, "ok"), (-100, "warning"), (100, "warning"), (1000, "wrong")]
 )
 def test_the_clock_is_compared_with_the_servers(kit: Kit, address: str, apart: float, state: str) -> None:
-    import time
-
     findings = {each.name: each for each in server_checks(at(kit, address), now=lambda: time.time() + apart)}
     assert findings["clock"].state == state
 
@@ -177,6 +177,7 @@ def test_why_a_device_is_not_let_in_is_said(kit: Kit, tmp_path: Path) -> None:
     log.write_text("ERROR: Exit Code: 305\n")
     died = {"event": "died", "part": "supernode", "code": 1, "again_in_seconds": 1.0, "log": str(log)}
     assert "has the operator enrolled its key?" in line_of(_explained(died))
+    assert "Does a copy of this kit run elsewhere?" in line_of(_explained(died))
     log.write_text("ERROR: SSL/TLS handshake error detected.\n[SSL] error\nERROR: Exit Code: 305\n")
     assert "is this kit's ca.crt the server's?" in line_of(_explained(died))
 
@@ -232,3 +233,37 @@ def test_the_record_is_shown_to_people_and_to_programs(kit: Kit) -> None:
     assert "cdcdcdcd" not in shown
     assert "1 samples are retired: they do not train again on this device" in shown
     assert "waits for the server to take it: forget all of this device" in shown
+
+
+def test_join_says_why_a_message_was_refused_once_an_hour() -> None:
+    told: list[str] = []
+    now = [0.0]
+    refusals = Refusals(lambda event: told.append(line_of(event)), lambda: now[0])
+    for line in [
+        "Traceback (most recent call last):",
+        '  File "client/app.py", line 37, in train',
+        "fedquit.errors.InputError: device 'north' has no samples: nothing of data.npz is left",
+        "flwr.errors.Other: not ours",
+    ]:
+        refusals.hear(line)
+    assert told == ["refused  a message of the server: device 'north' has no samples: nothing of data.npz is left"]
+    for now[0], said in [(60.0, 1), (3601.0, 2)]:
+        refusals.hear("fedquit.errors.InputError: device 'north' has no samples: nothing of data.npz is left")
+        assert len(told) == said
+    refusals.hear("fedquit.errors.OutOfBoundsError: lr is 1.0")
+    assert told[-1].endswith("lr is 1.0")
+
+
+def test_what_a_supernode_says_reaches_the_listener_of_join(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "fedquit.errors.InputError: no data here"
+    monkeypatch.setattr("fedquit.client.device.join.supernode", lambda *_: [sys.executable, "-c", f"print('{said}')"])
+    events: list[dict[str, Any]] = []
+    device = make_device(kit.folder, lambda event: events.append(dict(event)))
+    with device.lock:
+        device.supervisor.start(10.0)
+        for _ in range(100):
+            if any(event["event"] == "refused" for event in events):
+                break
+            time.sleep(0.1)
+        device.supervisor.stop()
+    assert [event["reason"] for event in events if event["event"] == "refused"] == ["no data here"]

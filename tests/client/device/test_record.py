@@ -13,10 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from fedquit.client.device.local_data.sample_names import digests_of
 from fedquit.client.device.record import Forgotten, Mark, Record, Round, opened
 from fedquit.client.device.record.record import joined, split
+from fedquit.client.device.record.retire_again import retire_again
 from fedquit.client.device.record.stored_replies import Replies
-from fedquit.errors import FedquitError
+from fedquit.client.kit import Kit
+from fedquit.errors import FedquitError, InputError
 
 A, B, C, D, E, F = (bytes([letter]) * 32 for letter in b"abcdef")
 
@@ -231,3 +234,18 @@ def test_a_transaction_that_fails_leaves_nothing_behind(path: Path) -> None:
     with opened(path) as record:
         assert record.retired() == {}
         assert record.marks() == []
+
+
+def test_samples_are_retired_again_once_and_under_one_request(kit: Kit, tmp_path: Path) -> None:
+    names, others, request = tmp_path / "names.txt", tmp_path / "others.txt", "5b" * 32
+    names.write_text("0\n1\n", encoding="utf-8")
+    others.write_text("2\n", encoding="utf-8")
+    for _ in range(2):
+        assert retire_again(kit.folder, request, names) == 2
+    with opened(kit.path(kit.record)) as record:
+        assert set(record.retired()) == set(digests_of(kit, ["0", "1"]))
+        assert record.contents(record.retired())
+    with pytest.raises(InputError, match="has request 5b5b5b5b5b5b already, about other samples"):
+        retire_again(kit.folder, request, others)
+    with pytest.raises(InputError, match="'5b5b5b' is not a whole request id"):
+        retire_again(kit.folder, request[:6], names)

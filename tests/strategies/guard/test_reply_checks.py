@@ -193,3 +193,16 @@ def test_good_metrics_are_let_through() -> None:
         {"loss": 0.5, "steps": 3.0},
     )
     assert checked_metrics(with_metrics({"num-examples": MAX_EXAMPLES}))[0] == MAX_EXAMPLES
+
+
+@pytest.mark.parametrize(
+    ("raised", "shown"),
+    [
+        ("<class 'fedquit.errors.InputError'>:<'device 'north' has no samples: it left'>", "device 'north' has no"),
+        ("<class 'ZeroDivisionError'>:<'division by zero'>", "ZeroDivisionError: division by zero"),
+        ("<class 'numpy.linalg.LinAlgError'>:<'singular'>", "LinAlgError: singular"),
+        ("no samples of 'fedquit.errors.InputError'", "no samples of 'fedquit.errors.InputError'"),
+    ],
+)
+def test_an_error_is_shown_without_the_marks_of_its_class(raised: str, shown: str) -> None:
+    assert refusal(reply(Error(0, raised))).startswith(shown)

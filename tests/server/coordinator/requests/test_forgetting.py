@@ -1,12 +1,14 @@
 """A request to forget in a deployment: a client, some samples, a class; sent to the service or in a reply."""
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from fedquit.client.device.record import Record
+from fedquit.client.device.record.retire_again import retire_again
 from fedquit.errors import FedquitError
 from fedquit.server.coordinator import Coordinator
 from fedquit.server.ledger import NewRequest
@@ -164,3 +166,42 @@ def test_a_request_without_a_valid_signature_gets_no_answer(make: Make) -> None:
         training = Coordinator(place).training
         training._on_ask(2, ask, b"forged")
         assert training.config()["answers"] == ""
+
+
+def test_an_older_copy_of_the_record_trains_on_nothing_that_was_forgotten(make: Make, tmp_path: Path) -> None:
+    rehearsal = make()
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=1)
+    kit = rehearsal.kits()[1]
+    before = kit.path("record.db").read_bytes()
+    gone = rehearsal.digests(1)[:8]
+    request = rehearsal.ask(rehearsal.signed(1, gone))
+    rehearsal.run(grid, rounds=2)
+    kit.path("record.db").write_bytes(before)
+    rehearsal.run(grid, rounds=3)
+    assert members(steps(rehearsal)[-1]) == [0, 2, 3]
+    with read(rehearsal) as ledger:
+        [refused] = [event for event in ledger.events() if event.kind == "reply-refused"]
+    assert refused.member == 1
+    assert "its record.db is an older copy, which lacks samples that were forgotten. " in str(refused.facts)
+    assert f"fedquit record KIT --retire {request.id} --samples FILE" in str(refused.facts)
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(digest.hex() for digest in gone), encoding="utf-8")
+    assert retire_again(kit.folder, request.id, names) == 8
+    rehearsal.run(grid, rounds=4)
+    assert {given.member: given.num_examples for given in steps(rehearsal)[-1].contributions}[1] == 32
+
+
+def test_an_older_copy_of_the_record_retires_a_forgotten_class_again(make: Make) -> None:
+    rehearsal = make()
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=1)
+    kit = rehearsal.kits()[1]
+    before = kit.path("record.db").read_bytes()
+    rehearsal.ask_for_class(3, 7)
+    rehearsal.run(grid, rounds=2)
+    kit.path("record.db").write_bytes(before)
+    rehearsal.run(grid, rounds=3)
+    labels = np.load(kit.path(kit.data))["y"]
+    counts = {given.member: given.num_examples for given in steps(rehearsal)[-1].contributions}
+    assert counts[1] == sum((labels != 3) & (labels != 7))
