@@ -4,7 +4,10 @@ The programs run in the environments of the others' code, so nothing here import
 """
 
 import argparse
+import atexit
 import json
+import os
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,11 +77,14 @@ def as_torch(array: Array, image: tuple[int, int, int]) -> Array:
 
 
 def arguments(about: str) -> argparse.Namespace:
-    """Return the arguments that each program takes: where their code, the exported run and the result are."""
+    """Return the arguments that each program takes; paths are whole: the program goes into another folder."""
     parser = argparse.ArgumentParser(description=about)
-    parser.add_argument("--code", type=Path, required=True, help="folder of their repository")
-    parser.add_argument("--run", type=Path, required=True, help="file of fedquit simulate --export-partition")
-    parser.add_argument("--out", type=Path, required=True, help="npz file for the weights")
+    for name, about_it in (
+        ("--code", "folder of their repository"),
+        ("--run", "file of fedquit simulate --export-partition"),
+        ("--out", "npz file for the weights"),
+    ):
+        parser.add_argument(name, type=lambda text: Path(text).resolve(), required=True, help=about_it)
     parser.add_argument("--values", default="{}", help="JSON of their hyper-parameters that differ from their own")
     return parser.parse_args()
 
@@ -90,6 +96,13 @@ def read_run(path: Path, model: str = "mlp") -> ExportedRun:
     if run.settings["model"] != model:
         raise SystemExit(f"this program builds a model like {model}; export a run with --model {model}")
     return run
+
+
+def work_in_scratch_folder() -> None:
+    """Go into a new folder, for what their code reads and writes beside itself; it is removed when the program ends."""
+    folder = tempfile.TemporaryDirectory(prefix="fedquit-others-")
+    atexit.register(folder.cleanup)
+    os.chdir(folder.name)
 
 
 def write_weights(path: Path, run: ExportedRun, weights: list[Array]) -> None:

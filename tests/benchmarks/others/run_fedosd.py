@@ -6,13 +6,11 @@ whose accuracy their code reports but does not decide anything. Defaults: the co
 """
 
 import json
-import os
 import sys
-import tempfile
 from typing import Any
 
 import torch
-from exported_run import ExportedRun, arguments, read_run, write_weights
+from exported_run import ExportedRun, arguments, read_run, work_in_scratch_folder, write_weights
 
 VALUES: dict[str, Any] = {"UR": 100, "R": 200, "lr": 4e-4, "r_lr": 1e-6, "decay": 0.999, "B": 200, "E": 1}
 
@@ -32,8 +30,8 @@ def main() -> None:
     """Unlearn and recover as their code does, and write the weights."""
     given = arguments(str(__doc__))
     run, values = read_run(given.run), {**VALUES, **json.loads(given.values)}
-    sys.path.insert(0, str(given.code.resolve()))
-    os.chdir(tempfile.mkdtemp())  # their code writes beside itself
+    sys.path.insert(0, str(given.code))
+    work_in_scratch_folder()  # their code writes beside itself
     import tfedplat as fp
 
     fp.setup_seed(seed=1)

@@ -11,16 +11,14 @@ Writes original.npz, retrained.npz, unlearned.npz, recovered.npz and rounds.json
 """
 
 import json
-import os
 import sys
-import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from exported_run import Array, ExportedRun, arguments, as_torch, read_run, write_weights
+from exported_run import Array, ExportedRun, arguments, as_torch, read_run, work_in_scratch_folder, write_weights
 from omegaconf import OmegaConf
 
 VALUES: dict[str, Any] = {"lr": 0.01, "unlearning_lr": 1e-4, "unlearning_epochs": 1, "seed": 2}
@@ -42,11 +40,11 @@ def main() -> None:
     run, values = read_run(given.run, model="cnn"), {**VALUES, **json.loads(given.values)}
     if run.clients != list(range(10)) or run.forgotten != [0]:
         raise SystemExit("their scripts have ten clients, and this program forgets client 0")
-    out, code = given.out.resolve(), given.code.resolve() / "federated_fedquit"
+    out, code = given.out, given.code / "federated_fedquit"
     out.mkdir(parents=True, exist_ok=True)
     sys.path.insert(0, str(code))
     stand_ins(run)
-    os.chdir(tempfile.mkdtemp())  # their code reads and writes beside itself
+    work_in_scratch_folder()  # their code reads and writes beside itself
     write_clients(run)
     tf.keras.utils.set_random_seed(values["seed"])
     rounds = carry_out(code / "federated_fedquit" / "conf", run, values)

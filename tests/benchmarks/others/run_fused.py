@@ -8,17 +8,15 @@ this use calls: `alg_utils.ada_hessain` (the file is called `ada_hessian`), `mod
 """
 
 import json
-import os
 import random
 import sys
-import tempfile
 from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from exported_run import arguments, read_run, write_weights
+from exported_run import arguments, read_run, work_in_scratch_folder, write_weights
 from torch.utils.data import DataLoader, TensorDataset
 
 VALUES: dict[str, Any] = {"global_epoch": 100, "local_epoch": 5, "lr": 0.005, "batch": 64}
@@ -46,11 +44,11 @@ def main() -> None:
     """Unlearn as their code does, merge the adapters into the weights, and write those."""
     given = arguments(str(__doc__))
     run, values = read_run(given.run), {**VALUES, **json.loads(given.values)}
-    sys.path.insert(0, str(given.code.resolve()))
+    sys.path.insert(0, str(given.code))
     for name in MISSING:
         sys.modules[name] = ModuleType(name)
     sys.modules[MISSING[0]].AdaHessian = None  # type: ignore[attr-defined]
-    os.chdir(tempfile.mkdtemp())  # their code writes beside itself
+    work_in_scratch_folder()  # their code writes beside itself
     Path("save_model").mkdir()
     from algs.fused_unlearning import FUSED
 

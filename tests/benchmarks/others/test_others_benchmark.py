@@ -1,6 +1,9 @@
 """Others' code beside ours: our rows, their files where they are, and the page made from the published figures."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +36,32 @@ def test_others_weights_stand_beside_ours_and_what_is_missing_has_no_row(
     assert rows["orthogonal, ours"]["sent"] > rows["fedquit, ours"]["sent"] > rows["continue, ours"]["sent"] > 0
     page = others_page.make_page(results)
     assert all(f"| {name} |" in page for name in rows)
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv.pop(1))
+from exported_run import arguments, work_in_scratch_folder
+given = arguments("a program")
+work_in_scratch_folder()
+Path("large").write_text("what their code writes beside itself")
+given.out.write_text("the weights")
+"""
+
+
+def test_what_others_code_writes_beside_itself_ends_with_the_program(tmp_path: Path) -> None:
+    (tmp_path / "temporary").mkdir()
+    paths = ["--code", "theirs", "--run", "run.npz", "--out", "weights"]
+    subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), *paths],
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(tmp_path / "temporary")},
+        check=True,
+        timeout=300,
+    )
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert (tmp_path / "weights").read_text() == "the weights"
 
 
 def test_the_page_of_others_code_is_made_from_its_published_figures() -> None:
