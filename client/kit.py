@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from fedquit.errors import InputError, unknown
-from fedquit.toml_file import load_settings_file
+from fedquit.files import load_settings_file
 
 FILE = "device.toml"
 KINDS: Mapping[str, tuple[type, str]] = {

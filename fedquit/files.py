@@ -1,10 +1,14 @@
-"""Files that are whole or not there: written next to their place, flushed to disk, then renamed into it."""
+"""Files that are whole or not there: written next to their place, flushed to disk, then renamed into it.
+
+And the JSON and TOML files that people give, read with errors of one line.
+"""
 
 import contextlib
 import errno
 import json
 import os
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -108,3 +112,21 @@ def read_json(path: Path, what: str) -> Any:
         raise InputError(f"cannot read {what} from {path} ({error.strerror or error})") from error
     except ValueError as error:
         raise InputError(f"{path} is not JSON ({error})") from error
+
+
+def load_settings_file(path: Path) -> dict[str, Any]:
+    """Return the keys of a TOML file of settings, unchecked: processes that only wait load nothing that checks them.
+
+    Raises:
+        InputError: the file is not there or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"no such config file: {path}") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder; give a TOML file") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not TOML: {error}") from None

@@ -5,6 +5,7 @@ does not. Users see one flat list of names; the code has them in groups, a file 
 part of a run it belongs to and where it is given (`setting.py`). To add a setting, declare it in its group.
 """
 
+from fedquit.files import load_settings_file
 from fedquit.settings.clients import Clients
 from fedquit.settings.data import Data
 from fedquit.settings.evaluation import Evaluation
@@ -16,7 +17,6 @@ from fedquit.settings.seeds import Seeds
 from fedquit.settings.setting import Group, Part, Scope, marks, setting
 from fedquit.settings.training import Training
 from fedquit.settings.values import Scalar
-from fedquit.toml_file import load_settings_file
 
 __all__ = [
     "GROUPS",
