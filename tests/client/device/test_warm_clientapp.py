@@ -25,10 +25,10 @@ seen = []
 
 def program():
     seen.append(sys.argv[1])
-    (folder / "pid").write_text(str(os.getpid()))
     with (folder / "codes").open("a") as codes:
         codes.write(sys.argv[1] + " ")
     print("carried out", len(seen), *sys.argv, flush=True)
+    (folder / "pid").write_text(str(os.getpid()))
     if sys.argv[1] == "sleep":
         time.sleep(600)
     sys.exit(int(sys.argv[1]))
@@ -114,7 +114,7 @@ def test_a_message_whose_process_was_killed_is_not_carried_out_twice(
 ) -> None:
     where = flowers_own(folder)
     with subprocess.Popen(command(folder, "sleep"), stdout=subprocess.PIPE, text=True, env=where) as handing_over:
-        until(lambda: (folder / "pid").exists(), "message")
+        until(lambda: (folder / "pid").exists() and (folder / "pid").read_text(), "message")
         os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
         assert handing_over.wait(STILL) == 1
         assert handing_over.stdout is not None
