@@ -7,7 +7,7 @@ from fedquit.unlearning.methods.base import Method, Traits, make_method
 
 
 def method_of(settings: Settings) -> Method:
-    """Return the method with its settings.
+    """Return the method with its settings, and those of the run's local training that it leaves to the run.
 
     Raises:
         InputError: there is no such method or setting, it cannot forget at this granularity, it cannot serve a
@@ -17,6 +17,7 @@ def method_of(settings: Settings) -> Method:
     False
     """
     method = make_method(settings.method, **settings.method_options())
+    method = method.as_in_run(epochs=settings.local_epochs, batch_size=settings.batch_size)
     can = sorted(method.traits.granularities)
     if settings.granularity not in can:
         raise InputError(f"method '{settings.method}' forgets by {', '.join(can)}, not by {settings.granularity}")

@@ -8,7 +8,7 @@ Another package adds a method by an entry point in the group "fedquit.methods"; 
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from torch import nn
 
@@ -122,6 +122,15 @@ class Method:
         Otherwise it is compared with recent rounds, whose steps are short once training has converged.
         """
         return False
+
+    def as_in_run(self, *, epochs: int, batch_size: int) -> Self:  # noqa: ARG002 - the interface
+        """Return the method as a run carries it out; itself, unless it leaves settings to the run.
+
+        Args:
+            epochs: that a client trains in an ordinary round of the run.
+            batch_size: samples a step there.
+        """
+        return self
 
     def serve(self, session: Session) -> StateDict:
         """Serve a request at the server, and return the model from which recovery starts.

@@ -2,7 +2,7 @@
 
 Source: Pan et al., "Federated Unlearning with Gradient Descent and Conflict Mitigation", AAAI 2025, arXiv 2412.20200.
 It names three parts. The loss is the paper's. The direction and the projection are derived here from what the paper
-asks of them; we have no numbers of its equations.
+asks of them; we have no numbers of its equations. That clients train locally is how its authors' code does it.
 
 1. The unlearning loss, `-log(1 - p_y/2)`. It is at most log 2, so descending it cannot explode, as climbing the
    cross-entropy can.
@@ -15,6 +15,12 @@ asks of them; we have no numbers of its equations.
    Write g = s + n, with s in the span of the g_j and n orthogonal to it. Then g.d = n.d, which is largest for d along
    n: d = ||g|| n / ||n||. Gram-Schmidt finds n. To first order, a step along -d changes none of the others' losses.
 
+   The gradients are pseudo-gradients, as in any federated training: from the global model w each client trains by
+   plain SGD on its own loss, with the step size lr and the epochs and batches of ordinary rounds, and sends w', which
+   stands for (w - w') / lr. The step is lr d. As d is as long as g, whatever the lengths of the g_j, lr cancels: the
+   step is w - w' of the forgotten client made orthogonal to the w - w' of the others, with the length it had. With one
+   epoch and all samples in one batch they are gradients.
+
 3. The projection in recovery. A client's update is treated in the same way, with one vector in place of the g_j: the
    line from an anchor to the present model. So the model does not go back along it. The anchor is the model before the
    request, or the unlearned one (`anchor`); which of them is the default is our choice.
@@ -22,8 +28,8 @@ asks of them; we have no numbers of its equations.
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +43,10 @@ from fedquit.unlearning.session import ClientReply, Session, check_replied
 from fedquit.unlearning.setting_checks import check_count, check_positive
 from fedquit.unlearning.tensors.arithmetic import StateMean, difference, moved, parameter_names
 from fedquit.unlearning.tensors.convert import StateDict
-from fedquit.unlearning.tensors.fitting import LossOfOutputs, full_gradient, trainable
+from fedquit.unlearning.tensors.fitting import LossOfOutputs, descend
 
 ANCHORS = ("original", "unlearned")
+EPOCHS, BATCH_SIZE = 1, 32  # where neither the method nor a run says them
 DEPENDENT = 1e-6  # a gradient with less than this share outside the span of those before adds no direction
 
 
@@ -136,12 +143,14 @@ def _shaped(vector: Tensor, like: StateDict) -> dict[str, Tensor]:
 class Orthogonal(Method):
     """Descend the unlearning loss orthogonally to the other clients' gradients (arXiv 2412.20200).
 
-    A client hands its gradient back as the model one step of size 1 away, so that what travels is always a model. The
-    server holds all the others' gradients at once: K models in float64.
+    In each round all clients train locally, each on its own loss, by plain SGD: momentum, weight decay and objective of
+    the run play no part. The server holds all the others' updates at once: K models in float64.
 
     Attributes:
         rounds: unlearning rounds; the paper runs them until a bound, 10 here.
-        lr: step size along the direction.
+        lr: step size of local training, and so along the direction.
+        epochs: passes over the samples in a round; None: as many as in the run's ordinary rounds.
+        batch_size: samples a step; None: as in the run's ordinary rounds.
         anchor: "original", the model before the request, to which recovery must not go back; or "unlearned", the
             model that the unlearning rounds made.
 
@@ -162,6 +171,8 @@ class Orthogonal(Method):
 
     rounds: int = 10
     lr: float = 0.1
+    epochs: int | None = None
+    batch_size: int | None = None
     anchor: str = "original"
 
     def __post_init__(self) -> None:
@@ -169,6 +180,13 @@ class Orthogonal(Method):
             raise unknown("anchor", str(self.anchor), ANCHORS)
         check_count("rounds", self.rounds)
         check_positive("lr", self.lr)
+        for field in ("epochs", "batch_size"):
+            if getattr(self, field) is not None:
+                check_count(field, getattr(self, field))
+
+    def as_in_run(self, *, epochs: int, batch_size: int) -> Self:
+        """Return the method with the run's local training where its own settings say nothing."""
+        return replace(self, epochs=self.epochs or epochs, batch_size=self.batch_size or batch_size)
 
     def serve(self, session: Session) -> StateDict:
         """Take the rounds; buffers stay as they are."""
@@ -176,14 +194,14 @@ class Orthogonal(Method):
         for _ in range(self.rounds):
             own = self._own(session, state, names)
             others = self._others(session, state, names)
-            direction = steepest(_flat(own, own), [_flat(other, own) for other in others])
-            state = moved(state, _shaped(direction, own), -self.lr)
+            step = steepest(_flat(own, own), [_flat(other, own) for other in others])
+            state = moved(state, _shaped(step, own), -1)
         return state
 
     def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
-        """In each round a gradient of every forgotten client, then one of every remaining client."""
-        own = Exchange("forget", outlook.forgotten, passes=1)
-        return (own, Exchange("forget", outlook.remaining, step="gradient", passes=1)) * self.rounds
+        """In each round local training of every forgotten client, then of every remaining client."""
+        own = Exchange("forget", outlook.forgotten, passes=self.epochs)
+        return (own, Exchange("forget", outlook.remaining, step="gradient", passes=self.epochs)) * self.rounds
 
     def corrected(
         self,
@@ -225,13 +243,17 @@ class Orthogonal(Method):
         config: Mapping[str, float] | None = None,
         extra: StateDict | None = None,
     ) -> list[float]:
-        """Take one step of size 1 down the unlearning loss ("forget") or the cross-entropy ("gradient"), in place."""
-        del seed, config, extra
+        """Train in place on the unlearning loss ("forget") or on the cross-entropy ("gradient")."""
+        del config, extra
         losses: dict[str, LossOfOutputs] = {"forget": unlearning_loss, "gradient": F.cross_entropy}
         if step not in losses:
             raise self.no_such_step(step, losses)
-        gradients, loss = full_gradient(model, samples, losses[step])
-        with torch.no_grad():
-            for parameter, gradient in zip(trainable(model, samples), gradients, strict=True):
-                parameter.sub_(gradient)
-        return [loss]
+        return descend(
+            model,
+            samples,
+            loss=losses[step],
+            lr=self.lr,
+            epochs=self.epochs or EPOCHS,
+            batch_size=self.batch_size or BATCH_SIZE,
+            seed=seed,
+        )

@@ -24,7 +24,7 @@ GENTLE: dict[str, dict[str, Any]] = {  # settings that suit so small a model
     "projected-ascent": {"lr": 0.1, "stop_distance": 0.0},
     "pseudo-ascent": {"scale": 3.0},
     "mode": {"rounds": 25, "guidance_rounds": 3, "lr": 0.1},
-    "orthogonal": {"rounds": 20, "lr": 1.0},
+    "orthogonal": {"rounds": 10, "lr": 0.1},
 }
 
 

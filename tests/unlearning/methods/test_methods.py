@@ -116,6 +116,8 @@ def test_errors_name_what_is_known() -> None:
         ("mode", {"lr": float("nan")}, "lr is nan"),
         ("orthogonal", {"lr": 0.0}, "lr is 0.0"),
         ("orthogonal", {"rounds": True}, "rounds is True"),
+        ("orthogonal", {"epochs": 0}, "epochs is 0; it must be a whole number of at least 1"),
+        ("orthogonal", {"batch_size": "run"}, "batch_size is 'run'"),
         ("projected-ascent", {"momentum": 1.0}, "momentum is 1.0; it must be at least 0 and below 1"),
         ("projected-ascent", {"stop_distance": -1}, "stop_distance is -1; it must be a finite number of at least 0"),
         ("projected-ascent", {"fresh_models": 0}, "fresh_models is 0"),

@@ -175,7 +175,7 @@ def test_auxiliary_head_needs_a_classifier() -> None:
         )
 
 
-def test_orthogonal_is_the_plain_projection_of_exact_gradients() -> None:
+def test_one_epoch_in_one_batch_makes_orthogonal_project_exact_gradients() -> None:
     state = trained()[0]
 
     def gradient(client: int, *, unlearn: bool) -> Tensor:
@@ -189,10 +189,62 @@ def test_orthogonal_is_the_plain_projection_of_exact_gradients() -> None:
     own = gradient(0, unlearn=True)
     others = torch.stack([gradient(c, unlearn=False) for c in (1, 2, 3)])
     rest = own - torch.linalg.pinv(others) @ (others @ own)
-    method = make_method("orthogonal", rounds=1, lr=0.5)
+    method = make_method("orthogonal", rounds=1, lr=0.5, epochs=1, batch_size=100)
     result = method.serve(session(method))
     moved = (flat(parameters(result)) - flat(parameters(state))) / -0.5
     torch.testing.assert_close(moved, rest * (own.norm() / rest.norm()), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("forgotten", [(0,), (0, 2)])
+def test_orthogonal_projects_what_local_epochs_of_every_client_come_to(forgotten: tuple[int, ...]) -> None:
+    lr, rounds, epochs, batch = 0.05, 3, 2, 16
+    assert len({len(samples_of(client)) for client in range(4)}) == 4, "of unequal sizes"
+    w, net = trained()[0], fresh(0).eval()
+    names = [name for name, _ in net.named_parameters()]
+
+    def pseudo_gradient(client: int, seed: int) -> Tensor:
+        net.load_state_dict(dict(w))
+        order = torch.Generator().manual_seed(seed)
+        for _ in range(epochs):
+            for index in torch.split(torch.randperm(len(samples_of(client)), generator=order), batch):
+                inputs, labels = samples_of(client).batch(index)
+                p = net(inputs).softmax(dim=1)[torch.arange(len(index)), labels]
+                loss = -(1 - p / 2).log().mean() if client in forgotten else -p.log().mean()
+                slopes = torch.autograd.grad(loss, list(net.parameters()))
+                for weight, slope in zip(net.parameters(), slopes, strict=True):
+                    weight.data -= lr * slope
+        trained_here = {name: weight.detach() for name, weight in net.named_parameters()}
+        return (flat({name: w[name] for name in names}) - flat(trained_here)) / lr
+
+    for number in range(rounds):
+        own = {c: pseudo_gradient(c, derive_seed(7, "ask", 2 * number + 1, c)) for c in forgotten}
+        rest = {c: pseudo_gradient(c, derive_seed(7, "ask", 2 * number + 2, c)) for c in {0, 1, 2, 3} - {*forgotten}}
+        counts = torch.tensor([float(len(samples_of(c))) for c in own], dtype=torch.float64)
+        g, others = counts @ torch.stack(list(own.values())) / counts.sum(), torch.stack(list(rest.values()))
+        free = g - others.T @ torch.linalg.solve(others @ others.T, others @ g)
+        step = torch.split(lr * free * g.norm() / free.norm(), [w[name].numel() for name in names])
+        moves = {name: part.reshape(w[name].shape).float() for name, part in zip(names, step, strict=True)}
+        w = {name: value - moves[name] if name in moves else value for name, value in w.items()}
+    method = make_method("orthogonal", lr=lr, rounds=rounds, epochs=epochs, batch_size=batch)
+    result = method.serve(session(method, forgotten=forgotten))
+    for name in w:
+        torch.testing.assert_close(result[name], w[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("times", [1e-3, 1e12])
+def test_how_long_the_update_of_another_client_is_does_not_move_orthogonal(times: float) -> None:
+    class Stretching(FakeSession):
+        def run(self, exercise: str, clients: Sequence[int], state: StateDict, **rest: Any) -> Iterator[ClientReply]:
+            for reply in super().run(exercise, clients, state, **rest):
+                longer = {
+                    n: v + (times - 1) * (v - state[n]) if v.is_floating_point() else v for n, v in reply.state.items()
+                }
+                yield replace(reply, state=longer) if reply.client == 2 else reply
+
+    method, (state, kept) = make_method("orthogonal", lr=0.05, rounds=1), trained()
+    honest = method.serve(session(method))
+    stretched = method.serve(Stretching(method, state, kept.models[1], kept))
+    torch.testing.assert_close(flat(parameters(stretched)), flat(parameters(honest)), rtol=1e-3, atol=1e-4)
 
 
 def test_ascent_clips_each_step_stops_at_its_bound_and_stays_finite() -> None:

@@ -99,6 +99,18 @@ def accuracy(rehearsal: Rehearsal, grid: KitGrid) -> float:
         return evaluate(model_with(place.settings, place.state(place.current())), samples)[1]
 
 
+def stretched(reply: Message) -> Message:
+    arrays = arrays_of_record(reply.content.array_records["arrays"])
+    reply.content["arrays"] = record_of({name: a * a.dtype.type(1e30) for name, a in arrays.items()})
+    return reply
+
+
+def broken(reply: Message) -> Message:
+    arrays = arrays_of_record(reply.content.array_records["arrays"])
+    reply.content["arrays"] = record_of({name: np.full_like(a, np.nan) for name, a in arrays.items()})
+    return reply
+
+
 TRUSTED = {"data": "trusted.npz"}
 SHORT: dict[str, Any] = {"method-settings": {"rounds": 3}}
 ROUNDS = ("mode", "orthogonal")
@@ -121,6 +133,35 @@ def test_random_weights_never_become_the_global_model_whatever_the_method(
     assert accuracy(rehearsal, grid) > 0.33 * before
     verdicts = [event.facts["verdict"] for event in events if event.kind == "quarantined"]
     assert "forgot" not in {event.kind for event in events} or verdicts == ["adopt"]
+
+
+def length_of_step(rehearsal: Rehearsal, grid: KitGrid) -> float | None:
+    """Have a request served by orthogonal; return how long the step was that was adopted, None: none was."""
+    request = rehearsal.ask(rehearsal.signed(ASKER))
+    rehearsal.run(grid, rounds=6)
+    events = outcome(rehearsal, request)[1]
+    held = [event for event in events if event.kind == "quarantined"]
+    if "forgot" not in {event.kind for event in events}:
+        return None
+    assert [event.facts["verdict"] for event in held] == ["adopt"]
+    [found] = [finding for finding in held[0].facts["findings"] if finding.startswith("length of the step")]
+    return float(found.removeprefix("length of the step ").partition(" ")[0])
+
+
+@pytest.mark.parametrize("lie", [stretched, broken])
+def test_a_huge_or_broken_update_does_not_decide_where_orthogonal_goes(
+    make: Make, lie: Callable[[Message], Message]
+) -> None:
+    tables = {"method": "orthogonal", "fallback": [], "recover-rounds": 1, **SHORT}
+
+    def with_liars(*liars: int) -> float | None:
+        rehearsal = make(forgetting=tables)
+        return length_of_step(rehearsal, lying(rehearsal, liars, lie))
+
+    honest, by_another, by_asker = with_liars(), with_liars(0), with_liars(ASKER)
+    assert honest is not None
+    assert by_another == pytest.approx(honest, rel=0.5), "another's is one direction less, or missing"
+    assert by_asker is None
 
 
 @pytest.mark.parametrize("method", ["negate", "retrain", "federaser", "mode", "orthogonal"])
