@@ -85,21 +85,21 @@ class DeviceBounds:
         Raises:
             OutOfBoundsError: naming the setting, its value and the bound.
         """
-        method = settings.method_options()
-        for key, values in (
-            ("lr", [settings.lr, config.get("lr", 0), method.get("lr", 0)]),
-            ("local-epochs", [settings.local_epochs, config.get("epochs", 0), method.get("epochs", 0)]),
-        ):
-            for value in values:
-                self._check_number(key, value)
-        if method.get("lr") == "auto":
-            self._check_auto()
         for key in LISTS:
             self._check_name(key, getattr(settings, key))
         if settings.mentee:
             self._check_name("model", settings.mentee)
         if PULL in config:
             self._check_name("objective", "fedprox")
+        method = _method_numbers(settings)
+        for key, values in (
+            ("lr", [settings.lr, config.get("lr", 0), method["lr"]]),
+            ("local-epochs", [settings.local_epochs, config.get("epochs", 0), method["epochs"]]),
+        ):
+            for value in values:
+                self._check_number(key, value)
+        if method["lr"] == "auto":
+            self._check_auto()
 
     def check_reply(self, settings: Settings, *, again: bool) -> None:
         """Refuse to send an unlearned model with less protection than the device's owner demands.
@@ -166,3 +166,12 @@ class DeviceBounds:
         if value not in (allowed or ()):
             takes = f"takes {', '.join(allowed)}" if allowed else "takes none that it does not name"
             raise OutOfBoundsError(f"the server sets {key} to '{value}', and this device {takes}: {key} of {WHERE}")
+
+
+def _method_numbers(settings: Settings) -> dict[str, object]:
+    """Return the learning rate and the epochs of the run's method, whether they are set or its defaults; 0: none."""
+    from fedquit.unlearning.methods.base import make_method  # imports PyTorch
+
+    made = make_method(settings.method, **settings.method_options())
+    made = made.as_in_run(epochs=settings.local_epochs, batch_size=settings.batch_size)
+    return {name: getattr(made, name, 0) for name in ("lr", "epochs")}

@@ -256,6 +256,8 @@ RUN = {**Settings().run_config(), "classes": "10", "input-shape": "1x8x8"}
         ),
         ({"lr": 0.5}, {}, {"method-settings": "lr=3.0"}, "sets lr to 3.0"),
         ({"lr": 5e-4}, {"lr": 1e-4}, {"method-settings": "lr=auto"}, "sets lr to 0.001"),
+        ({"lr": 0.05}, {"lr": 0.05}, {"method": "orthogonal"}, "sets lr to 0.1"),
+        ({"local-epochs": 5}, {}, {"method": "auxiliary-head"}, "sets local-epochs to 10"),
         ({"local-epochs": 2}, {"local-epochs": 3}, {}, "sets local-epochs to 3"),
         ({"local-epochs": 2}, {}, {"method-settings": "epochs=90"}, "sets local-epochs to 90"),
         (
