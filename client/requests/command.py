@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedquit.errors import FedquitError, InputError
+from fedquit.errors import FedquitError, InputError, unknown
 
 if TYPE_CHECKING:
     from fedquit.client.requests.channel import ForgetService
@@ -162,8 +162,10 @@ def receipt(kit: Path, request_id: str, out: Path | None, as_json: bool) -> None
 @JSON
 def requests(kit: Path, state: str, limit: int, as_json: bool) -> None:
     """List the requests of KIT, newest first; an operator sees those of all devices."""
-    from fedquit.client.requests.request_text import request_document, what, when
+    from fedquit.client.requests.request_text import STATES, request_document, what, when
 
+    if state and state not in STATES:
+        raise unknown("state", state, STATES)
     with _service(kit) as service:
         found: list[Any] = []
         before, more = "", True
@@ -195,6 +197,11 @@ def _subject(device: str | None) -> str:
 
     if not device or FINGERPRINT.fullmatch(device):
         return device or ""
+    if not Path(device).is_file():
+        raise InputError(
+            f"--device '{device}' is neither a file nor a fingerprint of 64 hex digits, which `fedquit member list "
+            "SERVER` and the operator's page show; a device's public key is node.pub in its kit"
+        )
     return fingerprint(read_public(Path(device)))
 
 

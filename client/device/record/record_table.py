@@ -9,13 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from fedquit.client.requests.piggyback import rides
+from fedquit.documents import counted
 
 
 def print_record(document: Mapping[str, Any], rounds: int | None = None) -> None:
     """Print what `fedquit record --json` says, with the last `rounds` rounds (None: all)."""
     shown = document["rounds"] if rounds is None else document["rounds"][-rounds:]
     some = f", the last {len(shown)}" if len(shown) < len(document["rounds"]) else ""
-    count = f"{len(document['rounds'])} rounds{some}"
+    count = f"{counted(len(document['rounds']), 'round')}{some}"
     click.echo(f"device '{document['device']}', number {document['number']} of '{document['federation']}': {count}")
     _print_table(
         ("when", "phase", "round", "samples", "digest", "model in", "model out"),
@@ -33,9 +34,10 @@ def print_record(document: Mapping[str, Any], rounds: int | None = None) -> None
             for each in document["requests"]
         ],
     )  # fmt: skip
-    click.echo(f"{len(document['retired'])} samples are retired: they do not train again on this device")
+    verb = "is retired: it does" if len(document["retired"]) == 1 else "are retired: they do"
+    click.echo(f"{counted(len(document['retired']), 'sample')} {verb} not train again on this device")
     for each in document["waiting"]:
-        what = f"{each['samples']} samples" if each["samples"] else "all of this device"
+        what = counted(each["samples"], "sample") if each["samples"] else "all of this device"
         why = f"was refused by the server ({each['refused']})" if each["refused"] else "waits for the server to take it"
         if not rides(each["signings"], each["refused"] or ""):
             why = why if each["refused"] else "was sent and not taken; `fedquit forget` says why"
@@ -53,4 +55,4 @@ def _print_table(columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
 
 
 def _when(at: float | None) -> str:
-    return "-" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+    return "-" if at is None else time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(at))
