@@ -14,6 +14,7 @@ import click
 from fedquit.client.kit import FILE, Kit
 from fedquit.documents import counted
 from fedquit.errors import InputError
+from fedquit.finite_range import FiniteRange
 from fedquit.processes.chosen_device import device_options
 
 KIT = click.argument("kit", type=click.Path(path_type=Path))
@@ -24,7 +25,7 @@ KIT = click.argument("kit", type=click.Path(path_type=Path))
 @click.option("--check", "only_check", is_flag=True, help="check the device and start nothing")
 @click.option(
     "--silent",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=120.0,
     show_default=True,
     metavar="SECONDS",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedquit.errors import FedquitError, InputError, unknown
+from fedquit.finite_range import FiniteRange
 
 if TYPE_CHECKING:
     from fedquit.client.requests.channel import ForgetService
@@ -16,7 +17,7 @@ KIT = click.argument("kit", type=click.Path(path_type=Path))
 REQUEST = click.argument("request_id", metavar="ID")
 JSON = click.option("--json", "as_json", is_flag=True, help="print JSON, and nothing else")
 TIMEOUT = click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="give up after SECONDS"
+    "--timeout", type=FiniteRange(min=0, min_open=True), metavar="SECONDS", help="give up after SECONDS"
 )
 
 

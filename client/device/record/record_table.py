@@ -11,6 +11,9 @@ from rich.table import Table
 from fedquit.client.requests.piggyback import rides
 from fedquit.documents import counted
 
+WIDTH = 80
+"""Columns of a table at least: on a narrower terminal its lines are broken, and no digest is cut off."""
+
 
 def print_record(document: Mapping[str, Any], rounds: int | None = None) -> None:
     """Print what `fedquit record --json` says, with the last `rounds` rounds (None: all)."""
@@ -19,7 +22,7 @@ def print_record(document: Mapping[str, Any], rounds: int | None = None) -> None
     count = f"{counted(len(document['rounds']), 'round')}{some}"
     click.echo(f"device '{document['device']}', number {document['number']} of '{document['federation']}': {count}")
     _print_table(
-        ("when", "phase", "round", "samples", "digest", "model in", "model out"),
+        ("when (UTC)", "phase", "round", "samples", "digest", "model in", "model out"),
         [
             (_when(each["at"]), each["phase"], each["number"], each["num_examples"],
              *(each[key][:10] for key in ("samples_digest", "model_in", "model_out")))
@@ -27,7 +30,7 @@ def print_record(document: Mapping[str, Any], rounds: int | None = None) -> None
         ],
     )  # fmt: skip
     _print_table(
-        ("request", "about", "which", "marked", "retired"),
+        ("request", "about", "which", "marked (UTC)", "retired (UTC)"),
         [
             (each["request"][:10], each["granularity"], len(each["samples"]) or ", ".join(each["labels"]) or "all",
              _when(each["marked_at"]), _when(each["retired_at"]))
@@ -41,7 +44,7 @@ def print_record(document: Mapping[str, Any], rounds: int | None = None) -> None
         why = f"was refused by the server ({each['refused']})" if each["refused"] else "waits for the server to take it"
         if not rides(each["signings"], each["refused"] or ""):
             why = why if each["refused"] else "was sent and not taken; `fedquit forget` says why"
-        click.echo(f"asked on {_when(each['put_at'])}, {why}: forget {what}")
+        click.echo(f"asked on {_when(each['put_at'])} UTC, {why}: forget {what}")
 
 
 def _print_table(columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
@@ -51,8 +54,8 @@ def _print_table(columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
     for row in rows:
         table.add_row(*map(str, row))
     if rows:
-        Console(highlight=False).print(table)
+        Console(highlight=False, width=max(WIDTH, Console().width)).print(table)
 
 
 def _when(at: float | None) -> str:
-    return "-" if at is None else time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(at))
+    return "-" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at))

@@ -269,6 +269,23 @@ def test_what_a_supernode_says_reaches_the_listener_of_join(kit: Kit, monkeypatc
     assert [event["reason"] for event in events if event["event"] == "refused"] == ["no data here"]
 
 
+@pytest.mark.parametrize("columns", ["60", "80"])
+def test_the_record_is_in_utc_and_nothing_is_cut_off(kit: Kit, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    from tests.client.device.test_record import round_of
+
+    monkeypatch.setenv("COLUMNS", columns)
+    with opened(kit.path(kit.record)) as record:
+        record.trained(round_of(1, "ab" * 32, "cd" * 32), [b"x" * 32])
+        record.retire(Mark("5e" * 32, "sample", digests=(b"x" * 32,)), [])
+        at = time.strftime("%Y-%m-%d %H:%M", time.gmtime(record.now()))
+    shown = CliRunner().invoke(show, [str(kit.folder)], env={"TZ": "Asia/Kolkata"}).stdout
+    assert "…" not in shown
+    assert "abababab" in shown
+    assert "cdcdcdcdcd" in shown
+    assert "when (UTC)" in shown
+    assert at in shown
+
+
 def test_the_same_ask_waits_once_and_can_be_withdrawn_until_it_is_sent(kit: Kit) -> None:
     def said(*options: str) -> str:
         return CliRunner().invoke(leave, [str(kit.folder), *options], catch_exceptions=False).stdout

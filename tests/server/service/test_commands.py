@@ -324,7 +324,7 @@ def test_a_device_state_or_request_that_is_not_there_is_named_with_the_way_out(w
     assert "fedquit member list" in err
     code, _, err = run("requests", kit, "--status", "don")
     assert code == 4
-    assert "unknown state 'don'; did you mean 'done'?" in err
+    assert "unknown state 'don' (did you mean 'done'?)" in err
     code, _, err = run("status", kit, "5ba1c2d3")
     assert code == 4
     assert "no request of this kit begins with 5ba1c2d3" in err
