@@ -9,3 +9,12 @@ Event = Mapping[str, Any]
 """Something that happened in a run, such as a round that ended; `event` names its kind."""
 Listener = Callable[[Event], None]
 """Called with each event as it happens."""
+
+
+def counted(number: int, thing: str) -> str:
+    """Return a number of things for people.
+
+    >>> counted(1, "sample"), counted(0, "sample"), counted(1200, "round")
+    ('1 sample', '0 samples', '1,200 rounds')
+    """
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")

@@ -208,6 +208,10 @@ class Federation(Table):
         Raises:
             InputError: it is not there, is not TOML, or says something that cannot be; the line names the key.
         """
+        if not (folder / FILE).is_file():
+            inside = folder / "server"
+            way_out = f"did you mean {inside}?" if (inside / FILE).is_file() else "`fedquit provision` makes one"
+            raise InputError(f"{folder} is not a server's folder: it has no {FILE}; {way_out}")
         return cls.parse(folder / FILE)
 
     @classmethod

@@ -11,7 +11,10 @@ from typing import Any
 
 import click
 
+from fedquit.client.kit import FILE, Kit
+from fedquit.documents import counted
 from fedquit.errors import InputError
+from fedquit.finite_range import FiniteRange
 from fedquit.processes.chosen_device import device_options
 
 KIT = click.argument("kit", type=click.Path(path_type=Path))
@@ -22,7 +25,7 @@ KIT = click.argument("kit", type=click.Path(path_type=Path))
 @click.option("--check", "only_check", is_flag=True, help="check the device and start nothing")
 @click.option(
     "--silent",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=120.0,
     show_default=True,
     metavar="SECONDS",
@@ -37,6 +40,9 @@ def join(kit: Path, only_check: bool, silent: float, as_json: bool) -> None:
     or SIGTERM.
     """
     from fedquit.client.device.join import check, line_of, make_device
+
+    if (kit / FILE).is_file() and (member := Kit.read(kit)).role == "operator":
+        raise InputError(f"{kit} is the kit of operator '{member.name}', which has no data: join with a device's kit")
 
     def tell(event: Mapping[str, Any]) -> None:
         entry = {"at": round(time.time(), 3), **event}
@@ -62,8 +68,9 @@ def join(kit: Path, only_check: bool, silent: float, as_json: bool) -> None:
     "--samples", "file", type=click.Path(path_type=Path), metavar="FILE", help="file listing sample names, one per line"
 )
 @click.option("--note", default="", help="a word to the operator, at most 500 characters")
+@click.option("--withdraw", is_flag=True, help="drop the asks that were not sent yet")
 @click.option("--json", "as_json", is_flag=True, help="print JSON, and nothing else")
-def leave(kit: Path, samples: tuple[str, ...], file: Path | None, note: str, as_json: bool) -> None:
+def leave(kit: Path, samples: tuple[str, ...], file: Path | None, note: str, withdraw: bool, as_json: bool) -> None:
     """Have the device of KIT ask, in its next reply to the server, that all it contributed be forgotten.
 
     For a device that cannot reach the forget service; where it can, `fedquit forget` asks at once.
@@ -71,12 +78,17 @@ def leave(kit: Path, samples: tuple[str, ...], file: Path | None, note: str, as_
     \b
     fedquit leave kit                              the device leaves: all of it
     fedquit leave kit --sample ill/scan-17.png     one sample; it keeps training on the others
+    fedquit leave kit --withdraw                   take back what was not sent yet
     """  # noqa: D301 - click's sign that lines stay as they are
     from fedquit.client.device.local_data.sample_names import digests_of, names_in, note_contents
     from fedquit.client.device.record import opened
-    from fedquit.client.kit import Kit
     from fedquit.client.requests.signed_request import LONGEST_NOTE
 
+    if withdraw:
+        if samples or file or note:
+            raise InputError("--withdraw drops every ask that was not sent: give neither samples nor a note")
+        _withdraw(Kit.read(kit), as_json)
+        return
     if len(note) > LONGEST_NOTE:
         raise InputError(f"the note has {len(note)} characters; at most {LONGEST_NOTE} are allowed")
     opened_kit = Kit.read(kit)
@@ -90,5 +102,19 @@ def leave(kit: Path, samples: tuple[str, ...], file: Path | None, note: str, as_
             json.dumps({"number": number, "granularity": "sample" if names else "client", "samples": len(digests)})
         )
     else:
-        what = f"{len(digests)} samples" if names else "all that this device contributed"
+        what = counted(len(digests), "sample") if names else "all that this device contributed"
         click.echo(f"waits for the next reply: that {what} be forgotten. fedquit record {kit} shows what became of it")
+
+
+def _withdraw(kit: Kit, as_json: bool) -> None:
+    """Drop the asks of a kit that were not sent, and say what became of all."""
+    from fedquit.client.device.record import opened
+
+    with opened(kit.path(kit.record)) as record:
+        dropped, remaining = record.withdraw()
+    if as_json:
+        click.echo(json.dumps({"withdrawn": dropped, "sent": remaining}))
+        return
+    click.echo(f"{counted(dropped, 'ask')} withdrawn")
+    if remaining:
+        click.echo(f"{counted(remaining, 'ask')} sent before: the server may have it; fedquit requests {kit.folder}")

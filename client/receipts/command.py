@@ -38,5 +38,4 @@ def verify(
     if as_json:
         click.echo(json.dumps({"model": read.model, **read.predicate}, indent=1))
         return
-    for line in lines(read, model_checked=model is not None, samples_checked=samples is not None):
-        click.echo(line)
+    click.echo("\n".join(lines(read, model_checked=model is not None, samples_checked=samples is not None)))

@@ -5,10 +5,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fedquit.client.receipts.statement import Receipt
+from fedquit.documents import counted
 from fedquit.errors import BadReceiptError
 
 STAGES = ("before", "unlearned", "after")
-WHAT = {"client": "all its data", "sample": "{samples_count} samples", "class": "class {classes}"}
+WHAT = {"client": "all its data", "sample": "{samples}", "class": "class {classes}"}
 
 
 def lines(receipt: Receipt, *, model_checked: bool = False, samples_checked: bool = False) -> list[str]:
@@ -31,7 +32,9 @@ def lines(receipt: Receipt, *, model_checked: bool = False, samples_checked: boo
 
 def _lines(receipt: Receipt, *, model_checked: bool, samples_checked: bool) -> list[str]:
     predicate, request = receipt.predicate, receipt.request
-    what = WHAT[request["granularity"]].format(**{**request, "classes": ", ".join(map(str, request["classes"]))})
+    what = WHAT[request["granularity"]].format(
+        samples=counted(int(request["samples_count"]), "sample"), classes=", ".join(map(str, request["classes"]))
+    )
     late = "after" if request["done_at"] > request["deadline"] else "before"
     method, costs = predicate["method"], predicate["costs"]
     exact = "; exact: neither model ever met the data" if method.get("exact") else ""
@@ -45,10 +48,10 @@ def _lines(receipt: Receipt, *, model_checked: bool, samples_checked: bool) -> l
         f"method     {method['name']}" + (f" ({method['fallback']})" if method["fallback"] else "") + exact,
         f"model      before {predicate['models']['before']}",
         f"           after  {receipt.model}" + (" (the given file)" if model_checked else ""),
-        f"contained  in the models of {len(predicate['descendants'])} steps; "
+        f"contained  in the models of {counted(len(predicate['descendants']), 'step')}; "
         f"{len(predicate['purged']['models'])} removed, {len(predicate['purged']['kept'])} kept",
         *_messages(predicate["purged"].get("messages", {})),
-        f"cost       {costs['rounds']} rounds of recovery, {costs['bytes_down'] + costs['bytes_up']} bytes",
+        f"cost       {counted(costs['rounds'], 'round')} of recovery, {costs['bytes_down'] + costs['bytes_up']} bytes",
         *(
             f"measured   {stage}: {_measures(predicate['measures'][stage])}"
             for stage in sorted(predicate["measures"], key=_order)

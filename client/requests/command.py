@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedquit.errors import FedquitError, InputError
+from fedquit.errors import FedquitError, InputError, unknown
+from fedquit.finite_range import FiniteRange
 
 if TYPE_CHECKING:
     from fedquit.client.requests.channel import ForgetService
@@ -16,7 +17,7 @@ KIT = click.argument("kit", type=click.Path(path_type=Path))
 REQUEST = click.argument("request_id", metavar="ID")
 JSON = click.option("--json", "as_json", is_flag=True, help="print JSON, and nothing else")
 TIMEOUT = click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="give up after SECONDS"
+    "--timeout", type=FiniteRange(min=0, min_open=True), metavar="SECONDS", help="give up after SECONDS"
 )
 
 
@@ -162,8 +163,10 @@ def receipt(kit: Path, request_id: str, out: Path | None, as_json: bool) -> None
 @JSON
 def requests(kit: Path, state: str, limit: int, as_json: bool) -> None:
     """List the requests of KIT, newest first; an operator sees those of all devices."""
-    from fedquit.client.requests.request_text import request_document, what, when
+    from fedquit.client.requests.request_text import STATES, request_document, what, when
 
+    if state and state not in STATES:
+        raise unknown("state", state, STATES)
     with _service(kit) as service:
         found: list[Any] = []
         before, more = "", True
@@ -195,6 +198,11 @@ def _subject(device: str | None) -> str:
 
     if not device or FINGERPRINT.fullmatch(device):
         return device or ""
+    if not Path(device).is_file():
+        raise InputError(
+            f"--device '{device}' is neither a file nor a fingerprint of 64 hex digits, which `fedquit member list "
+            "SERVER` and the operator's page show; a device's public key is node.pub in its kit"
+        )
     return fingerprint(read_public(Path(device)))
 
 

@@ -8,14 +8,12 @@ in the record, for its owner to see.
 """
 
 from fedquit.client.device.record import Ask, Record
+from fedquit.client.device.record.record_rows import PASSING, SIGNINGS
 from fedquit.client.kit import Kit
 from fedquit.client.requests.keys import read_private
 from fedquit.client.requests.signed_request import make_ask
 
 FRESH = 500.0  # seconds; the service takes asks of the last 600
-SIGNINGS = 6
-PASSING = ("", "quota", "stale")
-"""Refusals that may be none a little later; "": the server has not refused it."""
 
 
 def riding_ask(kit: Kit, record: Record) -> dict[str, dict[str, str | bytes]]:

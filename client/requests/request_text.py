@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from fedquit.client.requests.proto.forget_pb2 import Change, Request
+from fedquit.documents import counted
 
 STATES = {
     "asked": "the service has it; it is begun at the next round",
@@ -58,7 +59,7 @@ def what(request: Request) -> str:
     if request.granularity == "class":
         return f"class {', '.join(map(str, request.classes))}, wherever it lies"
     if request.granularity == "sample":
-        return f"{request.samples_count} samples of {request.subject_name}"
+        return f"{counted(request.samples_count, 'sample')} of {request.subject_name}"
     return f"all that {request.subject_name} contributed"
 
 

@@ -138,6 +138,6 @@ def resolve(service: ForgetService, text: str) -> str:
             break
         before = page.requests[-1].id
     if len(found) != 1:
-        how = "no request" if not found else f"{len(found)} requests"
-        raise InputError(f"{how} of this kit begin with {text}; 'fedquit requests {service.kit.folder}' lists them")
+        how = "no request of this kit begins" if not found else f"{len(found)} requests of this kit begin"
+        raise InputError(f"{how} with {text}; 'fedquit requests {service.kit.folder}' lists them")
     return found[0]

@@ -66,6 +66,8 @@ def provision(
     fedquit provision federation.toml               make it; again after adding members
     """  # noqa: D301 - click's sign that lines stay as they are
     if example:
+        if config.exists():
+            raise InputError(f"{config} is there already; give another name for the example, or remove it")
         with explained(config), config.open("x", encoding="utf-8") as file:
             file.write(EXAMPLE)
         click.echo(f"wrote {config}; edit it, then: fedquit provision {config}", err=True)

@@ -6,12 +6,13 @@ from pathlib import Path
 import click
 
 from fedquit.errors import InputError
+from fedquit.finite_range import FiniteRange
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--link", type=click.FloatRange(min=0, min_open=True), metavar="MBIT/S", help="price bytes on this link")
-@click.option("--energy", type=click.FloatRange(min=0), metavar="J/BYTE", help="joules for a byte [0.000216]")
+@click.option("--link", type=FiniteRange(min=0, min_open=True), metavar="MBIT/S", help="price bytes on this link")
+@click.option("--energy", type=FiniteRange(min=0), metavar="J/BYTE", help="joules for a byte [0.000216]")
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), metavar="FILE", help="write every row as CSV")
 @click.option("--parquet", type=click.Path(path_type=Path), metavar="FILE", help="write every row as Parquet")
 @click.option(

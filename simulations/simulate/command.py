@@ -190,11 +190,12 @@ def report(folder: Path, as_json: bool) -> None:
 @click.option("--markdown", "as_markdown", is_flag=True, help="print as one Markdown table")
 @click.option("--json", "as_json", is_flag=True, help="print as JSON, and nothing else")
 def summary(folders: tuple[Path, ...], as_markdown: bool, as_json: bool) -> None:
-    """Show several finished runs beside each other, with mean and standard deviation over them."""
+    """Show several finished runs beside each other, with mean and standard deviation; each run counts once."""
     from fedquit.simulations.api.run_functions import read_report
     from fedquit.simulations.simulate.summary import markdown, print_summary, summarise
 
-    found = summarise([read_report(folder).document for folder in folders])
+    once = {folder.resolve(): folder for folder in folders}  # a run that is given twice counts once
+    found = summarise([read_report(folder).document for folder in once.values()])
     _print(found, as_json, (lambda found: click.echo(markdown(found))) if as_markdown else print_summary)
 
 

@@ -109,3 +109,12 @@ def test_what_forgetting_has_in_common_with_a_simulation_has_one_default() -> No
     assert {name.replace("_", "-") for name in common} == set(keys_of(Scope.FORGETTING))
     for name in common:
         assert getattr(Forgetting(), name) == getattr(Settings(), name)
+
+
+def test_a_folder_that_is_no_servers_is_named_with_the_one_inside(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is not a server's folder: it has no server\.toml; `fedquit provision`"):
+        Federation.read(tmp_path)
+    (tmp_path / "server").mkdir()
+    (tmp_path / "server" / "server.toml").write_text('name = "clinics"\n', encoding="utf-8")
+    with pytest.raises(InputError, match=f"did you mean {re.escape(str(tmp_path / 'server'))}\\?"):
+        Federation.read(tmp_path)

@@ -13,7 +13,7 @@ from sqlite3 import Cursor
 
 from fedquit.client.device.local_data.samples_commitment import SALT, set_digest
 from fedquit.client.device.record.record_database import Database
-from fedquit.client.device.record.record_rows import Ask, Content, Mark, Round
+from fedquit.client.device.record.record_rows import PASSING, SIGNINGS, Ask, Content, Mark, Round
 
 DIGEST = 32
 ROUND = "federation, run, phase, number, model_in, model_out, num_examples, samples_digest, at"
@@ -155,13 +155,30 @@ class Record:
         return keep
 
     def put(self, granularity: str, digests: Iterable[bytes] = (), note: str = "") -> int:
-        """Have an ask wait for the next reply, and return its number."""
+        """Have an ask wait for the next reply, and return its number; the same ask waits once."""
         with self.database.writing() as cursor:
+            same = cursor.execute(
+                "SELECT number FROM asks WHERE granularity = ? AND digests = ? AND refused = '' AND signings < ?",
+                (granularity, joined(digests), SIGNINGS),
+            ).fetchone()
+            if same is not None:
+                return int(same[0])
             cursor.execute(
                 "INSERT INTO asks (granularity, digests, note, put_at) VALUES (?, ?, ?, ?)",
                 (granularity, joined(digests), note, self.now()),
             )
             return int(cursor.lastrowid or 0)
+
+    def withdraw(self) -> tuple[int, int]:
+        """Drop the asks that were never sent or were refused for good.
+
+        Returns:
+            How many were dropped, and how many remain, as the server may have them.
+        """
+        passing = ", ".join("?" * len(PASSING))
+        with self.database.writing() as cursor:
+            cursor.execute(f"DELETE FROM asks WHERE request = '' OR refused NOT IN ({passing})", PASSING)  # noqa: S608
+            return cursor.rowcount, int(cursor.execute("SELECT count(*) FROM asks").fetchone()[0])
 
     def asks(self) -> list[Ask]:
         """Return the asks that wait, those that were put first before the others."""

@@ -69,6 +69,12 @@ class Mark:
     retired_at: float | None = None
 
 
+PASSING = ("", "quota", "stale")
+"""Refusals that may be none a little later; "": the server has not refused it."""
+SIGNINGS = 6
+"""How often an ask is signed before the device gives up."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """An ask that waits to ride in a reply.

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from fedquit.finite_range import FiniteRange
 from fedquit.settings import Part, keys_of
 from fedquit.simulations.simulate.command import settings_options
 
@@ -16,8 +17,8 @@ TOLD = tuple(key for key in keys_of(Part.REQUEST, Part.METHOD, Part.STOP_RULE) i
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--method", default="all", show_default=True, help="a name that `fedquit methods` lists, or all")
 @settings_options(TOLD, default="as RUN")
-@click.option("--link", type=click.FloatRange(min=0, min_open=True), metavar="MBIT/S", help="price bytes on this link")
-@click.option("--energy", type=click.FloatRange(min=0), metavar="J/BYTE", help="joules for a byte [0.000216]")
+@click.option("--link", type=FiniteRange(min=0, min_open=True), metavar="MBIT/S", help="price bytes on this link")
+@click.option("--energy", type=FiniteRange(min=0), metavar="J/BYTE", help="joules for a byte [0.000216]")
 @click.option("--json", "as_json", is_flag=True, help="print the plan as JSON, and nothing else")
 def plan(run: Path, method: str, link: float | None, energy: float | None, as_json: bool, **given: Any) -> None:
     """Estimate what a request on the model trained in RUN would cost by each method, compared with retraining.

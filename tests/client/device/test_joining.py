@@ -227,11 +227,11 @@ def test_the_record_is_shown_to_people_and_to_programs(kit: Kit) -> None:
     assert document["retired"] == [{"sample": digest.hex(), "request": "5e" * 32}]
     assert [each["samples"] for each in document["waiting"]] == [0]
     shown = CliRunner().invoke(show, [str(kit.folder), "--sample", "1"]).stdout
-    assert "1 rounds" in shown
+    assert "1 round\n" in shown
     assert "5e5e5e5e5e" in shown
     assert "abababab" in shown
     assert "cdcdcdcd" not in shown
-    assert "1 samples are retired: they do not train again on this device" in shown
+    assert "1 sample is retired: it does not train again on this device" in shown
     assert "waits for the server to take it: forget all of this device" in shown
 
 
@@ -267,3 +267,56 @@ def test_what_a_supernode_says_reaches_the_listener_of_join(kit: Kit, monkeypatc
             time.sleep(0.1)
         device.supervisor.stop()
     assert [event["reason"] for event in events if event["event"] == "refused"] == ["no data here"]
+
+
+@pytest.mark.parametrize("columns", ["60", "80"])
+def test_the_record_is_in_utc_and_nothing_is_cut_off(kit: Kit, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    from tests.client.device.test_record import round_of
+
+    monkeypatch.setenv("COLUMNS", columns)
+    with opened(kit.path(kit.record)) as record:
+        record.trained(round_of(1, "ab" * 32, "cd" * 32), [b"x" * 32])
+        record.retire(Mark("5e" * 32, "sample", digests=(b"x" * 32,)), [])
+        at = time.strftime("%Y-%m-%d %H:%M", time.gmtime(record.now()))
+    shown = CliRunner().invoke(show, [str(kit.folder)], env={"TZ": "Asia/Kolkata"}).stdout
+    assert "…" not in shown
+    assert "abababab" in shown
+    assert "cdcdcdcdcd" in shown
+    assert "when (UTC)" in shown
+    assert at in shown
+
+
+def test_the_same_ask_waits_once_and_can_be_withdrawn_until_it_is_sent(kit: Kit) -> None:
+    def said(*options: str) -> str:
+        return CliRunner().invoke(leave, [str(kit.folder), *options], catch_exceptions=False).stdout
+
+    assert "that 1 sample be forgotten" in said("--sample", "1")
+    assert json.loads(said("--sample", "1", "--json"))["number"] == 1
+    said()
+    with opened(kit.path(kit.record)) as record:
+        record.signed(1, "5e" * 32, b"ask", b"signature")
+    assert json.loads(said("--withdraw", "--json")) == {"withdrawn": 1, "sent": 1}
+    assert said("--withdraw").splitlines()[0] == "0 asks withdrawn"
+    assert "1 ask sent before: the server may have it" in said("--withdraw")
+    with opened(kit.path(kit.record)) as record:
+        assert [ask.granularity for ask in record.asks()] == ["sample"]
+        record.refused({"5e" * 32: "nothing-contributed"})
+        assert record.put("sample", record.asks()[0].digests) == 3, "an ask that was refused can be made again"
+    assert said("--withdraw") == "2 asks withdrawn\n"
+
+
+def test_an_operators_kit_is_checked_for_what_it_has_and_never_joins(kit: Kit, address: str) -> None:
+    text = (at(kit, address).folder / "device.toml").read_text(encoding="utf-8")
+    (kit.folder / "device.toml").write_text(text + 'role = "operator"\n', encoding="utf-8")
+    assert {name: finding.state for name, finding in found(kit).items()} == dict.fromkeys(
+        ("kit", "files", "key", "server", "clock"), "ok"
+    )
+    refused = CliRunner().invoke(join, [str(kit.folder)]).exception
+    assert isinstance(refused, InputError)
+    assert "is the kit of operator 'north', which has no data" in str(refused)
+
+
+def test_checks_change_nothing_in_a_kit(kit: Kit) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in kit.folder.iterdir()}
+    assert found(kit)["record"].text.startswith("none yet")
+    assert {path.name: path.stat().st_mtime_ns for path in kit.folder.iterdir()} == before

@@ -4,9 +4,9 @@ import pytest
 
 from fedquit.client.device.local_data.samples_commitment import set_digest
 from fedquit.client.device.record import opened
+from fedquit.client.device.record.record_rows import SIGNINGS
 from fedquit.client.kit import Kit
 from fedquit.client.requests.keys import public_der, read_private
-from fedquit.client.requests.piggyback import SIGNINGS
 from fedquit.client.requests.signed_request import is_from, read_ask
 from tests.client.device.kit_messages import committed, forget, ridden, rows, said, send
 

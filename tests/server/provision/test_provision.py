@@ -323,6 +323,9 @@ def test_another_federations_folder_is_left_alone(tmp_path: Path) -> None:
 def test_the_example_can_be_provisioned_as_it_is(tmp_path: Path) -> None:
     config = tmp_path / "federation.toml"
     assert CliRunner().invoke(provision, [str(config), "--example"]).exit_code == 0
+    again = CliRunner().invoke(provision, [str(config), "--example"]).exception
+    assert isinstance(again, InputError)
+    assert "is there already; give another name" in str(again)
     assert config.read_text() == EXAMPLE
     done = CliRunner().invoke(provision, [str(config), "--json"])
     assert done.exit_code == 0, done.output

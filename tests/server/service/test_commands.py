@@ -313,3 +313,18 @@ def test_forget_on_a_full_disk_says_to_do_the_same_again(world: Any, run: Run, m
     assert "No space left on device; make room, then do the same again: what was finished is kept" in err
     assert world.ledger.requests() == []  # nothing is sent that is not kept
     assert run("forget", world.kit_folder("north"))[0] == 0
+
+
+def test_a_device_state_or_request_that_is_not_there_is_named_with_the_way_out(world: Any, run: Run) -> None:
+    world.start()
+    kit, operator = world.kit_folder("north"), world.kit_folder("operator")
+    code, _, err = run("forget", operator, "--device", "north")
+    assert code == 4
+    assert "--device 'north' is neither a file nor a fingerprint" in err
+    assert "fedquit member list" in err
+    code, _, err = run("requests", kit, "--status", "don")
+    assert code == 4
+    assert "unknown state 'don' (did you mean 'done'?)" in err
+    code, _, err = run("status", kit, "5ba1c2d3")
+    assert code == 4
+    assert "no request of this kit begins with 5ba1c2d3" in err
