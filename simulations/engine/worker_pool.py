@@ -218,6 +218,7 @@ class WorkerPool:
         Raises:
             FedquitError: the system lets this user have no more processes or files.
         """
+        number = len(self._begun) + 1
         try:
             worker = _Worker.made(self._context, self.claims, min(WIDEST, ALL_PIPES // (2 * self.workers)))
             self._begun.append(worker)  # so that it ends with the pool, wherever this is interrupted
@@ -225,8 +226,11 @@ class WorkerPool:
             return worker
         except OSError as error:
             self._is_broken = True
-            what = f"cannot start worker process {len(self._begun)} of {self.workers}: {error.strerror or error}"
+            what = f"cannot start worker process {number} of {self.workers}: {error.strerror or error}"
             raise FedquitError(f"{what}; continue with --resume and fewer --workers") from error
+        except BaseException:  # it may not have started
+            self._is_broken = True
+            raise
 
     @contextlib.contextmanager
     def _alive(self) -> Iterator[None]:
