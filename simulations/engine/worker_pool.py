@@ -228,6 +228,9 @@ class WorkerPool:
             self._is_broken = True
             what = f"cannot start worker process {number} of {self.workers}: {error.strerror or error}"
             raise FedquitError(f"{what}; continue with --resume and fewer --workers") from error
+        except EOFError as error:  # what workers are forked from has ended
+            self._is_broken = True
+            raise died() from error
         except BaseException:  # it may not have started
             self._is_broken = True
             raise

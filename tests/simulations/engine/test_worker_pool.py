@@ -352,6 +352,19 @@ def test_a_worker_whose_start_was_interrupted_ends_with_the_pool(
     until(lambda: not Path(f"/proc/{found[0]}").exists(), "end of the worker", still=30)
 
 
+@pytest.mark.parametrize("error", [EOFError, ConnectionRefusedError])
+def test_a_clean_process_that_died_is_one_error(
+    error: type[Exception], doomed: WorkerPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: object) -> None:
+        raise error  # as `multiprocessing` does, whose EOFError a command would take for Ctrl-C
+
+    monkeypatch.setattr(Worker, "start", gone)
+    for _ in range(2):
+        with pytest.raises(FedquitError, match="--resume and fewer --workers"):
+            doomed.submit(double, 1)
+
+
 LIMITED = """
 import resource
 from fedquit.errors import FedquitError
