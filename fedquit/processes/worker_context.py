@@ -6,9 +6,11 @@ modules.
 """
 
 import multiprocessing
+import signal
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -27,7 +29,7 @@ class Worker(_Process):  # type: ignore[misc] # its class depends on the system
         Workers start one after the other. A thread that meanwhile pickles what the script itself defines does not find
         it: only what is in modules can be pickled then.
         """
-        with _STARTING:
+        with _STARTING, uninterrupted():
             main = sys.modules["__main__"]
             sys.modules["__main__"] = ModuleType("__main__")
             try:
@@ -40,6 +42,34 @@ class WorkerContext(_Context):  # type: ignore[misc] # its class depends on the 
     """A context of `multiprocessing` whose processes are `Worker`s."""
 
     Process = Worker
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Have Ctrl-C reach this process alone, and none that is started meanwhile: those end with their parent.
+
+    A process that is still importing would print where it was. Windows cannot hold a signal back.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # when it begins, it lets signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def begin_clean_process() -> None:
+    """Begin the process that workers are forked from, where there is one: it imports while this one does other work."""
+    if METHOD == "forkserver":
+        from multiprocessing import forkserver  # Windows has none
+
+        with uninterrupted():
+            forkserver.ensure_running()
 
 
 def worker_context(preload: Iterable[str]) -> Any:

@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar
 from fedquit.errors import FedquitError
 from fedquit.files import temporary_folder
 from fedquit.processes.chosen_device import choice
-from fedquit.processes.worker_context import METHOD, worker_context
+from fedquit.processes.worker_context import begin_clean_process, worker_context
 from fedquit.simulations.engine.claims import Claims, died
 from fedquit.simulations.engine.worker_process import Outcome, work
 
@@ -218,14 +218,22 @@ class WorkerPool:
         Raises:
             FedquitError: the system lets this user have no more processes or files.
         """
+        number = len(self._begun) + 1
         try:
-            width = min(WIDEST, ALL_PIPES // (2 * self.workers))
-            self._begun.append(_Worker.started(self._context, self.claims, width))
-            return self._begun[-1]
+            worker = _Worker.made(self._context, self.claims, min(WIDEST, ALL_PIPES // (2 * self.workers)))
+            self._begun.append(worker)  # so that it ends with the pool, wherever this is interrupted
+            worker.start()
+            return worker
         except OSError as error:
             self._is_broken = True
-            what = f"cannot start worker process {len(self._begun) + 1} of {self.workers}: {error.strerror or error}"
+            what = f"cannot start worker process {number} of {self.workers}: {error.strerror or error}"
             raise FedquitError(f"{what}; continue with --resume and fewer --workers") from error
+        except EOFError as error:  # what workers are forked from has ended
+            self._is_broken = True
+            raise died() from error
+        except BaseException:  # it may not have started
+            self._is_broken = True
+            raise
 
     @contextlib.contextmanager
     def _alive(self) -> Iterator[None]:
@@ -257,6 +265,7 @@ class _Worker:
         process: the process.
         tasks: our end of the pipe that it reads.
         outcomes: our end of the pipe that it writes.
+        its_ends: of the pipes, until it has them.
         holds: bytes that can be written to it before it reads.
         call: what it is at, or will be when it is there.
         is_there: whether it has said so.
@@ -265,20 +274,24 @@ class _Worker:
     process: Any
     tasks: Connection
     outcomes: Connection
+    its_ends: tuple[Connection, Connection]
     holds: int
     call: Call[Any] | None = None
     is_there: bool = False
 
     @classmethod
-    def started(cls, context: Any, claims: Claims, width: int) -> "_Worker":
-        """Start one, with pipes of `width` bytes."""
+    def made(cls, context: Any, claims: Claims, width: int) -> "_Worker":
+        """Make one, with pipes of `width` bytes."""
         (to_read, tasks), (outcomes, to_write) = context.Pipe(duplex=False), context.Pipe(duplex=False)
-        _check_room(tasks)
         holds = min([_widened(end, width) for end in (tasks, to_write)])
-        with to_read, to_write:  # it alone has these: when it ends, so does the pipe
-            process = context.Process(target=work, args=(to_read, to_write, claims, *choice()))
-            process.start()
-        return cls(process, tasks, outcomes, holds)
+        process = context.Process(target=work, args=(to_read, to_write, claims, *choice()))
+        return cls(process, tasks, outcomes, (to_read, to_write), holds)
+
+    def start(self) -> None:
+        """Start it; it alone then has its ends: when it ends, so do the pipes."""
+        with self.its_ends[0], self.its_ends[1]:
+            _check_room(self.tasks)
+            self.process.start()
 
     def takes(self, task: bytes) -> bool:
         """Say whether a task can be written without waiting for it to start, which it might never do."""
@@ -303,7 +316,8 @@ class _Worker:
 
     def end(self) -> None:
         """End it, even if it is stopped or will not hear of it: this process waits for it before it ends."""
-        self.process.kill()
+        if self.process.pid is not None:
+            self.process.kill()
         self.tasks.close()
         self.outcomes.close()
 
@@ -328,10 +342,7 @@ def _context(client_app: str) -> Any:
     """
     summing = ["fedquit.simulations.engine.summing"] if client_app == OURS else []
     context = worker_context([client_app.partition(":")[0], *summing])
-    if METHOD == "forkserver":
-        from multiprocessing import forkserver  # Windows has none
-
-        forkserver.ensure_running()
+    begin_clean_process()
     return context
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from fedquit.errors import FedquitError
+from fedquit.processes.worker_context import Worker
 from fedquit.simulations.engine import worker_pool
 from fedquit.simulations.engine.worker_pool import Call, WorkerPool
 from fedquit.simulations.engine.worker_process import Outcome, work
@@ -333,6 +334,37 @@ def test_a_close_that_is_interrupted_is_completed_at_exit(
     until(lambda: not Path(f"/proc/{begun.read_text()}").exists(), "end of the worker")
 
 
+def test_a_worker_whose_start_was_interrupted_ends_with_the_pool(
+    doomed: WorkerPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, found = Worker.start, list[int]()
+
+    def interrupted(process: Any) -> None:
+        start(process)
+        found.append(process.pid)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Worker, "start", interrupted)
+    monkeypatch.setattr(worker_pool, "work", hear_nothing_of)
+    with pytest.raises(KeyboardInterrupt):
+        doomed.submit(double, 1)
+    doomed.close()
+    until(lambda: not Path(f"/proc/{found[0]}").exists(), "end of the worker", still=30)
+
+
+@pytest.mark.parametrize("error", [EOFError, ConnectionRefusedError])
+def test_a_clean_process_that_died_is_one_error(
+    error: type[Exception], doomed: WorkerPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: object) -> None:
+        raise error  # as `multiprocessing` does, whose EOFError a command would take for Ctrl-C
+
+    monkeypatch.setattr(Worker, "start", gone)
+    for _ in range(2):
+        with pytest.raises(FedquitError, match="--resume and fewer --workers"):
+            doomed.submit(double, 1)
+
+
 LIMITED = """
 import resource
 from fedquit.errors import FedquitError
@@ -358,6 +390,11 @@ if __name__ == "__main__":
     until(lambda: begun.exists() and begun.read_text(), "worker")
     print(begun.read_text())
 """
+
+
+def hear_nothing_of(*_: object) -> None:
+    """Stand in for a worker that never reads."""
+    time.sleep(600)
 
 
 def hear_nothing(path: str) -> None:
