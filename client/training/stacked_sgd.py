@@ -122,6 +122,15 @@ class Stack:
             torch.sub(row, self.start, out=space)
             yield math.sqrt(torch.dot(space, space))
 
+    def largest(self, lengths: Sequence[float] | None) -> float:
+        """Return a bound on the size of all trainable weights; with the `lengths` of the steps, without a look at each.
+
+        What is not finite is not found if a weight is NaN; a sum of the weights is NaN then.
+        """
+        if lengths is None:
+            return float(self.rows.abs().max())
+        return float(self.start.abs().max()) + max(lengths)
+
     def sums(self, factors: Sequence[float]) -> dict[str, Tensor]:
         """Return the sum of all weights, each device's times its factor."""
         sums = self.form.taken_apart((torch.tensor(factors, dtype=torch.float32) @ self.rows)[None])

@@ -1,6 +1,5 @@
 """Training whose models are summed where they are made: what a process does with the clients of a round."""
 
-import itertools
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from fedquit.strategies.guard.round_screen import refuse_buffers
 from fedquit.unlearning.tensors.accelerator import on_cpu
 from fedquit.unlearning.tensors.arithmetic import StepLength
 from fedquit.unlearning.tensors.convert import Arrays, arrays_of, npy_head, tensors_of
-from fedquit.unlearning.tensors.exact_mean import ExactMean, bounds_of
+from fedquit.unlearning.tensors.exact_mean import LIMIT, ExactMean, bounds_of
 
 SLICE = 0.25
 """Seconds after which a worker hands over what it has trained one by one (the sums travel too, which takes time), and
@@ -189,18 +188,21 @@ class Summing:
         nodes = [asked[place][0] for place in stack.places]
         weights = {name: stack.weights[name] for name in self._sent}
         counts = [int(said["num-examples"]) for said in metrics]
+        lengths = list(stack.lengths()) if self._task.plain.lengths else None
         try:
             for said in metrics:
                 checked_numbers(said)
+            if not stack.largest(lengths) * max(counts) < LIMIT:  # large values of two clients may cancel in the sum
+                raise OverflowError("a value is too large to average")
             arrays = arrays_of(stack.sums(counts))
             bounds_of(arrays, 1)
         except (BadReplyError, OverflowError):
             rows = [{name: value[row].numpy() for name, value in weights.items()} for row in range(len(nodes))]
             return [self._checked(*one) for one in zip(nodes, rows, metrics, strict=True)]
         self.part.stacks.append((arrays, sum(counts)))
-        lengths = stack.lengths() if self._task.plain.lengths else itertools.repeat(None, len(nodes))
+        each: Sequence[float | None] = lengths or [None] * len(nodes)
         models = zip(*[value.numpy() for value in weights.values()], strict=True)
         return [
             SummedReply(node, "", said, self._digests(model), length, time.monotonic())
-            for node, said, model, length in zip(nodes, metrics, models, lengths, strict=True)
+            for node, said, model, length in zip(nodes, metrics, models, each, strict=True)
         ]

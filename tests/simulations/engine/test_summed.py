@@ -291,6 +291,31 @@ def test_stacked_clients_whose_sum_is_not_finite_are_looked_at_singly() -> None:
     assert all(heard.values())
 
 
+@pytest.mark.parametrize("detail", [ReplyDetail.LENGTHS, ReplyDetail.NOTHING])
+def test_stacked_clients_whose_huge_weights_cancel_are_refused_singly(
+    detail: ReplyDetail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, real = Settings(clients=5, samples=90, model="mlp"), plain_training.PlainTraining.train_stacked
+
+    def train_stacked(self: Any, clients: list[int], seeds: list[int]) -> Any:
+        found = real(self, clients, seeds)
+        assert found is not None
+        stack, metrics = found
+        for row, huge in enumerate((2.0**60, -(2.0**60))):
+            stack.rows[row, 7] = huge / stack.counts[row]
+        return stack, metrics
+
+    monkeypatch.setattr(plain_training.PlainTraining, "train_stacked", train_stacked)
+    heard = dict[int, str | None]()
+    with InProcessGrid(5, settings.run_config(), stack=5) as grid:
+        made = strategy(grid, settings, heard, [])
+        made.reply_detail = detail
+        new, metrics = made.round(1, model_of(settings), {"lr": 0.1})
+    assert metrics["refused"] == 2
+    assert sorted(why or "" for why in heard.values())[-2:] == ["'1.weight' holds a value too large to average"] * 2
+    assert all(np.abs(array).max() < 10 for array in new.values())
+
+
 def test_the_mean_of_one_client_is_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(clients=2, samples=40, model="mlp")
     tiny = 1e-30
