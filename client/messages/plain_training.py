@@ -5,7 +5,7 @@ where small models would take longer to be put into messages than to be trained.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 
 import torch
@@ -61,7 +61,7 @@ class PlainTraining:
         started, how = time.process_time(), self._local_round(0)
         samples = [SimulatedDevice(client, self._settings).samples(self._config) for client in clients]
         with deterministic(0):
-            stack = _stacking(self._settings.key()).fit(
+            stack = _stacking(self._settings.key())().fit(
                 self._received,
                 samples,
                 seeds,
@@ -112,11 +112,11 @@ class PlainTraining:
         return self._reused
 
 
-def _stacking(key: Key) -> Stacking:
-    """Return what trains devices of a run at once: anew, where a model might remember those before."""
-    return _kept_stacking(key) if is_plain(empty_model(key)) else Stacking(copied(empty_model(key)))
-
-
 @lru_cache(maxsize=4)
-def _kept_stacking(key: Key) -> Stacking:
-    return Stacking(copied(empty_model(key)))
+def _stacking(key: Key) -> Callable[[], Stacking]:
+    """Return what makes what trains devices of a run at once: always the same, unless a model may remember them."""
+    model = empty_model(key)
+    if not is_plain(model):
+        return lambda: Stacking(copied(model))
+    kept = Stacking(copied(model))
+    return lambda: kept
