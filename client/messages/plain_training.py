@@ -113,7 +113,7 @@ class PlainTraining:
 
 
 def _stacking(key: Key) -> Stacking:
-    """Return what trains devices of a run at once: anew, where a model might remember those before."""
+    """Return what trains devices of a run at once; a new one where a model might keep something of earlier devices."""
     return _kept_stacking(key) if is_plain(empty_model(key)) else Stacking(copied(empty_model(key)))
 
 
