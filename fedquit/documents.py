@@ -1,4 +1,4 @@
-"""The documents and events that commands print as JSON: plain data under names that the docs list."""
+"""What commands print: documents and events, plain data under names that the docs list, and counts in words."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,7 +12,7 @@ Listener = Callable[[Event], None]
 
 
 def counted(number: int, thing: str) -> str:
-    """Return a number of things for people.
+    """Return a number with its noun, which takes an "s" unless there is one.
 
     >>> counted(1, "sample"), counted(0, "sample"), counted(1200, "round")
     ('1 sample', '0 samples', '1,200 rounds')

@@ -1,6 +1,6 @@
 """Files that are whole or not there: written next to their place, flushed to disk, then renamed into it.
 
-And the JSON and TOML files that people give, read with errors of one line.
+Also reads the JSON and TOML files that users give, with errors of one line.
 """
 
 import contextlib
@@ -115,7 +115,7 @@ def read_json(path: Path, what: str) -> Any:
 
 
 def load_settings_file(path: Path) -> dict[str, Any]:
-    """Return the keys of a TOML file of settings, unchecked: processes that only wait load nothing that checks them.
+    """Return the keys of a TOML file of settings, unchecked: processes that only wait need not load the checks.
 
     Raises:
         InputError: the file is not there or is not TOML.

@@ -1,4 +1,4 @@
-"""A number on the command line that is one: click's range lets NaN through, as nothing compares with it."""
+"""Finite numbers as options: click's own range lets NaN through, as every comparison with NaN is false."""
 
 import math
 from typing import Any
@@ -7,7 +7,7 @@ import click
 
 
 class FiniteRange(click.FloatRange):
-    """A range of finite numbers, an option's type.
+    """Type of an option: a finite number in a range.
 
     >>> FiniteRange(min=0).convert("nan", None, None)
     Traceback (most recent call last):
@@ -15,7 +15,7 @@ class FiniteRange(click.FloatRange):
     """
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number that a text says, if it is finite and in the range."""
+        """Return the number that a text holds, if it is finite and in the range."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{number} is not a finite number", param, ctx)

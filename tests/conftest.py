@@ -37,7 +37,7 @@ WANTED = {
 
 
 def pytest_configure() -> None:
-    """Have SIGTERM, as of a limit of time, end a run as Ctrl-C does, so that what it began is ended and removed."""
+    """Have SIGTERM, as `timeout` sends it, end a run as Ctrl-C does: what the run began is ended and removed."""
     own = os.getpid()
 
     def stop(number: int, _: FrameType | None) -> None:

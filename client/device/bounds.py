@@ -169,7 +169,7 @@ class DeviceBounds:
 
 
 def _method_numbers(settings: Settings) -> dict[str, object]:
-    """Return the learning rate and the epochs of the run's method, whether they are set or its defaults; 0: none."""
+    """Return `lr` and `epochs` of the run's method, set by the server or by default; 0 where it has none."""
     from fedquit.unlearning.methods.base import make_method  # imports PyTorch
 
     made = make_method(settings.method, **settings.method_options())

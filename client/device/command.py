@@ -68,7 +68,7 @@ def join(kit: Path, only_check: bool, silent: float, as_json: bool) -> None:
     "--samples", "file", type=click.Path(path_type=Path), metavar="FILE", help="file listing sample names, one per line"
 )
 @click.option("--note", default="", help="a word to the operator, at most 500 characters")
-@click.option("--withdraw", is_flag=True, help="drop the asks that were not sent yet")
+@click.option("--withdraw", is_flag=True, help="drop the asks that were not sent yet, or were refused for good")
 @click.option("--json", "as_json", is_flag=True, help="print JSON, and nothing else")
 def leave(kit: Path, samples: tuple[str, ...], file: Path | None, note: str, withdraw: bool, as_json: bool) -> None:
     """Have the device of KIT ask, in its next reply to the server, that all it contributed be forgotten.
@@ -78,7 +78,7 @@ def leave(kit: Path, samples: tuple[str, ...], file: Path | None, note: str, wit
     \b
     fedquit leave kit                              the device leaves: all of it
     fedquit leave kit --sample ill/scan-17.png     one sample; it keeps training on the others
-    fedquit leave kit --withdraw                   take back what was not sent yet
+    fedquit leave kit --withdraw                   withdraw what was not sent yet
     """  # noqa: D301 - click's sign that lines stay as they are
     from fedquit.client.device.local_data.sample_names import digests_of, names_in, note_contents
     from fedquit.client.device.record import opened
@@ -107,7 +107,7 @@ def leave(kit: Path, samples: tuple[str, ...], file: Path | None, note: str, wit
 
 
 def _withdraw(kit: Kit, as_json: bool) -> None:
-    """Drop the asks of a kit that were not sent, and say what became of all."""
+    """Drop the asks of a kit that can still be withdrawn; print how many were, and how many cannot be."""
     from fedquit.client.device.record import opened
 
     with opened(kit.path(kit.record)) as record:
@@ -117,4 +117,5 @@ def _withdraw(kit: Kit, as_json: bool) -> None:
         return
     click.echo(f"{counted(dropped, 'ask')} withdrawn")
     if remaining:
-        click.echo(f"{counted(remaining, 'ask')} sent before: the server may have it; fedquit requests {kit.folder}")
+        sent = f"{counted(remaining, 'ask')} already sent and not withdrawn"
+        click.echo(f"{sent}: fedquit requests {kit.folder} shows what the server received")

@@ -50,9 +50,10 @@ REPORTED = frozenset(
 )
 """What a device that forgets says of the model: on the samples to forget and on unseen ones, before and after."""
 OLD_RECORD = (
-    "device '{name}' trains on nothing, as its {record} is an older copy, which lacks samples that were forgotten. Put "
-    "the newer one back, or name them: fedquit record KIT --retire {request} --samples FILE"
+    "device '{name}' does not train: its {record} is an older copy that lacks forgotten samples. Put the newer one "
+    "back, or name the samples: fedquit record KIT --retire {request} --samples FILE"
 )
+"""Why a device with an older copy of its record refuses a message, and the ways out."""
 DROP = "drop"
 """In a forget message: the samples are to be retired and no more, whatever the method; the model comes back as sent."""
 TOLD_LATE = keys_of(Part.METHOD)
@@ -101,10 +102,10 @@ class DeployedDevice:
         self._record.refused(answers)
 
     def _catch_up(self, config: ReceivedConfig) -> None:
-        """Retire what an older copy of the record does not know is retired.
+        """Retire again what the server says was retired, where an older copy of the record lacks it.
 
         Raises:
-            InputError: it lacks samples that were retired: which they were, only a newer record or the owner knows.
+            InputError: it lacks retired samples; only a newer record or the owner knows which they were.
         """
         known = {mark.request: mark for mark in self._record.marks()}
         for request, classes in _retired(config).items():

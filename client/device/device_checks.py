@@ -140,7 +140,7 @@ def _data(kit: Kit) -> str:
 
 
 def _record(kit: Kit) -> str:
-    if not kit.path(kit.record).exists():  # a check makes none: whoever runs it may not be who joins
+    if not kit.path(kit.record).exists():  # a check creates none: another user may run it than the one who joins
         return "none yet: it begins with the first round"
     with opened(kit.path(kit.record)) as record:
         with record.database.writing():

@@ -109,7 +109,7 @@ def make_device(folder: Path, listener: Listener, silent: float = SILENT) -> Kep
         lambda: supernode(kit, free_port()),
         told,
         before=lambda: begin(file),
-        heard=Refusals(listener).hear,
+        on_line=Refusals(listener).hear,
     )
     supervisor = Supervisor([part], logs, lambda event: listener(_explained(event)))
     watch = ConnectionWatch(kit, file, lambda: supervisor.end("supernode"), listener, silent)

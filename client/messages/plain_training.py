@@ -114,7 +114,7 @@ class PlainTraining:
 
 @lru_cache(maxsize=4)
 def _stacking(key: Key) -> Callable[[], Stacking]:
-    """Return what makes what trains devices of a run at once: always the same, unless a model may remember them."""
+    """Return a function that gives what trains devices of a run at once: a new one where a model may keep something."""
     model = empty_model(key)
     if not is_plain(model):
         return lambda: Stacking(copied(model))

@@ -19,11 +19,11 @@ from fedquit.errors import InputError, unknown
 from fedquit.user_factory import import_factory, is_factory
 
 InputShape = tuple[int, int, int]
-CARRIED = frozenset(
+TENSOR_TYPES = frozenset(
     {torch.float16, torch.float32, torch.float64}
     | {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 )
-"""What a model's tensors may be: numpy has no bfloat16, and there is no weighted mean of others."""
+"""Types that a model's tensors may have: NumPy has no bfloat16, and other types have no weighted mean."""
 
 
 def build_model(name: str, *, input_shape: InputShape, num_classes: int, seed: int, init: str = "default") -> nn.Module:
@@ -183,7 +183,7 @@ def _try_out(name: str, model: nn.Module, input_shape: InputShape, num_classes: 
     if not torch.isfinite(logits).all():
         raise InputError(f"model '{name}' gives NaN or infinite logits before any training")
     for entry, value in model.state_dict().items():
-        if value.dtype not in CARRIED:
+        if value.dtype not in TENSOR_TYPES:
             kind = str(value.dtype).removeprefix("torch.")
             raise InputError(f"model '{name}': '{entry}' is {kind}, which messages cannot carry; make it float32")
 

@@ -11,8 +11,8 @@ class MaxPool(nn.MaxPool2d):
     """`nn.MaxPool2d(2)`: on a CPU, of float32, by the maximum of whole rows and columns.
 
     PyTorch's own looks for the largest corner of each square one number at a time, which took a third of the cnn's
-    inference and a tenth of its training. A maximum is exact, so the values are the same; of corners that are equal
-    the first gets the gradient, as there.
+    inference and a tenth of its training. A maximum is exact, so the values are the same; of equal corners the first
+    gets the gradient, as in PyTorch.
 
     >>> with torch.no_grad():
     ...     MaxPool()(torch.arange(16.0).reshape(1, 1, 4, 4))
@@ -36,7 +36,7 @@ class MaxPool(nn.MaxPool2d):
 
 
 class _MaxPooling(torch.autograd.Function):
-    """The same with a gradient: also returns where in its image each maximum is, as `nn.MaxPool2d` counts."""
+    """The same with a gradient: also returns the place of each maximum, the indices that `nn.MaxPool2d` can return."""
 
     generate_vmap_rule = True
 

@@ -1,10 +1,10 @@
-"""How many cores there are for this process: a batch system or `taskset` may have given it a few of many."""
+"""The number of cores that this process may use: a batch system or `taskset` may allow it only some of them."""
 
 import os
 
 
 def cores() -> int:
-    """Return how many cores this process may use.
+    """Return the number of cores that this process may use.
 
     >>> 1 <= cores() <= (os.cpu_count() or 1)
     True

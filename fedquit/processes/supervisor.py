@@ -49,7 +49,7 @@ class Part:
         environment: in addition to the supervisor's own.
         port: that it listens on once it is ready; 0: it is ready at once.
         host: address of this machine at which that port is reached.
-        heard: called with each line that it says; what it raises is dropped.
+        on_line: called with each line that it prints; errors that this raises are ignored.
         before: called before each start, to remove what a killed one left.
     """
 
@@ -59,7 +59,7 @@ class Part:
     port: int = 0
     before: Callable[[], None] | None = None
     host: str = "127.0.0.1"
-    heard: Callable[[str], None] | None = None
+    on_line: Callable[[str], None] | None = None
 
     def arguments(self) -> list[str]:
         """Return what to run now."""
@@ -214,7 +214,7 @@ class _Running:
             raise FedquitError(f"{self.part.name}: cannot run {command[0]}: {error.strerror}") from error
         self._started = time.monotonic()
         self._remember()
-        threading.Thread(target=_copy, args=(self.process, self.log, self.part.heard), daemon=True).start()
+        threading.Thread(target=_copy, args=(self.process, self.log, self.part.on_line), daemon=True).start()
         self._listener({"event": "started", "part": self.part.name, "pid": self.process.pid})
 
     def wait_until_ready(self, seconds: float, stopping: threading.Event) -> bool:
@@ -288,7 +288,7 @@ def reached_at(bind: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(bind, bind)  # noqa: S104 - compared, not bound
 
 
-def _copy(process: "subprocess.Popen[str]", log: Path, heard: Callable[[str], None] | None) -> None:
+def _copy(process: "subprocess.Popen[str]", log: Path, on_line: Callable[[str], None] | None) -> None:
     """Copy what a process says into its log, each line with its time; the log never grows beyond some files.
 
     What cannot be written, as on a full disk, is left out: a process whose lines nobody takes would stand still.
@@ -299,9 +299,9 @@ def _copy(process: "subprocess.Popen[str]", log: Path, heard: Callable[[str], No
         if said.strip():
             moment = datetime.now(UTC).isoformat(sep=" ", timespec="seconds").removesuffix("+00:00")
             writer.emit(logging.makeLogRecord({"msg": f"{moment} {said}"}))
-            if heard:
+            if on_line:
                 with contextlib.suppress(Exception):
-                    heard(said)
+                    on_line(said)
     with contextlib.suppress(OSError):
         writer.close()
 

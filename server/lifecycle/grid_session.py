@@ -28,7 +28,8 @@ class Case:
         forgotten: the clients with something to forget; `remaining`: those that take part and have nothing to forget.
         num_examples: client -> number of samples to forget, or of all its samples if it has none to forget.
         seeds: of the method and of devices' exercises.
-        config: what every device is sent; `own`: what single ones are sent besides.
+        config: what every device is sent.
+        own: client -> what only it is sent, besides `config`.
         proxy: gives the samples that the server itself holds.
     """
 

@@ -6,7 +6,7 @@ state.json        how far it is; replaced whole after every round
 events.jsonl      what happened, a line each
 costs.csv         what each message cost, a line each
 checkpoints/      models, each named by the SHA-256 of its file
-computed.json     on which device, in which precision, and whether stacked: how many clients at once, or why none
+computed.json     on which device, in which precision, and how many clients at once, or why one by one
 """
 
 import json
@@ -119,9 +119,9 @@ class RunFolder:
         """Note how the run is computed; a run that has begun goes on as it began.
 
         Args:
-            how: as its user has it: device, precision, stack.
-            found: what came of that: of `stack`, `AT_ONCE` and `ONE_BY_ONE`. A run that began before these were noted
-                gets none: nobody knows what its first rounds were computed with.
+            how: what its user chose: device, precision, stack.
+            found: what `stack` came to: `AT_ONCE` and `ONE_BY_ONE`. A run that began before these were noted gets none:
+                nobody knows how its first rounds were computed.
 
         Raises:
             InputError: it began otherwise.
@@ -239,7 +239,7 @@ def read_computed(path: Path) -> dict[str, str]:
     file = path / COMPUTED
     noted = _read_json(file) if file.exists() else {}
     if not isinstance(noted, dict) or not all(isinstance(value, str) for value in noted.values()):
-        raise InputError(f"{file} does not say how the run is computed: it must hold names and texts")
+        raise InputError(f"{file} does not say how the run is computed: it must be a JSON object of strings")
     at_once = noted.get(AT_ONCE, "1")
     if not at_once.isdecimal() or int(at_once) < 1:
         raise InputError(f"{file}: {AT_ONCE} is {at_once!r}; it must be a number from 1")

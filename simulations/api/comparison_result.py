@@ -89,7 +89,7 @@ class ComparisonResult:
 
     @property
     def note_of_rule(self) -> str:
-        """What to know of verdicts that were made by another rule than this fedquit's, as in old results; "": none."""
+        """Says so if the verdicts were reached by another rule than this version's, as in old results; else ""."""
         from fedquit.simulations.compare.results.results_document import note_of_rule
 
         return note_of_rule(self.document)

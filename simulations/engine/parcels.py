@@ -103,7 +103,7 @@ class CommonRecords:
     def close(self) -> None:
         """Remove the file; a worker that reads it later finds nothing."""
         if self.path:
-            with contextlib.suppress(OSError):  # Windows keeps what a worker reads just now, until the pool's end
+            with contextlib.suppress(OSError):  # Windows removes no file that a worker still reads; the pool's end does
                 Path(self.path).unlink()
 
 

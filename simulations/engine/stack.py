@@ -18,7 +18,7 @@ AUTO = 25
 """Clients at once: more save little, and leave fewer stacks to share among the workers."""
 NEAR = 1e-4
 """How far weights after two stacked steps may be from those of the same steps alone."""
-NUMBER = re.compile("0*[1-9][0-9]{0,8}")
+NUMBER = re.compile("0*[1-9][0-9]{0,8}")  # Python refuses to read a number of thousands of digits
 LARGEST = 2 * 2**20
 """Bytes of a model above which a step takes so long that stacking saves nothing."""
 
@@ -75,15 +75,17 @@ def _fails(settings: Settings) -> str:
             alone = [deepcopy(model) for _ in samples]
             for seed, (one, own) in enumerate(zip(alone, samples, strict=True)):
                 fit(one, own, lr=settings.lr, seed=seed, epochs=2)
-    except (Exception, SystemExit) as error:  # whatever a model of one's own may do
+    except (Exception, SystemExit) as error:  # a user's model may raise anything
         return f"model '{settings.model}' cannot be stacked: {_line_of(error)}"
     if not all(_near(state, one.state_dict()) for (state, _), one in zip(stacked, alone, strict=True)):
-        return f"model '{settings.model}' gives something else stacked: its samples act on each other"
+        return (
+            f"model '{settings.model}' trains differently stacked: its samples act on each other, or it changes itself"
+        )
     return ""
 
 
 def _line_of(error: BaseException) -> str:
-    """Return what an error says, as one line."""
+    """Return the message of an error, as one line."""
     said = str(error).strip().splitlines()
     if isinstance(error, RuntimeError) and said:
         return said[0][:160]  # PyTorch's, of several lines

@@ -80,7 +80,11 @@ def _beside(pool: WorkerPool, parcel: SumParcel, calls: list[Call[SumPart]]) -> 
 def _merged(
     parts: Iterator[SumPart], left: list[Call[SumPart]], mean: ExactMean, timeout: float
 ) -> Iterator[SummedReply]:
-    """Add parts to a mean, and yield their replies; if calls are left after the last part, the time is up."""
+    """Add parts to a mean, and yield their replies.
+
+    Raises:
+        FedquitError: calls are left after the last part: the time is up.
+    """
     for part in parts:
         part.add_to(mean)
         yield from part.replies

@@ -1,9 +1,9 @@
 """The worker processes of the in-process engine, which start from a clean process and end with their parent.
 
-Each has a pipe for its tasks and one for its outcomes, and gets its next task when it has finished the last. The first
-it gets at once if the pipe holds it, and else when it has said that it is there: so nobody waits for a process that is
-starting, or that died before it read anything. A pool of the standard library hands tasks from thread to thread on the
-way, which takes as long as small models train.
+Each has a pipe for its tasks and one for its outcomes, and gets its next task when it has finished the last. Its first
+task is written at once if the pipe holds it, else when the worker has reported that it is ready: so nobody waits for a
+process that is starting, or that died before it read anything. A pool of the standard library hands tasks from thread
+to thread on the way, which takes as long as small models train.
 """
 
 import atexit
@@ -39,9 +39,9 @@ WIDEST, ALL_PIPES = 2**20, 2**24
 SAFE = 2**12
 """Bytes that a pipe holds on every system."""
 FILES_OF_A_START = 16
-"""More than a process opens to start another."""
+"""At least as many as a process opens to start another."""
 WINDOWS_WAITS_FOR = 60
-"""Handles that Windows waits for at once, but for a few: each worker has two, its pipe and its process."""
+"""Handles that are waited for at once: Windows allows fewer than 64; each worker has two, its pipe and its process."""
 
 
 @dataclass(eq=False, slots=True)
@@ -142,8 +142,8 @@ class WorkerPool:
     def results_of(self, calls: list[Call[R]], deadline: float | None, left: Iterable[bytes] = ()) -> Iterator[R]:
         """Yield the results of calls, and of the tasks that are `left`, as they come.
 
-        It ends when the clock passes `deadline`, as the replies of Flower's grids do; then `calls` has those that are
-        not over. No error stands for that: a function may raise any, a TimeoutError too, and it is raised here.
+        It ends when the clock passes `deadline`, as the replies of Flower's grids do; `calls` then holds those that are
+        unfinished. It raises no TimeoutError for that: one that is raised here comes from the function itself.
 
         Raises:
             FedquitError: a worker has died.
@@ -175,7 +175,7 @@ class WorkerPool:
             FedquitError: a worker has died.
         """
         self._check()
-        at_work = {worker.outcomes: worker for worker in self._begun if worker.call is not None or not worker.is_there}
+        at_work = {worker.outcomes: worker for worker in self._begun if worker.call is not None or not worker.is_ready}
         ready = wait([*at_work, *(worker.process.sentinel for worker in self._begun)], seconds)
         heard = [at_work[end] for end in ready if end in at_work]
         with self._alive():
@@ -202,7 +202,7 @@ class WorkerPool:
     def _deal(self) -> None:
         """Hand tasks to workers that have none, and start workers for those that are left."""
         idle = [worker for worker in self._begun if worker.call is None]
-        idle.sort(key=lambda worker: not worker.is_there)
+        idle.sort(key=lambda worker: not worker.is_ready)
         for call in tuple(self._waiting):
             if not idle and len(self._begun) == self.workers:
                 return
@@ -254,7 +254,7 @@ class WorkerPool:
             self._begun[-1].end()
             self._begun.pop()
         self._temporary.cleanup()
-        atexit.unregister(self._at_exit)  # last: if this is interrupted, it is called again
+        atexit.unregister(self._at_exit)  # last: if this is interrupted, it is called again at exit
 
 
 @dataclass(eq=False, slots=True)
@@ -267,8 +267,8 @@ class _Worker:
         outcomes: our end of the pipe that it writes.
         its_ends: of the pipes, until it has them.
         holds: bytes that can be written to it before it reads.
-        call: what it is at, or will be when it is there.
-        is_there: whether it has said so.
+        call: what it is at, or will be once it is ready.
+        is_ready: whether it has reported that it reads tasks.
     """
 
     process: Any
@@ -277,7 +277,7 @@ class _Worker:
     its_ends: tuple[Connection, Connection]
     holds: int
     call: Call[Any] | None = None
-    is_there: bool = False
+    is_ready: bool = False
 
     @classmethod
     def made(cls, context: Any, claims: Claims, width: int) -> "_Worker":
@@ -295,7 +295,7 @@ class _Worker:
 
     def takes(self, task: bytes) -> bool:
         """Say whether a task can be written without waiting for it to start, which it might never do."""
-        return self.is_there or len(task) <= self.holds
+        return self.is_ready or len(task) <= self.holds
 
     def begin(self, call: Call[Any]) -> None:
         """Hand it a task."""
@@ -306,8 +306,8 @@ class _Worker:
     def take(self) -> None:
         """Take in its next outcome."""
         outcome: Outcome = pickle.loads(self.outcomes.recv_bytes())  # noqa: S301 - written by a process that we began
-        if not self.is_there:
-            self.is_there = True
+        if not self.is_ready:
+            self.is_ready = True
             return
         if self.call is not None:
             self.call.add(outcome)
@@ -315,7 +315,7 @@ class _Worker:
             self.call = None
 
     def end(self) -> None:
-        """End it, even if it is stopped or will not hear of it: this process waits for it before it ends."""
+        """Kill it, even if it is stopped or ignores SIGTERM: at exit this process waits for it."""
         if self.process.pid is not None:
             self.process.kill()
         self.tasks.close()
@@ -323,7 +323,7 @@ class _Worker:
 
 
 def most_workers(platform: str) -> int:
-    """Return how many workers can be waited for at once.
+    """Return the largest number of workers that a system can wait for at once.
 
     >>> most_workers("win32")
     30
@@ -347,9 +347,9 @@ def _context(client_app: str) -> Any:
 
 
 def _check_room(pipe: Connection) -> None:
-    """Raise an OSError if there is no room for the files that a process takes to start.
+    """Raise an OSError if this process may not open the files that it takes to start a worker.
 
-    What starts processes does not survive it if the room ends in the middle.
+    The process that starts workers (the fork server) does not survive it if that happens midway.
     """
     if sys.platform != "win32":  # there, handles are no files
         with contextlib.ExitStack() as taken:

@@ -44,7 +44,7 @@ def work(tasks: Connection, outcomes: Connection, claims: Claims, device: str, p
     share(claims)
     begin_worker(device, precision)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has ended
-        _send(outcomes, Outcome())  # it is there
+        _send(outcomes, Outcome())  # reports that it is ready
         while True:
             _carry_out(tasks.recv_bytes(), outcomes)
 
@@ -52,8 +52,8 @@ def work(tasks: Connection, outcomes: Connection, claims: Claims, device: str, p
 def _carry_out(task: bytes, outcomes: Connection) -> None:
     """Carry out one task: a function, and the parcel to call it with.
 
-    What an iterator yields is sent as it comes. What a generator returns, if it is not None, is its last result: it
-    travels with the word that there is no more to come, so that nobody waits for that alone.
+    What an iterator yields is sent as it comes. What a generator returns, if it is not None, is its last result: it is
+    sent in the message that ends the task, so that nobody waits for that message alone.
     """
     try:
         function, parcel = pickle.loads(task)  # noqa: S301 - written by the process that began this one

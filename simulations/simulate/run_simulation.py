@@ -39,7 +39,7 @@ def run_simulation(
         source: where they come from, for errors.
         engine: "inprocess" or "flower".
         address: of the Ray cluster of engine "flower"; "": one is begun here, and ends with the run.
-        workers: clients at work at once; as many as cores that this process may use if None.
+        workers: clients at work at once; the number of cores that this process may use if None.
         stack: clients that are trained at once, as `stack_size` reads it; the models differ by rounding.
         out: the run's folder; runs/DATE-TIME if None.
         resume: continue the run in `out`.
@@ -218,7 +218,8 @@ def _engine(name: str, settings: Settings, path: Path, workers: int, address: st
 def _stacked(grid: Any, stack: str, settings: Settings, begun: Path | None, listener: Listener) -> dict[str, str]:
     """Have a grid train as many clients at once as `stack` says, and return what the run notes of it.
 
-    What `auto` comes to may change from version to version: a run that has `begun`, and noted it, goes on with that.
+    What `auto` comes to may change from version to version, so a resumed run, whose folder is `begun`, keeps the number
+    that it noted.
     """
     if stack == "off":
         return {}

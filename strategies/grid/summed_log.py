@@ -12,7 +12,7 @@ from fedquit.unlearning.tensors.convert import Arrays, npy_head
 
 
 def sent_as(arrays: Arrays, key: int = KEY) -> tuple[tuple[str, ...], tuple[Kind, ...], tuple[Chunks, ...]]:
-    """Return the names and kinds of arrays as a message has them, and the digests of their chunks."""
+    """Return the names and kinds of arrays as in a message, and the digests of their chunks; `key` is the digests'."""
     heads = [npy_head(array.dtype, array.shape) for array in arrays.values()]
     sized = list(zip(heads, arrays.values(), strict=True))
     kinds = tuple((str(own.dtype), own.shape, SERIALISED, len(head) + own.nbytes) for head, own in sized)

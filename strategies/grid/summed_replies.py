@@ -44,7 +44,7 @@ class SummedReply(NamedTuple):
         digests: of each array's chunks, in the order of the model; empty: the device failed, and there is no model.
         length: of the step over the parameters, if asked for.
         ready: when it was there, on the clock of `time.monotonic`, which all processes of a machine share.
-        form: names and kinds of its arrays, if they are not those of the model: then it was refused.
+        form: names and kinds of its arrays, if they are not the model's, for which it was refused; else None.
     """
 
     node: int

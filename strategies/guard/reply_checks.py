@@ -44,7 +44,7 @@ Forms = Mapping[str, HasForm]
 UNAVAILABLE = "unavailable: "
 """How the reason begins where no reply came at all: that is no fault of what it says."""
 RAISED = re.compile(r"<class '(?:[\w.]*\.)?(?P<kind>\w+)'>:<'(?P<text>.*)'>")
-"""How Flower names the error of a message's process; the text of one of ours says all."""
+"""How Flower writes an exception that a ClientApp raised."""
 NO_REPLY = frozenset({3, 4, 5, 900})
 """Codes of errors that stand in for a reply: Flower's, of a message or node that is gone, and that of `metered`."""
 
@@ -61,7 +61,7 @@ def checked_content(message: Message) -> None:
 
 
 def _plain(reason: str) -> str:
-    """Return the reason of an error reply without Flower's and Python's marks.
+    """Return the reason of an error reply without Flower's and Python's marks; of our errors, the text says all.
 
     >>> _plain("<class 'fedquit.errors.InputError'>:<'no data'>"), _plain("<class 'KeyError'>:<''w''>")
     ('no data', "KeyError: 'w'")

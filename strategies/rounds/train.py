@@ -49,7 +49,7 @@ class Train(FedAvg):
         grid: the metered grid, whose cost log is this strategy's `costs`.
         seed: decides which clients are sampled, and the seed each of them gets.
         draws: the phase that the clients' seeds derive from, besides; the grid's if "".
-        own: what single clients are sent besides the round's config.
+        own: client -> what only it is sent, besides the round's config.
         fraction: share of the clients that take part in a round.
         on_reply: called with every reply: the client, and why it was refused, or None.
         on_taken: given every reply that goes into the model.
@@ -162,8 +162,8 @@ class Train(FedAvg):
         travel = self._travel or OneModel(arrays)
         for node in nodes:
             client, seed = self.grid.members[node].client, self._seed_of(server_round, node)
-            told = {**config, **self.own.get(client, {}), **rule_config}
-            full_config = ConfigRecord({**told, "server-round": server_round, "seed": seed})
+            given = {**config, **self.own.get(client, {}), **rule_config}
+            full_config = ConfigRecord({**given, "server-round": server_round, "seed": seed})
             sent = {self.arrayrecord_key: travel.down(client), **self._extra}
             content = RecordDict({**sent, self.configrecord_key: full_config})
             messages.append(

@@ -341,7 +341,7 @@ def test_help_needs_neither_torch_nor_flower() -> None:
     ],
     ids=" ".join,
 )
-def test_an_option_takes_no_number_that_is_none(run: Run, arguments: tuple[str, ...]) -> None:
+def test_an_option_refuses_nan_and_infinity(run: Run, arguments: tuple[str, ...]) -> None:
     code, out, err = run(*arguments)
     assert (code, out) == (4, "")
     assert "is not a finite number" in err

@@ -63,7 +63,7 @@ def test_a_green_run_leaves_no_file_and_a_red_one_those_of_its_tests(
     assert left(tmp_path) == leaves
 
 
-def test_a_run_that_is_told_to_end_removes_what_it_began(tmp_path: Path) -> None:
+def test_a_run_that_is_terminated_removes_what_it_began(tmp_path: Path) -> None:
     run = begun(tmp_path, 'Path("WAITS").touch(); time.sleep(600)'.replace("WAITS", str(tmp_path / "waits")))
     until((tmp_path / "waits").exists, "test at work", moving=lambda: left(tmp_path))
     run.send_signal(signal.SIGTERM)

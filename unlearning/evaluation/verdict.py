@@ -48,7 +48,7 @@ LEVEL = UNDER_FORGETTING + 5 * OTHER_SIDE
 
 
 def present_rule() -> dict[str, Any]:
-    """Return the rule that verdicts are made by: its name and every number in it, for documents that count verdicts.
+    """Return the rule by which verdicts are reached, its name and every number in it, for documents with verdicts.
 
     >>> present_rule()["references"], present_rule()["under_forgetting"]
     (5, 0.025)

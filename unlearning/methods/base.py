@@ -128,7 +128,7 @@ class Method:
 
         Args:
             epochs: that a client trains in an ordinary round of the run.
-            batch_size: samples a step there.
+            batch_size: samples per step there.
         """
         return self
 

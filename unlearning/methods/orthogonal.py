@@ -46,7 +46,7 @@ from fedquit.unlearning.tensors.convert import StateDict
 from fedquit.unlearning.tensors.fitting import LossOfOutputs, descend
 
 ANCHORS = ("original", "unlearned")
-EPOCHS, BATCH_SIZE = 1, 32  # where neither the method nor a run says them
+EPOCHS, BATCH_SIZE = 1, 32  # where neither the method nor a run sets them
 DEPENDENT = 1e-6  # a gradient with less than this share outside the span of those before adds no direction
 
 
@@ -150,7 +150,7 @@ class Orthogonal(Method):
         rounds: unlearning rounds; the paper runs them until a bound, 10 here.
         lr: step size of local training, and so along the direction.
         epochs: passes over the samples in a round; None: as many as in the run's ordinary rounds.
-        batch_size: samples a step; None: as in the run's ordinary rounds.
+        batch_size: samples per step; None: as in the run's ordinary rounds.
         anchor: "original", the model before the request, to which recovery must not go back; or "unlearned", the
             model that the unlearning rounds made.
 

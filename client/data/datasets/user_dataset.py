@@ -32,10 +32,10 @@ def load_factory(spec: str) -> Dataset:
 
 
 def _checked(made: Dataset, source: str) -> Dataset:
-    """Return a `Dataset` that the user put together in the form that all others have.
+    """Return a `Dataset` that the user put together, in the form that every loader gives.
 
     Raises:
-        InputError: it has no samples of that form, its parts do not fit together, or a column is too short or long.
+        InputError: its samples cannot be used, its parts do not fit together, or a column has another length.
     """
     train, test = (_samples(given, source, keys) for given, keys in ((made.train, KEYS[:2]), (made.test, KEYS[2:])))
     for name, values in made.columns.items():
@@ -45,7 +45,7 @@ def _checked(made: Dataset, source: str) -> Dataset:
 
 
 def _samples(given: Samples, source: str, keys: tuple[str, ...]) -> Samples:
-    """Check samples; inputs of four dimensions stay [N, C, H, W] whatever the number of channels."""
+    """Return checked samples; inputs of four dimensions stay [N, C, H, W], whatever the number of channels."""
     if not isinstance(given, Samples):
         raise InputError(f"{source} gave a Dataset whose samples are a {type(given).__name__}; give Samples")
     inputs, (x, y) = given.inputs, keys

@@ -1,7 +1,7 @@
-"""What a device refused, found in what its SuperNode says: `fedquit join` shows it to the owner.
+"""Why a device refused messages, read from its SuperNode's output: `fedquit join` shows it to the owner.
 
-A message that the device refuses ends in one of fedquit's errors. It goes to the server as a reply and into the
-SuperNode's log, below the lines of a traceback; its owner would look in neither.
+A refused message ends in one of fedquit's errors. The error goes to the server as a reply, and into the SuperNode's log
+as the last line of a traceback; the owner would look in neither.
 """
 
 import re
@@ -13,7 +13,7 @@ from fedquit.documents import Listener
 
 ERROR = re.compile(r"\s*fedquit\.errors\.\w+: (?P<reason>.+)")
 AGAIN = 3600.0
-"""Seconds after which the same reason is said again."""
+"""Seconds after which the same reason is shown again."""
 
 
 class Refusals:
@@ -21,7 +21,7 @@ class Refusals:
 
     Args:
         listener: called with an event for each.
-        clock: seconds.
+        clock: returns the time, seconds.
 
     >>> refusals = Refusals(lambda event: print(event["reason"]))
     >>> for line in ["INFO: pulled", "fedquit.errors.InputError: no data", "fedquit.errors.InputError: no data"]:
@@ -35,7 +35,7 @@ class Refusals:
         self._lock = threading.Lock()
 
     def hear(self, line: str) -> None:
-        """Take a line that the SuperNode said."""
+        """Take in a line of the SuperNode's output."""
         found = ERROR.fullmatch(line)
         if found is None:
             return

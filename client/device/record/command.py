@@ -18,7 +18,9 @@ SHOWN = 20
     "--sample", metavar="NAME", help="only the rounds that this sample was part of: a file, a row or a digest"
 )
 @click.option("--all", "every", is_flag=True, help="every round, not only the last ones")
-@click.option("--retire", metavar="ID", help="first retire the --samples of request ID, which an older copy lacks")
+@click.option(
+    "--retire", metavar="ID", help="first retire the --samples of request ID, which an older copy of the record lacks"
+)
 @click.option(
     "--samples", "file", type=click.Path(path_type=Path), metavar="FILE", help="file listing sample names, one per line"
 )

@@ -155,7 +155,7 @@ class Record:
         return keep
 
     def put(self, granularity: str, digests: Iterable[bytes] = (), note: str = "") -> int:
-        """Have an ask wait for the next reply, and return its number; the same ask waits once."""
+        """Have an ask wait for the next reply, and return its number; an ask that waits already is not added again."""
         with self.database.writing() as cursor:
             same = cursor.execute(
                 "SELECT number FROM asks WHERE granularity = ? AND digests = ? AND refused = '' AND signings < ?",
@@ -173,7 +173,7 @@ class Record:
         """Drop the asks that were never sent or were refused for good.
 
         Returns:
-            How many were dropped, and how many remain, as the server may have them.
+            Number of asks dropped, and number that remain because the server may have them.
         """
         passing = ", ".join("?" * len(PASSING))
         with self.database.writing() as cursor:

@@ -70,7 +70,7 @@ class Mark:
 
 
 PASSING = ("", "quota", "stale")
-"""Refusals that may be none a little later; "": the server has not refused it."""
+"""Refusals after which a later try may be taken; "": the server has not refused it."""
 SIGNINGS = 6
 """How often an ask is signed before the device gives up."""
 

@@ -12,7 +12,7 @@ from fedquit.client.requests.piggyback import rides
 from fedquit.documents import counted
 
 WIDTH = 80
-"""Columns of a table at least: on a narrower terminal its lines are broken, and no digest is cut off."""
+"""Least width of a table, in characters: a narrower terminal wraps its lines, and no digest is cut off."""
 
 
 def print_record(document: Mapping[str, Any], rounds: int | None = None) -> None:

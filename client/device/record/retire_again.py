@@ -1,4 +1,4 @@
-"""Retire samples that an older copy of the record does not know are retired, as only their owner can say which."""
+"""Retire again samples that an older copy of the record lacks: only their owner can say which they were."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ WAIT = 60.0
 
 
 def retire_again(folder: Path, request: str, file: Path) -> int:
-    """Retire the samples of a request in a kit's record, and return their number; done twice it is done once.
+    """Retire the samples of a request in a kit's record, and return their number; a second call changes nothing.
 
     Args:
         folder: the kit.
@@ -25,10 +25,12 @@ def retire_again(folder: Path, request: str, file: Path) -> int:
 
     Raises:
         InputError: it is no kit, no request id, there is no such sample, or the record has other samples for it.
-        FedquitError: the device is at work for too long.
+        FedquitError: the device does not finish its message in time.
     """
     if not re.fullmatch("[0-9a-f]{64}", request):
-        raise InputError(f"'{request}' is not a whole request id, 64 hex digits; the reply that was refused names it")
+        raise InputError(
+            f"'{request}' is not a whole request id, 64 hex digits; 'fedquit requests {folder} --json' shows it"
+        )
     kit = Kit.read(folder)
     path, digests = kit.path(kit.record), digests_of(kit, names_in(file))
     try:

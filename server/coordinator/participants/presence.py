@@ -9,7 +9,7 @@ from fedquit.strategies.grid.node_identity import Member as Node
 
 BEGUN = (*UNDER_WAY, *FORGOTTEN)
 LISTED = 50
-"""At most this many ids of requests are in a list of a message, the newest."""
+"""Largest number of request ids that a list in a message has: the newest ones."""
 RequestsOf = dict[int, tuple[RequestState, ...]]
 
 
@@ -46,7 +46,7 @@ class Presence:
         return self.here - set(self.ready)
 
     def retired(self) -> dict[int, dict[str, str]]:
-        """Return what devices are reminded of: what they have dropped, so that one with an older record notices."""
+        """Return device -> config `retired`, what it has dropped: so one with an older copy of its record notices."""
         return {
             member: {"retired": ",".join(":".join((r.id, *map(str, r.classes))) for r in requests[-LISTED:])}
             for member, requests in self.dropped.items()

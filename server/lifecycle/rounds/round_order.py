@@ -18,7 +18,8 @@ class Order:
         nth: which round of its phase it is, from 1.
         seed: of the samplings and the clients.
         lr: the devices' learning rate.
-        config: what every device is sent besides `lr`; `own`: what single ones are sent besides that.
+        config: what every device is sent besides `lr`.
+        own: client -> what only it is sent, besides that.
         fraction: share of the clients that take part.
         progress: fraction of training that is done at the round's end.
         before: the clients that took part in the phase's round before.
@@ -66,7 +67,7 @@ def round_order(
         seed: of the samplings and the clients.
         trained: how many rounds the model has been trained for before.
         config: what every device is sent besides the learning rate.
-        own: what single devices are sent besides that, by client.
+        own: client -> what only it is sent, besides that.
         before: the clients that took part in the phase's round before.
         draws: the phase whose random choices the round makes; "": its own.
 

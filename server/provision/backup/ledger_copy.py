@@ -57,11 +57,11 @@ def where_it_is(url: str) -> tuple[int, str, str]:
 
 
 @contextlib.contextmanager
-def restored_postgresql(dump: Path, url: str, noted: Path, is_used: Callable[[], bool]) -> Iterator[None]:
+def restored_postgresql(dump: Path, url: str, noted: Path, in_place: Callable[[], bool]) -> Iterator[None]:
     """Restore a copy into an empty database; if what is done with it fails, the database is empty again.
 
-    It is never emptied under a server that is in its place, in whatever instant an error or Ctrl-C comes: what tells is
-    the place, and not how far the caller got.
+    It is never emptied once the server is in its place, whenever an error or Ctrl-C comes: the server's folder decides,
+    not how far the caller got.
 
     Args:
         dump: the copy; it is removed.
@@ -69,7 +69,7 @@ def restored_postgresql(dump: Path, url: str, noted: Path, is_used: Callable[[],
         noted: file in which this notes, before it begins, which copy it restores where; gone, once it has taken that
             out again. If a killed process noted the same, the database is not restored into again: that is one
             transaction, so all of it is there, or nothing. A ledger that has gone on since then is not ours.
-        is_used: says whether the server is in its place.
+        in_place: says whether the server is in its place.
 
     Raises:
         InputError: the URL is none of PostgreSQL, or pg_restore is not installed.
@@ -97,8 +97,8 @@ def restored_postgresql(dump: Path, url: str, noted: Path, is_used: Callable[[],
         raise
     try:
         yield
-    except BaseException:  # also GeneratorExit, if Ctrl-C comes before this is told how its caller ended
-        if not is_used():
+    except BaseException:  # also GeneratorExit: Ctrl-C may come before the caller's outcome reaches this
+        if not in_place():
             drop_ledger(url)
             noted.unlink()
         raise

@@ -54,7 +54,7 @@ def restore_folder(to: Path) -> Iterator[Path]:
 def is_in_place(to: Path) -> bool:
     """Say whether the server's folder, which was empty before, is in its place: nothing is undone after that.
 
-    What a restore has left to do then is to remove what it needed itself.
+    Then a restore only has to remove its own files.
     """
     return (to / FILE).exists()
 

@@ -17,7 +17,7 @@ from fedquit.simulations.compare.results.paired_differences import paired_differ
 from fedquit.simulations.compare.results.row_statistics import aggregate, pareto_front, points
 from fedquit.unlearning.evaluation.verdict import present_rule
 
-SCHEMA_VERSION = 2  # 1: other measures; by which rule verdicts were made, `rule` says
+SCHEMA_VERSION = 2  # 1: other measures; `rule` says by which rule verdicts were reached
 RUN_BY_RUN = ("config", "cells", "references")  # what a summary does without
 REFERENCE = "retrained (reference)"
 COSTS = {"bytes": "bytes_share", "seconds": "seconds_share"}
@@ -81,25 +81,24 @@ def summary_of(document: Mapping[str, Any]) -> Document:
 
 
 def note_of_rule(document: Mapping[str, Any]) -> str:
-    """Return what to know of verdicts that were not made by the present rule; "": they were, or there are none.
+    """Return a note that the verdicts were not reached by the present rule; "": they were, or there are none.
 
     Args:
-        document: results or their summary. `rule` says by which rule their verdicts were made; those from before it
-            was noted do not.
+        document: results or their summary. `rule` says by which rule the verdicts were reached; documents from before
+            it was noted lack it.
 
     >>> row = {"verdicts": {"no evidence": 2}}
     >>> note_of_rule({"rows": [row], "rule": present_rule()}), note_of_rule({"rows": [{"verdicts": {}}]})
     ('', '')
     >>> note_of_rule({"rows": [row]})[:65]
-    'The verdicts were made by an earlier rule, not by that of this fe'
+    'The verdicts were reached by an earlier rule, not by this version'
     """
     if not any(row["verdicts"] for row in document["rows"]) or document.get("rule") == present_rule():
         return ""
     which = "another" if "rule" in document else "an earlier"
     return (
-        f"The verdicts were made by {which} rule, not by that of this fedquit: its verdicts cannot be compared with "
-        "them. Where the folder of the comparison is still there, `fedquit compare --resume` judges its runs by this "
-        "rule."
+        f"The verdicts were reached by {which} rule, not by this version's, and cannot be compared with this version's "
+        "verdicts. If the folder of the comparison still exists, `fedquit compare --resume` judges its runs again."
     )
 
 

@@ -69,7 +69,7 @@ back, beside five models retrained for as many rounds as our recovered model.
 and models: FedOSD's are 200 rounds, FUSED's 100. The rows *our rounds* give them five rounds of recovery or of
 training, FedOSD ten of unlearning before, with steps of 0.1, as our `orthogonal` has. In those rows their clients
 and ours train in unlearning for the same epochs in batches of the same size, theirs in one fixed order, ours shuffled.
-In recovery ours has the run's momentum of 0.9 and weighs clients by samples; theirs has no momentum and weighs them
+In recovery ours has the run's momentum of 0.9 and weights clients by samples; theirs has no momentum and weights them
 alike. The two rows *one step on all samples* take one gradient a round of unlearning. *FedOSD's steps* are its rounds
 and step size, with the run's epochs and batches. FedQUIT has its paper's values in both rows. Two seeds are an example,
 not a ranking. Accuracies and gaps are means over seeds, in % and points; gaps are accuracy minus the

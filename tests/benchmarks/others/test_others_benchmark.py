@@ -50,7 +50,7 @@ given.out.write_text("the weights")
 """
 
 
-def test_what_others_code_writes_beside_itself_ends_with_the_program(tmp_path: Path) -> None:
+def test_what_others_code_writes_beside_itself_is_removed_at_the_end(tmp_path: Path) -> None:
     (tmp_path / "temporary").mkdir()
     paths = ["--code", "theirs", "--run", "run.npz", "--out", "weights"]
     subprocess.run(

@@ -431,7 +431,7 @@ def made_by_hand(name: str) -> Dataset:
 @pytest.mark.parametrize(
     ("name", "shape"), [("rows", (1, 1, 12)), ("two channels", (2, 2, 3)), ("doubles", (1, 1, 12))]
 )
-def test_a_dataset_put_together_by_hand_gets_the_form_of_all(
+def test_a_dataset_put_together_by_hand_gets_the_form_of_loaded_ones(
     name: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"{user_dataset.__name__}.import_factory", lambda _spec: lambda: made_by_hand(name))
@@ -448,7 +448,7 @@ def test_a_dataset_put_together_by_hand_gets_the_form_of_all(
         ("a short column", "'mine:make': column 'client' holds 5 values for 6 training samples"),
     ],
 )
-def test_a_dataset_put_together_wrongly_is_refused_in_a_line(
+def test_a_dataset_put_together_wrongly_is_refused_in_one_line(
     name: str, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"{user_dataset.__name__}.import_factory", lambda _spec: lambda: made_by_hand(name))

@@ -297,7 +297,7 @@ def test_the_same_ask_waits_once_and_can_be_withdrawn_until_it_is_sent(kit: Kit)
         record.signed(1, "5e" * 32, b"ask", b"signature")
     assert json.loads(said("--withdraw", "--json")) == {"withdrawn": 1, "sent": 1}
     assert said("--withdraw").splitlines()[0] == "0 asks withdrawn"
-    assert "1 ask sent before: the server may have it" in said("--withdraw")
+    assert "1 ask already sent and not withdrawn: fedquit requests" in said("--withdraw")
     with opened(kit.path(kit.record)) as record:
         assert [ask.granularity for ask in record.asks()] == ["sample"]
         record.refused({"5e" * 32: "nothing-contributed"})

@@ -80,7 +80,7 @@ def _served(programs: Path, folder: Path) -> Iterator[str]:
 
 
 def remove_abandoned(place: Path) -> None:
-    """End the servers, and remove the folders, of runs that were killed; a folder without a lock is not of a rig."""
+    """End the servers and remove the folders of runs that were killed; a folder without a lock is not ours."""
     for folder in place.glob(f"{PREFIX}*"):
         if not (folder / LOCK).exists():
             continue

@@ -133,7 +133,7 @@ def test_a_report_says_whether_its_verdicts_are_by_the_present_rule(tmp_path: Pa
         texts = [(folder / name).read_text() for name in ("report.md", "report.html")] + [
             read_results(folder).note_of_rule
         ]
-        found = [re.search("made by (.*) rule, not by that of this fedquit", text) for text in texts]
+        found = [re.search("reached by (.*) rule, not by this version", text) for text in texts]
         return {each.group(1) if each else "" for each in found}
 
     assert said() == {""}

@@ -216,7 +216,7 @@ class Late(FedAvg):
 
 
 @pytest.mark.parametrize("stack", [1, 2])
-def test_a_timeout_error_of_a_users_code_is_not_said_to_be_the_rounds(
+def test_a_timeout_error_of_a_users_code_is_not_taken_for_the_rounds(
     stack: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "objectives.py").write_text(LATE)

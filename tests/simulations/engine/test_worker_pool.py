@@ -33,7 +33,7 @@ def fail(number: int) -> int:
     raise LookupError(f"no {number}")
 
 
-def fail_as_a_clock_does(number: int) -> int:
+def fail_with_a_timeout_error(number: int) -> int:
     raise TimeoutError(f"the data server did not send {number}")
 
 
@@ -138,11 +138,11 @@ def test_what_a_function_raises_is_raised_here_with_its_place(pool: WorkerPool) 
     assert list(pool.results(double, [4], None)) == [8], "the worker goes on"
 
 
-def test_a_timeout_error_of_a_function_is_not_the_clocks(pool: WorkerPool) -> None:
+def test_a_timeout_error_of_a_function_is_not_taken_for_the_deadline(pool: WorkerPool) -> None:
     for deadline in (None, time.monotonic() + 600):
         with pytest.raises(TimeoutError, match="the data server did not send 7") as failed:
-            list(pool.results(fail_as_a_clock_does, [7], deadline))
-        assert "in fail_as_a_clock_does" in str(failed.value.__notes__)
+            list(pool.results(fail_with_a_timeout_error, [7], deadline))
+        assert "in fail_with_a_timeout_error" in str(failed.value.__notes__)
 
 
 def test_a_result_that_cannot_travel_is_an_error_here(pool: WorkerPool) -> None:
@@ -412,7 +412,7 @@ def run_script(text: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
 
 
-def test_more_workers_than_the_system_allows_are_one_line(tmp_path: Path) -> None:
+def test_more_workers_than_the_system_allows_give_an_error_of_one_line(tmp_path: Path) -> None:
     done = run_script(LIMITED, tmp_path)
     assert re.fullmatch(
         r"cannot start worker process \d+ of 40: Too many open files; .* fewer --workers\n", done.stdout

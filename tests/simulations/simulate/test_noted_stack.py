@@ -58,7 +58,7 @@ class HaltError(Exception):
     """The user stops the run."""
 
 
-def test_a_run_goes_on_with_the_number_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_keeps_the_number_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(tmp_path / "whole", "4")[1]
 
     def halt(event: Mapping[str, Any]) -> None:
@@ -85,7 +85,7 @@ def test_a_run_from_before_the_number_was_noted_claims_none(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "noted", ['{"clients_at_once": "many"}', '{"clients_at_once": 4}', "[]", "{", '{"stack": "0"}']
 )
-def test_a_note_that_cannot_be_read_is_one_line(noted: str, tmp_path: Path) -> None:
+def test_a_note_that_cannot_be_read_gives_an_error_of_one_line(noted: str, tmp_path: Path) -> None:
     path = run(tmp_path / "run", "auto")[0]
     (path / "computed.json").write_text(noted)
     with pytest.raises(InputError, match=r"computed.json|began with --stack 0") as failed:

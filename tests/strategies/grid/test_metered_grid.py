@@ -233,7 +233,7 @@ def test_a_grid_refuses_to_wait_for_ever(patience: Any) -> None:
                 list(told.send_and_receive([], timeout=patience))
 
 
-def test_a_timeout_error_on_the_way_is_not_said_to_be_the_clients_silence() -> None:
+def test_a_timeout_error_of_the_grid_is_not_taken_for_a_silent_client() -> None:
     class Broken(InProcessGrid):
         def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
             yield from itertools.islice(super().send_and_receive(messages, timeout=timeout), 1)

@@ -183,7 +183,7 @@ def test_an_older_copy_of_the_record_trains_on_nothing_that_was_forgotten(make: 
     with read(rehearsal) as ledger:
         [refused] = [event for event in ledger.events() if event.kind == "reply-refused"]
     assert refused.member == 1
-    assert "its record.db is an older copy, which lacks samples that were forgotten. " in str(refused.facts)
+    assert "does not train: its record.db is an older copy that lacks forgotten samples. " in str(refused.facts)
     assert f"fedquit record KIT --retire {request.id} --samples FILE" in str(refused.facts)
     names = tmp_path / "names.txt"
     names.write_text("\n".join(digest.hex() for digest in gone), encoding="utf-8")

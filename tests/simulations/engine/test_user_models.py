@@ -1,4 +1,4 @@
-"""Models that people bring: none stops a round, ends with a traceback, or makes the number of workers count."""
+"""Models of users: none stops a round, ends in a traceback, or makes results depend on the number of workers."""
 
 import contextlib
 import sys
@@ -113,12 +113,12 @@ class Widening(Linear):
 
 @pytest.fixture(autouse=True)
 def found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have factories of this module be found, in workers too."""
+    """Make this module importable, in workers too."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
 
 
 def run(path: Path, model: str, stack: str, workers: int) -> Any:
-    given = {**SMALL, "model": f"test_models_of_ones_own:{model}"}
+    given = {**SMALL, "model": f"test_user_models:{model}"}
     return run_simulation(given, out=path, stack=stack, workers=workers)[1]["stages"]
 
 
@@ -139,10 +139,10 @@ def test_a_model_that_cannot_be_trained_is_the_error_of_each_client(
 
 @pytest.mark.parametrize(
     ("model", "says"),
-    [("Raising", "ValueError: no such layer"), ("Leaving", "SystemExit: 3"), ("Growing", "something else")],
+    [("Raising", "ValueError: no such layer"), ("Leaving", "SystemExit: 3"), ("Growing", "or it changes itself")],
 )
 def test_why_a_model_is_not_stacked_is_one_line(model: str, says: str) -> None:
-    size, why = stack_size("3", Settings(model=f"test_models_of_ones_own:{model}"))
+    size, why = stack_size("3", Settings(model=f"test_user_models:{model}"))
     assert size == 1
     assert says in why
     assert "\n" not in why
@@ -152,7 +152,7 @@ def test_why_a_model_is_not_stacked_is_one_line(model: str, says: str) -> None:
 def test_models_of_other_forms_are_refused_and_cost_what_their_messages_would(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = Settings(clients=7, samples=160, model=f"test_models_of_ones_own:{model}")
+    settings = Settings(clients=7, samples=160, model=f"test_user_models:{model}")
     found = []
     for summed in (True, False):
         with InProcessGrid(7, settings.run_config()) as grid:
