@@ -91,6 +91,11 @@ class DeviceBounds:
             self._check_name("model", settings.mentee)
         if PULL in config:
             self._check_name("objective", "fedprox")
+        if self.most:
+            self._check_numbers(settings, config)
+
+    def _check_numbers(self, settings: Settings, config: Mapping[str, Any]) -> None:
+        """Refuse a learning rate or a number of epochs beyond the bounds, of training or of the method."""
         method = _method_numbers(settings)
         for key, values in (
             ("lr", [settings.lr, config.get("lr", 0), method["lr"]]),
@@ -169,9 +174,16 @@ class DeviceBounds:
 
 
 def _method_numbers(settings: Settings) -> dict[str, object]:
-    """Return `lr` and `epochs` of the run's method, set by the server or by default; 0 where it has none."""
+    """Return the learning rate and the epochs of the run's method, whether they are set or its defaults; 0: none.
+
+    Of a method that is not installed here, and so cannot run here, those that are set.
+    """
     from fedquit.unlearning.methods.base import make_method  # imports PyTorch
 
-    made = make_method(settings.method, **settings.method_options())
+    options = settings.method_options()
+    try:
+        made = make_method(settings.method, **options)
+    except InputError:
+        return {name: options.get(name, 0) for name in ("lr", "epochs")}
     made = made.as_in_run(epochs=settings.local_epochs, batch_size=settings.batch_size)
     return {name: getattr(made, name, 0) for name in ("lr", "epochs")}

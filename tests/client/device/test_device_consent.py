@@ -309,6 +309,14 @@ def test_nothing_that_a_server_names_is_called_before_it_is_checked(
     assert CALLED == []
 
 
+def test_a_method_that_a_device_has_not_installed_stops_no_training(tmp_path: Path) -> None:
+    for number, bounds in enumerate(({}, {"lr": 0.5})):
+        kit = write_kit(tmp_path / f"kit{number}", bounds=bounds)
+        deployed_device(kit.folder, RUN, "1", {"method": "their-method", "method-settings": "lr=0.1"})
+    with pytest.raises(OutOfBoundsError, match=r"sets lr to 3\.0"):
+        deployed_device(kit.folder, RUN, "1", {"method": "their-method", "method-settings": "lr=3.0"})
+
+
 def test_within_the_bounds_a_device_works(tmp_path: Path) -> None:
     bounds = {"lr": 0.5, "local-epochs": 2, "objective": ["fedavg"], "model": ["cnn", "my.nets:small"]}
     kit = write_kit(tmp_path / "kit", bounds={**bounds, "method": ["fedquit"]})

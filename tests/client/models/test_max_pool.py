@@ -78,6 +78,13 @@ def test_pooling_keeps_the_form_of_a_single_image() -> None:
     assert image.grad.sum() == 8
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1, 4), (4, 4), (1, 1, 1, 4, 4)])
+def test_pooling_refuses_what_pytorch_refuses(shape: tuple[int, ...]) -> None:
+    for pool in (MaxPool(), nn.MaxPool2d(2)):
+        with pytest.raises(RuntimeError):
+            pool(torch.zeros(shape))
+
+
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 33, 30)])
 def test_the_cnn_gives_the_same_bits_as_with_pytorchs_pooling(shape: tuple[int, int, int]) -> None:
     model, samples = build_model("cnn", input_shape=shape, num_classes=10, seed=0), samples_of(shape, 9, 0)
