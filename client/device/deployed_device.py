@@ -30,6 +30,7 @@ from fedquit.client.device.record.stored_replies import Replies
 from fedquit.client.kit import FILE, Kit
 from fedquit.client.models.model_file import model_hash
 from fedquit.client.requests.piggyback import riding_ask
+from fedquit.client.training.build_method import options_of
 from fedquit.client.training.sgd import deterministic, evaluate
 from fedquit.errors import FedquitError, InputError, unknown
 from fedquit.settings import Part, Scalar, Settings, keys_of
@@ -198,10 +199,11 @@ class DeployedDevice:
         """See `Device`; derived from this device's private key, so that nobody else can take the noise off again.
 
         The same step on the same model has the same noise, so that asking often averages nothing out; another step of
-        the request has another, or their difference would be without any.
+        the request has another, or their difference would be without any. The run's training makes another step too,
+        where a method takes its epochs or batches from there.
         """
         secret, said = hashlib.sha256(self.kit.key_file.read_bytes()).hexdigest(), self.settings
-        how = [said.method, said.method_options(), said.forget_clip, said.forget_noise, str(config.get("step", ""))]
+        how = [said.method, options_of(said), said.forget_clip, said.forget_noise, str(config.get("step", ""))]
         step = json.dumps(how, sort_keys=True)
         return derive_seed(0, "noise", secret, str(config.get("request", "")), self._received, step)
 

@@ -1,8 +1,10 @@
 """The method that a run's settings name, checked against what the run asks of it."""
 
+from dataclasses import fields, is_dataclass
+
 from fedquit.client.training.build_objective import objective_of
 from fedquit.errors import InputError
-from fedquit.settings import Settings
+from fedquit.settings import Scalar, Settings
 from fedquit.unlearning.methods.base import Method, Traits, make_method
 
 
@@ -16,8 +18,7 @@ def method_of(settings: Settings) -> Method:
     >>> method_of(Settings(method="negate")).traits.needs_device
     False
     """
-    method = make_method(settings.method, **settings.method_options())
-    method = method.as_in_run(epochs=settings.local_epochs, batch_size=settings.batch_size)
+    method = _in_run(_as_given(settings), settings)
     can = sorted(method.traits.granularities)
     if settings.granularity not in can:
         raise InputError(f"method '{settings.method}' forgets by {', '.join(can)}, not by {settings.granularity}")
@@ -28,6 +29,30 @@ def method_of(settings: Settings) -> Method:
         )
     _check_objective(settings, method.traits)
     return method
+
+
+def options_of(settings: Settings) -> dict[str, Scalar]:
+    """Return the method's settings as given, and those that the run's local training fills in.
+
+    Raises:
+        InputError: there is no such method or setting.
+
+    >>> options_of(Settings(method="orthogonal", local_epochs=2, batch_size=50, method_settings={"epochs": 1}))
+    {'epochs': 1, 'batch_size': 50}
+    """
+    given = _as_given(settings)
+    made = _in_run(given, settings)
+    names: list[str] = [each.name for each in fields(made)] if is_dataclass(made) else []
+    filled = {name: getattr(made, name) for name in names if getattr(made, name) != getattr(given, name)}
+    return {**settings.method_options(), **filled}
+
+
+def _as_given(settings: Settings) -> Method:
+    return make_method(settings.method, **settings.method_options())
+
+
+def _in_run(method: Method, settings: Settings) -> Method:
+    return method.as_in_run(epochs=settings.local_epochs, batch_size=settings.batch_size)
 
 
 def _check_objective(settings: Settings, traits: Traits) -> None:

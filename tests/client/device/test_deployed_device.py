@@ -307,3 +307,20 @@ def test_noise_is_the_same_for_the_same_step_and_another_for_another_method(tmp_
     assert seed(seed=6) == first  # so that asking often averages nothing out
     others = [seed(method="ascent"), seed(**{"method-settings": "lr=0.01"}), seed(**{"forget-clip": 2.0})]
     assert len({first, *others}) == 4
+
+
+def test_noise_is_another_where_the_runs_training_makes_another_step(tmp_path: Path) -> None:
+    kit = make_kit(tmp_path / "kit")
+
+    def seed(method: str, **training: int) -> int:
+        noisy = {"forget-clip": 1.0, "forget-noise": 4.0, "local-epochs": 1, "batch-size": 32}
+        run = {**SETTINGS.run_config(), **noisy, **{key.replace("_", "-"): value for key, value in training.items()}}
+        device = deployed_device.deployed_device(kit.folder, run, "9", {"method": method})
+        return device.noise_seed({"request": REQUEST, "method": method})
+
+    first = seed("orthogonal")  # which trains for the run's epochs, in its batches
+    assert seed("orthogonal", local_epochs=1, batch_size=32) == first
+    others = [seed("orthogonal", local_epochs=2), seed("orthogonal", batch_size=16)]
+    assert len({first, *others}) == 3
+    own = {seed("ascent"), seed("ascent", local_epochs=2), seed("ascent", batch_size=16)}
+    assert len(own) == 1, "the step is the same, and asking in many runs averages nothing out"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fedquit import RunResult, simulate
-from fedquit.client.training.build_method import method_of
+from fedquit.client.training.build_method import method_of, options_of
 from fedquit.settings import Settings
 from fedquit.unlearning import METHODS, Orthogonal, make_method
 
@@ -26,6 +26,8 @@ def test_a_setting_that_a_method_leaves_open_is_that_of_the_run() -> None:
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"orthogonal"}))
 def test_a_method_that_leaves_nothing_open_is_the_same_in_every_run(name: str) -> None:
     assert make_method(name).as_in_run(epochs=5, batch_size=3) == make_method(name)
+    run = Settings(method=name, local_epochs=5, batch_size=3)
+    assert options_of(run) == run.method_options()
 
 
 def test_orthogonal_unlearns_with_the_epochs_and_batches_of_training(tmp_path: Path) -> None:
