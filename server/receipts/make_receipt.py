@@ -34,7 +34,7 @@ class Outcome:
         clip: the norm to which the asking device was told to clip its step; 0: none. `noise`: the standard deviation of
             the noise that it was told to add to each weight, as a multiple of `clip`.
         exact: whether the method promises that these models never met the data; the ledger is asked whether it is so.
-        settings: of the method.
+        settings: of the method, as given and as the run's local training fills them in.
         fallback: why another method than the federation's was used; "" if it was not.
         measures: by stage ("before", "unlearned", "after", ...), each by name.
         verdict: in words.

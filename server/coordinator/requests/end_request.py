@@ -4,6 +4,7 @@ What contained the data is removed and the receipt is made before the request en
 true.
 """
 
+from fedquit.client.training.build_method import options_of
 from fedquit.errors import FedquitError
 from fedquit.server.coordinator.participants.presence import Presence
 from fedquit.server.coordinator.requests.evaluate_forgotten import verify
@@ -130,7 +131,7 @@ class Ending:
             adopted=(adopted := self._adopted(request, forgot)),
             clip=forgetting.forget_clip if adopted != "none" else 0.0,
             noise=forgetting.forget_noise if adopted != "none" else 0.0,
-            settings=plan_of(self.place.federation, request)[0].method_options(),
+            settings=options_of(plan_of(self.place.federation, request)[0]),
             fallback=self._why_fallback(request),
             measures=measures,
             verdict=f"{stopped.reason}; {NOT_COMPARED}",

@@ -261,6 +261,20 @@ def test_a_restart_from_a_model_that_met_the_data_is_not_adopted(make: Make, mon
     assert "descends from the data" in told.reason
 
 
+def test_a_receipt_names_the_epochs_and_batches_taken_from_training(make: Make) -> None:
+    forgetting = {"method": "orthogonal", "fallback": [], "guard": "adopt", "recover-rounds": 1}
+    rehearsal = make(forgetting={**forgetting, "method-settings": {"rounds": 1, "epochs": 2}})
+    trained = rehearsal.federation.settings()
+    assert trained.local_epochs != 2, "or what was given is what training has"
+    grid = grid_of(rehearsal)
+    rehearsal.run(grid, rounds=1)
+    request = rehearsal.ask(rehearsal.signed(1))
+    rehearsal.run(grid, rounds=4)
+    method = receipt_of(rehearsal, request).predicate["method"]
+    assert method["name"] == "orthogonal"
+    assert method["settings"] == {"rounds": 1, "epochs": 2, "batch_size": trained.batch_size}
+
+
 def test_no_exchange_is_without_a_limit_also_right_after_a_restart(make: Make) -> None:
     rehearsal = make(schedule={"round-timeout": 600})
     grid = grid_of(rehearsal)
