@@ -47,6 +47,9 @@ from fedquit.unlearning.tensors.fitting import LossOfOutputs, descend
 
 ANCHORS = ("original", "unlearned")
 EPOCHS, BATCH_SIZE = 1, 32  # where neither the method nor a run sets them
+UNLEARN, TRAIN = "unlearn", "train"
+"""The procedures of a device. Those of before sent a gradient for "forget" and "gradient", not what training comes to:
+under other names a device and a server of different versions refuse each other."""
 DEPENDENT = 1e-6  # a gradient with less than this share outside the span of those before adds no direction
 
 
@@ -200,8 +203,8 @@ class Orthogonal(Method):
 
     def exchanges(self, outlook: Outlook) -> tuple[Exchange, ...]:
         """In each round local training of every forgotten client, then of every remaining client."""
-        own = Exchange("forget", outlook.forgotten, passes=self.epochs)
-        return (own, Exchange("forget", outlook.remaining, step="gradient", passes=self.epochs)) * self.rounds
+        own = Exchange("forget", outlook.forgotten, step=UNLEARN, passes=self.epochs)
+        return (own, Exchange("forget", outlook.remaining, step=TRAIN, passes=self.epochs)) * self.rounds
 
     def corrected(
         self,
@@ -220,7 +223,7 @@ class Orthogonal(Method):
 
     def _own(self, session: Session, state: StateDict, names: frozenset[str]) -> dict[str, Tensor]:
         mean, came = StateMean(), set()
-        for reply in session.run("forget", session.forgotten, state, step="forget"):
+        for reply in session.run("forget", session.forgotten, state, step=UNLEARN):
             mean.add(difference(state, reply.state, names), reply.num_examples)
             came.add(reply.client)
         check_replied(came, session.forgotten)
@@ -230,7 +233,7 @@ class Orthogonal(Method):
         def client(reply: ClientReply) -> int:
             return reply.client
 
-        replies = sorted(session.run("forget", session.remaining, state, step="gradient"), key=client)
+        replies = sorted(session.run("forget", session.remaining, state, step=TRAIN), key=client)
         return [difference(state, reply.state, names) for reply in replies]
 
     def on_device(
@@ -243,9 +246,9 @@ class Orthogonal(Method):
         config: Mapping[str, float] | None = None,
         extra: StateDict | None = None,
     ) -> list[float]:
-        """Train in place on the unlearning loss ("forget") or on the cross-entropy ("gradient")."""
+        """Train in place on the unlearning loss ("unlearn") or on the cross-entropy ("train")."""
         del config, extra
-        losses: dict[str, LossOfOutputs] = {"forget": unlearning_loss, "gradient": F.cross_entropy}
+        losses: dict[str, LossOfOutputs] = {UNLEARN: unlearning_loss, TRAIN: F.cross_entropy}
         if step not in losses:
             raise self.no_such_step(step, losses)
         return descend(

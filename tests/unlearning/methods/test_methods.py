@@ -136,6 +136,13 @@ def test_a_step_that_a_device_cannot_carry_out_is_refused_by_name() -> None:
             cls().on_device(model, samples, seed=0, step="dance")
 
 
+@pytest.mark.parametrize("step", ["forget", "gradient"])
+def test_a_server_that_expects_one_gradient_for_orthogonal_is_refused(step: str) -> None:
+    model, samples = nn.Linear(2, 3), Samples(torch.ones(2, 2), torch.tensor([0, 1]))
+    with pytest.raises(InputError, match=f"no device procedure '{step}'; it has unlearn, train"):
+        make_method("orthogonal").on_device(model, samples, seed=0, step=step)
+
+
 def test_the_documented_call_of_fedquit_and_its_exercise_are_the_same() -> None:
     samples, results = Samples(torch.randn(8, 2), torch.arange(8) % 3), []
     for through_exercise in (False, True):

@@ -15,7 +15,7 @@ from fedquit.unlearning.evaluation.relearn import relearn
 MEAN = 3.0
 STEPS = {
     "fedquit": ("forget",), "ascent": ("forget",), "projected-ascent": ("forget",), "auxiliary-head": ("forget",),
-    "mode": ("guide",), "orthogonal": ("forget", "gradient"),
+    "mode": ("guide",), "orthogonal": ("unlearn", "train"),
 }  # fmt: skip
 AT_THE_SERVER = {"negate", "federaser", "retrain", "continue", "pseudo-ascent"}
 EACH = [(name, step) for name, steps in STEPS.items() for step in steps]

@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Message, MetricRecord
+from torch import nn
+from torch.nn.functional import cross_entropy
 
 from fedquit.client.device.device import model_with
 from fedquit.client.training.sgd import evaluate
 from fedquit.server.ledger import Event, Request
 from fedquit.server.lifecycle.request_seeds import RequestSeeds
 from fedquit.strategies.grid.array_record import arrays_of_record, record_of
+from fedquit.unlearning.methods.orthogonal import Orthogonal, unlearning_loss
 from fedquit.unlearning.samples import Samples
+from fedquit.unlearning.tensors.fitting import full_gradient
 from tests.harness.rehearsal import KitGrid, Rehearsal, rehearse
 
 Make = Callable[..., Rehearsal]
@@ -162,6 +166,28 @@ def test_a_huge_or_broken_update_does_not_decide_where_orthogonal_goes(
     assert honest is not None
     assert by_another == pytest.approx(honest, rel=0.5), "another's is one direction less, or missing"
     assert by_asker is None
+
+
+def test_devices_that_still_send_gradients_do_not_serve_orthogonal(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def before_local_training(self: Orthogonal, model: nn.Module, samples: Samples, *, step: str, **_: Any) -> Any:
+        """Take the step of size 1 that a device took before clients trained locally, or refuse as it did."""
+        losses: dict[str, Callable[..., torch.Tensor]] = {"forget": unlearning_loss, "gradient": cross_entropy}
+        if step not in losses:
+            raise self.no_such_step(step, losses)
+        gradients, loss = full_gradient(model, samples, losses[step])
+        with torch.no_grad():
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter.sub_(gradient)
+        return [loss]
+
+    monkeypatch.setattr(Orthogonal, "on_device", before_local_training)
+    rehearsal = make(forgetting={"method": "orthogonal", "fallback": ["retrain"], "guard": "adopt", **SHORT})
+    request = rehearsal.ask(rehearsal.signed(ASKER))
+    rehearsal.run(rehearsal.grid(), rounds=6)
+    told, events = outcome(rehearsal, request)
+    assert told.method == "retrain"
+    [why] = [event.facts["why"] for event in events if event.kind == "fallback"]
+    assert "method 'orthogonal' has no device procedure 'unlearn'; it has forget, gradient" in why
 
 
 @pytest.mark.parametrize("method", ["negate", "retrain", "federaser", "mode", "orthogonal"])
