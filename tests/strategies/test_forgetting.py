@@ -3,20 +3,23 @@
 import importlib.util
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
+from torch import nn
 from torch.nn import functional as F
 
 from fedquit.client.forgetting_mod import FORGOTTEN
 from fedquit.errors import FedquitError, InputError
 from fedquit.simulations.engine.inprocess import InProcessGrid
 from fedquit.strategies.forgetting import LOGGER, RECORD, Forgetting
+from fedquit.unlearning import METHODS, FedQUIT, Samples, make_method
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "flower_app.py"
 CLIENTS, ROUND, CLIENT = 4, 4, 2
@@ -238,6 +241,34 @@ def test_a_strategy_that_would_wait_for_more_clients_than_are_left_says_so(examp
 def test_a_mistake_is_named_before_anything_runs(requests: dict[int, int], how: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=re.escape(said)):
         Forgetting(FedAvg(), requests, **how)
+
+
+def test_in_an_app_of_ones_own_no_training_fills_in_what_a_method_leaves_open(
+    example: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained_for = list[int | None]()
+
+    @dataclass(frozen=True, slots=True)
+    class Open(FedQUIT):
+        """FedQUIT that notes the epochs which a run would fill in."""
+
+        name: ClassVar[str] = "open"
+        passes: int | None = None
+
+        def as_in_run(self, *, epochs: int, batch_size: int) -> Self:
+            raise AssertionError(f"nobody knows of {epochs} epochs in batches of {batch_size}")
+
+        def forget(self, model: nn.Module, samples: Samples, *, seed: int) -> list[float]:
+            trained_for.append(self.passes)
+            return make_method("fedquit").on_device(model, samples, seed=seed)
+
+    monkeypatch.setitem(METHODS, "open", Open)
+    strategy = Forgetting(FedAvg(), {2: CLIENT}, method="open", guard="adopt")
+    strategy.start(WatchedGrid(example.client_app), ArrayRecord(example.make_model().state_dict()), num_rounds=2)
+    assert strategy.outcomes == {2: "forgotten"}
+    assert trained_for == [None]
+    with pytest.raises(InputError, match="'orthogonal' does not run on the device alone"):
+        Forgetting(FedAvg(), {2: CLIENT}, method="orthogonal")
 
 
 def test_forgetting_takes_an_app_fewer_than_20_lines() -> None:
