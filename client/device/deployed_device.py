@@ -105,18 +105,21 @@ class DeployedDevice:
         """Retire again what the server says was retired, where an older copy of the record lacks it.
 
         Raises:
-            InputError: it lacks retired samples; only a newer record or the owner knows which they were.
+            InputError: it lacks samples that were retired, and the message has this device train on what it keeps:
+                which they were, only a newer record or the owner knows.
         """
-        known = {mark.request: mark for mark in self._record.marks()}
+        known, lacking = {mark.request: mark for mark in self._record.marks()}, ""
         for request, classes in _retired(config).items():
             mark = known.get(request)
             if mark is not None:
                 if mark.retired_at is None:
                     self._retire(mark)
-                continue
-            if not classes:
-                raise InputError(OLD_RECORD.format(name=self.kit.name, request=request, record=self.kit.record))
-            self._retire(Mark(request, "class", labels=tuple(map(self._label, classes))))
+            elif classes:
+                self._retire(Mark(request, "class", labels=tuple(map(self._label, classes))))
+            else:
+                lacking = lacking or request
+        if lacking and not self._is_about_request(config):
+            raise InputError(OLD_RECORD.format(name=self.kit.name, request=lacking, record=self.kit.record))
 
     def who(self) -> dict[str, int]:
         """See `Device`."""

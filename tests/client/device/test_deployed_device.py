@@ -307,3 +307,14 @@ def test_noise_is_the_same_for_the_same_step_and_another_for_another_method(tmp_
     assert seed(seed=6) == first  # so that asking often averages nothing out
     others = [seed(method="ascent"), seed(**{"method-settings": "lr=0.01"}), seed(**{"forget-clip": 2.0})]
     assert len({first, *others}) == 4
+
+
+def test_a_device_with_an_older_record_still_forgets_what_it_is_asked_to(kit: Kit) -> None:
+    mark(kit, 1, 5)
+    earlier = f"{OTHER},{'3c' * 32}:2"  # of its own samples, which the record lacks, and a class
+    assert said(forget(kit, retired=earlier))["num-examples"] == 2
+    with opened(kit.path(kit.record)) as record:
+        assert {*rows(kit, 1, 5, 2, 8, 11)} == {*record.retired()}
+    for exercise, more in (("train", {}), ("train.forget", {"samples": "keep", "request": REQUEST})):
+        with pytest.raises(InputError, match="trains on nothing, as its record"):
+            send(kit, exercise, retired=earlier, **more)
