@@ -50,8 +50,9 @@ REPORTED = frozenset(
 )
 """What a device that forgets says of the model: on the samples to forget and on unseen ones, before and after."""
 OLD_RECORD = (
-    "device '{name}' does not train: its {record} is an older copy that lacks forgotten samples. Put the newer one "
-    "back, or name the samples: fedquit record KIT --retire {request} --samples FILE"
+    "device '{name}' trains on nothing, as its {record} is an older copy, which lacks samples that were forgotten. Put "
+    "the newer one back, or name them: fedquit record KIT --retire {request} --samples FILE "
+    "(--gone in its place if they were deleted)"
 )
 """Why a device with an older copy of its record refuses a message, and the ways out."""
 DROP = "drop"
@@ -307,7 +308,8 @@ class DeployedDevice:
 
     def _why_none(self, mark: Mark) -> str:
         """Say why nothing is there that a request is about: samples may have trained and been deleted since."""
-        if mark.granularity == "sample" and not self._record.has_trained(mark.digests):
+        known = mark.granularity == "sample" and mark.digests  # none: of a request whose samples its owner deleted
+        if known and not self._record.has_trained(mark.digests):
             return f"{NOTHING_TO_FORGET}, as none that request {mark.request[:12]} is about ever trained here"
         return f"nothing that request {mark.request[:12]} is about is there any more"
 

@@ -286,6 +286,38 @@ def test_the_record_is_in_utc_and_nothing_is_cut_off(kit: Kit, monkeypatch: pyte
     assert at in shown
 
 
+def retire(kit: Kit, *options: str) -> list[str]:
+    """Have `fedquit record --retire` retire, and return the rows that are retired in the record."""
+    done = CliRunner().invoke(show, [str(kit.folder), "--retire", "5e" * 32, *options, "--json"])
+    if done.exception:
+        raise done.exception
+    gone = {bytes.fromhex(each["sample"]) for each in json.loads(done.stdout)["retired"]}
+    return [row for row in "012" if {*digests_of(kit, [row])} <= gone]
+
+
+def test_what_an_owner_retires_again_can_be_completed_later(kit: Kit, tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    for said, retired in (("1\n", ["1"]), ("1\n2\n", ["1", "2"]), ("0\n", ["0", "1", "2"])):
+        names.write_text(said)
+        assert retire(kit, "--samples", str(names)) == retired
+
+
+def test_an_owner_who_deleted_the_forgotten_samples_is_not_locked_out(kit: Kit, tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("1\n77\n")
+    with pytest.raises(InputError, match=f"has no sample 77; leave out what was deleted.*--retire {'5e' * 32} --gone"):
+        retire(kit, "--samples", str(names))
+    with pytest.raises(InputError, match="--retire ID belongs with --samples FILE, or with --gone"):
+        retire(kit, "--samples", str(names), "--gone")
+    assert retire(kit, "--gone") == []
+    with opened(kit.path(kit.record)) as record:
+        [mark] = record.marks()
+    assert (mark.request, mark.granularity, mark.digests) == ("5e" * 32, "sample", ())
+    assert mark.retired_at is not None, "so the device trains again"
+    names.write_text("1\n")
+    assert retire(kit, "--samples", str(names)) == ["1"]
+
+
 def test_the_same_ask_waits_once_and_can_be_withdrawn_until_it_is_sent(kit: Kit) -> None:
     def said(*options: str) -> str:
         return CliRunner().invoke(leave, [str(kit.folder), *options], catch_exceptions=False).stdout
