@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from fedquit.client.device.bounds import DeviceBounds
 from fedquit.client.device.command import join, leave
 from fedquit.client.device.device_checks import Finding, device_checks, server_checks
 from fedquit.client.device.join import environment, line_of, make_device, supernode
@@ -26,8 +27,9 @@ from fedquit.client.device.record import Mark, opened
 from fedquit.client.device.record.command import record as show
 from fedquit.client.kit import Kit
 from fedquit.client.requests.keys import new_key
-from fedquit.errors import FedquitError, InputError
+from fedquit.errors import FedquitError, InputError, OutOfBoundsError
 from fedquit.server.provision.certificates import make_authority, make_server_certificate, node_key_files
+from fedquit.settings import Settings
 
 NOW = datetime.datetime.now(datetime.UTC)
 AUTHORITY = make_authority("clinics", NOW)
@@ -252,6 +254,28 @@ def test_join_says_why_a_message_was_refused_once_an_hour() -> None:
         assert len(told) == said
     refusals.hear("fedquit.errors.OutOfBoundsError: lr is 1.0")
     assert told[-1].endswith("lr is 1.0")
+
+
+def test_a_server_cannot_write_on_an_owners_terminal_what_it_likes() -> None:
+    told: list[str] = []
+    now = [0.0]
+    refusals = Refusals(lambda event: told.append(line_of(event)), lambda: now[0])
+    refusals.hear("fedquit.errors.InputError: no \x1b[2J\u202emodel\x85ok       record: all is well\r")
+    assert told == ["refused  a message of the server: no ?[2J?model?ok       record: all is well?"]
+    refusals.hear(f"fedquit.errors.InputError: {'x' * 100_000}")
+    assert told[1] == f"refused  a message of the server: {'x' * 299}…"
+    for number in range(100):
+        refusals.hear(f"fedquit.errors.InputError: model {number}")
+    assert len(told) == 20
+    now[0] = 3601.0
+    refusals.hear("fedquit.errors.InputError: model 99")
+    assert told[20:] == ["refused  a message of the server: model 99"]
+
+
+def test_a_name_that_a_server_sets_is_quoted_on_one_line() -> None:
+    with pytest.raises(OutOfBoundsError) as refused:
+        DeviceBounds.read({}, "device.toml").check(Settings(model="a:b\nfedquit.errors.InputError: forged"), {})
+    assert "\n" not in str(refused.value)
 
 
 def test_what_a_supernode_says_reaches_the_listener_of_join(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
