@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -25,6 +26,7 @@ from fedquit.client.device.local_data.gather import Gathered, Keep, gather
 from fedquit.client.device.local_data.sample_content import Content
 from fedquit.client.device.local_data.samples_commitment import commitment, set_digest
 from fedquit.client.device.memory import Memory
+from fedquit.client.device.processes.refusals import retired_line
 from fedquit.client.device.record import Forgotten, Mark, Record, Round
 from fedquit.client.device.record.stored_replies import Replies
 from fedquit.client.kit import FILE, Kit
@@ -54,7 +56,8 @@ OLD_RECORD = (
     "the newer one back, or name them: fedquit record KIT --retire {request} --samples FILE "
     "(--gone in its place if they were deleted)"
 )
-"""Why a device with an older copy of its record refuses a message, and the ways out."""
+REMINDED = 50
+"""At most this many requests are taken from a list of what this device has retired."""
 DROP = "drop"
 """In a forget message: the samples are to be retired and no more, whatever the method; the model comes back as sent."""
 TOLD_LATE = keys_of(Part.METHOD)
@@ -116,7 +119,7 @@ class DeployedDevice:
                 if mark.retired_at is None:
                     self._retire(mark)
             elif classes:
-                self._retire(Mark(request, "class", labels=tuple(map(self._label, classes))))
+                self._retire(Mark(request, "class", labels=tuple(dict.fromkeys(map(self._label, classes)))))
             else:
                 lacking = lacking or request
         if lacking and not self._is_about_request(config):
@@ -248,8 +251,11 @@ class DeployedDevice:
 
     def _retire(self, mark: Mark) -> None:
         """Retire what a request is about, with the contents of what is there, and drop what was kept of it."""
-        found = self._of(mark)
+        found, asked_here = self._of(mark), self._record.marked(mark.request) is not None
         self._record.retire(mark, zip(found.digests, found.contents, strict=True))
+        if not asked_here:
+            sys.stderr.write(f"{retired_line(mark.request, mark.labels)}\n")  # to the log of `fedquit join`
+            sys.stderr.flush()
         self._record.taken([mark.request])
         shutil.rmtree(_memory_folder(self.kit), ignore_errors=True)
 
@@ -382,8 +388,11 @@ def _ids(config: ReceivedConfig, key: str) -> list[str]:
 
 
 def _retired(config: ReceivedConfig) -> dict[str, list[str]]:
-    """Return the requests whose data the server says this device has retired, with the classes that each was about."""
-    entries = (each.split(":") for each in str(config.get("retired", "")).split(","))
+    """Return the requests whose data the server says this device has retired, with the classes that each was about.
+
+    A server names at most `REMINDED`, the newest last; of a longer list no more are taken.
+    """
+    entries = (each.split(":") for each in str(config.get("retired", "")).split(",")[-REMINDED:])
     return {entry[0]: entry[1:] for entry in entries if re.fullmatch("[0-9a-f]{64}", entry[0])}
 
 
