@@ -245,7 +245,11 @@ def test_samples_are_retired_again_once_and_under_one_request(kit: Kit, tmp_path
     with opened(kit.path(kit.record)) as record:
         assert set(record.retired()) == set(digests_of(kit, ["0", "1"]))
         assert record.contents(record.retired())
-    with pytest.raises(InputError, match="has request 5b5b5b5b5b5b already, about other samples"):
-        retire_again(kit.folder, request, others)
+    assert retire_again(kit.folder, request, others) == 3
+    with opened(kit.path(kit.record)) as record:
+        assert set(record.retired().values()) == {request}
+        record.retire(Mark("7c" * 32, "class", labels=("1",)), [])
+    with pytest.raises(InputError, match="request 7c7c7c7c7c7c is about a class in the record of"):
+        retire_again(kit.folder, "7c" * 32, others)
     with pytest.raises(InputError, match="'5b5b5b' is not a whole request id"):
         retire_again(kit.folder, request[:6], names)
