@@ -376,3 +376,16 @@ def test_checks_change_nothing_in_a_kit(kit: Kit) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in kit.folder.iterdir()}
     assert found(kit)["record"].text.startswith("none yet")
     assert {path.name: path.stat().st_mtime_ns for path in kit.folder.iterdir()} == before
+
+
+def test_a_record_that_cannot_be_made_is_found_before_the_first_round(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = (kit.folder / "device.toml").read_text(encoding="utf-8")
+    (kit.folder / "device.toml").write_text(f'{told}record = "own.npz/record.db"\n', encoding="utf-8")
+    assert found(kit)["record"].state == "wrong"
+    assert "own.npz is no folder that may be written: see record in device.toml" in found(kit)["record"].text
+    (kit.folder / "device.toml").write_text(f'{told}record = "new/record.db"\n', encoding="utf-8")
+    assert found(kit)["record"].state == "ok", "its folder is made with it"
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert found(kit)["record"].state == "wrong"
