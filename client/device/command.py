@@ -107,7 +107,7 @@ def leave(kit: Path, samples: tuple[str, ...], file: Path | None, note: str, wit
 
 
 def _withdraw(kit: Kit, as_json: bool) -> None:
-    """Drop the asks of a kit that were not sent, and say what became of all."""
+    """Drop the asks of a kit that can still be withdrawn; print how many were, and how many cannot be."""
     from fedquit.client.device.record.owners_turn import in_turn
 
     with in_turn(kit) as record:  # not while an ask is signed

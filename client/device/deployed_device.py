@@ -52,10 +52,11 @@ REPORTED = frozenset(
 )
 """What a device that forgets says of the model: on the samples to forget and on unseen ones, before and after."""
 OLD_RECORD = (
-    "device '{name}' trains on nothing, as its {record} is an older copy, which lacks samples that were forgotten. Put "
-    "the newer one back, or name them: fedquit record KIT --retire {request} --samples FILE "
-    "(--gone in its place if they were deleted)"
+    "device '{name}' does not train: its {record} is an older copy that lacks forgotten samples. Put the newer one "
+    "back, or name the samples: fedquit record KIT --retire {request} --samples FILE (--gone in its place if they were "
+    "deleted)"
 )
+"""Why a device with an older copy of its record refuses a message, and the ways out."""
 REMINDED = 50
 """At most this many requests are taken from a list of what this device has retired."""
 DROP = "drop"

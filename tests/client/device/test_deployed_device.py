@@ -318,9 +318,9 @@ def test_a_device_with_an_older_record_still_forgets_what_it_is_asked_to(kit: Ki
     assert said(forget(kit, retired=earlier))["num-examples"] == 2
     with opened(kit.path(kit.record)) as record:
         assert {*rows(kit, 1, 5, 2, 8, 11)} == {*record.retired()}
-    with pytest.raises(InputError, match="trains on nothing, as its record"):
+    with pytest.raises(InputError, match="does not train: its record"):
         send(kit, "train", retired=earlier)
-    with pytest.raises(InputError, match="trains on nothing, as its record"):
+    with pytest.raises(InputError, match="does not train: its record"):
         forget(kit, samples="keep", retired=earlier)
 
 
