@@ -170,7 +170,7 @@ class DeviceBounds:
             return
         if value not in (allowed or ()):
             takes = f"takes {', '.join(allowed)}" if allowed else "takes none that it does not name"
-            raise OutOfBoundsError(f"the server sets {key} to '{value}', and this device {takes}: {key} of {WHERE}")
+            raise OutOfBoundsError(f"the server sets {key} to {value!r}, and this device {takes}: {key} of {WHERE}")
 
 
 def _method_numbers(settings: Settings) -> dict[str, object]:

@@ -108,9 +108,9 @@ def leave(kit: Path, samples: tuple[str, ...], file: Path | None, note: str, wit
 
 def _withdraw(kit: Kit, as_json: bool) -> None:
     """Drop the asks of a kit that can still be withdrawn; print how many were, and how many cannot be."""
-    from fedquit.client.device.record import opened
+    from fedquit.client.device.record.owners_turn import in_turn
 
-    with opened(kit.path(kit.record)) as record:
+    with in_turn(kit) as record:  # not while an ask is signed
         dropped, remaining = record.withdraw()
     if as_json:
         click.echo(json.dumps({"withdrawn": dropped, "sent": remaining}))

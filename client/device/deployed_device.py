@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -25,6 +26,7 @@ from fedquit.client.device.local_data.gather import Gathered, Keep, gather
 from fedquit.client.device.local_data.sample_content import Content
 from fedquit.client.device.local_data.samples_commitment import commitment, set_digest
 from fedquit.client.device.memory import Memory
+from fedquit.client.device.processes.refusals import retired_line
 from fedquit.client.device.record import Forgotten, Mark, Record, Round
 from fedquit.client.device.record.stored_replies import Replies
 from fedquit.client.kit import FILE, Kit
@@ -52,9 +54,12 @@ REPORTED = frozenset(
 """What a device that forgets says of the model: on the samples to forget and on unseen ones, before and after."""
 OLD_RECORD = (
     "device '{name}' does not train: its {record} is an older copy that lacks forgotten samples. Put the newer one "
-    "back, or name the samples: fedquit record KIT --retire {request} --samples FILE"
+    "back, or name the samples: fedquit record KIT --retire {request} --samples FILE (--gone in its place if they were "
+    "deleted)"
 )
 """Why a device with an older copy of its record refuses a message, and the ways out."""
+REMINDED = 50
+"""At most this many requests are taken from a list of what this device has retired."""
 DROP = "drop"
 """In a forget message: the samples are to be retired and no more, whatever the method; the model comes back as sent."""
 TOLD_LATE = keys_of(Part.METHOD)
@@ -106,18 +111,21 @@ class DeployedDevice:
         """Retire again what the server says was retired, where an older copy of the record lacks it.
 
         Raises:
-            InputError: it lacks retired samples; only a newer record or the owner knows which they were.
+            InputError: it lacks samples that were retired, and the message has this device train on what it keeps:
+                which they were, only a newer record or the owner knows.
         """
-        known = {mark.request: mark for mark in self._record.marks()}
+        known, lacking = {mark.request: mark for mark in self._record.marks()}, ""
         for request, classes in _retired(config).items():
             mark = known.get(request)
             if mark is not None:
                 if mark.retired_at is None:
                     self._retire(mark)
-                continue
-            if not classes:
-                raise InputError(OLD_RECORD.format(name=self.kit.name, request=request, record=self.kit.record))
-            self._retire(Mark(request, "class", labels=tuple(map(self._label, classes))))
+            elif classes:
+                self._retire(Mark(request, "class", labels=tuple(dict.fromkeys(map(self._label, classes)))))
+            else:
+                lacking = lacking or request
+        if lacking and not self._is_about_request(config):
+            raise InputError(OLD_RECORD.format(name=self.kit.name, request=lacking, record=self.kit.record))
 
     def who(self) -> dict[str, int]:
         """See `Device`."""
@@ -246,8 +254,11 @@ class DeployedDevice:
 
     def _retire(self, mark: Mark) -> None:
         """Retire what a request is about, with the contents of what is there, and drop what was kept of it."""
-        found = self._of(mark)
+        found, asked_here = self._of(mark), self._record.marked(mark.request) is not None
         self._record.retire(mark, zip(found.digests, found.contents, strict=True))
+        if not asked_here:
+            sys.stderr.write(f"{retired_line(mark.request, mark.labels)}\n")  # to the log of `fedquit join`
+            sys.stderr.flush()
         self._record.taken([mark.request])
         shutil.rmtree(_memory_folder(self.kit), ignore_errors=True)
 
@@ -306,7 +317,8 @@ class DeployedDevice:
 
     def _why_none(self, mark: Mark) -> str:
         """Say why nothing is there that a request is about: samples may have trained and been deleted since."""
-        if mark.granularity == "sample" and not self._record.has_trained(mark.digests):
+        known = mark.granularity == "sample" and mark.digests  # none: of a request whose samples its owner deleted
+        if known and not self._record.has_trained(mark.digests):
             return f"{NOTHING_TO_FORGET}, as none that request {mark.request[:12]} is about ever trained here"
         return f"nothing that request {mark.request[:12]} is about is there any more"
 
@@ -379,8 +391,11 @@ def _ids(config: ReceivedConfig, key: str) -> list[str]:
 
 
 def _retired(config: ReceivedConfig) -> dict[str, list[str]]:
-    """Return the requests whose data the server says this device has retired, with the classes that each was about."""
-    entries = (each.split(":") for each in str(config.get("retired", "")).split(","))
+    """Return the requests whose data the server says this device has retired, with the classes that each was about.
+
+    A server names at most `REMINDED`, the newest last; of a longer list no more are taken.
+    """
+    entries = (each.split(":") for each in str(config.get("retired", "")).split(",")[-REMINDED:])
     return {entry[0]: entry[1:] for entry in entries if re.fullmatch("[0-9a-f]{64}", entry[0])}
 
 

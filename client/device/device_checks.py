@@ -140,9 +140,15 @@ def _data(kit: Kit) -> str:
 
 
 def _record(kit: Kit) -> str:
-    if not kit.path(kit.record).exists():  # a check creates none: another user may run it than the one who joins
+    path = kit.path(kit.record)
+    if not path.exists():  # a check makes none: whoever runs it may not be who joins
+        folder = next(each for each in path.parents if each.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            raise InputError(
+                f"{path} cannot be made, as {folder} is no folder that may be written: see record in {FILE}"
+            )
         return "none yet: it begins with the first round"
-    with opened(kit.path(kit.record)) as record:
+    with opened(path) as record:
         with record.database.writing():
             pass
         return f"{len(record.rounds()):,} rounds trained, {len(record.retired()):,} samples retired"

@@ -194,6 +194,9 @@ def line_of(event: Mapping[str, Any]) -> str:
         )
     if event["event"] == "refused":
         return f"refused  a message of the server: {event['reason']}"
+    if event["event"] == "retired":
+        said = f"as the server says that request {event['request'][:12]} asks"
+        return f"retired  for good, {said}: {event['what']}"
     return line_of_part(event) + (f": {event['reason']}" if "reason" in event else "")
 
 

@@ -24,9 +24,8 @@ def riding_ask(kit: Kit, record: Record) -> dict[str, dict[str, str | bytes]]:
             break
     else:
         return {}
-    if not fresh:
-        first = _signed(kit, record, first)
-    return {"ask": {"ask": first.ask, "signature": first.signature}}
+    signed = first if fresh else _signed(kit, record, first)
+    return {} if signed is None else {"ask": {"ask": signed.ask, "signature": signed.signature}}
 
 
 def rides(signings: int, refused: str) -> bool:
@@ -38,7 +37,8 @@ def rides(signings: int, refused: str) -> bool:
     return signings < SIGNINGS and refused in PASSING
 
 
-def _signed(kit: Kit, record: Record, waiting: Ask) -> Ask:
+def _signed(kit: Kit, record: Record, waiting: Ask) -> Ask | None:
+    """Sign an ask, and return it as it then is; None: it was withdrawn meanwhile."""
     signed = make_ask(
         read_private(kit.key_file),
         kit.federation,
@@ -49,4 +49,4 @@ def _signed(kit: Kit, record: Record, waiting: Ask) -> Ask:
         now=record.now(),
     )
     record.signed(waiting.number, signed.id, signed.ask, signed.signature)
-    return next(ask for ask in record.asks() if ask.number == waiting.number)
+    return next((ask for ask in record.asks() if ask.number == waiting.number), None)

@@ -27,7 +27,7 @@ def as_inputs(values: ArrayLike, where: str) -> Tensor:
     >>> as_inputs(np.zeros((5, 32, 32, 3), np.uint8), "made.npz: x").shape
     torch.Size([5, 3, 32, 32])
     """
-    array = _channels_first(_as_array(values, where), where)
+    array = _channels_first(as_array(values, where), where)
     if array.size == 0:
         raise InputError(f"{where} is empty (shape {array.shape})")
     if array.dtype == np.uint8:
@@ -54,7 +54,7 @@ def as_labels(values: ArrayLike, where: str) -> Tensor:
     >>> as_labels([0, 2, 1], "made.npz: y")
     tensor([0, 2, 1])
     """
-    array = _as_array(values, where)
+    array = as_array(values, where)
     if array.ndim != 1:
         raise InputError(f"{where} has shape {array.shape}; labels are one number per sample")
     if len(array) == 0:
@@ -68,7 +68,16 @@ def as_labels(values: ArrayLike, where: str) -> Tensor:
     return _tensor(array.astype(np.int64))
 
 
-def _as_array(values: ArrayLike, where: str) -> NDArray[np.generic]:
+def as_array(values: ArrayLike, where: str) -> NDArray[np.generic]:
+    """Return values of any kind as an array, of whatever shape and type.
+
+    Args:
+        values: an array, a tensor, a list.
+        where: File and key, to begin an error with.
+
+    Raises:
+        InputError: If they are none, such as lists of unequal length.
+    """
     try:
         return np.asarray(values)
     except Exception as error:

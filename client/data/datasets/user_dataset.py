@@ -1,5 +1,8 @@
 """A dataset that the user wrote: `package.module:factory`."""
 
+import math
+
+from fedquit.client.data.datasets.checked_arrays import as_array
 from fedquit.client.data.datasets.dataset import Dataset, make_dataset, make_samples
 from fedquit.errors import InputError
 from fedquit.unlearning.samples import Samples
@@ -38,18 +41,25 @@ def _checked(made: Dataset, source: str) -> Dataset:
         InputError: its samples cannot be used, its parts do not fit together, or a column has another length.
     """
     train, test = (_samples(given, source, keys) for given, keys in ((made.train, KEYS[:2]), (made.test, KEYS[2:])))
-    for name, values in made.columns.items():
+    columns = {name: as_array(values, f"{source}: column '{name}'") for name, values in made.columns.items()}
+    for name, values in columns.items():
+        if values.ndim != 1:
+            raise InputError(
+                f"{source}: column '{name}' has shape {values.shape}; give a value for each training sample"
+            )
         if len(values) != len(train):
             raise InputError(f"{source}: column '{name}' holds {len(values)} values for {len(train)} training samples")
-    return make_dataset(made.name, train, test, source=source, num_classes=made.num_classes, columns=made.columns)
+    return make_dataset(made.name, train, test, source=source, num_classes=made.num_classes, columns=columns)
 
 
 def _samples(given: Samples, source: str, keys: tuple[str, ...]) -> Samples:
     """Return checked samples; inputs of four dimensions stay [N, C, H, W], whatever the number of channels."""
     if not isinstance(given, Samples):
         raise InputError(f"{source} gave a Dataset whose samples are a {type(given).__name__}; give Samples")
-    inputs, (x, y) = given.inputs, keys
+    x, y = keys
+    inputs = as_array(given.inputs, f"{source}: {x}")
     if inputs.ndim != 4:
         return make_samples(inputs, given.labels, source=source, keys=(x, y))
-    rows = make_samples(inputs.flatten(1), given.labels, source=source, keys=(x, y))
+    flat = inputs.reshape(len(inputs), math.prod(inputs.shape[1:]))
+    rows = make_samples(flat, given.labels, source=source, keys=(x, y))
     return Samples(rows.inputs.reshape(inputs.shape), rows.labels)

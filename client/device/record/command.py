@@ -24,14 +24,17 @@ SHOWN = 20
 @click.option(
     "--samples", "file", type=click.Path(path_type=Path), metavar="FILE", help="file listing sample names, one per line"
 )
+@click.option("--gone", is_flag=True, help="with --retire: no sample of that request is among the data any more")
 @click.option("--json", "as_json", is_flag=True, help="print the whole record as JSON, and nothing else")
-def record(kit: Path, sample: str | None, every: bool, retire: str | None, file: Path | None, as_json: bool) -> None:
+def record(
+    kit: Path, sample: str | None, every: bool, retire: str | None, file: Path | None, gone: bool, as_json: bool
+) -> None:
     """Show the record of the device of KIT: what it trained on, what it was asked to forget, what it retired."""
     from fedquit.client.device.record.retire_again import retire_again
 
-    if (retire is None) != (file is None):
-        raise InputError("--retire ID and --samples FILE belong together")
-    if retire is not None and file is not None:
+    if (retire is None) != (file is None and not gone) or (gone and file is not None):
+        raise InputError("--retire ID belongs with --samples FILE, or with --gone where its samples were deleted")
+    if retire is not None:
         retire_again(kit, retire, file)
     document = read_document(kit, sample)
     if as_json:

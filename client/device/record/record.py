@@ -155,13 +155,20 @@ class Record:
         return keep
 
     def put(self, granularity: str, digests: Iterable[bytes] = (), note: str = "") -> int:
-        """Have an ask wait for the next reply, and return its number; an ask that waits already is not added again."""
+        """Have an ask wait for the next reply, and return its number.
+
+        The same ask waits once, with the newest note until it is signed; one that was refused for good is put anew.
+        """
+        passing = ", ".join("?" * len(PASSING))
         with self.database.writing() as cursor:
             same = cursor.execute(
-                "SELECT number FROM asks WHERE granularity = ? AND digests = ? AND refused = '' AND signings < ?",
-                (granularity, joined(digests), SIGNINGS),
+                f"SELECT number FROM asks WHERE granularity = ? AND digests = ? AND refused IN ({passing}) "  # noqa: S608
+                "AND signings < ?",
+                (granularity, joined(digests), *PASSING, SIGNINGS),
             ).fetchone()
             if same is not None:
+                if note:
+                    cursor.execute("UPDATE asks SET note = ? WHERE number = ? AND request = ''", (note, same[0]))
                 return int(same[0])
             cursor.execute(
                 "INSERT INTO asks (granularity, digests, note, put_at) VALUES (?, ?, ?, ?)",

@@ -3,43 +3,55 @@
 import re
 from pathlib import Path
 
-import filelock
-
 from fedquit.client.device.local_data.sample_names import digests_of, names_in, note_contents
-from fedquit.client.device.record.record import opened
+from fedquit.client.device.record.owners_turn import in_turn
 from fedquit.client.device.record.record_rows import Mark
 from fedquit.client.kit import Kit
-from fedquit.errors import FedquitError, InputError
-
-WAIT = 60.0
-"""Seconds to wait for a message that the device is carrying out."""
+from fedquit.errors import InputError
 
 
-def retire_again(folder: Path, request: str, file: Path) -> int:
-    """Retire the samples of a request in a kit's record, and return their number; a second call changes nothing.
+def retire_again(folder: Path, request: str, file: Path | None) -> int:
+    """Retire samples of a request in a kit's record, and return how many of it are retired then.
+
+    Done twice it is done once; done with other samples, these are retired too, and none is put back.
 
     Args:
         folder: the kit.
         request: id of the request that retired them before.
-        file: lists the samples, one per line.
+        file: lists the samples, one per line; None: none of the request is among the kit's data any more.
 
     Raises:
-        InputError: it is no kit, no request id, there is no such sample, or the record has other samples for it.
-        FedquitError: the device does not finish its message in time.
+        InputError: it is no kit, no request id, there is no such sample, or the request is not about samples.
+        FedquitError: the device is at work for too long.
     """
     if not re.fullmatch("[0-9a-f]{64}", request):
         raise InputError(
             f"'{request}' is not a whole request id, 64 hex digits; 'fedquit requests {folder} --json' shows it"
         )
     kit = Kit.read(folder)
-    path, digests = kit.path(kit.record), digests_of(kit, names_in(file))
+    named = _named(kit, request, file)
+    with in_turn(kit) as record:
+        known = record.marked(request)
+        if known and known.granularity != "sample":
+            raise InputError(f"request {request[:12]} is about a {known.granularity} in the record of {folder}")
+        digests = tuple(dict.fromkeys([*(known.digests if known else ()), *named]))
+        note_contents(kit, record, digests)
+        record.retire(Mark(request, "sample", digests), [])
+        return sum(by == request for by in record.retired().values())
+
+
+def _named(kit: Kit, request: str, file: Path | None) -> tuple[bytes, ...]:
+    """Return the digests of the samples that a file lists.
+
+    Raises:
+        InputError: one is not there; the line says what to do about those that were deleted.
+    """
+    if file is None:
+        return ()
+    names = names_in(file)
     try:
-        with filelock.FileLock(f"{path}.lock", timeout=WAIT), opened(path) as record:
-            known = record.marked(request)
-            if known and (known.granularity != "sample" or {*known.digests} != {*digests}):
-                raise InputError(f"the record of {folder} has request {request[:12]} already, about other samples")
-            note_contents(kit, record, digests)
-            record.retire(Mark(request, "sample", digests), [])
-    except filelock.Timeout:
-        raise FedquitError(f"the device of {folder} has been at work for {WAIT:.0f} s; try again later") from None
-    return len(digests)
+        return digests_of(kit, names)
+    except InputError as error:
+        raise InputError(
+            f"{error}; leave out what was deleted, or if all was: fedquit record {kit.folder} --retire {request} --gone"
+        ) from error

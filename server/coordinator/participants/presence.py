@@ -1,5 +1,6 @@
 """Who is connected, who may take part, and who must first drop what a request was about."""
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 from fedquit.server.coordinator.workplace import Workplace
@@ -9,8 +10,7 @@ from fedquit.strategies.grid.node_identity import Member as Node
 
 BEGUN = (*UNDER_WAY, *FORGOTTEN)
 LISTED = 50
-"""Largest number of request ids that a list in a message has: the newest ones."""
-RequestsOf = dict[int, tuple[RequestState, ...]]
+"""At most this many ids of requests are in a list of a message, the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +22,14 @@ class Presence:
         here: members that are connected, withdrawn ones included.
         owing: devices that must still drop what some request was about -> those requests.
         leaving: devices that are to forget samples and have not yet; until then they do not train.
-        dropped: device -> the requests whose data it has dropped.
+        dropped: requests whose data devices drop, in their order, and who has so far.
     """
 
     devices: frozenset[int] = frozenset()
     here: frozenset[int] = frozenset()
     owing: dict[int, tuple[RequestState, ...]] = field(default_factory=dict)
     leaving: frozenset[int] = frozenset()
-    dropped: dict[int, tuple[RequestState, ...]] = field(default_factory=dict)
+    dropped: tuple[tuple[RequestState, Set[int]], ...] = ()
 
     @property
     def ready(self) -> tuple[int, ...]:
@@ -46,11 +46,18 @@ class Presence:
         return self.here - set(self.ready)
 
     def retired(self) -> dict[int, dict[str, str]]:
-        """Return device -> config `retired`, what it has dropped: so one with an older copy of its record notices."""
-        return {
-            member: {"retired": ",".join(":".join((r.id, *map(str, r.classes))) for r in requests[-LISTED:])}
-            for member, requests in self.dropped.items()
-        }
+        """Return what devices are reminded of: what they have dropped, so that one with an older record notices.
+
+        Of each device the newest `LISTED` requests. It is for when a round begins: a look need not know it.
+        """
+        newest: dict[int, list[str]] = {}
+        for request, known in reversed(self.dropped):
+            entry = ":".join((request.id, *map(str, request.classes)))
+            for member in _concerned(request, self.devices) & known:
+                held = newest.setdefault(member, [])
+                if len(held) < LISTED:
+                    held.append(entry)
+        return {member: {"retired": ",".join(reversed(held))} for member, held in newest.items()}
 
 
 class Watch:
@@ -79,13 +86,15 @@ class Watch:
         owing, gone = self._owing(devices)
         return Presence(devices, here, owing, leaving, gone)
 
-    def _owing(self, devices: frozenset[int]) -> tuple[RequestsOf, RequestsOf]:
-        """Return which devices have not yet dropped what a request was about, and which have.
+    def _owing(
+        self, devices: frozenset[int]
+    ) -> tuple[dict[int, tuple[RequestState, ...]], tuple[tuple[RequestState, Set[int]], ...]]:
+        """Return which devices have not yet dropped what a request was about; and of each request, which have.
 
-        Those that have not were away, or did not reply. All of a client's data leaves with it. Samples concern their
-        device, classes every device.
+        Those that have not were away, or did not reply. All of a client's data leaves with it.
         """
-        owing, gone = RequestsOf(), RequestsOf()
+        owing: dict[int, tuple[RequestState, ...]] = {}
+        begun: list[tuple[RequestState, Set[int]]] = []
         for request in self._place.ledger.request_lines(statuses=BEGUN):
             if request.granularity == "client":
                 continue
@@ -93,14 +102,19 @@ class Watch:
                 continue
             if self._place.no_such_class(request):
                 continue
-            concerned = devices if request.granularity == "class" else devices & {request.subject}
+            concerned = _concerned(request, devices)
             known = self._dropped.setdefault(request.id, set())
             if concerned - known:
                 known |= dropped(self._place, request)
-            for member in sorted(concerned):
-                held = gone if member in known else owing
-                held[member] = (*held.get(member, ()), request)
-        return owing, gone
+            for member in sorted(concerned - known):
+                owing[member] = (*owing.get(member, ()), request)
+            begun.append((request, known))
+        return owing, tuple(begun)
+
+
+def _concerned(request: RequestState, devices: frozenset[int]) -> frozenset[int]:
+    """Return the devices that drop what a request is about: samples concern their device, classes every device."""
+    return devices if request.granularity == "class" else devices & {request.subject}
 
 
 def dropped(place: Workplace, request: RequestState) -> set[int]:

@@ -416,7 +416,8 @@ def test_a_dataset_knows_its_input_shape() -> None:
 
 def made_by_hand(name: str) -> Dataset:
     x, y = torch.rand(6, 12), torch.arange(6) % 3
-    good = Samples(x, y)
+    good, four = Samples(x, y), (x.reshape(6, 2, 2, 3), y)
+    pixels = torch.full((6, 2, 2, 3), 255, dtype=torch.uint8)
     return {
         "rows": Dataset("mine", good, good, 3),
         "two channels": Dataset("mine", Samples(x.reshape(6, 2, 2, 3), y), Samples(x.reshape(6, 2, 2, 3), y), 3),
@@ -424,19 +425,35 @@ def made_by_hand(name: str) -> Dataset:
         "a label out of range": Dataset("mine", good, Samples(x, y + 1), 3),
         "not finite": Dataset("mine", Samples(x.log() * float("inf"), y), good, 3),
         "no samples": Dataset("mine", (x, y), good, 3),  # type: ignore[arg-type]
+        "arrays": Dataset("mine", Samples(x.reshape(6, 2, 2, 3).numpy(), y.numpy()), Samples(*four), 3),  # type: ignore[arg-type]
+        "lists": Dataset("mine", Samples(x.tolist(), y.tolist()), good, 3, {"w": [1] * 6}),  # type: ignore[arg-type,dict-item]
+        "bytes": Dataset("mine", Samples(pixels, y), Samples(pixels, y), 3),
+        "uneven lists": Dataset("mine", Samples([[1.0], [2.0, 3.0]], y), good, 3),  # type: ignore[arg-type]
+        "nothing": Dataset("mine", Samples(torch.zeros(0, 2, 2, 3), y[:0]), good, 3),
+        "a number for a column": Dataset("mine", good, good, 3, {"w": 5}),  # type: ignore[dict-item]
         "a short column": Dataset("mine", good, good, 3, {"client": np.zeros(5)}),
     }[name]
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("rows", (1, 1, 12)), ("two channels", (2, 2, 3)), ("doubles", (1, 1, 12))]
+    ("name", "shape"),
+    [
+        ("rows", (1, 1, 12)),
+        ("two channels", (2, 2, 3)),
+        ("doubles", (1, 1, 12)),
+        ("arrays", (2, 2, 3)),
+        ("lists", (1, 1, 12)),
+        ("bytes", (2, 2, 3)),
+    ],
 )
 def test_a_dataset_put_together_by_hand_gets_the_form_of_loaded_ones(
     name: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"{user_dataset.__name__}.import_factory", lambda _spec: lambda: made_by_hand(name))
     made = user_dataset.load_factory("mine:make")
-    assert (made.input_shape, made.train.inputs.dtype) == (shape, torch.float32)
+    inputs, _ = made.train.batch(slice(0, 6))
+    assert (made.input_shape, inputs.dtype) == (shape, torch.float32)
+    assert inputs.abs().max() <= 1, "bytes are put on -1..1 like all others"
 
 
 @pytest.mark.parametrize(
@@ -445,6 +462,9 @@ def test_a_dataset_put_together_by_hand_gets_the_form_of_loaded_ones(
         ("a label out of range", "'mine:make': label 3 is out of range; mine has 3 classes"),
         ("not finite", "'mine:make': x_train holds NaN"),
         ("no samples", "'mine:make' gave a Dataset whose samples are a tuple; give Samples"),
+        ("uneven lists", "'mine:make': x_train is not an array"),
+        ("nothing", "'mine:make': x_train is empty"),
+        ("a number for a column", "'mine:make': column 'w' has shape (); give a value for each training sample"),
         ("a short column", "'mine:make': column 'client' holds 5 values for 6 training samples"),
     ],
 )

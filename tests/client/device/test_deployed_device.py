@@ -14,12 +14,15 @@ import torch
 
 from fedquit.client.data.build_data_and_model import initial_model
 from fedquit.client.device import deployed_device
+from fedquit.client.device.join import line_of
 from fedquit.client.device.local_data.samples_commitment import set_digest
+from fedquit.client.device.processes.refusals import Refusals
 from fedquit.client.device.record import Record, opened, stored_replies
 from fedquit.client.device.record.stored_replies import Replies
 from fedquit.client.kit import Kit
 from fedquit.client.models.model_file import model_hash
 from fedquit.errors import InputError
+from fedquit.server.coordinator.participants import presence
 from fedquit.settings import Settings
 from tests.client.device.kit_messages import (
     OTHER,
@@ -324,3 +327,35 @@ def test_noise_is_another_where_the_runs_training_makes_another_step(tmp_path: P
     assert len({first, *others}) == 3
     own = {seed("ascent"), seed("ascent", local_epochs=2), seed("ascent", batch_size=16)}
     assert len(own) == 1, "the step is the same, and asking in many runs averages nothing out"
+
+
+def test_a_device_with_an_older_record_still_forgets_what_it_is_asked_to(kit: Kit) -> None:
+    mark(kit, 1, 5)
+    earlier = f"{OTHER},{'3c' * 32}:2"  # of its own samples, which the record lacks, and a class
+    assert said(forget(kit, retired=earlier))["num-examples"] == 2
+    with opened(kit.path(kit.record)) as record:
+        assert {*rows(kit, 1, 5, 2, 8, 11)} == {*record.retired()}
+    with pytest.raises(InputError, match="does not train: its record"):
+        send(kit, "train", retired=earlier)
+    with pytest.raises(InputError, match="does not train: its record"):
+        forget(kit, samples="keep", retired=earlier)
+
+
+def test_no_more_reminders_are_taken_than_an_honest_server_sends(kit: Kit) -> None:
+    reminders = ",".join(f"{number:064x}:{0 if number == 0 else 2}" for number in range(51))
+    send(kit, "train", retired=reminders)
+    with opened(kit.path(kit.record)) as record:
+        assert len(record.marks()) == deployed_device.REMINDED == presence.LISTED
+        assert {*rows(kit, 2, 5, 8, 11)} == {*record.retired()}
+
+
+def test_join_names_what_a_message_of_the_server_alone_had_retired(kit: Kit, capfd: pytest.CaptureFixture[str]) -> None:
+    told: list[str] = []
+    refusals = Refusals(lambda event: told.append(line_of(event)))
+    mark(kit, 1)
+    forget(kit)  # asked on this device: its owner knows
+    for _ in range(2):
+        send(kit, "train", retired=f"{OTHER}:0:2:2")
+    for line in capfd.readouterr().err.splitlines():
+        refusals.hear(line)
+    assert told == ["retired  for good, as the server says that request 070707070707 asks: class 0, 2"]

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from fedquit.client.device.bounds import DeviceBounds
 from fedquit.client.device.command import join, leave
 from fedquit.client.device.device_checks import Finding, device_checks, server_checks
 from fedquit.client.device.join import environment, line_of, make_device, supernode
@@ -26,8 +27,9 @@ from fedquit.client.device.record import Mark, opened
 from fedquit.client.device.record.command import record as show
 from fedquit.client.kit import Kit
 from fedquit.client.requests.keys import new_key
-from fedquit.errors import FedquitError, InputError
+from fedquit.errors import FedquitError, InputError, OutOfBoundsError
 from fedquit.server.provision.certificates import make_authority, make_server_certificate, node_key_files
+from fedquit.settings import Settings
 
 NOW = datetime.datetime.now(datetime.UTC)
 AUTHORITY = make_authority("clinics", NOW)
@@ -254,6 +256,28 @@ def test_join_says_why_a_message_was_refused_once_an_hour() -> None:
     assert told[-1].endswith("lr is 1.0")
 
 
+def test_a_server_cannot_write_on_an_owners_terminal_what_it_likes() -> None:
+    told: list[str] = []
+    now = [0.0]
+    refusals = Refusals(lambda event: told.append(line_of(event)), lambda: now[0])
+    refusals.hear("fedquit.errors.InputError: no \x1b[2J\u202emodel\x85ok       record: all is well\r")
+    assert told == ["refused  a message of the server: no ?[2J?model?ok       record: all is well?"]
+    refusals.hear(f"fedquit.errors.InputError: {'x' * 100_000}")
+    assert told[1] == f"refused  a message of the server: {'x' * 299}…"
+    for number in range(100):
+        refusals.hear(f"fedquit.errors.InputError: model {number}")
+    assert len(told) == 20
+    now[0] = 3601.0
+    refusals.hear("fedquit.errors.InputError: model 99")
+    assert told[20:] == ["refused  a message of the server: model 99"]
+
+
+def test_a_name_that_a_server_sets_is_quoted_on_one_line() -> None:
+    with pytest.raises(OutOfBoundsError) as refused:
+        DeviceBounds.read({}, "device.toml").check(Settings(model="a:b\nfedquit.errors.InputError: forged"), {})
+    assert "\n" not in str(refused.value)
+
+
 def test_what_a_supernode_says_reaches_the_listener_of_join(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     said = "fedquit.errors.InputError: no data here"
     monkeypatch.setattr("fedquit.client.device.join.supernode", lambda *_: [sys.executable, "-c", f"print('{said}')"])
@@ -284,6 +308,38 @@ def test_the_record_is_in_utc_and_nothing_is_cut_off(kit: Kit, monkeypatch: pyte
     assert "cdcdcdcdcd" in shown
     assert "when (UTC)" in shown
     assert at in shown
+
+
+def retire(kit: Kit, *options: str) -> list[str]:
+    """Have `fedquit record --retire` retire, and return the rows that are retired in the record."""
+    done = CliRunner().invoke(show, [str(kit.folder), "--retire", "5e" * 32, *options, "--json"])
+    if done.exception:
+        raise done.exception
+    gone = {bytes.fromhex(each["sample"]) for each in json.loads(done.stdout)["retired"]}
+    return [row for row in "012" if {*digests_of(kit, [row])} <= gone]
+
+
+def test_what_an_owner_retires_again_can_be_completed_later(kit: Kit, tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    for said, retired in (("1\n", ["1"]), ("1\n2\n", ["1", "2"]), ("0\n", ["0", "1", "2"])):
+        names.write_text(said)
+        assert retire(kit, "--samples", str(names)) == retired
+
+
+def test_an_owner_who_deleted_the_forgotten_samples_is_not_locked_out(kit: Kit, tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("1\n77\n")
+    with pytest.raises(InputError, match=f"has no sample 77; leave out what was deleted.*--retire {'5e' * 32} --gone"):
+        retire(kit, "--samples", str(names))
+    with pytest.raises(InputError, match="--retire ID belongs with --samples FILE, or with --gone"):
+        retire(kit, "--samples", str(names), "--gone")
+    assert retire(kit, "--gone") == []
+    with opened(kit.path(kit.record)) as record:
+        [mark] = record.marks()
+    assert (mark.request, mark.granularity, mark.digests) == ("5e" * 32, "sample", ())
+    assert mark.retired_at is not None, "so the device trains again"
+    names.write_text("1\n")
+    assert retire(kit, "--samples", str(names)) == ["1"]
 
 
 def test_the_same_ask_waits_once_and_can_be_withdrawn_until_it_is_sent(kit: Kit) -> None:
@@ -320,3 +376,16 @@ def test_checks_change_nothing_in_a_kit(kit: Kit) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in kit.folder.iterdir()}
     assert found(kit)["record"].text.startswith("none yet")
     assert {path.name: path.stat().st_mtime_ns for path in kit.folder.iterdir()} == before
+
+
+def test_a_record_that_cannot_be_made_is_found_before_the_first_round(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = (kit.folder / "device.toml").read_text(encoding="utf-8")
+    (kit.folder / "device.toml").write_text(f'{told}record = "own.npz/record.db"\n', encoding="utf-8")
+    assert found(kit)["record"].state == "wrong"
+    assert "own.npz is no folder that may be written: see record in device.toml" in found(kit)["record"].text
+    (kit.folder / "device.toml").write_text(f'{told}record = "new/record.db"\n', encoding="utf-8")
+    assert found(kit)["record"].state == "ok", "its folder is made with it"
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert found(kit)["record"].state == "wrong"

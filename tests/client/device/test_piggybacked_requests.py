@@ -1,13 +1,19 @@
 """A request to be forgotten that a device sends in a reply: signed, sent again, given up, served."""
 
-import pytest
+from typing import Any
 
+import filelock
+import pytest
+from click.testing import CliRunner
+
+from fedquit.client.device.command import leave
 from fedquit.client.device.local_data.samples_commitment import set_digest
-from fedquit.client.device.record import opened
+from fedquit.client.device.record import Record, opened, owners_turn
 from fedquit.client.device.record.record_rows import SIGNINGS
 from fedquit.client.kit import Kit
 from fedquit.client.requests.keys import public_der, read_private
 from fedquit.client.requests.signed_request import is_from, read_ask
+from fedquit.errors import FedquitError
 from tests.client.device.kit_messages import committed, forget, ridden, rows, said, send
 
 
@@ -80,3 +86,29 @@ def test_a_served_request_is_not_piggybacked_again(kit: Kit) -> None:
     assert "ask" not in reply.config_records
     with opened(kit.path(kit.record)) as record:
         assert record.asks() == []
+
+
+def test_an_ask_that_goes_while_it_is_signed_loses_no_trained_reply(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(kit, 1)
+
+    def withdrawn(self: Record, *args: Any) -> None:
+        self.withdraw()
+        real(self, *args)
+
+    real = Record.signed
+    monkeypatch.setattr(Record, "signed", withdrawn)
+    reply = send(kit, "train")
+    assert said(reply)["num-examples"] == 12
+    assert "ask" not in reply.config_records
+
+
+def test_nothing_is_withdrawn_while_the_device_carries_out_a_message(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(kit, 1)
+    monkeypatch.setattr(owners_turn, "WAIT", 0.01)
+    with (
+        filelock.FileLock(f"{kit.path(kit.record)}.lock"),
+        pytest.raises(FedquitError, match="has been at work for 0 s; try again later"),
+    ):
+        CliRunner().invoke(leave, [str(kit.folder), "--withdraw"], standalone_mode=False, catch_exceptions=False)
+    with opened(kit.path(kit.record)) as record:
+        assert len(record.asks()) == 1

@@ -245,7 +245,32 @@ def test_samples_are_retired_again_once_and_under_one_request(kit: Kit, tmp_path
     with opened(kit.path(kit.record)) as record:
         assert set(record.retired()) == set(digests_of(kit, ["0", "1"]))
         assert record.contents(record.retired())
-    with pytest.raises(InputError, match="has request 5b5b5b5b5b5b already, about other samples"):
-        retire_again(kit.folder, request, others)
+    assert retire_again(kit.folder, request, others) == 3
+    with opened(kit.path(kit.record)) as record:
+        assert set(record.retired().values()) == {request}
+        record.retire(Mark("7c" * 32, "class", labels=("1",)), [])
+    with pytest.raises(InputError, match="request 7c7c7c7c7c7c is about a class in the record of"):
+        retire_again(kit.folder, "7c" * 32, others)
     with pytest.raises(InputError, match="'5b5b5b' is not a whole request id"):
         retire_again(kit.folder, request[:6], names)
+
+
+@pytest.mark.parametrize("code", ["quota", "stale"])
+def test_an_ask_refused_for_now_is_not_put_a_second_time(path: Path, code: str) -> None:
+    with opened(path) as record:
+        assert record.put("sample", [A]) == 1
+        record.signed(1, "r1", b"ask", b"signature")
+        record.refused({"r1": code})
+        assert record.put("sample", [A]) == 1
+        record.refused({"r1": "nothing-contributed"})
+        assert record.put("sample", [A]) == 2
+
+
+def test_the_newest_note_of_an_ask_is_the_one_that_is_sent(path: Path) -> None:
+    with opened(path) as record:
+        for note in ("please", "by Friday", ""):
+            record.put("client", note=note)
+        assert [ask.note for ask in record.asks()] == ["by Friday"]
+        record.signed(1, "r1", b"ask", b"signature")
+        record.put("client", note="too late")
+        assert [ask.note for ask in record.asks()] == ["by Friday"], "what was signed says what was sent"

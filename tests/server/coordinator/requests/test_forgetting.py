@@ -11,7 +11,8 @@ from fedquit.client.device.record import Record
 from fedquit.client.device.record.retire_again import retire_again
 from fedquit.errors import FedquitError
 from fedquit.server.coordinator import Coordinator
-from fedquit.server.ledger import NewRequest
+from fedquit.server.coordinator.participants.presence import LISTED, Presence
+from fedquit.server.ledger import NewRequest, RequestState
 from fedquit.server.service.admission import Rules, decide
 from tests.server.coordinator.observed_grid import Make, grid_of, members, read, steps
 
@@ -205,3 +206,19 @@ def test_an_older_copy_of_the_record_retires_a_forgotten_class_again(make: Make)
     labels = np.load(kit.path(kit.data))["y"]
     counts = {given.member: given.num_examples for given in steps(rehearsal)[-1].contributions}
     assert counts[1] == sum((labels != 3) & (labels != 7))
+
+
+def test_each_device_is_reminded_of_the_newest_it_dropped_and_of_no_others() -> None:
+    def request(number: int, subject: int | None) -> RequestState:
+        what, classes = ("class", (number % 7, 8)) if subject is None else ("sample", ())
+        id_ = f"{number:064x}"
+        return RequestState(id_, subject or 0, "", what, classes, 0, "", "done", 0, 0, "", "", "", "", 0)
+
+    requests = [request(number, 2 if number % 10 == 3 else None) for number in range(70)]
+    dropped = tuple((each, {1, 2, 5} if number % 4 else {2, 3}) for number, each in enumerate(requests))
+    reminded = Presence(devices=frozenset({1, 2, 3, 4}), dropped=dropped).retired()
+    for device in (1, 2, 3):
+        own = [each for each, by in dropped if device in by and (each.granularity == "class" or each.subject == device)]
+        told = [":".join([each.id, *map(str, each.classes)]) for each in own[-LISTED:]]
+        assert reminded[device]["retired"].split(",") == told
+    assert reminded.keys() == {1, 2, 3}, "4 dropped nothing, 5 is no device"
