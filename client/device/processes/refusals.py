@@ -6,6 +6,7 @@ chose, so it is made one short line of printable characters, and so many an hour
 server says that somebody asked, the process of the message says in a line of its own (`retired_line`).
 """
 
+import contextlib
 import json
 import re
 import threading
@@ -48,9 +49,10 @@ class Refusals:
         if found is not None:
             self._say({"event": "refused", "part": "supernode", "reason": readable(found["reason"])})
         elif line.startswith(RETIRED):
-            told = json.loads(line.removeprefix(RETIRED))
-            request, what = readable(str(told["request"])), readable(str(told["what"]))
-            self._say({"event": "retired", "part": "supernode", "request": request, "what": what})
+            with contextlib.suppress(ValueError, TypeError, KeyError):  # a line that only looks like one of ours
+                told = json.loads(line.removeprefix(RETIRED))
+                request, what = readable(str(told["request"])), readable(str(told["what"]))
+                self._say({"event": "retired", "part": "supernode", "request": request, "what": what})
 
     def _say(self, event: dict[str, str]) -> None:
         now, kind, text = self._clock(), event["event"], repr(event)

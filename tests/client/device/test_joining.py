@@ -262,6 +262,9 @@ def test_a_server_cannot_write_on_an_owners_terminal_what_it_likes() -> None:
     refusals = Refusals(lambda event: told.append(line_of(event)), lambda: now[0])
     refusals.hear("fedquit.errors.InputError: no \x1b[2J\u202emodel\x85ok       record: all is well\r")
     assert told == ["refused  a message of the server: no ?[2J?model?ok       record: all is well?"]
+    for forged in ("", "no JSON", "[]", "7", '{"request": "1"}', "null"):
+        refusals.hear(f"fedquit retired {forged}")
+    assert len(told) == 1
     refusals.hear(f"fedquit.errors.InputError: {'x' * 100_000}")
     assert told[1] == f"refused  a message of the server: {'x' * 299}…"
     for number in range(100):
