@@ -1,5 +1,6 @@
 """One run of a comparison, in a process of its own: what it leaves when it is done, and how its parent hears of it."""
 
+import contextlib
 import json
 import traceback
 from collections.abc import Callable, Mapping
@@ -74,12 +75,17 @@ def work(pipe: Connection, cell: Cell, out: Path, workers: int, chosen: tuple[st
 
     import_module("torch._dynamo")  # now, as the first optimiser would import it on a device's account of seconds
     begin_worker(*chosen)
+
+    def tell(what: str, said: str = "") -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent has ended, and so will this
+            pipe.send((what, said))
+
     try:
-        carry_out(cell, out, workers, on_round=lambda: pipe.send((ROUND, "")))
+        carry_out(cell, out, workers, on_round=lambda: tell(ROUND))
     except FedquitError as error:
-        pipe.send((FAILED, str(error)))
+        tell(FAILED, str(error))
     except Exception as error:
         traceback.print_exc()
-        pipe.send((FAILED, f"{type(error).__name__}: {error} (a bug in fedquit; see the lines on standard error)"))
+        tell(FAILED, f"{type(error).__name__}: {error} (a bug in fedquit; see the lines on standard error)")
     else:
-        pipe.send((DONE, ""))
+        tell(DONE)

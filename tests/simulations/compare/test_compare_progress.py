@@ -1,12 +1,14 @@
 """What people are told while a comparison runs."""
 
 import io
+import multiprocessing
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from fedquit.simulations.compare.cells import cell as one_run
 from fedquit.simulations.compare.cells.cell import DONE, FAILED, RESULT, ROUND
 from fedquit.simulations.compare.cells.cells_progress import CompareProgress
 from fedquit.simulations.compare.cells.plan_cells import Cell, plan
@@ -84,3 +86,14 @@ def test_a_lone_training_has_all_cores_and_many_runs_share_them(
     crew.begin(8)  # nothing at work, as `_begin` only noted it: the base is over
     shares = [(BASE.folder, 8), (REFERENCES.folder, 2), (NEGATE.folder, 2), (CONTINUE.folder, 2)]
     assert begun == shares
+
+
+def test_a_run_whose_parent_has_ended_shows_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fedquit.simulations.engine.worker_process.begin_worker", lambda *_: None)
+    monkeypatch.setattr(one_run, "carry_out", lambda *_, on_round: on_round())
+    ours, theirs = multiprocessing.Pipe()
+    ours.close()
+    one_run.work(theirs, BASE, tmp_path, 1, ("cpu", "fp32"))
+    assert capfd.readouterr().err == ""
